@@ -1,0 +1,219 @@
+"""An artifact: a directory named by the hash of its spec, finished when it has a manifest.
+
+    artifacts/<stage>/<key>/spec.json       what it is; sha256 of this file begins with <key>
+                            <payload>       what the stage wrote
+                            manifest.json   every file's size and digest; written last, byte-deterministic
+                            run.json        provenance: when, where, by which versions; not identity
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lmsae.config import Frozen, canonical_json, key_of
+from lmsae.errors import DamagedArtifact, MissingArtifact
+
+SPEC, MANIFEST, RUN = "spec.json", "manifest.json", "run.json"
+# The manifest's twin. Workflow engines delete declared outputs before a rerun; from this, one is restored for free.
+TWIN = ".manifest.json"
+NOT_PAYLOAD = frozenset({SPEC, MANIFEST, RUN, TWIN})
+
+
+class Spec(Frozen):
+    """One stage's share of a row: everything that determines the bytes of one artifact.
+
+    `inputs` maps the stage's names for its inputs to references `<stage>/<key>`.
+    """
+
+    stage: str
+    version: int
+    config: dict[str, Any]
+    inputs: dict[str, str]
+
+    @cached_property
+    def canonical(self) -> str:
+        return canonical_json(self)
+
+    @cached_property
+    def key(self) -> str:
+        return key_of(self.canonical)
+
+    @property
+    def reference(self) -> str:
+        return f"{self.stage}/{self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One artifact's directory, finished or not."""
+
+    path: Path
+
+    @property
+    def reference(self) -> str:
+        return f"{self.path.parent.name}/{self.path.name}"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the manifest is there; a manifest that an engine deleted is restored from its twin."""
+        if not (self.path / MANIFEST).exists() and (self.path / TWIN).exists():
+            _copy_atomically(self.path / TWIN, self.path / MANIFEST)
+        return (self.path / MANIFEST).exists()
+
+    def spec(self) -> Spec:
+        """The spec, proven to hash to the directory's name."""
+        try:
+            text = (self.path / SPEC).read_text()
+        except FileNotFoundError:
+            raise MissingArtifact(
+                f"{self.path}: there is no such artifact. `lmsae plan` writes the specs of the sweep as it is now."
+            ) from None
+        if key_of(text) != self.path.name:
+            raise DamagedArtifact(
+                f"{self.path / SPEC}: its sha256 begins with {key_of(text)}, but the directory is named "
+                f"{self.path.name}: the spec was changed or damaged. Delete the directory and make it again."
+            )
+        return Spec.model_validate_json(text)
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest; raises MissingArtifact while the artifact is not finished."""
+        if not self.is_finished:
+            raise MissingArtifact(
+                f"{self.path}: not finished (no {MANIFEST}). Make it with `lmsae {self.path.parent.name} "
+                f"{self.path.name}`, or run the workflow again."
+            )
+        return json.loads((self.path / MANIFEST).read_text())
+
+    def opened(self) -> "Artifact":
+        """Itself, checked as far as that is quick: finished, a true spec, every file there with its right size."""
+        self.spec()
+        for entry in self.manifest()["files"]:
+            file = self.path / entry["path"]
+            found = file.stat().st_size if file.exists() else None
+            if found != entry["bytes"]:
+                state = "is missing" if found is None else f"has {found:,} bytes"
+                raise DamagedArtifact(f"{file} {state}; {entry['bytes']:,} bytes were written. {self._mend()}")
+        return self
+
+    def damaged_files(self) -> list[str]:
+        """A line for each file whose bytes are not those that were written, and for each that should not be there."""
+        self.spec()
+        listed = {entry["path"]: entry for entry in self.manifest()["files"]}
+        damage = []
+        for name, entry in listed.items():
+            file = self.path / name
+            if not file.exists():
+                damage.append(f"{file}: missing")
+            elif digest_of_file(file) != entry["blake3"]:
+                damage.append(f"{file}: its bytes are not those that were written")
+        damage += [f"{self.path / name}: not in the manifest" for name in _payload(self.path) if name not in listed]
+        return damage
+
+    def publish(self, provenance: dict[str, Any]) -> None:
+        """Write run.json, then the manifest: from here on the artifact is finished."""
+        spec = self.spec()
+        files = [
+            {"path": name, "bytes": (self.path / name).stat().st_size, "blake3": digest_of_file(self.path / name)}
+            for name in _payload(self.path)
+        ]
+        write_atomically(self.path / RUN, json.dumps(provenance, indent=1, sort_keys=True) + "\n")
+        manifest = {"stage": spec.stage, "key": spec.key, "inputs": spec.inputs, "files": files}
+        text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
+        write_atomically(self.path / TWIN, text)
+        write_atomically(self.path / MANIFEST, text)
+
+    def clear(self) -> None:
+        """Remove whatever an interrupted run left: all but the spec and the claim that the caller holds."""
+        for entry in self.path.iterdir():
+            if entry.name == SPEC or entry.name.startswith(".claim"):
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+    def bytes(self) -> int:
+        """Size of the payload in bytes, as its manifest says."""
+        return sum(entry["bytes"] for entry in self.manifest()["files"])
+
+    def _mend(self) -> str:
+        return f"Delete {self.path} and run the workflow again; `lmsae verify` looks at every artifact."
+
+
+@dataclass(frozen=True, slots=True)
+class Artifacts:
+    """The folder of all artifacts."""
+
+    root: Path
+
+    def __getitem__(self, reference: str) -> Artifact:
+        """The artifact of a reference `<stage>/<key>`."""
+        return Artifact(self.root / reference)
+
+    def add(self, spec: Spec) -> Artifact:
+        """Write the spec where its artifact will be, unless it is there already."""
+        artifact = self[spec.reference]
+        if not (artifact.path / SPEC).exists():
+            artifact.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(artifact.path / SPEC, spec.canonical)
+        return artifact
+
+    def __iter__(self) -> Iterator[Artifact]:
+        """Every artifact that has a spec, finished or not, in the order of their paths."""
+        for spec in sorted(self.root.glob(f"*/*/{SPEC}")):
+            yield Artifact(spec.parent)
+
+    def find(self, key: str) -> Artifact:
+        """The artifact whose key, or reference `<stage>/<key>`, begins with `key`."""
+        if (self.root / key / SPEC).exists():
+            return self[key]
+        found = [a for a in self if a.reference.startswith(key) or a.path.name.startswith(key)]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise MissingArtifact(f"no artifact under {self.root} has a key that begins with {key!r}; see `lmsae plan`.")
+        raise MissingArtifact(f"{key!r} begins several keys: {', '.join(a.reference for a in found)}. Give more digits.")
+
+    def lineage(self, reference: str) -> list[str]:
+        """The references of an artifact's ancestors and of itself, parents before children."""
+        order: dict[str, None] = {}
+
+        def visit(current: str) -> None:
+            for parent in self[current].spec().inputs.values():
+                if parent not in order:
+                    visit(parent)
+            order.setdefault(current)
+
+        visit(reference)
+        return list(order)
+
+
+def digest_of_file(path: Path) -> str:
+    """blake3 of a file's bytes, in hex."""
+    from blake3 import blake3
+
+    return blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees all of it or nothing, even after a power cut."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    with open(draft, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _copy_atomically(source: Path, target: Path) -> None:
+    write_atomically(target, source.read_text())
+
+
+def _payload(path: Path) -> list[str]:
+    names = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    return sorted(name for name in names if name not in NOT_PAYLOAD and not name.startswith(".claim"))

@@ -1,0 +1,165 @@
+"""The command line. Every command answers `--help`; errors end it with exit code 2 and no traceback (unless --trace)."""
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lmsae import __version__
+from lmsae.errors import LmsaeError
+
+STAGE_HELP = {
+    "tokenize": "text -> packed contexts of token ids",
+    "activations": "tokens + model -> activations of one hook point",
+    "norm": "activations -> their scale, mean and variance",
+    "init": "activations + architecture -> starting weights",
+    "train": "activations + starting weights -> a dictionary",
+    "eval": "dictionary + held-out text + model -> metrics",
+    "report": "all evals of the sweep -> results/",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0 done, 1 `verify` found damage, 2 an error that the user can mend."""
+    parsed = parser().parse_args(arguments)
+    try:
+        return parsed.command(parsed)
+    except LmsaeError as error:
+        if parsed.trace:
+            traceback.print_exc()
+        print(f"lmsae {parsed.name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"lmsae {parsed.name}: interrupted; run it again to go on", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    top = argparse.ArgumentParser(prog="lmsae", description="Sparse autoencoders as a workflow of artifacts.")
+    top.add_argument("--version", action="version", version=f"lmsae {__version__}")
+    commands = top.add_subparsers(title="commands", dest="name", required=True, metavar="COMMAND")
+
+    plan = _command(commands, "plan", "rows x stages: what is done, what is to do, what is shared", _plan, sweep=True)
+    plan.add_argument("--quiet", action="store_true", help="write the plan and print nothing")
+    run = _command(commands, "run", "make everything that a sweep or one experiment file wants", _run, sweep=True)
+    run.add_argument("experiment", nargs="?", type=Path, help="a TOML, YAML or JSON file; without it, the sweep")
+    for stage, text in STAGE_HELP.items():
+        command = _command(commands, stage, text, _stage)
+        command.add_argument("keys", nargs="*", metavar="KEY", help="artifacts to make; without any, those of the plan")
+    show = _command(commands, "show", "an artifact's config, lineage, provenance and the rows that want it", _show, True)
+    show.add_argument("key", help="the artifact's key or the first digits of it")
+    verify = _command(commands, "verify", "recompute the digests of artifacts; name each damaged file", _verify)
+    verify.add_argument("keys", nargs="*", metavar="KEY", help="artifacts to verify; without any, all of them")
+    gc = _command(commands, "gc", "artifacts that no row wants (listed, and with --delete removed)", _gc, sweep=True)
+    gc.add_argument("--delete", action="store_true", help="remove them")
+    docs = _command(commands, "docs", "write config/README.md and the JSON schema for editors", _docs)
+    docs.add_argument("--check", action="store_true", help="only say whether they are up to date")
+    return top
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    text: str,
+    function: Callable[[argparse.Namespace], int],
+    sweep: bool = False,
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text)
+    command.set_defaults(command=function)
+    command.add_argument("--config", type=Path, default=Path("config/config.yaml"), help="shared values, runtime")
+    command.add_argument("--artifacts", type=Path, help="folder of artifacts (default: runtime.artifacts)")
+    command.add_argument("--results", type=Path, help="folder of the report (default: runtime.results)")
+    command.add_argument("--device", help="auto, cpu, cuda, cuda:1, ...")
+    command.add_argument("--threads", type=int, help="CPU threads")
+    command.add_argument("--wait", action="store_true", default=None, help="wait for artifacts that others are making")
+    command.add_argument("--trace", action="store_true", help="print the traceback of an error too")
+    if sweep:
+        command.add_argument("--sweep", type=Path, default=Path("config/sweep.tsv"), help="one row per dictionary")
+        command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="over all rows")
+    return command
+
+
+def _runtime(arguments: argparse.Namespace):
+    from lmsae.sheet import read_runtime
+
+    return read_runtime(arguments.config, _flags(arguments))
+
+
+def _flags(arguments: argparse.Namespace) -> dict[str, object]:
+    names = ("artifacts", "results", "device", "threads", "wait")
+    return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+
+
+def _planned(arguments: argparse.Namespace, experiment: Path | None = None):
+    from lmsae.artifact import Artifacts
+    from lmsae.plan import make_plan
+    from lmsae.sheet import read
+
+    runtime = _runtime(arguments)
+    config, sheet = (experiment, None) if experiment else (arguments.config, arguments.sweep)
+    return make_plan(read(config, sheet, arguments.set), Artifacts(runtime.artifacts)), runtime
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from lmsae.artifact import Artifacts
+    from lmsae.overview import overview
+
+    plan, runtime = _planned(arguments)
+    artifacts = Artifacts(runtime.artifacts)
+    plan.write(artifacts, runtime.together)
+    if not arguments.quiet:
+        print(overview(plan, artifacts, runtime))
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from lmsae.running import run_plan
+
+    plan, runtime = _planned(arguments, arguments.experiment)
+    run_plan(plan, runtime, say=lambda line: print(line, file=sys.stderr))
+    return 0
+
+
+def _stage(arguments: argparse.Namespace) -> int:
+    from lmsae.running import run_stage
+
+    run_stage(arguments.name, arguments.keys, _runtime(arguments), say=lambda line: print(line, file=sys.stderr))
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from lmsae.artifact import Artifacts
+    from lmsae.overview import describe
+
+    plan, runtime = _planned(arguments)
+    artifacts = Artifacts(runtime.artifacts)
+    print(describe(artifacts.find(arguments.key), plan, artifacts))
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from lmsae.artifact import Artifacts
+    from lmsae.upkeep import verify
+
+    return verify(Artifacts(_runtime(arguments).artifacts), arguments.keys, say=print)
+
+
+def _gc(arguments: argparse.Namespace) -> int:
+    from lmsae.artifact import Artifacts
+    from lmsae.upkeep import collect
+
+    plan, runtime = _planned(arguments)
+    collect(plan, Artifacts(runtime.artifacts), delete=arguments.delete, say=print)
+    return 0
+
+
+def _docs(arguments: argparse.Namespace) -> int:
+    from lmsae.columns import write_docs
+
+    return write_docs(arguments.config.parent, check=arguments.check, say=print)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

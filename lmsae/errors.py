@@ -1,0 +1,98 @@
+"""Every error that a user can meet. All of them end the command with exit code 2 and a message instead of a traceback.
+
+LmsaeError
+ ├── ConfigError          the sweep, a config file or a flag asks for something that is not allowed (all faults at once)
+ ├── SourceError          a model or dataset cannot be found, reached or used
+ ├── HookPointError       the model has no such hook point
+ ├── NotEnoughTokens      more tokens were asked for than there are
+ ├── ShapeError           two things that must have the same width do not
+ ├── NoSpaceError         the disk cannot hold what is about to be written
+ ├── TrainingError        training broke down (a loss that is no longer a number)
+ ├── ExportError          a dictionary has no exact counterpart in the wanted format
+ └── ArtifactError        something under artifacts/ is not as it should be
+      ├── MissingArtifact  it is not there, or not finished
+      ├── DamagedArtifact  its bytes are not those that were written
+      └── BusyArtifact     another process is making it
+"""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class LmsaeError(Exception):
+    """Something that the user can mend; the message says what was found, what was wanted, and how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with a config: where it stands, what was found, what is allowed."""
+
+    file: str
+    row: str | None
+    column: str | None
+    message: str
+
+    def __str__(self) -> str:
+        row = f"row {self.row}" if self.row is not None else None
+        column = f"column {self.column}" if self.column is not None else None
+        return f"{', '.join(part for part in (self.file, row, column) if part)}: {self.message}"
+
+
+class ConfigError(LmsaeError):
+    """One or more faults of a config; the message lists them all."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = tuple(faults)
+        count = f"{len(self.faults)} fault{'s' if len(self.faults) != 1 else ''}"
+        super().__init__("\n".join([f"{count} found; nothing was run.", *(f"  {fault}" for fault in self.faults)]))
+
+
+class SourceError(LmsaeError):
+    """A model or dataset cannot be found, reached or used."""
+
+
+class HookPointError(LmsaeError):
+    """The model has no such hook point."""
+
+
+class NotEnoughTokens(LmsaeError):
+    """More tokens were asked for than there are."""
+
+
+class ShapeError(LmsaeError):
+    """Two things that must have the same width do not."""
+
+
+class NoSpaceError(LmsaeError):
+    """The disk cannot hold what is about to be written."""
+
+
+class TrainingError(LmsaeError):
+    """Training broke down, and what it would have written is of no use."""
+
+
+class ExportError(LmsaeError):
+    """A dictionary has no exact counterpart in the wanted format."""
+
+
+class ArtifactError(LmsaeError):
+    """Something under artifacts/ is not as it should be."""
+
+
+class MissingArtifact(ArtifactError):
+    """An artifact is not there, or not finished."""
+
+
+class DamagedArtifact(ArtifactError):
+    """An artifact's bytes are not those that were written."""
+
+
+class BusyArtifact(ArtifactError):
+    """Another process is making this artifact."""
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """The known names most like `name`, as the end of an error message: `; did you mean a, b?`, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
+    return f"; did you mean {', '.join(close)}?" if close else ""

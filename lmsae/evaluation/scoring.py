@@ -1,0 +1,108 @@
+"""Scoring: reconstruct held-out activations, splice the reconstruction into the model, and measure both."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lmsae.dictionary.dictionary import Dictionary
+from lmsae.lm.protocol import LanguageModel
+from lmsae.metrics import (
+    NextToken,
+    Reconstruction,
+    decoder_geometry,
+    density_counts,
+    density_histogram,
+    splice_scores,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A dictionary to score, where it belongs in the model, and the mean activation there (held-aside text)."""
+
+    dictionary: Dictionary
+    hook_point: str
+    mean: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """All that evaluation found: scalars, the density histogram, and vectors over latents."""
+
+    metrics: dict[str, Any]
+    latents: dict[str, Tensor]
+
+    def save(self, folder: Path) -> None:
+        """Write `metrics.json` and `latents.safetensors` (density, mean_activation: (d_sae,) float32)."""
+        (folder / "metrics.json").write_text(json.dumps(self.metrics, indent=1, sort_keys=True) + "\n")
+        save_file(self.latents, folder / "latents.safetensors")
+
+
+@torch.inference_mode()
+def score(
+    model: LanguageModel,
+    subjects: Sequence[Subject],
+    tokens: Any,
+    contexts: int,
+    batch_contexts: int,
+    advance: Callable[[int], None],
+) -> list[Score]:
+    """Score every subject on the first `contexts` held-out contexts of `tokens` (a TokenSet), in their order.
+
+    Special tokens keep their own activation when the model is spliced or ablated, and no metric counts them.
+    """
+    hook_points = list(dict.fromkeys(subject.hook_point for subject in subjects))
+    means = {subject.hook_point: subject.mean for subject in subjects}
+    clean = NextToken()
+    ablated = {(hook, kind): NextToken() for hook in hook_points for kind in ("zero", "mean")}
+    spliced = [NextToken() for _ in subjects]
+    sums = [Reconstruction(s.dictionary.config.d_out, s.dictionary.config.d_sae) for s in subjects]
+    for start in range(0, contexts, batch_contexts):
+        chosen = slice(start, min(start + batch_contexts, contexts))
+        batch = torch.from_numpy(tokens.held_out[chosen].astype("int64")).to(model.device)
+        usable = torch.from_numpy(tokens.usable("held_out", chosen)).to(model.device)
+        logits = model.logits(batch)
+        clean.update(logits, batch, usable)
+        activations = model.read(batch, hook_points)
+        for (hook, kind), measured in ablated.items():
+            fill = means[hook] if kind == "mean" else torch.zeros_like(means[hook])
+            replaced = torch.where(usable[..., None], fill.to(activations[hook].dtype), activations[hook])
+            measured.update(_spliced(model, batch, hook, replaced), batch, usable, logits)
+        for subject, measured, total in zip(subjects, spliced, sums, strict=True):
+            x = activations[subject.hook_point]
+            codes = subject.dictionary.encode(x.float())
+            reconstruction = subject.dictionary.decode(codes, x.float())
+            total.update(x[usable].float(), reconstruction[usable], codes[usable])
+            replaced = torch.where(usable[..., None], reconstruction.to(x.dtype), x)
+            measured.update(_spliced(model, batch, subject.hook_point, replaced), batch, usable, logits)
+        advance(batch.numel())
+    scores = []
+    for subject, measured, total in zip(subjects, spliced, sums, strict=True):
+        zero, mean = ablated[subject.hook_point, "zero"], ablated[subject.hook_point, "mean"]
+        scores.append(_score(subject, total, splice_scores(clean, measured, zero, mean)))
+    return scores
+
+
+def _spliced(model: LanguageModel, batch: Tensor, hook_point: str, replacement: Tensor) -> Tensor:
+    return model.logits_with(batch, {hook_point: lambda _: replacement})
+
+
+def _score(subject: Subject, total: Reconstruction, splice: dict[str, float]) -> Score:
+    density = total.density()
+    folded = subject.dictionary.folded().geometry
+    metrics = {
+        **total.result(),
+        **splice,
+        **density_counts(density),
+        **decoder_geometry(folded.W_enc, folded.W_dec),
+        "d_sae": len(density),
+        "density_histogram": density_histogram(density),
+    }
+    latents = {"density": density.float().cpu(), "mean_activation": total.mean_activation().float().cpu()}
+    return Score(metrics, latents)

@@ -1,0 +1,46 @@
+"""A causal language model behind one protocol: what to name it (source), what it offers (hook_points), how to run it.
+
+model = resolve("builtin:stdlib-4m")                             # immutable: a name and a revision
+hook_points(read_config(model))                                  # name -> width; from config.json alone
+lm = load(model, backend="huggingface", dtype="float32", device="cpu")
+lm.read(tokens, ["blocks.1.hook_resid_post"])                    # one forward pass, no further than needed
+lm.logits_with(tokens, {"blocks.1.hook_resid_post": dictionary}) # spliced
+"""
+
+from typing import TYPE_CHECKING, Literal
+
+from lmsae.lm.hook_points import family_of, hook_points
+from lmsae.lm.source import ResolvedModel, folder, read_config, resolve, tokenizer_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from lmsae.lm.protocol import LanguageModel
+
+__all__ = ["Backend", "Dtype", "ResolvedModel", "hook_points", "load", "load_tokenizer", "read_config", "resolve"]
+
+Backend = Literal["huggingface", "transformerlens"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+def load(
+    model: ResolvedModel, *, backend: Backend, dtype: Dtype, device: str, trust_remote_code: bool = False
+) -> "LanguageModel":
+    """The model with its weights in `dtype` on `device`, frozen and in evaluation mode.
+
+    Raises SourceError if its family is not known, its files cannot be had, or the backend does not support it.
+    """
+    family_of(read_config(model))  # before a download of gigabytes
+    path = folder(model)
+    if backend == "transformerlens":
+        from lmsae.lm import transformerlens as chosen
+    else:
+        from lmsae.lm import huggingface as chosen
+    return chosen.load(path, dtype, device, trust_remote_code)
+
+
+def load_tokenizer(model: ResolvedModel) -> "PreTrainedTokenizerBase":
+    """The model's own tokenizer. Raises SourceError if it has none."""
+    from lmsae.lm.huggingface import tokenizer_in
+
+    return tokenizer_in(tokenizer_folder(model))

@@ -1,0 +1,100 @@
+"""Which hook points a model has and how wide each is, from its config.json alone: no weights, no torch.
+
+Names are TransformerLens's:
+
+    blocks.{i}.hook_resid_pre    the residual stream that enters layer i
+    blocks.{i}.attn.hook_z       the attention heads' outputs side by side, before the output projection
+    blocks.{i}.hook_attn_out     what attention adds to the residual stream
+    blocks.{i}.hook_resid_mid    the residual stream between attention and MLP (not in models that run both in parallel)
+    blocks.{i}.mlp.hook_post     the MLP's hidden layer after the activation function (and gate), before the projection
+    blocks.{i}.hook_mlp_out      what the MLP adds to the residual stream
+    blocks.{i}.hook_resid_post   the residual stream that leaves layer i; of the last layer, before the final norm
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from lmsae.errors import HookPointError, SourceError, nearest
+from lmsae.lm.families import FAMILIES, Family
+
+_NAME = re.compile(r"blocks\.(\d+)\.(.+)")
+
+
+def hook_points(config: Mapping[str, Any]) -> dict[str, int]:
+    """Every hook point of the model that this config.json describes, in the order of a forward pass, with its width.
+
+    Raises SourceError for a model family that is not known, or a config.json without the sizes needed.
+    """
+    family = family_of(config)
+    d_model, n_heads = _size(config, family, "d_model"), _size(config, family, "n_heads")
+    d_head = _optional_size(config, family, "d_head") or d_model // n_heads
+    special = {
+        "attn.hook_z": n_heads * d_head,
+        "mlp.hook_post": _optional_size(config, family, "d_mlp") or 4 * d_model,
+    }
+    kinds = [kind for kind in family.sites if not (kind == "hook_resid_mid" and family.is_parallel(config))]
+    layers = range(_size(config, family, "n_layers"))
+    return {f"blocks.{layer}.{kind}": special.get(kind, d_model) for layer in layers for kind in kinds}
+
+
+def max_context(config: Mapping[str, Any]) -> int | None:
+    """The most tokens that the model can read at once, or None where config.json sets no bound."""
+    return _optional_size(config, family_of(config), "max_context")
+
+
+def layer_of(name: str) -> int:
+    """The layer a hook point belongs to. Raises HookPointError for what is not the name of a hook point."""
+    return split(name)[0]
+
+
+def split(name: str) -> tuple[int, str]:
+    """A hook point's layer and kind: `blocks.3.attn.hook_z` is (3, "attn.hook_z")."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise HookPointError(f"{name!r} is no hook point: wanted a name like blocks.3.hook_resid_post")
+    return int(match[1]), match[2]
+
+
+def require(name: str, config: Mapping[str, Any]) -> int:
+    """The width of a hook point that the model must have.
+
+    Raises HookPointError, with the nearest names there are, if it has not.
+    """
+    known = hook_points(config)
+    if name in known:
+        return known[name]
+    if _NAME.fullmatch(name) and split(name)[1] == "hook_resid_mid" and family_of(config).is_parallel(config):
+        raise HookPointError(
+            f"this model has no {name}: its attention and MLP both read the residual that enters the layer "
+            "(parallel attention), so there is no residual between them; take hook_resid_pre, hook_resid_post, "
+            "hook_attn_out or hook_mlp_out"
+        )
+    n_layers = layer_of(next(reversed(known))) + 1
+    raise HookPointError(
+        f"this model ({config['model_type']}, {n_layers} layers: blocks.0 to blocks.{n_layers - 1}) has no hook point "
+        f"{name!r}{nearest(name, known)}"
+    )
+
+
+def family_of(config: Mapping[str, Any]) -> Family:
+    """The family that config.json's model_type names. Raises SourceError if it is not one of FAMILIES."""
+    model_type = config.get("model_type")
+    if model_type not in FAMILIES:
+        raise SourceError(
+            f"the model family (config.json: model_type = {model_type!r}) is not known here; "
+            f"known are {', '.join(FAMILIES)}; a family is added by one entry in lmsae/lm/families.py"
+        )
+    return FAMILIES[model_type]
+
+
+def _optional_size(config: Mapping[str, Any], family: Family, word: str) -> int | None:
+    size = config.get(family.keys[word])
+    return family.defaults.get(word) if size is None else size
+
+
+def _size(config: Mapping[str, Any], family: Family, word: str) -> int:
+    size = _optional_size(config, family, word)
+    if size is None:
+        raise SourceError(f"config.json of this {config['model_type']} model has no {family.keys[word]!r}")
+    return size

@@ -1,0 +1,87 @@
+"""A TransformerBridge of TransformerLens as a LanguageModel, with the raw weights of the HuggingFace model."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lmsae.errors import HookPointError, SourceError, nearest
+from lmsae.lm import hook_points as points
+from lmsae.lm.huggingface import pretrained
+from lmsae.lm.visits import Visit, VisitedModel
+
+
+def load(folder: Path, dtype: str, device: str, trust_remote_code: bool = False) -> "TransformerLensModel":
+    """The model in a folder, in a bridge that is never put in compatibility mode: that centres the residual stream, so
+    its activations would differ from HuggingFace's.
+
+    Raises SourceError for a model that the installed TransformerLens does not support.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+
+    # The bridge computes attention eagerly, so that is how its model has to be loaded.
+    model = pretrained(folder, dtype, device, attn_implementation="eager", trust_remote_code=trust_remote_code)
+    try:
+        bridge = TransformerBridge.boot_transformers(
+            str(folder), hf_model=model, tokenizer=_no_tokenizer(), device=device, dtype=model.dtype
+        )
+    except (ValueError, NotImplementedError) as error:
+        raise SourceError(
+            f"TransformerLens cannot take {folder} ({error}); set the backend to huggingface, which can"
+        ) from error
+    return TransformerLensModel(bridge)
+
+
+class TransformerLensModel(VisitedModel):
+    """A causal LM in a TransformerBridge behind the LanguageModel protocol."""
+
+    def __init__(self, bridge: Any) -> None:
+        super().__init__(bridge.original_model.config.to_dict(), next(bridge.original_model.parameters()).device)
+        self._bridge = bridge
+        self._hooked = bridge.hook_dict
+
+    def hook_points(self) -> dict[str, int]:
+        """Every hook point that the bridge offers, in the order of a forward pass, with its width."""
+        return {name: width for name, width in points.hook_points(self.config).items() if name in self._hooked}
+
+    def _forward(self, tokens: Tensor) -> Tensor:
+        return self._bridge(tokens, return_type="logits", use_cache=False)
+
+    def _require(self, name: str) -> None:
+        points.require(name, self.config)
+        if name not in self._hooked:
+            raise HookPointError(
+                f"TransformerLens's bridge for {self.config['model_type']} has no {name!r}"
+                f"{nearest(name, self.hook_points())}; or set the backend to huggingface, which has it"
+            )
+
+    @contextmanager
+    def _visited(self, visits: Mapping[str, Visit]) -> Iterator[None]:
+        for name in visits:
+            self._require(name)
+        with self._bridge.hooks(fwd_hooks=[(name, _hook(visit)) for name, visit in visits.items()]):
+            yield
+
+
+def _hook(visit: Visit) -> Any:
+    """A TransformerLens hook that makes the visit with heads, where the bridge keeps them apart, side by side."""
+
+    def hook(activations: Tensor, hook: Any) -> Tensor | None:
+        replaced = visit(activations.flatten(2))
+        return None if replaced is None else replaced.view(activations.shape)
+
+    return hook
+
+
+def _no_tokenizer() -> Any:
+    """A tokenizer of one word, since the bridge insists on one, though it is only ever given tokens.
+
+    A model's own, if it has a BOS token, the bridge would load a second time from wherever it first came from.
+    """
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0}, unk_token="a")))

@@ -1,0 +1,149 @@
+"""What can happen to activations as a forward pass comes by: they are recorded, or edited. Both backends use it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from typing import Any, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lmsae.errors import ShapeError
+from lmsae.lm import hook_points as points
+from lmsae.lm.protocol import Edit
+
+Visit = Callable[[Tensor], Tensor | None]
+"""Called with activations (batch, context, width); what it returns takes their place, and None leaves them alone."""
+
+
+class Enough(Exception):
+    """Ends a forward pass from within, once all that was wanted of it is there."""
+
+
+class VisitedModel(ABC):
+    """A LanguageModel made of two things: a forward pass, and a way to visit the activations it makes."""
+
+    def __init__(self, config: dict[str, Any], device: torch.device) -> None:
+        self.config = config
+        self.device = device
+        self.d_vocab: int = config["vocab_size"]
+        self.max_context = points.max_context(config)
+
+    @abstractmethod
+    def hook_points(self) -> dict[str, int]:
+        """Every hook point that this backend reaches, in the order of a forward pass, with its width."""
+
+    @abstractmethod
+    def _forward(self, tokens: Tensor) -> Tensor:
+        """Logits (batch, context, d_vocab) for tokens on the model's device."""
+
+    @abstractmethod
+    def _visited(self, visits: Mapping[str, "Visit"]) -> AbstractContextManager[None]:
+        """While this is entered, forward passes make these visits. Raises HookPointError for what the model has not."""
+
+    @final
+    @torch.no_grad()
+    def read(
+        self, tokens: Int[Tensor, "batch context"], hook_points: Sequence[str]
+    ) -> dict[str, Float[Tensor, "batch context _"]]:
+        """Activations at all the hook points, from one forward pass that ends at the last of them."""
+        recording = Recording(hook_points)
+        with self._visited(recording.visits()), suppress(Enough):
+            self._forward(tokens.to(self.device))
+        return recording.activations()
+
+    @final
+    @torch.no_grad()
+    def logits(self, tokens: Int[Tensor, "batch context"]) -> Float[Tensor, "batch context d_vocab"]:
+        """Logits of the token after each token."""
+        return self._forward(tokens.to(self.device))
+
+    @final
+    @torch.no_grad()
+    def logits_with(
+        self, tokens: Int[Tensor, "batch context"], edits: Mapping[str, Edit]
+    ) -> Float[Tensor, "batch context d_vocab"]:
+        """Logits of the forward pass in which the activations at each hook point are replaced by its edit of them."""
+        with self._visited(edit_visits(edits)):
+            return self._forward(tokens.to(self.device))
+
+
+class Recording:
+    """Keeps the activations at some hook points, and raises Enough when it has them all."""
+
+    def __init__(self, hook_points: Sequence[str]) -> None:
+        self._wanted = tuple(dict.fromkeys(hook_points))
+        self._found: dict[str, Tensor] = {}
+
+    def visits(self) -> dict[str, Visit]:
+        """The visit to make at each hook point."""
+        return {name: self._visit(name) for name in self._wanted}
+
+    def activations(self) -> dict[str, Tensor]:
+        """Hook point -> activations (batch, context, width), in the order asked for."""
+        return {name: self._found[name] for name in self._wanted}
+
+    def _visit(self, name: str) -> Visit:
+        def record(activations: Tensor) -> None:
+            self._found[name] = activations
+            if len(self._found) == len(self._wanted):
+                raise Enough
+
+        return record
+
+
+def edit_visits(edits: Mapping[str, Edit]) -> dict[str, Visit]:
+    """The visits that splice these edits into a forward pass.
+
+    No module of a model yields the residual between attention and MLP: the norm before the MLP reads it, and the end of
+    the layer adds it to the MLP's output. So an edit there becomes three: at the norm, which sees the edited residual;
+    at the MLP's output, which is noted; and at the end of the layer, which becomes their sum, as the layer computes it.
+    """
+    visits: dict[str, Edit] = {name: _checked(name, edit) for name, edit in edits.items()}
+    for name in [name for name in visits if name.endswith(".hook_resid_mid")]:
+        layer = name.removesuffix(".hook_resid_mid")
+        residual, mlp = _Noted(visits[name]), _Noted(visits.get(f"{layer}.hook_mlp_out", _unchanged))
+        visits[name], visits[f"{layer}.hook_mlp_out"] = residual, mlp
+        visits[f"{layer}.hook_resid_post"] = _sum_then(
+            residual, mlp, visits.get(f"{layer}.hook_resid_post", _unchanged)
+        )
+    return dict(visits)
+
+
+class _Noted:
+    """An edit that remembers its last result until it is taken."""
+
+    def __init__(self, edit: Edit) -> None:
+        self._edit = edit
+        self._result: Tensor | None = None
+
+    def __call__(self, activations: Tensor) -> Tensor:
+        self._result = self._edit(activations)
+        return self._result
+
+    def take(self) -> Tensor:
+        result, self._result = self._result, None
+        assert result is not None, "the layer ended before its MLP"
+        return result
+
+
+def _sum_then(residual: _Noted, mlp: _Noted, edit: Edit) -> Edit:
+    return lambda activations: edit(residual.take() + mlp.take())
+
+
+def _unchanged(activations: Tensor) -> Tensor:
+    return activations
+
+
+def _checked(name: str, edit: Edit) -> Edit:
+    def checked(activations: Tensor) -> Tensor:
+        edited = edit(activations)
+        if edited.shape != activations.shape:
+            raise ShapeError(
+                f"the edit at {name} turned activations of shape {tuple(activations.shape)} into "
+                f"{tuple(edited.shape)}; what takes their place must have their shape"
+            )
+        return edited.to(activations.dtype)
+
+    return checked

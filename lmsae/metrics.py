@@ -1,0 +1,182 @@
+"""Metrics: what is measured of a dictionary, by streaming sums in float64.
+
+Numerators and denominators are summed apart over the whole evaluation set: a mean of per-batch ratios is another
+number. Every name says which formula it is, because published tables use several under one name.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+HISTOGRAM_LOW, HISTOGRAM_HIGH, HISTOGRAM_BINS = -6.0, 0.0, 60
+
+
+@dataclass
+class Reconstruction:
+    """Sums over tokens from which every reconstruction and sparsity metric follows."""
+
+    width: int
+    latents: int
+    tokens: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    vectors: dict[str, Tensor] = field(default_factory=dict)
+
+    def update(
+        self,
+        target: Float[Tensor, "tokens d_out"],
+        reconstruction: Float[Tensor, "tokens d_out"],
+        codes: Float[Tensor, "tokens d_sae"],
+    ) -> None:
+        """Take in a batch of unmasked tokens."""
+        y, y_hat = target.double(), reconstruction.double()
+        error = y - y_hat
+        self.tokens += len(y)
+        norm, norm_hat = y.norm(dim=1), y_hat.norm(dim=1)
+        dot = (y * y_hat).sum(1)
+        self._add("squared_error", error.pow(2).sum())
+        self._add("squared_norm", norm.pow(2).sum())
+        self._add("squared_norm_hat", norm_hat.pow(2).sum())
+        self._add("dot", dot.sum())
+        self._add("norm_ratio", (norm_hat / norm.clamp(min=1e-30)).sum())
+        self._add("cossim", (dot / (norm * norm_hat).clamp(min=1e-30)).sum())
+        self._add("l1", codes.abs().sum(dtype=torch.float64))
+        self._accumulate("target", y.sum(0))
+        self._accumulate("error", error.sum(0))
+        self._accumulate("firings", (codes != 0).sum(0).double())
+        self._accumulate("code_sums", codes.sum(0, dtype=torch.float64))
+        self._legacy(y, error)
+
+    def _legacy(self, y: Tensor, error: Tensor) -> None:
+        # Its mean is a batch's own, as the systems that print it have it; batches here are whole evaluation batches.
+        variance = (y - y.mean(0)).pow(2).sum(1)
+        self._add("legacy", (1 - error.pow(2).sum(1) / variance.clamp(min=1e-30)).sum())
+
+    def result(self) -> dict[str, float]:
+        """The metrics by name; see docs/metrics.md for each formula."""
+        n, s = self.tokens, self.sums
+        variance = s["squared_norm"] - self.vectors["target"].pow(2).sum().item() / n
+        error_variance = s["squared_error"] - self.vectors["error"].pow(2).sum().item() / n
+        return {
+            "tokens": n,
+            "explained_variance": 1 - s["squared_error"] / variance,
+            "explained_variance_legacy": s["legacy"] / n,
+            "frac_variance_explained": 1 - error_variance / variance,
+            "mse": s["squared_error"] / n,
+            "l2_ratio": s["norm_ratio"] / n,
+            "cossim": s["cossim"] / n,
+            "relative_reconstruction_bias": s["squared_norm_hat"] / s["dot"] if s["dot"] else math.nan,
+            "l0": self.vectors["firings"].sum().item() / n,
+            "l1": s["l1"] / n,
+        }
+
+    def density(self) -> Float[Tensor, " d_sae"]:
+        """Firing rate of each latent."""
+        return self.vectors["firings"] / self.tokens
+
+    def mean_activation(self) -> Float[Tensor, " d_sae"]:
+        """Mean code of each latent over the tokens where it fires; 0 where it never does."""
+        return self.vectors["code_sums"] / self.vectors["firings"].clamp(min=1)
+
+    def _add(self, name: str, value: Tensor) -> None:
+        self.sums[name] = self.sums.get(name, 0.0) + value.item()
+
+    def _accumulate(self, name: str, value: Tensor) -> None:
+        self.vectors[name] = self.vectors[name] + value if name in self.vectors else value
+
+
+def density_counts(density: Float[Tensor, " d_sae"]) -> dict[str, float]:
+    """How many latents are dead (never fired), rare (< 1e-5), dense (> 1e-2) and very dense (> 1e-1)."""
+    n = len(density)
+    dead = int((density == 0).sum())
+    return {
+        "dead": dead,
+        "dead_share": dead / n,
+        "rare_1e-5": int(((density > 0) & (density < 1e-5)).sum()),
+        "dense_1e-2": int((density > 1e-2).sum()),
+        "dense_1e-1": int((density > 1e-1).sum()),
+    }
+
+
+def density_histogram(density: Float[Tensor, " d_sae"]) -> list[int]:
+    """Latents by log10 of their firing rate, in 60 bins from -6 to 0; dead latents are in none."""
+    alive = density[density > 0].log10().clamp(HISTOGRAM_LOW, HISTOGRAM_HIGH)
+    return torch.histc(alive, bins=HISTOGRAM_BINS, min=HISTOGRAM_LOW, max=HISTOGRAM_HIGH).int().tolist()
+
+
+def decoder_geometry(
+    encoder: Float[Tensor, "d_in d_sae"], decoder: Float[Tensor, "d_sae d_out"], *, chunk: int = 1024
+) -> dict[str, float]:
+    """Mean decoder norm, mean cosine of a latent's encoder and decoder, and mean cosine to the nearest other latent."""
+    rows = torch.nn.functional.normalize(decoder.float(), dim=1)
+    metrics = {"decoder_norm": decoder.norm(dim=1).mean().item()}
+    if encoder.shape[0] == decoder.shape[1]:
+        columns = torch.nn.functional.normalize(encoder.float(), dim=0)
+        metrics["encoder_decoder_cossim"] = (rows * columns.T).sum(1).mean().item()
+    if len(rows) > 1:
+        nearest = []
+        for start in range(0, len(rows), chunk):
+            cosines = rows[start : start + chunk] @ rows.T
+            own = torch.arange(start, start + len(cosines))
+            cosines[torch.arange(len(cosines)), own] = -1.0
+            nearest.append(cosines.amax(1))
+        metrics["nearest_decoder_cossim"] = torch.cat(nearest).mean().item()
+    return metrics
+
+
+@dataclass
+class NextToken:
+    """Sums of the model's next-token cross-entropy, and of its divergence from the clean model, over positions."""
+
+    positions: int = 0
+    cross_entropy: float = 0.0
+    divergence: float = 0.0
+
+    def update(
+        self,
+        logits: Float[Tensor, "batch position vocab"],
+        tokens: Int[Tensor, "batch position"],
+        counted: Bool[Tensor, "batch position"],
+        clean: Float[Tensor, "batch position vocab"] | None = None,
+    ) -> None:
+        """Take in a batch. A position counts if `counted` (its own token is not special) and a next token is there."""
+        keep = counted[:, :-1]
+        log_p = logits[:, :-1][keep].float().log_softmax(-1)
+        following = tokens[:, 1:][keep]
+        self.positions += len(following)
+        picked = log_p.gather(1, following[:, None])
+        self.cross_entropy -= picked.sum(dtype=torch.float64).item()
+        if clean is not None:
+            log_q = clean[:, :-1][keep].float().log_softmax(-1)
+            self.divergence += (log_q.exp() * (log_q - log_p)).sum(dtype=torch.float64).item()
+
+    def mean_cross_entropy(self) -> float:
+        """Nats a position."""
+        return self.cross_entropy / self.positions
+
+    def mean_divergence(self) -> float:
+        """KL(clean || this), nats a position."""
+        return self.divergence / self.positions
+
+
+def splice_scores(clean: NextToken, spliced: NextToken, zero: NextToken, mean: NextToken) -> dict[str, float]:
+    """What the model loses when the dictionary's reconstruction takes the activations' place.
+
+    ce_loss_score = (CE_ablated - CE_spliced) / (CE_ablated - CE_clean), under zero and under mean ablation; likewise
+    kl_div_score = (KL_ablated - KL_spliced) / KL_ablated.
+    """
+    base = clean.mean_cross_entropy()
+    scores = {
+        "ce_clean": base,
+        "ce_spliced": spliced.mean_cross_entropy(),
+        "ce_difference": spliced.mean_cross_entropy() - base,
+        "kl_div": spliced.mean_divergence(),
+    }
+    for name, ablated in (("zero", zero), ("mean", mean)):
+        ce, kl = ablated.mean_cross_entropy(), ablated.mean_divergence()
+        scores[f"ce_{name}_ablated"] = ce
+        scores[f"ce_loss_score_{name}"] = (ce - spliced.mean_cross_entropy()) / (ce - base)
+        scores[f"kl_div_score_{name}"] = (kl - spliced.mean_divergence()) / kl
+    return scores

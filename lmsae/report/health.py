@@ -1,0 +1,77 @@
+"""Health: whether a dictionary's metrics are those of one that can be used, and what speaks against it.
+
+The thresholds are for small models and short training. SAELens' guidance for large ones is stricter: L0 of 50 to 200,
+CE score of 80 to 95 %, fewer than 5 % dead latents, explained variance above 90 %. L0 has no threshold here: how sparse
+to be is the choice that a sweep is about.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# Below this, almost a third of the variance is missing, and latents describe another signal than the model's.
+MIN_EXPLAINED_VARIANCE = 0.7
+# Against the mean activation and not against zero: zeroing is so destructive that nearly everything scores well on it.
+MIN_CE_LOSS_SCORE_MEAN = 0.8
+# Dead latents are capacity paid for and not used. Peers ask for 5 % after hundreds of millions of tokens.
+MAX_DEAD_SHARE = 0.10
+# A latent that fires on a tenth of all tokens is hardly a sparse feature; a few are normal, a quarter is a dense code.
+MAX_DENSE_SHARE = 0.25
+# Reconstructions shorter than this have shrunk (too strong an L1 penalty); longer ones overshoot.
+MIN_L2_RATIO, MAX_L2_RATIO = 0.8, 1.1
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The range in which a metric is healthy, ends included, and what is wrong with a dictionary outside it."""
+
+    metric: str
+    low: float
+    high: float
+    meaning: str
+
+    @property
+    def range(self) -> str:
+        """The range in words."""
+        if self.high == math.inf:
+            return f"at least {self.low:g}"
+        if self.low == -math.inf:
+            return f"at most {self.high:g}"
+        return f"{self.low:g} to {self.high:g}"
+
+    def finding(self, metrics: Mapping[str, float]) -> str | None:
+        """What is wrong, or None. A metric that is missing or not a number is never healthy."""
+        value = metrics.get(self.metric, math.nan)
+        if self.low <= value <= self.high:
+            return None
+        return f"{self.metric} is {value:.3g}, healthy is {self.range}: {self.meaning}"
+
+
+CHECKS = (
+    Check("explained_variance", MIN_EXPLAINED_VARIANCE, math.inf, "the reconstruction misses too much of the signal"),
+    Check("ce_loss_score_mean", MIN_CE_LOSS_SCORE_MEAN, math.inf, "the model loses too much with the reconstruction"),
+    Check("dead_share", -math.inf, MAX_DEAD_SHARE, "too many latents never fire"),
+    Check("dense_share", -math.inf, MAX_DENSE_SHARE, "too many latents fire on more than a tenth of all tokens"),
+    Check("l2_ratio", MIN_L2_RATIO, MAX_L2_RATIO, "reconstructions are shorter or longer than the activations"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a dictionary is healthy, and a line for each reason why not."""
+
+    ok: bool
+    findings: tuple[str, ...]
+
+
+def verdict(metrics: Mapping[str, float]) -> Verdict:
+    """Judge the metrics that evaluation found (see docs/metrics.md)."""
+    measured = {**metrics, "dense_share": dense_share(metrics)}
+    findings = tuple(finding for check in CHECKS if (finding := check.finding(measured)) is not None)
+    return Verdict(not findings, findings)
+
+
+def dense_share(metrics: Mapping[str, float]) -> float:
+    """Share of latents that fire on more than a tenth of all tokens; NaN where it was not measured."""
+    latents = metrics.get("d_sae", 0)
+    return metrics.get("dense_1e-1", math.nan) / latents if latents else math.nan

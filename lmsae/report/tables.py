@@ -1,0 +1,94 @@
+"""The report's tables, for spreadsheets, notebooks and `dvc metrics` and `dvc plots`."""
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lmsae.metrics import HISTOGRAM_BINS, HISTOGRAM_HIGH, HISTOGRAM_LOW
+from lmsae.report.definitions import in_order
+from lmsae.report.rows import Result, names_of
+
+PARETO_METRICS = ("l0", "explained_variance", "ce_loss_score_mean", "ce_loss_score_zero", "ce_difference")
+
+
+def write_tables(results: Sequence[Result], out: Path) -> None:
+    """Write table.csv, table.parquet, metrics.json, pareto.csv, density.csv and curves.csv."""
+    columns = table(results)
+    _write_csv(out / "table.csv", list(columns), zip(*columns.values(), strict=True))
+    pq.write_table(_typed(columns), out / "table.parquet")
+    by_row = {result.name: {name: _strict(result.metrics[name]) for name in in_order({*result.metrics})} for result in results}
+    (out / "metrics.json").write_text(json.dumps(by_row, indent=1, allow_nan=False) + "\n")
+    _write_csv(out / "pareto.csv", ["row", "architecture", "place", *PARETO_METRICS], _pareto(results))
+    _write_csv(out / "density.csv", ["row", "log10_density", "latents"], _densities(results))
+    curves = names_of([result.curves for result in results])
+    _write_csv(out / "curves.csv", ["row", *curves], _curves(results, curves))
+
+
+def table(results: Sequence[Result]) -> dict[str, list[Any]]:
+    """The columns of the table, a value for each dictionary: name, settings, metrics, health, artifact keys."""
+    settings = names_of([result.settings for result in results])
+    metrics = in_order({name for result in results for name in result.metrics})
+    stages = names_of([result.artifacts for result in results])
+    return {
+        "name": [result.name for result in results],
+        **{name: [result.settings.get(name, "") for result in results] for name in settings},
+        **{name: [result.metrics.get(name, math.nan) for result in results] for name in metrics},
+        "healthy": [result.verdict.ok for result in results],
+        "findings": ["; ".join(result.verdict.findings) for result in results],
+        **{f"artifacts.{stage}": [result.artifacts.get(stage, "") for result in results] for stage in stages},
+    }
+
+
+def bin_centres() -> list[float]:
+    """The middle of each bin of a density histogram, in log10 of the firing rate."""
+    width = (HISTOGRAM_HIGH - HISTOGRAM_LOW) / HISTOGRAM_BINS
+    return [round(HISTOGRAM_LOW + (i + 0.5) * width, 6) for i in range(HISTOGRAM_BINS)]
+
+
+def _typed(columns: dict[str, list[Any]]) -> pa.Table:
+    """Metrics as float64 whether or not they happen to be whole numbers."""
+    numeric = {name: pa.array([float(v) for v in values]) for name, values in columns.items() if _is_numeric(values)}
+    return pa.table({**columns, **numeric})
+
+
+def _is_numeric(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _pareto(results: Sequence[Result]) -> Iterable[list[Any]]:
+    for result in results:
+        yield [result.name, result.architecture, result.place, *(result.metrics.get(m, "") for m in PARETO_METRICS)]
+
+
+def _densities(results: Sequence[Result]) -> Iterable[list[Any]]:
+    for result in results:
+        yield from ([result.name, *pair] for pair in zip(bin_centres(), result.histogram, strict=True))
+
+
+def _curves(results: Sequence[Result], columns: Sequence[str]) -> Iterable[list[Any]]:
+    for result in results:
+        points = len(next(iter(result.curves.values()), ()))
+        for i in range(points):
+            yield [result.name, *(_short(result.curves[name][i]) if name in result.curves else "" for name in columns)]
+
+
+def _short(value: float) -> float | int:
+    return int(value) if value.is_integer() else value
+
+
+def _strict(value: float) -> float | None:
+    """Strict JSON has no NaN."""
+    return value if math.isfinite(value) else None
+
+
+def _write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(lines)

@@ -1,0 +1,255 @@
+"""Reading what the user wrote: config.yaml and sweep.tsv, or one experiment file. Every fault knows its file, row and
+column.
+
+A value's name is dotted everywhere: `train.lr` is a column of the sheet, and `lr` under `train:` in config.yaml.
+"""
+
+import csv
+import json
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from lmsae.catalog import SaeSection, piece_fields
+from lmsae.config import Frozen
+from lmsae.errors import ConfigError, Fault, nearest
+from lmsae.runtime import Runtime
+from lmsae.stages.activations import ActivationsSection, ModelSection
+from lmsae.stages.evaluate import EvalSection
+from lmsae.stages.init import InitSection
+from lmsae.stages.tokenize import TokenizeSection
+from lmsae.text.source import DatasetConfig
+from lmsae.training.config import TrainConfig
+
+SECTIONS: dict[str, type[Frozen]] = {
+    "model": ModelSection,
+    "dataset": DatasetConfig,
+    "tokenize": TokenizeSection,
+    "activations": ActivationsSection,
+    "init": InitSection,
+    "sae": SaeSection,
+    "train": TrainConfig,
+    "eval": EvalSection,
+}
+ROW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
+FLAGS = "--set"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A value and where it stands."""
+
+    value: Any
+    file: str
+    row: str | None
+
+    def fault(self, column: str, message: str) -> Fault:
+        return Fault(self.file, self.row, column, message)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One experiment: its name, and its cells by dotted name, the sheet's over config.yaml's."""
+
+    name: str
+    file: str
+    cells: Mapping[str, Cell] = field(default_factory=dict)
+
+    def section(self, name: str) -> dict[str, Any]:
+        """The values of one section, by field."""
+        prefix = f"{name}."
+        return {key.removeprefix(prefix): cell.value for key, cell in self.cells.items() if key.startswith(prefix)}
+
+    def fault(self, column: str | None, message: str) -> Fault:
+        """A fault at the place where the column's value stands, or at the row if it stands nowhere."""
+        cell = self.cells.get(column or "")
+        if cell is not None and column is not None:
+            return cell.fault(column, message)
+        return Fault(self.file, self.name, column, message)
+
+
+def columns() -> set[str]:
+    """Every dotted name that a sheet may have as a column."""
+    own = {f"{section}.{name}" for section, model in SECTIONS.items() for name in model.model_fields}
+    return own | {f"sae.{name}" for name in piece_fields()}
+
+
+def read(config: Path | None, sheet: Path | None, overrides: Iterable[str] = ()) -> list[Row]:
+    """The rows of a sweep.
+
+    `config` is a YAML, TOML or JSON file; without a `sheet` it is one experiment, named by its `name` or its file.
+    `overrides` are `section.field=value` texts that win over both. Raises ConfigError with every fault at once.
+    """
+    faults: list[Fault] = []
+    nested = _load(config) if config else {}
+    _runtime(nested.pop("runtime", None), str(config), faults)
+    name = nested.pop("name", None)
+    shared = _flatten(nested, str(config), faults)
+    if sheet is None:
+        rows = [Row(str(name or (config.stem if config else "experiment")), str(config), shared)]
+        if not ROW_NAME.fullmatch(rows[0].name):
+            faults.append(Fault(str(config), None, "name", f"found {rows[0].name!r}; {_NAME_RULE}"))
+    else:
+        rows = [Row(row.name, row.file, {**shared, **row.cells}) for row in _read_sheet(sheet, faults)]
+    forced = _overrides(overrides, faults)
+    if faults:
+        raise ConfigError(faults)
+    return [Row(row.name, row.file, {**row.cells, **forced}) for row in rows]
+
+
+def read_runtime(config: Path | None, flags: Mapping[str, Any] | None = None) -> Runtime:
+    """The `runtime:` section of a config file (the defaults if there is no file), with command-line flags over it."""
+    faults: list[Fault] = []
+    there = config is not None and config.exists()
+    runtime = _runtime(_load(config).get("runtime") if there and config else None, str(config), faults)
+    if faults:
+        raise ConfigError(faults)
+    return runtime.model_copy(update=dict(flags or {}))
+
+
+def section_of(row: Row, name: str, values: Mapping[str, Any], faults: list[Fault]) -> Any:
+    """The validated section of a row, or None after adding what is wrong with it to `faults`."""
+    model = SECTIONS[name]
+    try:
+        return model(**{key: _typed(model, key, value) for key, value in values.items()})
+    except ValidationError as error:
+        for problem in error.errors():
+            column = f"{name}.{problem['loc'][0]}"
+            if problem["type"] == "missing":
+                description = model.model_fields[str(problem["loc"][0])].description
+                faults.append(row.fault(column, f"is missing, and has no default ({description})"))
+            else:
+                faults.append(row.fault(column, f"found {problem['input']!r}; {_allowed(problem)}"))
+        return None
+
+
+_NAME_RULE = "a name is letters, digits and . _ = + -, and begins with a letter or digit"
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        raise ConfigError([Fault(str(path), None, None, "there is no such file; name one with --config")]) from None
+    try:
+        if path.suffix == ".toml":
+            return tomllib.loads(text)
+        loaded = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (yaml.YAMLError, tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError([Fault(str(path), None, None, f"cannot be read: {error}")]) from None
+    if loaded is not None and not isinstance(loaded, dict):
+        raise ConfigError([Fault(str(path), None, None, f"holds a {type(loaded).__name__}; wanted sections of fields")])
+    return loaded or {}
+
+
+def _flatten(nested: Mapping[str, Any], file: str, faults: list[Fault]) -> dict[str, Cell]:
+    known = columns()
+    cells: dict[str, Cell] = {}
+    for section, fields in nested.items():
+        if section not in SECTIONS:
+            allowed = [*SECTIONS, "runtime"]
+            message = f"there is no such section; there are {', '.join(allowed)}{nearest(section, allowed)}"
+            faults.append(Fault(file, None, str(section), message))
+        elif fields is not None and not isinstance(fields, dict):
+            faults.append(Fault(file, None, section, f"found {fields!r}; wanted fields, such as {section}.name: ..."))
+        else:
+            for name, value in (fields or {}).items():
+                column = f"{section}.{name}"
+                if column not in known:
+                    faults.append(Fault(file, None, column, f"there is no such field{nearest(column, known)}"))
+                else:
+                    cells[column] = Cell(value, file, None)
+    return cells
+
+
+def _read_sheet(path: Path, faults: list[Fault]) -> list[Row]:
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            lines = [line for line in csv.reader(file, delimiter="\t") if line and not line[0].startswith("#")]
+    except FileNotFoundError:
+        raise ConfigError([Fault(str(path), None, None, "there is no such file; name one with --sweep")]) from None
+    if len(lines) < 2:
+        raise ConfigError([Fault(str(path), None, None, "has no rows; the first line names columns, each other a row")])
+    header, *body = lines
+    _check_header(path, header, faults)
+    rows, seen = [], {}
+    for number, line in enumerate(body, start=1):
+        cells = dict(zip(header, (cell.strip() for cell in line), strict=False))
+        name = cells.pop("name", "")
+        if len(line) > len(header):
+            faults.append(Fault(str(path), name or str(number), None, f"has {len(line)} cells for {len(header)} columns"))
+        if not ROW_NAME.fullmatch(name):
+            faults.append(Fault(str(path), str(number), "name", f"found {name!r}; {_NAME_RULE}"))
+        elif name in seen:
+            faults.append(Fault(str(path), str(number), "name", f"{name!r} is the name of row {seen[name]} too"))
+        seen.setdefault(name, number)
+        given = {column: Cell(_cell(value), str(path), name) for column, value in cells.items() if value != ""}
+        rows.append(Row(name, str(path), given))
+    return rows
+
+
+def _check_header(path: Path, header: list[str], faults: list[Fault]) -> None:
+    known = {"name", *columns()}
+    for column in header:
+        if column not in known:
+            message = f"there is no such column{nearest(column, known)}. config/README.md lists them all"
+            faults.append(Fault(str(path), None, column, message))
+        elif header.count(column) > 1:
+            faults.append(Fault(str(path), None, column, "stands twice in the header"))
+    if "name" not in header:
+        faults.append(Fault(str(path), None, "name", "is missing from the header: every row needs a name"))
+
+
+def _cell(text: str) -> Any:
+    return None if text == "null" else text
+
+
+def _overrides(texts: Iterable[str], faults: list[Fault]) -> dict[str, Cell]:
+    known = columns()
+    cells = {}
+    for text in texts:
+        column, equals, value = text.partition("=")
+        if not equals:
+            faults.append(Fault(FLAGS, None, text, "wanted section.field=value"))
+        elif column not in known:
+            faults.append(Fault(FLAGS, None, column, f"there is no such field{nearest(column, known)}"))
+        else:
+            cells[column] = Cell(_cell(value), FLAGS, None)
+    return cells
+
+
+def _runtime(values: Any, file: str, faults: list[Fault]) -> Runtime:
+    try:
+        return Runtime.model_validate(values or {})
+    except ValidationError as error:
+        for problem in error.errors():
+            name = ".".join(str(part) for part in problem["loc"])
+            hint = nearest(name, Runtime.model_fields) if problem["type"] == "extra_forbidden" else ""
+            faults.append(Fault(file, None, f"runtime.{name}", f"found {problem['input']!r}; {problem['msg']}{hint}"))
+        return Runtime()
+
+
+def _typed(model: type[Frozen], name: str, value: Any) -> Any:
+    """A cell's text as a list where the field is one; pydantic does the rest."""
+    annotation = model.model_fields[name].annotation
+    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    is_list = any(typing.get_origin(option) is tuple for option in options)
+    return tuple(value.replace(",", " ").split()) if is_list and isinstance(value, str) else value
+
+
+def _allowed(problem: Any) -> str:
+    if problem["type"] == "literal_error":
+        return f"allowed are {problem['ctx']['expected']}{nearest(str(problem['input']), _options(problem))}"
+    return f"wanted: {problem['msg'].removeprefix('Input should be ')}"
+
+
+def _options(problem: Any) -> list[str]:
+    return re.findall(r"'([^']*)'", problem["ctx"]["expected"])

@@ -1,0 +1,33 @@
+"""report: all evals of a sweep -> one table, plots and a page."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lmsae.config import Frozen
+from lmsae.runtime import Runtime
+from lmsae.stages.stage import Done, Job, Stage
+
+
+class ReportRow(Frozen):
+    """A row of the sweep: its name, the references of its artifacts, and the settings that the table shows."""
+
+    name: str
+    artifacts: dict[str, str]
+    settings: dict[str, Any]
+
+
+class Config(Frozen):
+    rows: tuple[ReportRow, ...]
+
+
+def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
+    """Write table.csv, table.parquet, metrics.json, curves.csv, density.csv, plots/ and report.html."""
+    from lmsae.report.report import write_report
+
+    for job in jobs:
+        write_report(job.config.rows, job.inputs, job.out)
+        yield job, {}
+    del runtime
+
+
+STAGE = Stage("report", 1, Config, {"<row>": "eval"}, make)

@@ -1,0 +1,109 @@
+"""Running a stage: claim, clear, make, publish. The one place where artifacts come into being."""
+
+import contextlib
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import lmsae
+from lmsae.artifact import Artifact, Artifacts
+from lmsae.claim import claimed
+from lmsae.errors import ConfigError, Fault
+from lmsae.runtime import Runtime
+from lmsae.stages.stage import Job, Stage
+
+LIBRARIES = ("torch", "transformers", "transformer-lens", "zarr", "datasets", "numpy", "safetensors")
+
+
+def make_artifacts(stage: Stage, references: Sequence[str], artifacts: Artifacts, runtime: Runtime) -> list[str]:
+    """Make those artifacts of one pass that are not finished; returns their references.
+
+    An artifact that is finished costs a look at its manifest. Whatever an interrupted run left behind is removed first.
+    """
+    wanted = [artifacts[reference] for reference in dict.fromkeys(references)]
+    if all(artifact.is_finished for artifact in wanted):
+        return []
+    made: list[str] = []
+    with contextlib.ExitStack() as claims:
+        # Claims are taken in one order everywhere, so two passes that overlap cannot wait for each other.
+        for artifact in sorted(wanted, key=lambda artifact: artifact.path):
+            artifact.spec()
+            claims.enter_context(claimed(artifact.path, wait=runtime.wait))
+        missing = [artifact for artifact in wanted if not artifact.is_finished]
+        jobs = [_job(stage, artifact, artifacts) for artifact in missing]
+        if jobs:
+            _apply(runtime)
+            started = time.time()
+            for job, facts in stage.make(jobs, runtime):
+                Artifact(job.out).publish(_provenance(started, facts, runtime))
+                made.append(job.reference)
+    return made
+
+
+def _job(stage: Stage, artifact: Artifact, artifacts: Artifacts) -> Job:
+    spec = artifact.spec()
+    if (spec.stage, spec.version) != (stage.name, stage.version):
+        message = f"is of {spec.stage} version {spec.version}; this lmsae makes {stage.name} version {stage.version}"
+        raise ConfigError([Fault(str(artifact.path / "spec.json"), None, None, f"{message}. Plan the sweep again")])
+    inputs = {name: artifacts[reference].opened() for name, reference in spec.inputs.items()}
+    artifact.clear()
+    return Job(artifact.reference, stage.config.model_validate(spec.config), inputs, artifact.path)
+
+
+def _apply(runtime: Runtime) -> None:
+    if runtime.threads:
+        import torch
+
+        torch.set_num_threads(runtime.threads)
+
+
+def _provenance(started: float, facts: dict[str, Any], runtime: Runtime) -> dict[str, Any]:
+    return {
+        "lmsae": lmsae.__version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "host": platform.node(),
+        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.time() - started, 3),
+        "peak_memory_bytes": _peak_memory(),
+        "runtime": runtime.model_dump(mode="json"),
+        "facts": facts,
+    }
+
+
+def _peak_memory() -> dict[str, int]:
+    """Peak resident memory of this process, and of its CUDA device if it used one."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        peak["device"] = torch.cuda.max_memory_allocated()
+    return peak
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that lmsae runs from, marked if it has changes; None for an installed package."""
+    root = Path(lmsae.__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,40 @@
+"""A stage: what turns specs into artifacts."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmsae.artifact import Artifact
+from lmsae.config import Frozen
+from lmsae.runtime import Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One artifact to make. A stage sees its config, its inputs and Runtime, and nothing else."""
+
+    reference: str
+    config: Any
+    inputs: Mapping[str, Artifact]
+    out: Path
+
+
+Done = Iterator[tuple[Job, dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A pipeline stage.
+
+    `inputs` maps the names of its inputs to the stages they come from. `make` takes the jobs of one pass, writes each
+    one's payload into `job.out`, and yields the job with facts for its provenance (times, rates) as soon as it is
+    whole; what it has yielded is published even if a later job fails. `version` goes up when the same config must give
+    other bytes.
+    """
+
+    name: str
+    version: int
+    config: type[Frozen]
+    inputs: Mapping[str, str]
+    make: Callable[[Sequence[Job], Runtime], Done]

@@ -1,0 +1,102 @@
+"""How the activations of one hook point lie on disk, and whether the disk can hold them. Imports nothing heavy."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lmsae.errors import NoSpaceError
+
+StoreDtype = Literal["float16", "bfloat16", "float32"]
+ITEM_BYTES: dict[StoreDtype, int] = {"float16": 2, "bfloat16": 2, "float32": 4}
+CHECKSUM_BYTES = 4
+INDEX_ENTRY_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The shape of a store and how it is cut: contexts > shards (files) > chunks (what one read fetches).
+
+    A chunk is whole contexts, about `target_chunk_tokens` tokens: small enough that random chunks mix well, large
+    enough that reading them is close to the disk's sequential speed. A shard is whole chunks, at most
+    `target_shard_bytes` unless one chunk is larger: few files, yet little to lose when a writer is killed.
+    """
+
+    contexts: int
+    context_size: int
+    width: int
+    dtype: StoreDtype
+    target_chunk_tokens: int = 1024
+    target_shard_bytes: int = 128 << 20
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The array's shape: (contexts, context_size, width)."""
+        return self.contexts, self.context_size, self.width
+
+    @property
+    def chunk_contexts(self) -> int:
+        """Contexts in a chunk."""
+        return max(1, self.target_chunk_tokens // self.context_size)
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Tokens in a chunk."""
+        return self.chunk_contexts * self.context_size
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of a chunk's activations, without its checksum."""
+        return self.chunk_tokens * self.width * ITEM_BYTES[self.dtype]
+
+    @property
+    def chunks(self) -> int:
+        """Chunks that hold any context; the last may be padded with zeros."""
+        return -(-self.contexts // self.chunk_contexts)
+
+    @property
+    def shard_chunks(self) -> int:
+        """Chunks in a shard."""
+        return max(1, min(self.target_shard_bytes // self.chunk_bytes, self.chunks))
+
+    @property
+    def shard_contexts(self) -> int:
+        """Contexts in a shard."""
+        return self.shard_chunks * self.chunk_contexts
+
+    @property
+    def shards(self) -> int:
+        """Shards, that is, files of activations; the last may be shorter."""
+        return -(-self.chunks // self.shard_chunks)
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of the index at the end of each shard: where each chunk lies, and a checksum."""
+        return self.shard_chunks * INDEX_ENTRY_BYTES + CHECKSUM_BYTES
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all shards on disk, checksums and indexes included."""
+        return self.chunks * (self.chunk_bytes + CHECKSUM_BYTES) + self.shards * self.index_bytes
+
+
+def require_space(path: Path, nbytes: int) -> None:
+    """Refuse to begin writing `nbytes` bytes under `path`, which need not exist yet, when its disk has fewer free.
+
+    Raises:
+        NoSpaceError: with the bytes free and needed.
+    """
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if nbytes > free:
+        raise NoSpaceError(
+            f"{path} needs {_gigabytes(nbytes)} and its disk has {_gigabytes(free)} free. Make room (`lmsae gc` lists "
+            "artifacts that no row wants), ask for fewer tokens, store 16 bits a value (activations.dtype=bfloat16), "
+            "or keep the artifacts on a larger disk."
+        )
+
+
+def _gigabytes(nbytes: int) -> str:
+    return f"{nbytes / 1e9:,.3f} GB ({nbytes:,} bytes)"

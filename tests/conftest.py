@@ -1,0 +1,73 @@
+"""Settings of every test: one thread each, no hub, tensor shapes checked, skips that a mark explains and CI refuses."""
+
+import os
+import shutil
+from collections.abc import Generator
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Workers share the cores, and subprocesses inherit this. Libraries read these when they are imported.
+for _name, _value in {
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "MPLBACKEND": "Agg",
+    "WANDB_SILENT": "true",
+}.items():
+    os.environ.setdefault(_name, _value)
+RUN_NETWORK_TESTS = os.environ.get("LMSAE_TEST_NETWORK") == "1"
+if not RUN_NETWORK_TESTS:
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+# Shapes and dtypes of these rooms' signatures are checked at every call. Not of the whole package: beartype decorates
+# methods one by one and so refuses `Self`, which pydantic models need. An int may stand where a float is annotated.
+SHAPE_CHECKED = ["lmsae.geometry", "lmsae.sparsity", "lmsae.losses", "lmsae.dictionary", "lmsae.metrics"]
+install_import_hook(SHAPE_CHECKED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+REQUIRE_ALL_TESTS = os.environ.get("LMSAE_REQUIRE_ALL_TESTS") == "1"
+MAY_BE_SKIPPED_IN_CI = ("gpu", "network")
+
+
+def why_not(mark: str) -> str | None:
+    """Why tests with this mark cannot run here, or None if they can."""
+    if mark == "network" and not RUN_NETWORK_TESTS:
+        return "reaches a model hub; set LMSAE_TEST_NETWORK=1"
+    if mark == "slurm" and not (shutil.which("slurmctld") and shutil.which("slurmd")):
+        return "needs Slurm: apt install slurmctld slurmd slurm-client"
+    if mark == "gpu":
+        import torch
+
+        if not torch.cuda.is_available():
+            return "needs a CUDA device"
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for mark in ("gpu", "network", "slurm"):
+        marked = [item for item in items if item.get_closest_marker(mark)]
+        if marked and (reason := why_not(mark)):
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Turn a skip into a failure where every test is required."""
+    if REQUIRE_ALL_TESTS and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{report.nodeid} was skipped, and LMSAE_REQUIRE_ALL_TESTS is set. {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if not any(item.get_closest_marker(mark) for mark in MAY_BE_SKIPPED_IN_CI):
+        refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    refuse_skip(report)
+    return report

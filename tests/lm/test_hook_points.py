@@ -1,0 +1,87 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from lmsae.errors import HookPointError, SourceError
+from lmsae.lm.hook_points import hook_points, layer_of, max_context, require
+from lmsae.lm.huggingface import load
+
+GPT2 = {"model_type": "gpt2", "n_layer": 2, "n_head": 12, "n_embd": 768, "n_inner": None, "n_positions": 1024}
+PYTHIA = {
+    "model_type": "gpt_neox",
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "max_position_embeddings": 2048,
+    "use_parallel_residual": True,
+}
+
+
+def test_the_hook_points_of_gpt2_are_these_and_this_wide():
+    layer = {
+        "hook_resid_pre": 768,
+        "attn.hook_z": 768,
+        "hook_attn_out": 768,
+        "hook_resid_mid": 768,
+        "mlp.hook_post": 3072,
+        "hook_mlp_out": 768,
+        "hook_resid_post": 768,
+    }
+    wanted = [(f"blocks.{i}.{kind}", width) for i in range(2) for kind, width in layer.items()]
+    assert list(hook_points(GPT2).items()) == wanted
+
+
+def test_widths_foretold_from_config_json_are_those_of_real_activations(family, model_folder, tokens):
+    config = json.loads((model_folder(family) / "config.json").read_text())
+    foretold = hook_points(config)
+    read = load(model_folder(family), "float32", "cpu").read(tokens, list(foretold))
+    assert {name: tuple(activations.shape) for name, activations in read.items()} == {
+        name: (*tokens.shape, width) for name, width in foretold.items()
+    }
+    assert max_context(config) == 64
+
+
+def test_gemma_heads_are_256_wide_where_config_json_leaves_that_out():
+    gemma = PYTHIA | {"model_type": "gemma"}
+    assert require("blocks.0.attn.hook_z", gemma) == 8 * 256
+
+
+def test_a_parallel_model_says_why_it_has_no_resid_mid():
+    with pytest.raises(HookPointError, match="parallel attention"):
+        require("blocks.1.hook_resid_mid", PYTHIA)
+    assert require("blocks.1.hook_resid_mid", PYTHIA | {"use_parallel_residual": False}) == 512
+
+
+def test_a_misspelled_hook_point_is_met_with_the_nearest_names():
+    with pytest.raises(HookPointError, match=r"did you mean .*blocks\.3\.hook_resid_post"):
+        require("blocks.3.resid_post", PYTHIA)
+
+
+def test_a_layer_too_far_is_met_with_how_many_there_are():
+    with pytest.raises(HookPointError, match=r"6 layers: blocks\.0 to blocks\.5"):
+        require("blocks.6.hook_resid_post", PYTHIA)
+
+
+def test_an_unknown_family_is_met_with_the_known_ones():
+    with pytest.raises(SourceError, match="'mamba'.*gpt_neox"):
+        hook_points({"model_type": "mamba"})
+
+
+def test_a_config_json_without_a_size_is_met_with_its_name():
+    with pytest.raises(SourceError, match="hidden_size"):
+        hook_points({name: value for name, value in PYTHIA.items() if name != "hidden_size"})
+
+
+def test_a_hook_point_knows_its_layer():
+    assert layer_of("blocks.11.attn.hook_z") == 11
+    with pytest.raises(HookPointError, match="ln_final"):
+        layer_of("ln_final.hook_scale")
+
+
+def test_planning_needs_neither_torch_nor_transformers():
+    heavy = "{'torch', 'transformers', 'transformer_lens', 'huggingface_hub'}"
+    code = f"import sys, lmsae.lm, lmsae.lm.source, lmsae.lm.hook_points; print({heavy} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"

@@ -1,0 +1,137 @@
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lmsae.errors import DamagedArtifact, ShapeError
+from lmsae.store.batches import ShuffledBatches
+from lmsae.store.order import WindowOrder
+from lmsae.store.reader import StoreReader
+
+from .conftest import MakeStore
+
+NumberedTokens = Callable[[int, int], Tensor]
+CONTEXTS = 50
+WINDOW = 4 * 32  # four chunks
+
+
+@pytest.fixture
+def usable() -> np.ndarray:
+    """All tokens but the first of each context and a few more."""
+    mask = np.random.default_rng(0).random((CONTEXTS, 8)) < 0.9
+    mask[:, 0] = False
+    return mask
+
+
+@pytest.fixture
+def store(make_store: MakeStore, numbered_tokens: NumberedTokens) -> Path:
+    return make_store(numbered_tokens(CONTEXTS, 3))
+
+
+def shuffled(paths: list[Path], usable: np.ndarray, batch_size: int = 23, **kwargs) -> ShuffledBatches:
+    readers = [StoreReader(path) for path in paths]
+    return ShuffledBatches(readers, usable, batch_size=batch_size, seed=5, window_tokens=WINDOW, **kwargs)
+
+
+def lmsae_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("lmsae")]
+
+
+def test_batches_hold_the_tokens_of_the_order_across_windows_and_epochs(store: Path, usable: np.ndarray) -> None:
+    batches = shuffled([store], usable)
+    steps = 2 * batches.tokens_per_epoch // 23 + 2
+    order = WindowOrder(usable, chunk_contexts=4, seed=5, window_tokens=WINDOW)
+    expected = []
+    for visit in order.visits(0, steps * 23):
+        rows = order.rows(visit.epoch, visit.window)[visit.start : visit.stop]
+        expected.append(order.chunks(visit.epoch, visit.window)[rows // 32] * 32 + rows % 32)
+    got = list(batches.batches(0, steps))
+    assert len(got) == steps
+    assert all(batch.shape == (23, 3) and batch.dtype == torch.float32 for (batch,) in got)
+    assert torch.equal(torch.cat([batch for (batch,) in got])[:, 0].long(), torch.from_numpy(np.concatenate(expected)))
+    assert batches.waited_s > 0
+
+
+def test_an_epoch_holds_every_usable_token_of_the_range_once(store: Path, usable: np.ndarray) -> None:
+    batches = shuffled([store], usable, batch_size=1, first=6, last=45)
+    tokens = [int(batch[0, 0]) for (batch,) in batches.batches(0, batches.tokens_per_epoch)]
+    inside = np.zeros_like(usable)
+    inside[6:45] = usable[6:45]
+    assert sorted(tokens) == np.flatnonzero(inside).tolist()
+
+
+def test_starting_at_a_step_is_the_same_as_skipping_to_it(store: Path, usable: np.ndarray) -> None:
+    whole = [batch for (batch,) in shuffled([store], usable).batches(0, 40)]
+    for start in (0, 1, 7, 19, 39, 40):
+        rest = [batch for (batch,) in shuffled([store], usable).batches(start, 40)]
+        assert len(rest) == 40 - start
+        assert all(torch.equal(a, b) for a, b in zip(rest, whole[start:], strict=True))
+
+
+def test_what_lies_before_the_first_step_is_not_read(store: Path, usable: np.ndarray) -> None:
+    order = WindowOrder(usable, chunk_contexts=4, seed=5, window_tokens=WINDOW)
+    for chunk in order.chunks(0, 0):
+        damage_chunk(store, int(chunk))
+    with pytest.raises(DamagedArtifact):
+        list(shuffled([store], usable).batches(0, 1))
+    steps_of_first_window = -(-len(order.rows(0, 0)) // 23)
+    assert len(list(shuffled([store], usable).batches(steps_of_first_window, steps_of_first_window + 3))) == 3
+
+
+def test_all_hook_points_are_read_at_the_same_tokens(
+    make_store: MakeStore, store: Path, usable: np.ndarray, numbered_tokens: NumberedTokens
+) -> None:
+    other = make_store(1000 + numbered_tokens(CONTEXTS, 2), "float32", name="other")
+    for first, second in shuffled([store, other], usable).batches(0, 30):
+        assert first.shape == (23, 3)
+        assert second.shape == (23, 2)
+        assert torch.equal(first[:, :2] + 1000, second)
+
+
+def test_sixteen_bit_stores_give_float32_batches(make_store: MakeStore, usable: np.ndarray) -> None:
+    activations = torch.randn(CONTEXTS, 8, 3)
+    full, half = (
+        torch.cat([b for (b,) in shuffled([make_store(activations, dtype)], usable).batches(0, 9)])
+        for dtype in ("float32", "bfloat16")
+    )
+    assert half.dtype == torch.float32
+    assert torch.equal(full.bfloat16().float(), half)
+
+
+def test_damage_met_in_the_background_reaches_the_consumer_and_ends_the_threads(
+    store: Path, usable: np.ndarray
+) -> None:
+    order = WindowOrder(usable, chunk_contexts=4, seed=5, window_tokens=WINDOW)
+    damage_chunk(store, int(order.chunks(0, 1)[0]))
+    batches = shuffled([store], usable).batches(0, 30)
+    next(batches)
+    with pytest.raises(DamagedArtifact, match=r"chunk \d"):
+        list(batches)
+    assert not lmsae_threads()
+
+
+def test_closing_the_iterator_ends_the_threads(store: Path, usable: np.ndarray) -> None:
+    batches = shuffled([store], usable).batches(0, 30)
+    next(batches)
+    assert lmsae_threads()
+    batches.close()
+    assert not lmsae_threads()
+
+
+def test_stores_of_other_tokens_are_refused(store: Path, make_store: MakeStore, usable: np.ndarray) -> None:
+    with pytest.raises(ShapeError, match="50 contexts of 8 tokens do not go with a mask of 49"):
+        shuffled([store], usable[:-1])
+    other = make_store(torch.zeros(CONTEXTS, 4, 3), name="other")
+    with pytest.raises(ShapeError, match="50 contexts of 4"):
+        shuffled([store, other], usable)
+
+
+def damage_chunk(path: Path, chunk: int) -> None:
+    """Overwrite the beginning of a chunk of a store with three float32 values a token."""
+    with (path / f"c.{chunk // 3}.0.0").open("r+b") as shard:
+        shard.seek(chunk % 3 * (32 * 3 * 4 + 4))
+        shard.write(b"\xff\xff")

@@ -1,0 +1,86 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lmsae.errors import DamagedArtifact, MissingArtifact
+from lmsae.store.reader import StoreReader
+
+from .conftest import MakeStore
+
+
+def test_any_range_of_contexts_is_read_in_token_order(make_store: MakeStore) -> None:
+    activations = torch.randn(29, 8, 3)
+    reader = StoreReader(make_store(activations))
+    for start in range(30):
+        for stop in range(start, 30):
+            assert torch.equal(reader.read(start, stop), activations[start:stop])
+    with pytest.raises(IndexError, match="20 to 30 of 29"):
+        reader.read(20, 30)
+
+
+def test_chunks_are_read_one_behind_the_other_in_any_order(make_store: MakeStore) -> None:
+    activations = torch.randn(28, 8, 3)
+    reader = StoreReader(make_store(activations))
+    out = reader.buffer(4 * 32)
+    reader.read_chunks(np.array([5, 0, 6, 1]), out)
+    assert torch.equal(out.view(4, 4, 8, 3), activations.view(7, 4, 8, 3)[[5, 0, 6, 1]])
+
+
+def test_every_flipped_byte_of_a_shard_is_found(make_store: MakeStore) -> None:
+    path = make_store(torch.randn(21, 8, 3))
+    shard = path / "c.1.0.0"
+    healthy = shard.read_bytes()
+    for offset in range(0, len(healthy), 3):
+        shard.write_bytes(healthy[:offset] + bytes([healthy[offset] ^ 0x40]) + healthy[offset + 1 :])
+        with pytest.raises(DamagedArtifact, match=r"c\.1\.0\.0: .*lmsae verify"):
+            StoreReader(path).read(0, 21)
+
+
+def test_damage_names_the_chunk_and_leaves_the_others_readable(make_store: MakeStore) -> None:
+    activations = torch.randn(21, 8, 3)
+    path = make_store(activations)
+    with (path / "c.1.0.0").open("r+b") as shard:
+        shard.seek(4 * 8 * 3 * 4 + 4 + 10)  # behind the first chunk and its checksum
+        shard.write(b"\0\0\0\0")
+    reader = StoreReader(path)
+    assert torch.equal(reader.read(0, 16), activations[:16])
+    assert torch.equal(reader.read(20, 21), activations[20:])
+    with pytest.raises(DamagedArtifact, match=r"c\.1\.0\.0: chunk 1 \(bytes 388 to 776\)"):
+        reader.read(16, 20)
+
+
+def test_a_shard_cut_short_or_missing_is_named(make_store: MakeStore) -> None:
+    path = make_store(torch.randn(21, 8, 3))
+    with (path / "c.1.0.0").open("r+b") as shard:
+        shard.truncate(20)
+    with pytest.raises(DamagedArtifact, match=r"c\.1\.0\.0: its index"):
+        StoreReader(path).read(0, 21)
+    (path / "c.1.0.0").unlink()
+    with pytest.raises(DamagedArtifact, match=r"c\.1\.0\.0: the file is missing"):
+        StoreReader(path).read(0, 21)
+
+
+def test_a_store_that_is_not_there_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(MissingArtifact, match="no activation store here"):
+        StoreReader(tmp_path / "nowhere")
+
+
+def test_damaged_metadata_is_named(make_store: MakeStore) -> None:
+    path = make_store(torch.randn(21, 8, 3))
+    metadata = json.loads((path / "zarr.json").read_text())
+
+    def write(change: dict) -> None:
+        (path / "zarr.json").write_text(json.dumps(metadata | change))
+
+    write({"shape": [22, 8, 3]})
+    with pytest.raises(DamagedArtifact, match=r"zarr\.json: attributes and array disagree"):
+        StoreReader(path)
+    write({"attributes": {}})
+    with pytest.raises(DamagedArtifact, match=r"zarr\.json: cannot be read"):
+        StoreReader(path)
+    (path / "zarr.json").write_text("{")
+    with pytest.raises(DamagedArtifact, match=r"zarr\.json: cannot be read"):
+        StoreReader(path)

@@ -1,0 +1,151 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lmsae.errors import ArtifactError, NoSpaceError, NotEnoughTokens, ShapeError, SourceError
+from lmsae.store.array import create_array
+from lmsae.store.layout import Layout
+from lmsae.store.reader import StoreReader
+from lmsae.store.writer import StoreWriter, finished_contexts
+
+from .conftest import MakeLayout, MakeStore
+
+
+def write(writer: StoreWriter, *batches: Tensor) -> None:
+    with writer:
+        for batch in batches:
+            writer.append(batch)
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("contexts", [1, 4, 12, 13, 41])
+def test_activations_come_back_as_written(make_store: MakeStore, contexts: int, dtype: str) -> None:
+    activations = torch.randn(contexts, 8, 3)
+    path = make_store(activations, dtype)
+    reader = StoreReader(path)
+    assert (reader.contexts, reader.context_size, reader.width, reader.dtype) == (contexts, 8, 3, dtype)
+    assert torch.equal(reader.read(0, contexts), activations.to(getattr(torch, dtype)))
+    assert sum(file.stat().st_size for file in path.glob("c.*")) == reader.layout.nbytes
+
+
+@pytest.mark.parametrize("pipeline", ["zarr.core.codec_pipeline.BatchedCodecPipeline", "zarrs.ZarrsCodecPipeline"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_plain_zarr_reads_the_same(make_store: MakeStore, dtype: str, pipeline: str) -> None:
+    pytest.importorskip(pipeline.split(".")[0])
+    activations = torch.randn(41, 8, 3)
+    path = make_store(activations, dtype)
+    with zarr.config.set({"codec_pipeline.path": pipeline}):
+        array = zarr.open_array(path, mode="r")
+        values = torch.from_numpy(np.asarray(array[:])).view(getattr(torch, dtype))
+    assert torch.equal(values, activations.to(getattr(torch, dtype)))
+    assert array.attrs["dtype"] == dtype
+    assert array.metadata.to_dict()["dimension_names"] == ("context", "position", "width")
+
+
+def test_shards_are_byte_for_byte_those_of_zarr_python(make_store: MakeStore, tmp_path: Path) -> None:
+    activations = torch.randn(41, 8, 3)
+    ours = make_store(activations)
+    create_array(tmp_path / "theirs", StoreReader(ours).layout)
+    zarr.open_array(tmp_path / "theirs", config={"write_empty_chunks": True})[:] = activations.numpy()
+    assert files(ours) == files(tmp_path / "theirs")
+
+
+@given(cuts=st.lists(st.integers(0, 41), max_size=6).map(sorted))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_bytes_do_not_depend_on_how_contexts_were_appended(
+    make_store: MakeStore, small_layout: MakeLayout, tmp_path: Path, cuts: list[int]
+) -> None:
+    activations = torch.randn(41, 8, 3, generator=torch.Generator().manual_seed(0))
+    with StoreWriter(tmp_path / "cut", small_layout(41)) as writer:
+        for contexts in torch.tensor_split(activations, cuts):
+            writer.append(contexts)
+    assert files(tmp_path / "cut") == files(make_store(activations, batch=41))
+
+
+def test_a_killed_writer_leaves_whole_shards_and_another_goes_on_behind_them(
+    make_store: MakeStore, small_layout: MakeLayout, tmp_path: Path
+) -> None:
+    activations = torch.randn(41, 8, 3)
+    path, layout = tmp_path / "killed", small_layout(41)
+    assert finished_contexts(path, layout) == 0
+    with pytest.raises(NotEnoughTokens, match="30 of 41"):
+        write(StoreWriter(path, layout), activations[:30])
+    assert sorted(files(path)) == ["c.0.0.0", "c.1.0.0", "zarr.json"]
+    (path / ".c.2.0.0.partial").write_bytes(b"what a writer leaves that had no time to clean up")
+    assert finished_contexts(path, layout) == 24
+    write(StoreWriter(path, layout, start_context=24), activations[24:])
+    assert files(path) == files(make_store(activations))
+    assert finished_contexts(path, layout) == 41
+
+
+def test_a_damaged_shard_or_another_layout_is_not_finished(make_store: MakeStore, small_layout: MakeLayout) -> None:
+    path = make_store(torch.randn(41, 8, 3))
+    assert finished_contexts(path, small_layout(40)) == 0
+    with pytest.raises(ArtifactError, match="cannot go on writing"):
+        StoreWriter(path, small_layout(40), start_context=12)
+    with (path / "c.1.0.0").open("r+b") as shard:
+        shard.truncate(1000)
+    assert finished_contexts(path, small_layout(41)) == 12
+
+
+def test_a_new_store_takes_the_place_of_an_old_one(make_store: MakeStore) -> None:
+    make_store(torch.zeros(41, 8, 3))
+    path = make_store(torch.ones(5, 8, 3))
+    assert sorted(files(path)) == ["c.0.0.0", "zarr.json"]
+    assert torch.equal(StoreReader(path).read(0, 5), torch.ones(5, 8, 3))
+
+
+def test_float16_overflow_is_refused_with_the_context_and_the_mend(make_store: MakeStore) -> None:
+    activations = torch.zeros(41, 8, 3)
+    activations[17, 2, 1] = -70_000
+    with pytest.raises(SourceError, match=r"context 17 .*70,000.*65,504.*activations.dtype=bfloat16"):
+        make_store(activations, "float16")
+    assert StoreReader(make_store(activations, "bfloat16")).read(17, 18)[0, 2, 1] == -70_144  # the nearest bfloat16
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_values_that_are_no_numbers_are_refused(make_store: MakeStore, dtype: str, value: float) -> None:
+    activations = torch.zeros(41, 8, 3)
+    activations[17, 2, 1] = value
+    with pytest.raises(SourceError, match="context 17 holds NaN or infinity"):
+        make_store(activations, dtype)
+
+
+def test_wrong_shapes_and_wrong_counts_are_refused(tmp_path: Path, small_layout: MakeLayout) -> None:
+    with pytest.raises(ShapeError, match=r"\(2, 8, 4\)"):
+        write(StoreWriter(tmp_path / "wide", small_layout(3)), torch.zeros(2, 8, 4))
+    with pytest.raises(ShapeError, match="behind 2 contexts"):
+        write(StoreWriter(tmp_path / "long", small_layout(3)), torch.zeros(2, 8, 3), torch.zeros(2, 8, 3))
+    with pytest.raises(NotEnoughTokens, match="2 of 3"):
+        write(StoreWriter(tmp_path / "short", small_layout(3)), torch.zeros(2, 8, 3))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
+def test_a_disk_that_fills_up_is_reported_and_leaves_no_unfinished_file(tmp_path: Path) -> None:
+    path = tmp_path / "full"
+    writer = StoreWriter(path, Layout(64, 256, 64, "float32", target_shard_bytes=1 << 20))
+    (path / ".c.1.0.0.partial").symlink_to("/dev/full")  # the second shard meets a full disk
+    with pytest.raises(NoSpaceError, match="the disk became full"):
+        write(writer, torch.zeros(64, 256, 64))
+    assert sorted(files(path)) == ["c.0.0.0", "zarr.json"]
+
+
+def test_a_disk_found_full_only_at_the_end_of_a_shard_is_reported_too(tmp_path: Path, small_layout: MakeLayout) -> None:
+    writer = StoreWriter(
+        tmp_path / "full", small_layout(5)
+    )  # so small that all is written from Python's buffer, at once
+    (tmp_path / "full" / ".c.0.0.0.partial").symlink_to("/dev/full")
+    with pytest.raises(NoSpaceError, match="the disk became full"):
+        write(writer, torch.zeros(5, 8, 3))
+    assert sorted(files(tmp_path / "full")) == ["zarr.json"]
