@@ -1,6 +1,8 @@
 PYTHON ?= python3
 WORKERS ?= 2
 ARGS ?=
+# torch computes the bytes: it moves on purpose only.
+TORCH ?= 2.13.0
 BIN := .venv/bin
 STAMP := .venv/.installed
 # Snakemake and DVC start `snakemake` and `lmsae` by name.
@@ -30,10 +32,10 @@ model: $(STAMP) ## train the built-in language model again (one to two hours of 
 	$(BIN)/python recipes/stdlib_4m/train.py --out lmsae/lm/stdlib-4m $(ARGS)
 
 # pip alone resolves the CPU and the CUDA build of torch: the lock names neither, nor what only the CUDA build needs.
-lock: ## pin the newest versions that pyproject.toml allows in requirements.lock
+lock: ## pin the newest versions that pyproject.toml allows in requirements.lock (TORCH=2.13.0)
 	rm -rf build/lock
 	$(PYTHON) -m venv build/lock
-	build/lock/bin/pip install -e '.[test,check]'
+	build/lock/bin/pip install -e '.[test,check]' torch==$(TORCH)
 	{ echo '# Made by `make lock` from pyproject.toml; do not edit. Installed by `make demo`, `make test` and `make check`.'; \
 	  build/lock/bin/pip freeze --all --exclude-editable --exclude pip --exclude wheel \
 	  | sed -E 's/\+[A-Za-z0-9.]+$$//' | grep -vE '^(nvidia|cuda|triton)'; } > build/requirements.lock

@@ -1,9 +1,9 @@
 """An artifact: a directory named by the hash of its spec, finished when it has a manifest.
 
-    artifacts/<stage>/<key>/spec.json       what it is; sha256 of this file begins with <key>
-                            <payload>       what the stage wrote
-                            manifest.json   every file's size and digest; written last, byte-deterministic
-                            run.json        provenance: when, where, by which versions; not identity
+artifacts/<stage>/<key>/spec.json       what it is; sha256 of this file begins with <key>
+                        <payload>       what the stage wrote
+                        manifest.json   every file's size and digest; written last, byte-deterministic
+                        run.json        provenance: when, where, by which versions; not identity
 """
 
 import json
@@ -68,7 +68,7 @@ class Artifact:
     def spec(self) -> Spec:
         """The spec, proven to hash to the directory's name."""
         try:
-            text = (self.path / SPEC).read_text()
+            text = (self.path / SPEC).read_text("utf-8", errors="replace")
         except FileNotFoundError:
             raise MissingArtifact(
                 f"{self.path}: there is no such artifact. `lmsae plan` writes the specs of the sweep as it is now."
@@ -87,7 +87,14 @@ class Artifact:
                 f"{self.path}: not finished (no {MANIFEST}). Make it with `lmsae {self.path.parent.name} "
                 f"{self.path.name}`, or run the workflow again."
             )
-        return json.loads((self.path / MANIFEST).read_text())
+        text = (self.path / MANIFEST).read_text("utf-8", errors="replace")
+        twin = self.path / TWIN
+        try:
+            if not twin.exists() or twin.read_text("utf-8", errors="replace") == text:
+                return json.loads(text)
+        except ValueError:
+            pass
+        raise DamagedArtifact(f"{self.path / MANIFEST}: it is not what was written. {self._mend()}")
 
     def opened(self) -> "Artifact":
         """Itself, checked as far as that is quick: finished, a true spec, every file there with its right size."""
@@ -137,6 +144,12 @@ class Artifact:
             else:
                 entry.unlink()
 
+    def remove(self) -> None:
+        """Delete the artifact; cut short, it leaves one that is not finished, never one that only looks whole."""
+        (self.path / TWIN).unlink(missing_ok=True)
+        (self.path / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(self.path)
+
     def bytes(self) -> int:
         """Size of the payload in bytes, as its manifest says."""
         return sum(entry["bytes"] for entry in self.manifest()["files"])
@@ -176,8 +189,12 @@ class Artifacts:
         if len(found) == 1:
             return found[0]
         if not found:
-            raise MissingArtifact(f"no artifact under {self.root} has a key that begins with {key!r}; see `lmsae plan`.")
-        raise MissingArtifact(f"{key!r} begins several keys: {', '.join(a.reference for a in found)}. Give more digits.")
+            raise MissingArtifact(
+                f"no artifact under {self.root} has a key that begins with {key!r}; see `lmsae plan`."
+            )
+        raise MissingArtifact(
+            f"{key!r} begins several keys: {', '.join(a.reference for a in found)}. Give more digits."
+        )
 
     def lineage(self, reference: str) -> list[str]:
         """The references of an artifact's ancestors and of itself, parents before children."""
@@ -203,7 +220,7 @@ def digest_of_file(path: Path) -> str:
 def write_atomically(path: Path, text: str) -> None:
     """Write a small file so that a reader sees all of it or nothing, even after a power cut."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    with open(draft, "w") as file:
+    with open(draft, "w", encoding="utf-8", newline="\n") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -211,7 +228,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def _copy_atomically(source: Path, target: Path) -> None:
-    write_atomically(target, source.read_text())
+    write_atomically(target, source.read_text("utf-8"))
 
 
 def _payload(path: Path) -> list[str]:

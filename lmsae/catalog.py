@@ -44,19 +44,28 @@ class SaeSection(Frozen):
     """The columns `sae.*` that every architecture has. Each part of an architecture adds its own."""
 
     hook_point: str = Field(description="Where the activations come from, by its TransformerLens name.")
-    architecture: str | None = Field(None, description="A name from the catalog; empty if the parts are written out.")
-    geometry: str | None = Field(None, description="How x becomes pre-activations; replaces the architecture's.")
-    act_fn: str | None = Field(None, description="How pre-activations become codes; replaces the architecture's.")
-    losses: tuple[str, ...] | None = Field(
-        None, description="Losses beside reconstruction, separated by spaces; replace the architecture's."
+    architecture: str | None = Field(
+        default=None, description="A name from the catalog; empty if the parts are written out."
     )
-    d_sae: int | None = Field(None, gt=0, description="Number of latents; give this or `sae.expansion_factor`.")
-    expansion_factor: float | None = Field(None, gt=0, description="Number of latents as a multiple of the width.")
+    geometry: str | None = Field(
+        default=None, description="How x becomes pre-activations; replaces the architecture's."
+    )
+    act_fn: str | None = Field(
+        default=None, description="How pre-activations become codes; replaces the architecture's."
+    )
+    losses: tuple[str, ...] | None = Field(
+        default=None, description="Losses beside reconstruction, separated by spaces; replace the architecture's."
+    )
+    d_sae: int | None = Field(default=None, gt=0, description="Number of latents; give this or `sae.expansion_factor`.")
+    expansion_factor: float | None = Field(
+        default=None, gt=0, description="Number of latents as a multiple of the width."
+    )
     normalize_activations: bool = Field(
-        True, description="Scale activations so that their mean norm is sqrt(width), as estimated by the norm stage."
+        default=True,
+        description="Scale activations so that their mean norm is sqrt(width), as estimated by the norm stage.",
     )
     unit_norm_decoder: bool = Field(
-        False, description="Keep decoder rows at norm 1, with the gradient along each row removed."
+        default=False, description="Keep decoder rows at norm 1, with the gradient along each row removed."
     )
 
 

@@ -33,7 +33,9 @@ def claimed(directory: Path, *, wait: bool = False) -> Iterator[None]:
     owner = {"host": socket.gethostname(), "pid": os.getpid(), "token": uuid.uuid4().hex, "since": time.time()}
     while not _create(path, owner):
         holder = _read(path)
-        if holder is not None and _is_dead(path, holder):
+        if holder is None:
+            continue  # released since then
+        if _is_dead(path, holder):
             _remove_stale(path, holder)
         elif not wait:
             raise BusyArtifact(_busy(directory, holder))
@@ -65,14 +67,17 @@ def _create(path: Path, owner: dict) -> bool:
 
 
 def _read(path: Path) -> dict | None:
+    """Who holds a claim: None if nobody does, empty if the file does not say (a disk that lost power can do that)."""
     try:
         return json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+    except FileNotFoundError:
         return None
+    except ValueError:
+        return {}
 
 
 def _is_dead(path: Path, holder: dict) -> bool:
-    if holder["host"] == socket.gethostname():
+    if holder.get("host") == socket.gethostname():
         try:
             os.kill(holder["pid"], 0)
         except ProcessLookupError:
@@ -91,7 +96,7 @@ def _remove_stale(path: Path, holder: dict) -> None:
         path.rename(taken)
     except FileNotFoundError:
         return
-    if (_read(taken) or {}).get("token") != holder["token"]:
+    if (_read(taken) or {}).get("token") != holder.get("token"):
         # Another taker was quicker and this is its fresh claim: give it back.
         with contextlib.suppress(FileExistsError):
             os.link(taken, path)
@@ -104,7 +109,7 @@ def _beat(path: Path, stop: threading.Event) -> None:
             os.utime(path)
 
 
-def _busy(directory: Path, holder: dict | None) -> str:
+def _busy(directory: Path, holder: dict) -> str:
     who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
     return (
         f"{directory} is being made by {who}. Wait for it (add --wait), or stop that process and run this again: "

@@ -1,4 +1,4 @@
-"""The command line. Every command answers `--help`; errors end it with exit code 2 and no traceback (unless --trace)."""
+"""The command line. Every command answers `--help`; errors end it with exit code 2 and no traceback, or --trace."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lmsae import __version__
-from lmsae.errors import LmsaeError
+from lmsae.errors import ConfigError, LmsaeError
 
 STAGE_HELP = {
     "tokenize": "text -> packed contexts of token ids",
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser().parse_args(arguments)
     try:
         return parsed.command(parsed)
-    except LmsaeError as error:
+    except (LmsaeError, OSError) as error:
         if parsed.trace:
             traceback.print_exc()
         print(f"lmsae {parsed.name}: {error}", file=sys.stderr)
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     for stage, text in STAGE_HELP.items():
         command = _command(commands, stage, text, _stage)
         command.add_argument("keys", nargs="*", metavar="KEY", help="artifacts to make; without any, those of the plan")
-    show = _command(commands, "show", "an artifact's config, lineage, provenance and the rows that want it", _show, True)
+    show = _command(commands, "show", "an artifact's config, lineage, provenance and who wants it", _show, True)
     show.add_argument("key", help="the artifact's key or the first digits of it")
     verify = _command(commands, "verify", "recompute the digests of artifacts; name each damaged file", _verify)
     verify.add_argument("keys", nargs="*", metavar="KEY", help="artifacts to verify; without any, all of them")
@@ -84,7 +84,11 @@ def _command(
 def _runtime(arguments: argparse.Namespace):
     from lmsae.sheet import read_runtime
 
-    return read_runtime(arguments.config, _flags(arguments))
+    faults = []
+    runtime = read_runtime(arguments.config, _flags(arguments), faults)
+    if faults:
+        raise ConfigError(faults)
+    return runtime
 
 
 def _flags(arguments: argparse.Namespace) -> dict[str, object]:
@@ -93,13 +97,10 @@ def _flags(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def _planned(arguments: argparse.Namespace, experiment: Path | None = None):
-    from lmsae.artifact import Artifacts
-    from lmsae.plan import make_plan
-    from lmsae.sheet import read
+    from lmsae.experiment import plan_of
 
-    runtime = _runtime(arguments)
     config, sheet = (experiment, None) if experiment else (arguments.config, arguments.sweep)
-    return make_plan(read(config, sheet, arguments.set), Artifacts(runtime.artifacts)), runtime
+    return plan_of(config, sheet, arguments.set, _flags(arguments))
 
 
 def _plan(arguments: argparse.Namespace) -> int:

@@ -14,12 +14,13 @@ from lmsae.sheet import SECTIONS
 
 HEAD = """# Configuration
 
-`config.yaml` holds what every row shares, nested by section. `sweep.tsv` has one row per dictionary: its column `name`, and
-any field below as a dotted column (`train.lr`). An empty cell takes the value of `config.yaml`, or else the default;
-`null` means no value. Lines that begin with `#` are comments. `lmsae plan` checks all of it before anything runs.
+`config.yaml` holds what every row shares, nested by section. `sweep.tsv` has one row per dictionary: its column
+`name`, and any field below as a dotted column (`train.lr`). An empty cell takes the value of `config.yaml`, or else the
+default; `null` means no value. Lines that begin with `#` are comments. `lmsae plan` checks all of it before anything
+runs.
 
-This page is written by `lmsae docs` from the code's own descriptions; `schema.json` beside it gives editors completion for
-`config.yaml` and for the files of `lmsae run`.
+This page is written by `lmsae docs` from the code's own descriptions; `schema.json` beside it gives editors completion
+for `config.yaml` and for the files of `lmsae run`.
 """
 
 
@@ -44,8 +45,12 @@ def readme() -> str:
         lines += [_row(f"{section}.{name}", info) for name, info in model.model_fields.items()]
         if section == "sae":
             lines += [_row(f"sae.{name}", info, users) for name, info, users in _pieces()]
-            lines += ["", "### Architectures", "", "| `sae.architecture` | geometry | act_fn | losses | sets | source |"]
-            lines += ["|---|---|---|---|---|---|", *_catalog()]
+            lines += ["", "### Architectures", ""]
+            lines += [
+                "| `sae.architecture` | geometry | act_fn | losses | sets | source |",
+                "|---|---|---|---|---|---|",
+                *_catalog(),
+            ]
         lines.append("")
     lines += ["## runtime", "", "In `config.yaml` only (or as flags): how to work. None of it changes an artifact.", ""]
     lines += ["| field | type | default | meaning |", "|---|---|---|---|"]
@@ -102,7 +107,8 @@ def _type(info: FieldInfo) -> str:
     for ugly in ("typing.", "pathlib.", " | None", "Literal", "[", "]"):
         text = text.replace(ugly, " " if ugly in "[]" else "")
     text = text.replace("tuple str, ...", "words").replace("'", "`").replace("|", "or")
-    limits = [f"{symbol} {getattr(rule, name)}" for rule in info.metadata for name, symbol in _LIMITS if hasattr(rule, name)]
+    rules = [(rule, name, symbol) for rule in info.metadata for name, symbol in _LIMITS if hasattr(rule, name)]
+    limits = [f"{symbol} {getattr(rule, name)}" for rule, name, symbol in rules]
     return ", ".join([" ".join(text.split()), *limits])
 
 
@@ -112,7 +118,9 @@ _LIMITS = (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
 def _default(info: FieldInfo) -> str:
     if info.default is PydanticUndefined:
         return "required" if info.default_factory is None else ""
-    return "" if info.default is None else f"`{str(info.default).lower() if isinstance(info.default, bool) else info.default}`"
+    if info.default is None:
+        return ""
+    return f"`{str(info.default).lower() if isinstance(info.default, bool) else info.default}`"
 
 
 def _holds(path: Path, text: str) -> bool:

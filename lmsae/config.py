@@ -12,7 +12,7 @@ KEY_DIGITS = 16
 class Frozen(BaseModel):
     """An immutable value that refuses fields it does not know. Its canonical JSON is its identity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def canonical_json(value: Any) -> str:

@@ -52,7 +52,9 @@ class L1(Frozen):
     l1_coefficient: float = Field(gt=0, description="Weight of the L1 penalty on codes times decoder norms.")
 
     def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
-        penalty = (forward.codes.abs() @ geometry.norms()).mean()
+        # The mean over tokens first: the same number, no matrix product, and in float32 even where products are in
+        # bfloat16.
+        penalty = (forward.codes.abs().mean(0) * geometry.norms()).sum()
         return self.l1_coefficient * progress.sparsity_warm_up * penalty
 
 
@@ -77,8 +79,10 @@ class AuxK(Frozen):
     """
 
     kind: Literal["aux_k"] = "aux_k"
-    aux_k_coefficient: float = Field(1 / 32, ge=0, description="Weight alpha of the AuxK loss; 0 turns it off.")
-    k_aux: int | None = Field(None, gt=0, description="Dead latents a token that AuxK uses; empty means d_out / 2.")
+    aux_k_coefficient: float = Field(default=1 / 32, ge=0, description="Weight alpha of the AuxK loss; 0 turns it off.")
+    k_aux: int | None = Field(
+        default=None, gt=0, description="Dead latents a token that AuxK uses; empty means d_out / 2."
+    )
 
     def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
         dead = progress.dead.nonzero().squeeze(1)

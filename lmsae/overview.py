@@ -41,7 +41,7 @@ def overview(plan: Plan, artifacts: Artifacts, runtime: Runtime) -> str:
 def describe(artifact: Artifact, plan: Plan, artifacts: Artifacts) -> str:
     """An artifact's state, config, lineage, provenance, and the rows of the sweep that want it."""
     spec = artifact.spec()
-    wanted_by = [row.row.name for row in plan.rows if spec in row.specs.values()]
+    wanted_by = [row.row.name for row in plan.rows if spec in row.specs.values() or spec == plan.report]
     lines = [
         f"{artifact.reference}  {'finished' if artifact.is_finished else 'not finished'}",
         f"path      {artifact.path}",

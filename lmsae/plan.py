@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from lmsae import catalog
@@ -16,13 +15,12 @@ from lmsae.catalog import SaeSection, SectionFault
 from lmsae.config import Frozen, canonical_json, key_of
 from lmsae.digests import DigestCache
 from lmsae.errors import ConfigError, Fault, LmsaeError
-from lmsae.lm.hook_points import max_context, require
 from lmsae.lm import source as models
+from lmsae.lm.hook_points import max_context, require
 from lmsae.lm.source import ResolvedModel
 from lmsae.sheet import Cell, Row, section_of
-from lmsae.stages import STAGES
+from lmsae.stages import STAGES, evaluate, init, norm, report, tokenize, train
 from lmsae.stages import activations as activations_stage
-from lmsae.stages import evaluate, init, norm, report, tokenize, train
 from lmsae.stages.activations import LMConfig
 from lmsae.text import source as texts
 from lmsae.text.packing import TokenizeConfig
@@ -30,7 +28,6 @@ from lmsae.text.tokenizing import require_context
 from lmsae.training.config import TrainConfig
 
 ROW_STAGES = ("tokenize", "activations", "norm", "init", "train", "eval")
-ALWAYS_SHOWN = ("model.name", "sae.hook_point", "sae.architecture")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +38,15 @@ class PlannedRow:
     specs: Mapping[str, Spec]
 
     def reported(self) -> report.ReportRow:
-        """What the report is told of it."""
-        cells = self.row.cells
-        shown = [*ALWAYS_SHOWN, *(name for name, cell in cells.items() if cell.row or cell.file == "--set")]
-        settings = {name: cells[name].value for name in dict.fromkeys(shown) if name in cells}
+        """What the report is told of it: where it belongs, and every setting that was written for this row."""
+        activations = self.specs["activations"].config
+        settings = {
+            "model.name": activations["model"]["source"]["name"],
+            "dataset.name": self.specs["tokenize"].config["dataset"]["name"],
+            "sae.hook_point": activations["hook_point"],
+            "sae.architecture": self.row.section("sae").get("architecture"),
+            **{name: cell.value for name, cell in self.row.cells.items() if cell.is_own},
+        }
         references = {stage: spec.reference for stage, spec in self.specs.items()}
         return report.ReportRow(name=self.row.name, artifacts=references, settings=settings)
 
@@ -100,19 +102,19 @@ def passes_on_disk(stage: str, artifacts: Artifacts) -> list[list[str]]:
     return json.loads(path.read_text())["passes"]
 
 
-def make_plan(rows: Iterable[Row], artifacts: Artifacts, *, trust_tokens: bool = True) -> Plan:
-    """Resolve every row to its specs. Raises ConfigError with the faults of all rows at once.
+def make_plan(rows: Iterable[Row], artifacts: Artifacts, faults: Iterable[Fault] = ()) -> Plan:
+    """Resolve every row to its specs. Raises ConfigError with the faults of all rows at once, after those `faults`
+    that were found in reading them.
 
-    Where a row's tokens are on disk already (and `trust_tokens`), asking for more than there are is a fault too.
+    Where a row's tokens are on disk already, asking for more than there are is a fault too.
     """
     resolver = _Resolver(artifacts)
-    faults: list[Fault] = []
+    faults = list(faults)
     planned = []
     for row in rows:
         specs = resolver.specs(row, faults)
         if specs is not None:
-            if trust_tokens:
-                _check_tokens(row, specs, artifacts, faults)
+            _check_tokens(row, specs, artifacts, faults)
             planned.append(PlannedRow(row, specs))
     resolver.digests.save()
     if faults:
@@ -137,16 +139,17 @@ class _Resolver:
         sae = self._sae(row, faults)
         model = self._model(row, sections["model"], faults)
         dataset = self._dataset(row, sections["dataset"], faults)
-        tokenizer = self._tokenizer(row, sections["tokenize"], model, faults)
-        if model is not None and sections["tokenize"] is not None:
-            self._check_context(row, sections["tokenize"], model, faults)
+        packed = sections["tokenize"]
+        tokenizer = self._tokenizer(row, packed, model, faults)
+        if model is not None and packed is not None:
+            self._check_context(row, packed, model, faults)
         width = self._width(row, sae, model, faults)
         parts = self._parts(row, sae, width, faults)
-        if len(faults) > before or sae is None or parts is None:
+        if len(faults) > before or sae is None or parts is None or model is None or packed is None:
             return None
         section, (dictionary, objective) = sae[0], parts
         lm = LMConfig(source=model, backend=sections["model"].backend, dtype=sections["model"].dtype)
-        packing = TokenizeConfig(**sections["tokenize"].model_dump(exclude={"tokenizer"}))
+        packing = TokenizeConfig(**packed.model_dump(exclude={"tokenizer"}))
         shared = {"dictionary": dictionary, "normalize_activations": section.normalize_activations}
         specs: dict[str, Spec] = {}
         specs["tokenize"] = _spec("tokenize", tokenize.Config(dataset=dataset, tokenizer=tokenizer, packing=packing))
@@ -158,9 +161,7 @@ class _Resolver:
         inputs = {**tokens, "activations": specs["activations"].reference}
         specs["norm"] = _spec("norm", norm.Config(), inputs)
         inputs |= {"norm": specs["norm"].reference}
-        start = init.Config(
-            **sections["init"].model_dump(), **shared, unit_norm_decoder=objective.unit_norm_decoder
-        )
+        start = init.Config(**sections["init"].model_dump(), **shared, unit_norm_decoder=objective.unit_norm_decoder)
         specs["init"] = _spec("init", start, inputs)
         inputs |= {"init": specs["init"].reference}
         learning = train.Config(**sections["train"].model_dump(), **shared, objective=objective)
@@ -184,7 +185,7 @@ class _Resolver:
         common = {name: value for name, value in values.items() if name in SaeSection.model_fields}
         pieces = {name: value for name, value in values.items() if name not in common and value is not None}
         section = section_of(row, "sae", common, faults)
-        written = frozenset(name for name in given if name in pieces and _is_own(row.cells[f"sae.{name}"]))
+        written = frozenset(name for name in given if name in pieces and row.cells[f"sae.{name}"].row is not None)
         return None if section is None else (section, pieces, written)
 
     def _model(self, row: Row, section: Any, faults: list[Fault]) -> ResolvedModel | None:
@@ -223,7 +224,8 @@ class _Resolver:
         if sae is None:
             return None
         try:
-            return catalog.resolve(*sae, width or 1)
+            section, pieces, written = sae
+            return catalog.resolve(section, pieces, written, width or _UNKNOWN_WIDTH)
         except SectionFault as fault:
             faults.append(row.fault(f"sae.{fault.column}" if fault.column else None, fault.message))
             return None
@@ -242,12 +244,9 @@ class _Resolver:
         return found
 
 
+# Stands in for the width of a hook point that is at fault itself: no k is beyond its multiples.
+_UNKNOWN_WIDTH = 1 << 30
 _PLAIN_SECTIONS = ("model", "dataset", "tokenize", "activations", "init", "train", "eval")
-
-
-def _is_own(cell: Cell) -> bool:
-    """Whether a value was written for its row and not shared by all of them."""
-    return cell.row is not None
 
 
 def _spec(stage: str, config: Frozen, inputs: Mapping[str, str] | None = None) -> Spec:

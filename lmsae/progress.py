@@ -31,7 +31,7 @@ class Progress:
 
 @contextlib.contextmanager
 def bar(title: str, *, unit: str, total: int | None, runtime: Runtime) -> Iterator[Progress]:
-    """A progress bar for the length of a `with` block, on stderr if that is a terminal (or runtime.progress says so)."""
+    """A progress bar on stderr for the length of a `with` block, if that is a terminal or runtime.progress says so."""
     from tqdm import tqdm
 
     shown = sys.stderr.isatty() if runtime.progress is None else runtime.progress

@@ -7,7 +7,7 @@ from lmsae.artifact import Artifacts, write_atomically
 from lmsae.config import canonical_json, key_of
 from lmsae.plan import Plan, passes_on_disk
 from lmsae.runtime import Runtime
-from lmsae.stages import STAGES
+from lmsae.stages import STAGES, report
 from lmsae.stages.running import make_artifacts
 
 Say = Callable[[str], None]
@@ -60,5 +60,5 @@ def _publish(references: Sequence[str], artifacts: Artifacts, runtime: Runtime) 
 
     for reference in references:
         artifact = artifacts[reference]
-        rows = STAGES["report"].config.model_validate(artifact.spec().config).rows
+        rows = report.Config.model_validate(artifact.spec().config).rows
         publish(artifact, rows, artifacts.root, runtime.results)

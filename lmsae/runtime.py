@@ -6,33 +6,45 @@ from typing import Literal
 from pydantic import Field
 
 from lmsae.config import Frozen
+from lmsae.errors import ConfigError, Fault
 
 
 class Wandb(Frozen):
     """Weights & Biases: a second place to look at training curves; the artifacts hold them all the same."""
 
-    mode: Literal["off", "online", "offline"] = Field("off", description="`offline` writes to ./wandb without a login.")
-    project: str = Field("lmsae", description="W&B project that runs are logged to.")
-    entity: str | None = Field(None, description="W&B user or team; empty means your default.")
+    mode: Literal["off", "online", "offline"] = Field(
+        default="off", description="`offline` writes to ./wandb without a login."
+    )
+    project: str = Field(default="lmsae", description="W&B project that runs are logged to.")
+    entity: str | None = Field(default=None, description="W&B user or team; empty means your default.")
 
 
 class Runtime(Frozen):
     """The `runtime:` section of config.yaml, and the flags of every command."""
 
-    artifacts: Path = Field(Path("artifacts"), description="Folder of all artifacts.")
-    results: Path = Field(Path("results"), description="Folder that the report is written to.")
-    device: str = Field("auto", description="`auto` (CUDA if there is one, else CPU), or a torch device name.")
-    threads: int | None = Field(None, ge=1, description="CPU threads of a job; empty lets torch decide.")
-    together: int = Field(16, ge=1, description="At most so many dictionaries are trained in one pass over the data.")
-    wait: bool = Field(False, description="Wait for an artifact that another process is making, instead of failing.")
-    progress: bool | None = Field(None, description="Progress bars; empty means only on a terminal.")
-    trust_remote_code: bool = Field(False, description="Let a model from a hub run code of its own. Off unless you say so.")
+    artifacts: Path = Field(default=Path("artifacts"), description="Folder of all artifacts.")
+    results: Path = Field(default=Path("results"), description="Folder that the report is written to.")
+    device: str = Field(default="auto", description="`auto` (CUDA if there is one, else CPU), or a torch device name.")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads of a job; empty lets torch decide.")
+    together: int = Field(
+        default=16, ge=1, description="At most so many dictionaries are trained in one pass over the data."
+    )
+    wait: bool = Field(
+        default=False, description="Wait for an artifact that another process is making, instead of failing."
+    )
+    progress: bool | None = Field(default=None, description="Progress bars; empty means only on a terminal.")
+    trust_remote_code: bool = Field(default=False, description="Let a model from a hub run code of its own.")
     wandb: Wandb = Field(default_factory=Wandb, description="Weights & Biases.")
 
     def torch_device(self) -> str:
-        """The device's name, with `auto` resolved."""
-        if self.device != "auto":
-            return self.device
+        """The device's name, with `auto` resolved. Raises ConfigError for a device that this machine has not."""
         import torch
 
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if self.device == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+            reason = str(error).splitlines()[0]
+            raise ConfigError([Fault("runtime", None, "runtime.device", f"{self.device}: {reason}")]) from None
+        return self.device

@@ -4,6 +4,7 @@ column.
 A value's name is dotted everywhere: `train.lr` is a column of the sheet, and `lr` under `train:` in config.yaml.
 """
 
+import contextlib
 import csv
 import json
 import re
@@ -41,6 +42,7 @@ SECTIONS: dict[str, type[Frozen]] = {
 }
 ROW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
 FLAGS = "--set"
+EXPERIMENT = "experiment"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,11 @@ class Cell:
     value: Any
     file: str
     row: str | None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it was written for its row, or on the command line, and not shared by all rows."""
+        return self.row is not None or self.file == FLAGS
 
     def fault(self, column: str, message: str) -> Fault:
         return Fault(self.file, self.row, column, message)
@@ -82,37 +89,44 @@ def columns() -> set[str]:
     return own | {f"sae.{name}" for name in piece_fields()}
 
 
-def read(config: Path | None, sheet: Path | None, overrides: Iterable[str] = ()) -> list[Row]:
-    """The rows of a sweep.
+def read(
+    config: Path | Mapping[str, Any],
+    sheet: Path | None,
+    overrides: Iterable[str],
+    faults: list[Fault],
+    *,
+    name: str | None = None,
+) -> list[Row]:
+    """The rows of a sweep. What is wrong is added to `faults`, so that the plan can name all else that is wrong too.
 
-    `config` is a YAML, TOML or JSON file; without a `sheet` it is one experiment, named by its `name` or its file.
-    `overrides` are `section.field=value` texts that win over both. Raises ConfigError with every fault at once.
+    `config` is a YAML, TOML or JSON file, or what such a file holds; without a `sheet` it is one experiment, called
+    `name`, its own or its file's. `overrides` are `section.field=value` texts that win over both. Raises
+    ConfigError where a file cannot be read at all.
     """
-    faults: list[Fault] = []
-    nested = _load(config) if config else {}
-    _runtime(nested.pop("runtime", None), str(config), faults)
-    name = nested.pop("name", None)
-    shared = _flatten(nested, str(config), faults)
+    file = str(config) if isinstance(config, Path) else EXPERIMENT
+    nested = dict(_load(config) if isinstance(config, Path) else config)
+    nested.pop("runtime", None)  # read_runtime's
+    own_name = nested.pop("name", None) or (config.stem if isinstance(config, Path) else EXPERIMENT)
+    shared = _flatten(nested, file, faults)
     if sheet is None:
-        rows = [Row(str(name or (config.stem if config else "experiment")), str(config), shared)]
+        rows = [Row(str(name or own_name), file, shared)]
         if not ROW_NAME.fullmatch(rows[0].name):
-            faults.append(Fault(str(config), None, "name", f"found {rows[0].name!r}; {_NAME_RULE}"))
+            faults.append(Fault(file, None, "name", f"found {rows[0].name!r}; {_NAME_RULE}"))
     else:
         rows = [Row(row.name, row.file, {**shared, **row.cells}) for row in _read_sheet(sheet, faults)]
     forced = _overrides(overrides, faults)
-    if faults:
-        raise ConfigError(faults)
     return [Row(row.name, row.file, {**row.cells, **forced}) for row in rows]
 
 
-def read_runtime(config: Path | None, flags: Mapping[str, Any] | None = None) -> Runtime:
-    """The `runtime:` section of a config file (the defaults if there is no file), with command-line flags over it."""
-    faults: list[Fault] = []
-    there = config is not None and config.exists()
-    runtime = _runtime(_load(config).get("runtime") if there and config else None, str(config), faults)
-    if faults:
-        raise ConfigError(faults)
-    return runtime.model_copy(update=dict(flags or {}))
+def read_runtime(config: Path | Mapping[str, Any], flags: Mapping[str, Any], faults: list[Fault]) -> Runtime:
+    """The `runtime:` section of a config file (the defaults if there is no file), with command-line flags over it.
+
+    What is wrong is added to `faults`, and the defaults stand in for it.
+    """
+    file = str(config) if isinstance(config, Path) else EXPERIMENT
+    nested = config if not isinstance(config, Path) else _load(config) if config.exists() else {}
+    runtime = _runtime(nested.get("runtime"), file, faults)
+    return _runtime({**runtime.model_dump(), **flags}, "command line", faults)
 
 
 def section_of(row: Row, name: str, values: Mapping[str, Any], faults: list[Fault]) -> Any:
@@ -122,12 +136,13 @@ def section_of(row: Row, name: str, values: Mapping[str, Any], faults: list[Faul
         return model(**{key: _typed(model, key, value) for key, value in values.items()})
     except ValidationError as error:
         for problem in error.errors():
-            column = f"{name}.{problem['loc'][0]}"
+            column = f"{name}.{problem['loc'][0]}" if problem["loc"] else None
             if problem["type"] == "missing":
                 description = model.model_fields[str(problem["loc"][0])].description
                 faults.append(row.fault(column, f"is missing, and has no default ({description})"))
             else:
-                faults.append(row.fault(column, f"found {problem['input']!r}; {_allowed(problem)}"))
+                found = f"found {problem['input']!r}; " if column else f"{name}: "
+                faults.append(row.fault(column, f"{found}{_allowed(problem)}"))
         return None
 
 
@@ -137,13 +152,12 @@ _NAME_RULE = "a name is letters, digits and . _ = + -, and begins with a letter 
 def _load(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text("utf-8")
-    except FileNotFoundError:
-        raise ConfigError([Fault(str(path), None, None, "there is no such file; name one with --config")]) from None
-    try:
         if path.suffix == ".toml":
             return tomllib.loads(text)
         loaded = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (yaml.YAMLError, tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+    except FileNotFoundError:
+        raise ConfigError([Fault(str(path), None, None, f"there is no such file (looked in {Path.cwd()})")]) from None
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError([Fault(str(path), None, None, f"cannot be read: {error}")]) from None
     if loaded is not None and not isinstance(loaded, dict):
         raise ConfigError([Fault(str(path), None, None, f"holds a {type(loaded).__name__}; wanted sections of fields")])
@@ -156,7 +170,7 @@ def _flatten(nested: Mapping[str, Any], file: str, faults: list[Fault]) -> dict[
     for section, fields in nested.items():
         if section not in SECTIONS:
             allowed = [*SECTIONS, "runtime"]
-            message = f"there is no such section; there are {', '.join(allowed)}{nearest(section, allowed)}"
+            message = f"there is no such section; there are {', '.join(allowed)}{nearest(str(section), allowed)}"
             faults.append(Fault(file, None, str(section), message))
         elif fields is not None and not isinstance(fields, dict):
             faults.append(Fault(file, None, section, f"found {fields!r}; wanted fields, such as {section}.name: ..."))
@@ -175,23 +189,29 @@ def _read_sheet(path: Path, faults: list[Fault]) -> list[Row]:
         with open(path, newline="", encoding="utf-8-sig") as file:
             lines = [line for line in csv.reader(file, delimiter="\t") if line and not line[0].startswith("#")]
     except FileNotFoundError:
-        raise ConfigError([Fault(str(path), None, None, "there is no such file; name one with --sweep")]) from None
+        raise ConfigError([Fault(str(path), None, None, f"there is no such file (looked in {Path.cwd()})")]) from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError([Fault(str(path), None, None, f"cannot be read: {error}")]) from None
     if len(lines) < 2:
         raise ConfigError([Fault(str(path), None, None, "has no rows; the first line names columns, each other a row")])
     header, *body = lines
     _check_header(path, header, faults)
-    rows, seen = [], {}
+    rows, seen, known = [], {}, columns()
     for number, line in enumerate(body, start=1):
         cells = dict(zip(header, (cell.strip() for cell in line), strict=False))
         name = cells.pop("name", "")
         if len(line) > len(header):
-            faults.append(Fault(str(path), name or str(number), None, f"has {len(line)} cells for {len(header)} columns"))
+            faults.append(Fault(str(path), name or str(number), None, f"has {len(line)} cells, not {len(header)}"))
         if not ROW_NAME.fullmatch(name):
             faults.append(Fault(str(path), str(number), "name", f"found {name!r}; {_NAME_RULE}"))
         elif name in seen:
             faults.append(Fault(str(path), str(number), "name", f"{name!r} is the name of row {seen[name]} too"))
         seen.setdefault(name, number)
-        given = {column: Cell(_cell(value), str(path), name) for column, value in cells.items() if value != ""}
+        given = {
+            column: Cell(_cell(value), str(path), name)
+            for column, value in cells.items()
+            if column in known and value != ""
+        }
         rows.append(Row(name, str(path), given))
     return rows
 
@@ -231,23 +251,39 @@ def _runtime(values: Any, file: str, faults: list[Fault]) -> Runtime:
         return Runtime.model_validate(values or {})
     except ValidationError as error:
         for problem in error.errors():
-            name = ".".join(str(part) for part in problem["loc"])
-            hint = nearest(name, Runtime.model_fields) if problem["type"] == "extra_forbidden" else ""
-            faults.append(Fault(file, None, f"runtime.{name}", f"found {problem['input']!r}; {problem['msg']}{hint}"))
+            column = ".".join(str(part) for part in ("runtime", *problem["loc"]))
+            known = [f"runtime.{name}" for name in Runtime.model_fields]
+            hint = nearest(column, known) if problem["type"] == "extra_forbidden" else ""
+            faults.append(Fault(file, None, column, f"found {problem['input']!r}; {problem['msg']}{hint}"))
         return Runtime()
 
 
 def _typed(model: type[Frozen], name: str, value: Any) -> Any:
-    """A cell's text as a list where the field is one; pydantic does the rest."""
+    """A cell's text as a list where the field is one, or as the number that YAML would read; pydantic does the rest."""
     annotation = model.model_fields[name].annotation
     options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    is_list = any(typing.get_origin(option) is tuple for option in options)
-    return tuple(value.replace(",", " ").split()) if is_list and isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    if any(typing.get_origin(option) is tuple for option in options):
+        return tuple(value.replace(",", " ").split())
+    if {int, float} <= set(options):
+        return _number(value)
+    return value
+
+
+def _number(text: str) -> Any:
+    """The integer or float that a text is. Pydantic would take 1.0, all of the steps, for 1, a single one."""
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return number(text)
+    return text
 
 
 def _allowed(problem: Any) -> str:
     if problem["type"] == "literal_error":
         return f"allowed are {problem['ctx']['expected']}{nearest(str(problem['input']), _options(problem))}"
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
     return f"wanted: {problem['msg'].removeprefix('Input should be ')}"
 
 

@@ -1,6 +1,5 @@
 """Upkeep of the artifacts folder: verify that bytes are what they were, and collect what no row wants."""
 
-import shutil
 from collections.abc import Callable, Sequence
 
 from lmsae.artifact import Artifacts
@@ -16,12 +15,13 @@ def verify(artifacts: Artifacts, keys: Sequence[str], say: Say) -> int:
     """Recompute digests, of all artifacts or of some; name each damaged file, and whatever the plan wants and is
     missing. Returns 0 if all is well, else 1."""
     chosen = [artifacts.find(key) for key in keys] if keys else list(artifacts)
-    finished = damaged = missing = 0
+    wanted = {artifact.reference for artifact in chosen} if keys else _planned(artifacts)
+    missing = sum(not artifacts[reference].is_finished for reference in wanted)
+    finished = damaged = 0
     for artifact in chosen:
         try:
             damage = artifact.damaged_files()
         except MissingArtifact:
-            missing += artifact.reference in _planned(artifacts) or bool(keys)
             continue
         except ArtifactError as error:
             damage = [str(error)]
@@ -29,7 +29,7 @@ def verify(artifacts: Artifacts, keys: Sequence[str], say: Say) -> int:
         damaged += bool(damage)
         for line in damage:
             say(line)
-    say(f"{finished - damaged} whole, {damaged} damaged, {missing} wanted by the plan but not made")
+    say(f"{finished - damaged} whole, {damaged} damaged, {missing} wanted but not made")
     if damaged:
         say("Delete a damaged artifact's directory and run the workflow again: it and what lies below it come back.")
     if missing:
@@ -48,7 +48,7 @@ def collect(plan: Plan, artifacts: Artifacts, *, delete: bool, say: Say) -> None
         say(f"{'removed' if delete else 'unwanted'} {artifact.reference}  {size:,} bytes")
         if delete:
             with claimed(artifact.path):
-                shutil.rmtree(artifact.path)
+                artifact.remove()
         freed, count = freed + size, count + 1
     say(f"{count} artifacts, {freed:,} bytes" + ("" if delete or not count else "; `lmsae gc --delete` removes them"))
 

@@ -11,10 +11,12 @@ class CurvesLogger:
     def __init__(self, name: str, config: dict[str, Any], runtime: Runtime) -> None:
         import wandb
 
+        mode = runtime.wandb.mode
+        assert mode != "off", "curves_logger makes none then"
         self._run = wandb.init(
             project=runtime.wandb.project,
             entity=runtime.wandb.entity,
-            mode=runtime.wandb.mode,
+            mode=mode,
             name=name,
             config=config,
             reinit="create_new",

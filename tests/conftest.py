@@ -1,11 +1,15 @@
 """Settings of every test: one thread each, no hub, tensor shapes checked, skips that a mark explains and CI refuses."""
 
+import contextlib
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
+
+from tests.miniature import ROWS, Said, write_config, write_model, write_sweep, write_text
 
 # Workers share the cores, and subprocesses inherit this. Libraries read these when they are imported.
 for _name, _value in {
@@ -71,3 +75,60 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     refuse_skip(report)
     return report
+
+
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the miniature's model, text and config, of which nothing has been made."""
+    folder = tmp_path_factory.mktemp("pristine")
+    write_model(folder)
+    write_text(folder)
+    write_config(folder)
+    write_sweep(folder, ROWS)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The miniature with all its artifacts and results. Look, and do not touch: tests share it."""
+    from lmsae.cli import main
+
+    folder = tmp_path_factory.mktemp("finished") / "here"
+    shutil.copytree(pristine, folder)
+    with contextlib.chdir(folder):
+        assert main(["run"]) == 0
+    return folder
+
+
+@pytest.fixture
+def fresh(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory: a copy of the miniature, of which nothing has been made."""
+    return _moved_into(pristine, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def made(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory: a copy of the finished miniature, to be changed or broken."""
+    return _moved_into(finished, tmp_path, monkeypatch)
+
+
+def _moved_into(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "here"
+    shutil.copytree(source, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def lmsae(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """Runs a command of lmsae in this process and gives its exit code and what it said."""
+    from lmsae.cli import main
+
+    def command(*arguments: str) -> Said:
+        capsys.readouterr()
+        code = main(arguments)
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return Said(code, said.out, said.err)
+
+    return command

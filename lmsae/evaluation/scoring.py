@@ -58,11 +58,11 @@ def score(
     Special tokens keep their own activation when the model is spliced or ablated, and no metric counts them.
     """
     hook_points = list(dict.fromkeys(subject.hook_point for subject in subjects))
-    means = {subject.hook_point: subject.mean for subject in subjects}
+    fills = {key: fill for subject in subjects for key, fill in _fills(subject)}
     clean = NextToken()
-    ablated = {(hook, kind): NextToken() for hook in hook_points for kind in ("zero", "mean")}
+    ablated = {key: NextToken() for key in fills}
     spliced = [NextToken() for _ in subjects]
-    sums = [Reconstruction(s.dictionary.config.d_out, s.dictionary.config.d_sae) for s in subjects]
+    sums = [Reconstruction(subject.mean) for subject in subjects]
     for start in range(0, contexts, batch_contexts):
         chosen = slice(start, min(start + batch_contexts, contexts))
         batch = torch.from_numpy(tokens.held_out[chosen].astype("int64")).to(model.device)
@@ -70,10 +70,10 @@ def score(
         logits = model.logits(batch)
         clean.update(logits, batch, usable)
         activations = model.read(batch, hook_points)
-        for (hook, kind), measured in ablated.items():
-            fill = means[hook] if kind == "mean" else torch.zeros_like(means[hook])
-            replaced = torch.where(usable[..., None], fill.to(activations[hook].dtype), activations[hook])
-            measured.update(_spliced(model, batch, hook, replaced), batch, usable, logits)
+        for key, measured in ablated.items():
+            x = activations[key[0]]
+            replaced = torch.where(usable[..., None], fills[key].to(x.dtype), x)
+            measured.update(_spliced(model, batch, key[0], replaced), batch, usable, logits)
         for subject, measured, total in zip(subjects, spliced, sums, strict=True):
             x = activations[subject.hook_point]
             codes = subject.dictionary.encode(x.float())
@@ -84,9 +84,15 @@ def score(
         advance(batch.numel())
     scores = []
     for subject, measured, total in zip(subjects, spliced, sums, strict=True):
-        zero, mean = ablated[subject.hook_point, "zero"], ablated[subject.hook_point, "mean"]
+        zero, mean = (ablated[key] for key, _ in _fills(subject))
         scores.append(_score(subject, total, splice_scores(clean, measured, zero, mean)))
     return scores
+
+
+def _fills(subject: Subject) -> list[tuple[tuple[str, bytes], Tensor]]:
+    """What takes the activations' place under zero and under mean ablation, each with a key that equal ones share."""
+    fills = torch.zeros_like(subject.mean), subject.mean
+    return [((subject.hook_point, fill.cpu().numpy().tobytes()), fill) for fill in fills]
 
 
 def _spliced(model: LanguageModel, batch: Tensor, hook_point: str, replacement: Tensor) -> Tensor:

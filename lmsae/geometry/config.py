@@ -11,7 +11,9 @@ class SAEConfig(Frozen):
     """One hook point, reconstructed from itself."""
 
     kind: Literal["sae"] = "sae"
-    apply_b_dec_to_input: bool = Field(True, description="Subtract the decoder bias from the input before encoding.")
+    apply_b_dec_to_input: bool = Field(
+        default=True, description="Subtract the decoder bias from the input before encoding."
+    )
 
 
 GeometryConfig = Annotated[SAEConfig, Field(discriminator=None)]

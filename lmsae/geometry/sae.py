@@ -34,9 +34,7 @@ class SAE(nn.Module):
         del x
         return codes @ self.W_dec + self.b_dec
 
-    def contribution(
-        self, codes: Float[Tensor, "*batch chosen"], latents: Tensor
-    ) -> Float[Tensor, "*batch d_out"]:
+    def contribution(self, codes: Float[Tensor, "*batch chosen"], latents: Tensor) -> Float[Tensor, "*batch d_out"]:
         """What the chosen latents alone (indices into d_sae) write, without b_dec."""
         return codes @ self.W_dec[latents]
 
@@ -49,7 +47,10 @@ class SAE(nn.Module):
         """Take input and output scales into the weights: afterwards the module reads and writes raw activations.
 
         With x' = s_in x, y' = s_out y: W_enc *= s_in, W_dec /= s_out, b_dec /= s_out; pre and codes are unchanged.
+        Where b_dec is subtracted from the input, it was in the units of x', so b_enc takes up s_in / s_out - 1 of it.
         """
+        if self.apply_b_dec_to_input:
+            self.b_enc.add_((scale_in / scale_out - 1) * (self.b_dec @ self.W_enc))
         self.W_enc.mul_(scale_in)
         self.W_dec.div_(scale_out)
         self.b_dec.div_(scale_out)

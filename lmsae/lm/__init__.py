@@ -9,7 +9,7 @@ lm.logits_with(tokens, {"blocks.1.hook_resid_post": dictionary}) # spliced
 
 from typing import TYPE_CHECKING, Literal
 
-from lmsae.lm.hook_points import family_of, hook_points
+from lmsae.lm.hook_points import family_of
 from lmsae.lm.source import ResolvedModel, folder, read_config, resolve, tokenizer_folder
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from lmsae.lm.protocol import LanguageModel
 
-__all__ = ["Backend", "Dtype", "ResolvedModel", "hook_points", "load", "load_tokenizer", "read_config", "resolve"]
+__all__ = ["Backend", "Dtype", "ResolvedModel", "load", "load_tokenizer", "read_config", "resolve"]
 
 Backend = Literal["huggingface", "transformerlens"]
 Dtype = Literal["float32", "bfloat16", "float16"]

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +121,29 @@ def _digest_of_folder(name: str, path: Path, digest_of_file: Callable[[Path], st
 def _commit_of(name: str, revision: str | None) -> str:
     """The commit that a hub repository's revision (by default its main branch) means now, or, offline, meant last."""
     try:
-        return _ask_hub(name, revision)
+        commit = _ask_hub(name, revision)
+        _remember(name, revision, commit)
+        return commit
     except _Unreachable:
         cached = _cached(name, revision, ["config.json"])
         if cached is None:
             raise
         return cached.name
+
+
+def _remember(name: str, revision: str | None, commit: str) -> None:
+    """Note in the hub's cache which commit a branch or tag means, so that it can be resolved offline.
+
+    The hub's client notes it only when it downloads by branch; models are downloaded by commit here.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    ref = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model"), "refs", revision or "main")
+    if revision != commit:
+        with suppress(OSError):  # a cache that is shared and read-only
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            ref.write_text(commit)
 
 
 class _Unreachable(SourceError):
@@ -138,8 +156,8 @@ class _Unreachable(SourceError):
         super().__init__(
             f"model {which} cannot be had. Tried: a local folder of that name (none); the hub at {constants.ENDPOINT} "
             f"({type(error).__name__}: {str(error).splitlines()[0]}); the cache in {constants.HF_HUB_CACHE} (not "
-            "there, or not all of it). Mend the spelling, or the network; `hf auth login` for a private or gated model; set "
-            "HF_HOME to a cache that holds it; or name a local folder with its files"
+            "there, or not all of it). Mend the spelling or the network; `hf auth login` for a private or gated model; "
+            "set HF_HOME to a cache that holds it; or name a local folder with its files"
         )
 
 

@@ -31,6 +31,7 @@ def load(folder: Path, dtype: str, device: str, trust_remote_code: bool = False)
         raise SourceError(
             f"TransformerLens cannot take {folder} ({error}); set the backend to huggingface, which can"
         ) from error
+    bridge.original_model.requires_grad_(False)  # the bridge adds parameters of its own: queries, keys and values apart
     return TransformerLensModel(bridge)
 
 

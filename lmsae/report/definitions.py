@@ -1,10 +1,12 @@
 """What each metric is, in one line, in the order in which tables show them."""
 
+from collections.abc import Iterable
+
 METRICS: dict[str, str] = {
     "l0": "Active latents a token, on average.",
     "explained_variance": "1 - sum ‖y - ŷ‖² / sum ‖y - mean(y)‖², over all evaluated tokens at once.",
     "ce_difference": "Cross-entropy of the model with the reconstruction in place, minus its own; nats a token.",
-    "ce_loss_score_zero": "(CE zero-ablated - CE spliced) / (CE zero-ablated - CE clean). Flatters: zeroing is ruinous.",
+    "ce_loss_score_zero": "(CE zero-ablated - CE spliced) / (CE zero-ablated - CE clean). Flatters.",
     "ce_loss_score_mean": "The same with the mean activation in place of zero; the harder and fairer score.",
     "kl_div": "KL(clean model ‖ model with the reconstruction), nats a token.",
     "kl_div_score_zero": "(KL zero-ablated - KL spliced) / KL zero-ablated.",
@@ -14,7 +16,7 @@ METRICS: dict[str, str] = {
     "cossim": "Mean cosine of activation and reconstruction.",
     "mse": "Mean over tokens of ‖y - ŷ‖², summed over dimensions.",
     "relative_reconstruction_bias": "E‖ŷ‖² / E(y·ŷ); 1 means no shrinkage.",
-    "explained_variance_legacy": "Mean over tokens of 1 - ‖y - ŷ‖² / ‖y - batch mean‖²; for comparison with old tables.",
+    "explained_variance_legacy": "Mean over tokens of 1 - ‖y - ŷ‖² / ‖y - held-aside mean‖², as older tables print.",
     "frac_variance_explained": "As explained_variance, with the mean error removed (dictionary_learning's formula).",
     "l1": "Mean over tokens of the sum of |codes|.",
     "ce_clean": "Cross-entropy of the model itself; nats a token.",
@@ -33,6 +35,7 @@ METRICS: dict[str, str] = {
 }
 
 
-def in_order(names: set[str]) -> list[str]:
+def in_order(names: Iterable[str]) -> list[str]:
     """Metric names as tables show them; those without a definition come last, by name."""
-    return [name for name in METRICS if name in names] + sorted(names - METRICS.keys())
+    present = set(names)
+    return [name for name in METRICS if name in present] + sorted(present - METRICS.keys())

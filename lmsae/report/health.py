@@ -39,12 +39,9 @@ class Check:
             return f"at most {self.high:g}"
         return f"{self.low:g} to {self.high:g}"
 
-    def finding(self, metrics: Mapping[str, float]) -> str | None:
-        """What is wrong, or None. A metric that is missing or not a number is never healthy."""
-        value = metrics.get(self.metric, math.nan)
-        if self.low <= value <= self.high:
-            return None
-        return f"{self.metric} is {value:.3g}, healthy is {self.range}: {self.meaning}"
+    def passes(self, value: float) -> bool:
+        """Whether a value is in the range; one that is not a number never is."""
+        return self.low <= value <= self.high
 
 
 CHECKS = (
@@ -58,17 +55,23 @@ CHECKS = (
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a dictionary is healthy, and a line for each reason why not."""
+    """Whether a dictionary is healthy; if not, a line for each reason, and the metrics that give it."""
 
     ok: bool
     findings: tuple[str, ...]
+    outside: tuple[str, ...]
 
 
 def verdict(metrics: Mapping[str, float]) -> Verdict:
-    """Judge the metrics that evaluation found (see docs/metrics.md)."""
+    """Judge the metrics that evaluation found (see docs/metrics.md). What was not measured counts as unhealthy."""
     measured = {**metrics, "dense_share": dense_share(metrics)}
-    findings = tuple(finding for check in CHECKS if (finding := check.finding(measured)) is not None)
-    return Verdict(not findings, findings)
+    failed = {check: measured.get(check.metric, math.nan) for check in CHECKS}
+    failed = {check: value for check, value in failed.items() if not check.passes(value)}
+    return Verdict(
+        ok=not failed,
+        findings=tuple(f"{c.metric} is {value:.3g} (healthy: {c.range}): {c.meaning}" for c, value in failed.items()),
+        outside=tuple(check.metric for check in failed),
+    )
 
 
 def dense_share(metrics: Mapping[str, float]) -> float:

@@ -11,6 +11,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
 
 from lmsae.report.rows import Result
 from lmsae.report.tables import bin_centres
@@ -21,7 +22,7 @@ INK, FAINT = "#24292f", "#d0d7de"
 COLOURS = ("#3d7ee0", "#e8793b", "#2ba581", "#c659a8", "#8d74d9", "#b9942a", "#3ea3c7", "#d8505f")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 DASHES = ("-", "--", ":", "-.")
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "svg.fonttype": "none",
@@ -34,6 +35,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": FAINT,
     "grid.linewidth": 0.5,
     "xtick.color": FAINT,
@@ -55,8 +57,8 @@ CURVE_PANELS = (
     ("l0", "L0"),
     ("dead", "Dead latents"),
 )
-# Shares below this are failures whose size says nothing; showing them would flatten everything else.
-LOWEST_SHARE = -0.1
+# Where training begins says nothing; showing it would flatten everything else.
+LOWEST_EXPLAINED_VARIANCE = -0.1
 DENSITIES_A_PAGE, DENSITY_COLUMNS = 24, 6
 # Beyond these, a line has no style and no legend entry of its own.
 MOST_LINES_NAMED = 8
@@ -130,9 +132,7 @@ def _pareto(group: Sequence[Result], styles: _Styles) -> Figure:
         for line in lines.values():
             _pareto_line(axes, line, metric, styles)
         axes.set(title=title, xlabel="L0: active latents a token")
-        values = [result.metrics.get(metric, math.nan) for result in group]
-        if metric != "ce_difference":
-            _cut_failures(axes, values)
+        _look_at_healthy(axes, group, metric)
         _log_if_wide(axes, [result.metrics["l0"] for result in group])
     styles.legend(figure, group)
     return figure
@@ -150,12 +150,18 @@ def _pareto_line(axes: Axes, line: Sequence[Result], metric: str, styles: _Style
         axes.scatter(*points, s=30, marker=marker, facecolors=face, edgecolors=colour, linewidths=1.3, zorder=3)
 
 
-def _cut_failures(axes: Axes, values: Sequence[float]) -> None:
-    """Leave values below LOWEST_SHARE out of the picture, and say how many."""
-    hidden = sum(value < LOWEST_SHARE for value in values)
-    if hidden:
-        axes.set_ylim(bottom=LOWEST_SHARE, top=1.02)
-        axes.text(0.98, 0.03, f"{hidden} below", transform=axes.transAxes, ha="right", fontsize=8)
+def _look_at_healthy(axes: Axes, group: Sequence[Result], metric: str) -> None:
+    """Show the range of healthy dictionaries and as much again around it; say how many lie outside."""
+    healthy = [result.metrics[metric] for result in group if result.verdict.ok]
+    if len(healthy) < 2:
+        return
+    room = max(healthy) - min(healthy) or abs(healthy[0]) or 1.0
+    low, high = min(healthy) - room, max(healthy) + room
+    values = [result.metrics.get(metric, math.nan) for result in group]
+    outside = sum(not low <= value <= high for value in values)
+    if outside:
+        axes.set_ylim(low, high)
+        axes.text(0.98, 0.04, f"{outside} outside", transform=axes.transAxes, ha="right", fontsize=8)
 
 
 def _log_if_wide(axes: Axes, values: Sequence[float]) -> None:
@@ -205,10 +211,12 @@ def _curves(group: Sequence[Result], styles: _Styles) -> Figure:
         axes.set_title(title)
         axes.xaxis.set_major_formatter(lambda value, _: _millions(value))
         if column == "explained_variance":
-            _cut_failures(axes, [result.curves[column][-1] for result in group if result.curves.get(column)])
-            axes.set_ylim(bottom=max(LOWEST_SHARE, axes.get_ylim()[0]), top=1.02)
+            axes.set_ylim(bottom=max(LOWEST_EXPLAINED_VARIANCE, axes.get_ylim()[0]), top=1.02)
         elif column == "loss":
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.yaxis.set_minor_locator(NullLocator())
         else:
             axes.set_ylim(bottom=0)
     for axes in grid[len(panels) :]:

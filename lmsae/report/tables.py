@@ -22,7 +22,7 @@ def write_tables(results: Sequence[Result], out: Path) -> None:
     columns = table(results)
     _write_csv(out / "table.csv", list(columns), zip(*columns.values(), strict=True))
     pq.write_table(_typed(columns), out / "table.parquet")
-    by_row = {result.name: {name: _strict(result.metrics[name]) for name in in_order({*result.metrics})} for result in results}
+    by_row = {r.name: {name: _strict(r.metrics[name]) for name in in_order(r.metrics)} for r in results}
     (out / "metrics.json").write_text(json.dumps(by_row, indent=1, allow_nan=False) + "\n")
     _write_csv(out / "pareto.csv", ["row", "architecture", "place", *PARETO_METRICS], _pareto(results))
     _write_csv(out / "density.csv", ["row", "log10_density", "latents"], _densities(results))
@@ -33,7 +33,7 @@ def write_tables(results: Sequence[Result], out: Path) -> None:
 def table(results: Sequence[Result]) -> dict[str, list[Any]]:
     """The columns of the table, a value for each dictionary: name, settings, metrics, health, artifact keys."""
     settings = names_of([result.settings for result in results])
-    metrics = in_order({name for result in results for name in result.metrics})
+    metrics = in_order(names_of([result.metrics for result in results]))
     stages = names_of([result.artifacts for result in results])
     return {
         "name": [result.name for result in results],

@@ -35,14 +35,14 @@ class JumpReLUConfig(Frozen):
 
     kind: Literal["jumprelu"] = "jumprelu"
     jumprelu_bandwidth: float = Field(
-        0.5, gt=0, description="Width of the rectangle kernel that gives thresholds a gradient, in units of pre."
+        default=0.5,
+        gt=0,
+        description="Width of the rectangle kernel that gives thresholds a gradient, in units of pre.",
     )
-    jumprelu_init_threshold: float = Field(0.1, gt=0, description="Threshold that every latent starts with.")
+    jumprelu_init_threshold: float = Field(default=0.1, gt=0, description="Threshold that every latent starts with.")
 
 
-ActFnConfig = Annotated[
-    ReLUConfig | TopKConfig | BatchTopKConfig | JumpReLUConfig, Field(discriminator="kind")
-]
+ActFnConfig = Annotated[ReLUConfig | TopKConfig | BatchTopKConfig | JumpReLUConfig, Field(discriminator="kind")]
 ACT_FNS: dict[str, type[Frozen]] = {
     "relu": ReLUConfig,
     "topk": TopKConfig,

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from lmsae.config import Frozen
-from lmsae.lm.source import ResolvedModel
+from lmsae.lm import Backend, Dtype, ResolvedModel
 from lmsae.runtime import Runtime
 from lmsae.stages.stage import Done, Job, Stage
 
@@ -15,27 +15,32 @@ from lmsae.stages.stage import Done, Job, Stage
 class ModelSection(Frozen):
     """The language model: the columns `model.*`."""
 
-    name: str = Field("builtin:stdlib-4m", description="A builtin model, a local folder, or a model on the hub.")
-    revision: str | None = Field(None, description="Branch, tag or commit on the hub; empty means the main branch.")
-    backend: Literal["huggingface", "transformerlens"] = Field(
-        "huggingface", description="The library that runs the model; both give the same activations up to rounding."
+    name: str = Field(
+        default="builtin:stdlib-4m", description="A builtin model, a local folder, or a model on the hub."
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Precision the model runs in.")
+    revision: str | None = Field(
+        default=None, description="Branch, tag or commit on the hub; empty means the main branch."
+    )
+    backend: Backend = Field(
+        default="huggingface",
+        description="The library that runs the model; both give the same activations up to rounding.",
+    )
+    dtype: Dtype = Field(default="float32", description="Precision the model runs in.")
 
 
 class LMConfig(Frozen):
     """A language model, resolved to bytes that cannot change."""
 
     source: ResolvedModel
-    backend: str
-    dtype: str
+    backend: Backend
+    dtype: Dtype
 
 
 class ActivationsSection(Frozen):
     """The columns `activations.*`."""
 
-    dtype: Literal["float16", "bfloat16", "float32"] = Field("float16", description="Precision on disk.")
-    batch_contexts: int = Field(32, gt=0, description="Contexts in one forward pass of the model.")
+    dtype: Literal["float16", "bfloat16", "float32"] = Field(default="float16", description="Precision on disk.")
+    batch_contexts: int = Field(default=32, gt=0, description="Contexts in one forward pass of the model.")
 
 
 class Config(ActivationsSection):
@@ -79,7 +84,8 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
     )
     writers = {job.reference: StoreWriter(job.out / "activations.zarr", layouts[job.reference]) for job in jobs}
     hook_points = list(dict.fromkeys(job.config.hook_point for job in jobs))
-    with bar("activations", unit="token", total=tokens.size, runtime=runtime) as progress, torch.inference_mode():
+    total = contexts * context_size
+    with bar("activations", unit="token", total=total, runtime=runtime) as progress, torch.inference_mode():
         for start in range(0, contexts, first.batch_contexts):
             batch = torch.from_numpy(tokens[start : start + first.batch_contexts].astype("int64")).to(device)
             read = model.read(batch, hook_points)

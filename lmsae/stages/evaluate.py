@@ -14,8 +14,10 @@ from lmsae.stages.stage import Done, Job, Stage
 class EvalSection(Frozen):
     """The columns `eval.*`."""
 
-    tokens: int = Field(100_000, gt=0, description="Held-out tokens to evaluate on, rounded down to whole contexts.")
-    batch_contexts: int = Field(16, gt=0, description="Contexts in one forward pass of the model.")
+    tokens: int = Field(
+        default=100_000, gt=0, description="Held-out tokens to evaluate on, rounded down to whole contexts."
+    )
+    batch_contexts: int = Field(default=16, gt=0, description="Contexts in one forward pass of the model.")
 
 
 class Config(EvalSection):

@@ -13,13 +13,14 @@ from lmsae.stages.stage import Done, Job, Stage
 class InitSection(Frozen):
     """The columns `init.*`."""
 
-    seed: int = Field(0, ge=0, description="Seed of the random decoder directions.")
+    seed: int = Field(default=0, ge=0, description="Seed of the random decoder directions.")
     grid_search: bool = Field(
-        True, description="Choose the decoder norm that reconstructs held-aside activations best before training."
+        default=True,
+        description="Choose the decoder norm that reconstructs held-aside activations best before training.",
     )
-    decoder_norm: float = Field(0.1, gt=0, description="Norm of decoder rows when `init.grid_search` is off.")
-    b_dec_mean: bool = Field(True, description="Start the decoder bias at the mean activation instead of 0.")
-    tokens: int = Field(4096, gt=0, description="Held-aside tokens that the grid search reconstructs.")
+    decoder_norm: float = Field(default=0.1, gt=0, description="Norm of decoder rows when `init.grid_search` is off.")
+    b_dec_mean: bool = Field(default=True, description="Start the decoder bias at the mean activation instead of 0.")
+    tokens: int = Field(default=4096, gt=0, description="Held-aside tokens that the grid search reconstructs.")
 
 
 class Config(InitSection):
@@ -36,12 +37,13 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
 
     from lmsae.dictionary.dictionary import Dictionary
     from lmsae.initialisation import initialise
-    from lmsae.stages.reading import aside_activations, scale_of
+    from lmsae.stages.reading import aside_activations, scale_of, store_for
 
     device = runtime.torch_device()
     for job in jobs:
         config: Config = job.config
         scale = scale_of(job.inputs["norm"], config.dictionary.d_in) if config.normalize_activations else 1.0
+        store_for(config.dictionary, job.inputs["activations"])
         x = aside_activations(job.inputs["activations"], job.inputs["tokens"]).to(device) * scale
         dictionary = Dictionary(config.dictionary).to(device)
         search = initialise(
@@ -59,6 +61,4 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
         yield job, {}
 
 
-STAGE = Stage(
-    "init", 1, Config, {"activations": "activations", "norm": "norm", "tokens": "tokenize"}, make
-)
+STAGE = Stage("init", 1, Config, {"activations": "activations", "norm": "norm", "tokens": "tokenize"}, make)

@@ -4,9 +4,26 @@ import math
 from typing import TYPE_CHECKING
 
 from lmsae.artifact import Artifact
+from lmsae.errors import ShapeError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lmsae.dictionary.config import DictionaryConfig
+    from lmsae.store.reader import StoreReader
+
+
+def store_for(dictionary: "DictionaryConfig", activations: Artifact) -> "StoreReader":
+    """The store of activations that a dictionary reads; raises ShapeError if their width is not its own."""
+    from lmsae.store.reader import StoreReader
+
+    store = StoreReader(activations.path / "activations.zarr")
+    if store.width != dictionary.d_in:
+        raise ShapeError(
+            f"the activations in {store.path} have width {store.width}, but the dictionary reads vectors of width "
+            f"{dictionary.d_in}. Plan the sweep again (`lmsae plan`): there the width is the model's own."
+        )
+    return store
 
 
 def aside_activations(activations: Artifact, tokens: Artifact) -> "Tensor":

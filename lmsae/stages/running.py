@@ -16,6 +16,7 @@ import lmsae
 from lmsae.artifact import Artifact, Artifacts
 from lmsae.claim import claimed
 from lmsae.errors import ConfigError, Fault
+from lmsae.memory import reuse_freed_memory
 from lmsae.runtime import Runtime
 from lmsae.stages.stage import Job, Stage
 
@@ -58,6 +59,7 @@ def _job(stage: Stage, artifact: Artifact, artifacts: Artifacts) -> Job:
 
 
 def _apply(runtime: Runtime) -> None:
+    reuse_freed_memory()
     if runtime.threads:
         import torch
 

@@ -23,7 +23,9 @@ BLOCK = 65_536
 class TokenizeSection(TokenizeConfig):
     """The columns `tokenize.*`."""
 
-    tokenizer: str | None = Field(None, description="Model whose tokenizer is used; empty means the model's own.")
+    tokenizer: str | None = Field(
+        default=None, description="Model whose tokenizer is used; empty means the model's own."
+    )
 
 
 class Config(Frozen):

@@ -39,9 +39,8 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
 
     from lmsae.dictionary.dictionary import Dictionary
     from lmsae.progress import bar
-    from lmsae.stages.reading import scale_of
+    from lmsae.stages.reading import scale_of, store_for
     from lmsae.store.batches import ShuffledBatches
-    from lmsae.store.reader import StoreReader
     from lmsae.text.tokens import open_tokens
     from lmsae.training.run import Run
     from lmsae.training.together import train_together
@@ -50,7 +49,7 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
     first: Config = jobs[0].config
     tokens = open_tokens(jobs[0].inputs["tokens"].path)
     batches = ShuffledBatches(
-        [StoreReader(jobs[0].inputs["activations"].path / "activations.zarr")],
+        [store_for(first.dictionary, jobs[0].inputs["activations"])],
         tokens.usable("train"),
         batch_size=first.batch_size,
         seed=first.seed,
@@ -62,6 +61,7 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
     for job in jobs:
         config: Config = job.config
         config.require_tokens(batches.tokens_per_epoch)
+        store_for(config.dictionary, job.inputs["activations"])
         scale = scale_of(job.inputs["norm"], config.dictionary.d_in) if config.normalize_activations else 1.0
         dictionary = Dictionary(config.dictionary)
         dictionary.load_state_dict(load_file(job.inputs["init"].path / "weights.safetensors"))

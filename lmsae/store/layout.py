@@ -94,7 +94,7 @@ def require_space(path: Path, nbytes: int) -> None:
         raise NoSpaceError(
             f"{path} needs {_gigabytes(nbytes)} and its disk has {_gigabytes(free)} free. Make room (`lmsae gc` lists "
             "artifacts that no row wants), ask for fewer tokens, store 16 bits a value (activations.dtype=bfloat16), "
-            "or keep the artifacts on a larger disk."
+            "or set runtime.artifacts to another disk."
         )
 
 

@@ -17,7 +17,7 @@ import google_crc32c
 import numpy as np
 
 from lmsae.errors import DamagedArtifact, NoSpaceError
-from lmsae.store.layout import CHECKSUM_BYTES, INDEX_ENTRY_BYTES
+from lmsae.store.layout import CHECKSUM_BYTES, Layout
 
 NOWHERE = np.uint64(2**64 - 1)
 """Zarr's mark for a chunk that a shard does not hold."""
@@ -64,51 +64,49 @@ class ShardWriter:
         self._file.raw.close()  # not the buffered file: on a full disk its last flush would raise again
 
 
-def read_index(path: Path, chunks: int) -> np.ndarray:
+def read_index(path: Path, layout: Layout, shard: int) -> np.ndarray:
     """Where each chunk of a shard lies: (chunks, 2) of offset and length in bytes.
 
     Raises:
         DamagedArtifact: if the shard is missing, too short, or its index is not the one written.
     """
-    entries = np.empty((chunks, 2), dtype="<u8")
+    entries = np.empty((layout.shard_chunks, 2), dtype="<u8")
     try:
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            start = size - chunks * INDEX_ENTRY_BYTES - CHECKSUM_BYTES
+            start = os.fstat(file.fileno()).st_size - layout.index_bytes
             whole = start >= 0 and _read_checked(file.fileno(), start, entries)
     except FileNotFoundError:
         raise _damaged(path, "the file is missing") from None
-    present = entries[entries[:, 0] != NOWHERE] if whole else entries[:0]
-    if not whole or (present.sum(axis=1) > start).any():
+    places = entries[: layout.chunks - shard * layout.shard_chunks]
+    offsets, lengths = places.T
+    if not whole or (lengths != layout.chunk_bytes + CHECKSUM_BYTES).any() or (offsets + lengths > start).any():
         raise _damaged(path, "its index is not the one that was written: the file is cut short or altered")
-    return entries
+    return places
 
 
-def read_chunk(file: int, path: Path, chunk: int, place: np.ndarray, into: np.ndarray) -> None:
+def read_chunk(file: int, path: Path, chunk: int, offset: int, into: np.ndarray) -> None:
     """Read one chunk of an open shard into contiguous memory and check its crc32c.
 
     Args:
         file: the open shard's descriptor.
         path: the shard's path, for the message.
-        chunk: the chunk's number in this shard.
-        place: its row of `read_index`.
+        chunk: the chunk's number in this shard, for the message.
+        offset: where it begins, of `read_index`.
         into: as many bytes as the chunk holds.
 
     Raises:
         DamagedArtifact: naming the file and the chunk.
     """
-    offset, length = (int(number) for number in place)
-    if length != into.nbytes + CHECKSUM_BYTES or not _read_checked(file, offset, into):
-        where = "absent" if offset == NOWHERE else f"bytes {offset:,} to {offset + length:,}"
-        raise _damaged(path, f"chunk {chunk} ({where}) does not match its checksum")
+    if not _read_checked(file, offset, into):
+        end = offset + into.nbytes + CHECKSUM_BYTES
+        raise _damaged(path, f"chunk {chunk} (bytes {offset:,} to {end:,}) does not match its checksum")
 
 
 def _read_checked(file: int, offset: int, into: np.ndarray) -> bool:
     """Fill `into` from the file and say whether the crc32c that follows agrees."""
     checksum = bytearray(CHECKSUM_BYTES)
-    return os.preadv(file, [into.data, checksum], offset) == into.nbytes + CHECKSUM_BYTES and checksum == _checksum(
-        into
-    )
+    read = os.preadv(file, [into.data, checksum], offset)
+    return read == into.nbytes + CHECKSUM_BYTES and checksum == _checksum(into)
 
 
 def _checksum(block: np.ndarray) -> bytes:

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lmsae.errors import ArtifactError, NotEnoughTokens, ShapeError, SourceError
+from lmsae.errors import ArtifactError, DamagedArtifact, NotEnoughTokens, ShapeError, SourceError
 from lmsae.store.array import create_array, layout_at, shard_path
-from lmsae.store.layout import CHECKSUM_BYTES, Layout
+from lmsae.store.layout import Layout
 from lmsae.store.shard import ShardWriter, read_index
 
 
@@ -152,15 +152,8 @@ def finished_contexts(path: Path, layout: Layout) -> int:
     except ArtifactError:
         return 0
     for shard in range(layout.shards):
-        if not _is_whole(shard_path(path, shard), layout, shard):
+        try:
+            read_index(shard_path(path, shard), layout, shard)
+        except DamagedArtifact:
             return shard * layout.shard_contexts
     return layout.contexts
-
-
-def _is_whole(file: Path, layout: Layout, shard: int) -> bool:
-    try:
-        places = read_index(file, layout.shard_chunks)
-    except ArtifactError:
-        return False
-    chunks = min(layout.shard_chunks, layout.chunks - shard * layout.shard_chunks)
-    return bool((places[:chunks, 1] == layout.chunk_bytes + CHECKSUM_BYTES).all())

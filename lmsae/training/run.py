@@ -1,6 +1,7 @@
 """A Run: one dictionary learning from batches that somebody hands to it."""
 
 import csv
+import math
 from pathlib import Path
 from typing import Protocol
 
@@ -109,7 +110,7 @@ class Run:
             "tokens": (self.steps_done + 1) * self.config.batch_size,
             "loss": sum(term.item() for term in terms.values()),
             **{f"{name}_loss": term.item() for name, term in terms.items()},
-            "explained_variance": 1 - terms["reconstruction"].item() / variance,
+            "explained_variance": 1 - terms["reconstruction"].item() / variance if variance else math.nan,
             "l0": (forward.codes != 0).sum(-1).float().mean().item(),
             "dead": int(progress.dead.sum()),
             "lr": self.config.lr * lr_factor,

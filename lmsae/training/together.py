@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-
 from lmsae.errors import TrainingError
 from lmsae.store.batches import ShuffledBatches
 from lmsae.training.run import Run
@@ -30,5 +29,7 @@ def train_together(
                 active.remove(run)
                 yield run
         advance(len(x))
+        if not active:
+            break
     if broken:
         raise TrainingError("\n".join(str(error) for error in broken))

@@ -146,14 +146,29 @@ def count_of(values, queries):
     return np.where(unique[at] == queries, counts[at], 0)
 
 
+def save_state(path, model, optimisers, generator, rows, used, step):
+    """Write what the next steps depend on, whole or not at all."""
+    state = {
+        "model": model.state_dict(),
+        "optimisers": [optimiser.state_dict() for optimiser in optimisers],
+        "generator": generator.get_state(),
+        "rows": rows,
+        "used": used,
+        "step": step,
+    }
+    torch.save(state, path.with_suffix(".draft"))
+    path.with_suffix(".draft").replace(path)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--tokens", type=int, default=30_000_000)
+    parser.add_argument("--tokens", type=int, default=24_000_000)
     parser.add_argument("--batch", type=int, default=16, help="contexts a step")
     parser.add_argument("--muon-lr", type=float, default=5e-3)
     parser.add_argument("--adam-lr", type=float, default=4e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--state", type=Path, help="file to go on from if it is there, written every 250 steps")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     generator = torch.Generator().manual_seed(arguments.seed)
@@ -172,8 +187,15 @@ def main():
     chosen = optimisers(model, arguments.muon_lr, arguments.adam_lr)
     base = [group["lr"] for o in chosen for group in o.param_groups]
     steps = arguments.tokens // (arguments.batch * CONTEXT)
-    rows, used, started = torch.empty(0, CONTEXT, dtype=torch.long), 0, time.time()
-    for step in range(steps):
+    rows, used, first, started = torch.empty(0, CONTEXT, dtype=torch.long), 0, 0, time.time()
+    if arguments.state and arguments.state.exists():
+        state = torch.load(arguments.state, weights_only=True)
+        model.load_state_dict(state["model"])
+        for optimiser, saved in zip(chosen, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        generator.set_state(state["generator"])
+        rows, used, first = state["rows"], state["used"], state["step"] + 1
+    for step in range(first, steps):
         if used + arguments.batch > len(rows):
             rows, used = windows([*library, *library, *tests], generator), 0
         batch, used = rows[used : used + arguments.batch], used + arguments.batch
@@ -189,24 +211,25 @@ def main():
             optimiser.zero_grad()
         if step % 20 == 0 or step == steps - 1:
             done = (step + 1) * arguments.batch * CONTEXT
-            rate = done / (time.time() - started)
+            rate = (step + 1 - first) * arguments.batch * CONTEXT / (time.time() - started)
             line = f"step {step} tokens {done} loss {loss.item():.3f} tokens/s {rate:.0f}"
             if step % 500 == 0 or step == steps - 1:
                 line += f" held_out {held_out_loss(model, held_out[:256]):.4f}"
             print(line, flush=True)
+        if arguments.state and step % 250 == 0:
+            save_state(arguments.state, model, chosen, generator, rows, used, step)
 
     model.half().save_pretrained(arguments.out)
     tokenizer.save_pretrained(arguments.out)
     saved = GPTNeoXForCausalLM.from_pretrained(arguments.out, dtype=torch.float32)
     numbers = {"model": held_out_loss(saved, held_out), **baselines([*library, *tests], held_out)}
     print(numbers, flush=True)
-    seconds = time.time() - started
     (arguments.out / "README.md").write_text(
-        model_card(saved, tokenizer, arguments, size, numbers, seconds, digest_of(documents))
+        model_card(saved, tokenizer, arguments, size, numbers, digest_of(documents))
     )
 
 
-def model_card(model, tokenizer, arguments, size, numbers, seconds, digest):
+def model_card(model, tokenizer, arguments, size, numbers, digest):
     """The README beside the weights: what it is, how good it is, and samples."""
     samples = []
     for prompt in ("def read_file(path):\n", "class Queue:\n    ", "The return statement"):
@@ -226,8 +249,8 @@ real language model where no hub can be reached. It is a test bench for dictiona
 
 `python recipes/stdlib_4m/train.py --out lmsae/lm/stdlib-4m` makes it again. {arguments.tokens:,} tokens in steps of
 {arguments.batch * CONTEXT:,}, Muon on the hidden matrices (lr {arguments.muon_lr:g}), AdamW on the rest (lr
-{arguments.adam_lr:g}), 1 % warm-up, linear decay over the last half, bfloat16 autocast, seed {arguments.seed};
-{seconds / 60:.0f} minutes on a shared two-core machine. Python {platform.python_version()}: {size["library"]:,} tokens of
+{arguments.adam_lr:g}), 1 % warm-up, linear decay over the last half, bfloat16 autocast, seed {arguments.seed}; under two
+hours on a shared two-core machine. Python {platform.python_version()}: {size["library"]:,} tokens of
 library sources and pydoc topics (seen twice an epoch) and {size["tests"]:,} of its test packages (once). Digest of the
 documents: `{digest[:16]}`. Weights are stored as float16.
 

@@ -48,7 +48,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("family", CONFIGS)
 
 
-
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     before = torch.get_num_threads()

@@ -3,8 +3,10 @@ import subprocess
 import sys
 
 import pytest
+from transformers import AutoConfig
 
 from lmsae.errors import HookPointError, SourceError
+from lmsae.lm.families import FAMILIES
 from lmsae.lm.hook_points import hook_points, layer_of, max_context, require
 from lmsae.lm.huggingface import load
 
@@ -44,9 +46,12 @@ def test_widths_foretold_from_config_json_are_those_of_real_activations(family, 
     assert max_context(config) == 64
 
 
-def test_gemma_heads_are_256_wide_where_config_json_leaves_that_out():
-    gemma = PYTHIA | {"model_type": "gemma"}
-    assert require("blocks.0.attn.hook_z", gemma) == 8 * 256
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_size_that_config_json_leaves_out_is_what_transformers_takes_for_it(model_type):
+    # With two heads, hidden_size / heads is no family's own default.
+    whole = AutoConfig.for_model(model_type, num_attention_heads=2).to_dict()
+    sparse = {name: value for name, value in whole.items() if name not in ("head_dim", "use_parallel_residual")}
+    assert hook_points(sparse) == hook_points(whole)
 
 
 def test_a_parallel_model_says_why_it_has_no_resid_mid():
@@ -66,7 +71,7 @@ def test_a_layer_too_far_is_met_with_how_many_there_are():
 
 
 def test_an_unknown_family_is_met_with_the_known_ones():
-    with pytest.raises(SourceError, match="'mamba'.*gpt_neox"):
+    with pytest.raises(SourceError, match=r"'mamba'.*gpt_neox"):
         hook_points({"model_type": "mamba"})
 
 

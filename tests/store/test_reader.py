@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zarr
 
 from lmsae.errors import DamagedArtifact, MissingArtifact
 from lmsae.store.reader import StoreReader
@@ -50,6 +51,13 @@ def test_damage_names_the_chunk_and_leaves_the_others_readable(make_store: MakeS
     assert torch.equal(reader.read(20, 21), activations[20:])
     with pytest.raises(DamagedArtifact, match=r"c\.1\.0\.0: chunk 1 \(bytes 388 to 776\)"):
         reader.read(16, 20)
+
+
+def test_a_chunk_that_other_software_dropped_as_empty_is_damage(make_store: MakeStore) -> None:
+    path = make_store(torch.randn(21, 8, 3))
+    zarr.open_array(path, mode="r+", config={"write_empty_chunks": False})[4:8] = 0
+    with pytest.raises(DamagedArtifact, match=r"c\.0\.0\.0: its index"):
+        StoreReader(path).read(0, 4)
 
 
 def test_a_shard_cut_short_or_missing_is_named(make_store: MakeStore) -> None:

@@ -201,6 +201,12 @@ def test_a_damaged_chunk_is_refused_when_it_is_read(tmp_path: Path) -> None:
         found.train[:2]
 
 
+def test_a_chunk_of_nothing_but_zeros_is_on_disk_all_the_same(tmp_path: Path) -> None:
+    found = packed(tmp_path, {"only": [3] * 100}, numbered(5), TokenizeConfig(context_size=8, aside_tokens=20))
+    assert not found.train_documents[:].any()
+    assert (tmp_path / "tokens.zarr/train_documents/c/0/0").is_file()
+
+
 def test_a_directory_without_tokens_is_a_missing_artifact(tmp_path: Path) -> None:
     with pytest.raises(MissingArtifact, match=r"tokens\.zarr"):
         open_tokens(tmp_path)

@@ -1,0 +1,76 @@
+"""A sweep or one experiment, from what the user wrote to what was made: what `lmsae run` and `lmsae.run` share."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmsae.artifact import Artifacts
+from lmsae.errors import Fault
+from lmsae.plan import Plan, make_plan
+from lmsae.runtime import Runtime
+from lmsae.sheet import read, read_runtime
+
+if TYPE_CHECKING:
+    from lmsae.dictionary.dictionary import Dictionary
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One row that has been made: its name, and the folder of each of its stages' artifacts."""
+
+    name: str
+    artifacts: Mapping[str, Path]
+
+    @cached_property
+    def dictionary(self) -> "Dictionary":
+        """The trained dictionary, on the CPU: it reads and writes raw activations of its hook point."""
+        from lmsae.dictionary.dictionary import Dictionary
+
+        return Dictionary.load(self.artifacts["train"])
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """What evaluation on held-out text measured."""
+        return json.loads((self.artifacts["eval"] / "metrics.json").read_text())
+
+
+def run(experiment: Path | str | Mapping[str, Any], *, name: str | None = None, **runtime: Any) -> Experiment:
+    """Make all stages of one experiment and return what came of it; what is made already is not made again.
+
+    `experiment` is a TOML, YAML or JSON file, or the nested dict that such a file holds. `name` is that of its row.
+    Further keywords are fields of Runtime (artifacts, results, device, threads, ...). Raises ConfigError with every
+    fault at once, before anything runs.
+
+        sae = {"hook_point": "blocks.1.hook_resid_post", "architecture": "topk", "k": 16, "d_sae": 1024}
+        made = lmsae.run({"sae": sae, "train": {"tokens": 1_000_000}})
+        made.metrics["explained_variance"], made.dictionary.encode(activations)
+    """
+    from lmsae.running import run_plan
+
+    config = dict(experiment) if isinstance(experiment, Mapping) else Path(experiment)
+    plan, settings = plan_of(config, None, [], runtime, name=name)
+    run_plan(plan, settings, say=lambda line: None)
+    (planned,) = plan.rows
+    folders = {stage: settings.artifacts / spec.reference for stage, spec in planned.specs.items()}
+    return Experiment(planned.row.name, folders | {"report": settings.artifacts / plan.report.reference})
+
+
+def plan_of(
+    config: Path | Mapping[str, Any],
+    sheet: Path | None,
+    overrides: Iterable[str],
+    flags: Mapping[str, Any],
+    *,
+    name: str | None = None,
+) -> tuple[Plan, Runtime]:
+    """The plan of what the user wrote, and how to work on it. Raises ConfigError with every fault at once.
+
+    `flags` win over the config's `runtime` section, and `name` over the name of a single experiment.
+    """
+    faults: list[Fault] = []
+    runtime = read_runtime(config, flags, faults)
+    rows = read(config, sheet, overrides, faults, name=name)
+    return make_plan(rows, Artifacts(runtime.artifacts), faults), runtime

@@ -1,0 +1,116 @@
+"""The report as one HTML page that needs no other file and no network."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from lmsae.report.definitions import METRICS, in_order
+from lmsae.report.health import CHECKS, dense_share
+from lmsae.report.plots import FAINT, INK
+from lmsae.report.rows import SPARSITY_SETTINGS, Result, names_of
+
+MAIN_METRICS = {
+    "l0": "L0",
+    "explained_variance": "Expl. variance",
+    "ce_loss_score_mean": "CE score (mean)",
+    "ce_loss_score_zero": "CE score (zero)",
+    "ce_difference": "CE difference",
+    "l2_ratio": "L2 ratio",
+    "dead_share": "Dead",
+    "dense_share": "Dense",
+}
+SHARES = frozenset({"dead_share", "dense_share"})
+# Every figure is on the page, but only the first few are open.
+OPEN_FIGURES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Illustration:
+    """A figure of the page: `kind` is the section it belongs to, `svg` the text of its file."""
+
+    kind: str
+    title: str
+    svg: str
+
+
+def page(results: Sequence[Result], illustrations: Sequence[Illustration]) -> str:
+    """The page's HTML. Whatever a setting or a name holds is escaped."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(number=number, share=share)
+    template = environment.from_string((files("lmsae.report") / "report.html.jinja").read_text("utf-8"))
+    shared, varied = _settings(results)
+    by_sparsity = [name for name in varied if name in SPARSITY_SETTINGS]
+    return template.render(
+        results=results,
+        shared=shared,
+        varied=[name for name in varied if name not in SPARSITY_SETTINGS],
+        sparsity=[_sparsity(result, by_sparsity) for result in results] if by_sparsity else [],
+        shown=[{**result.metrics, "dense_share": dense_share(result.metrics)} for result in results],
+        main=MAIN_METRICS,
+        shares=SHARES,
+        definitions=METRICS,
+        checks=[(check, _failures(results, check.metric)) for check in CHECKS],
+        healthy=sum(result.verdict.ok for result in results),
+        in_order=in_order,
+        figures={
+            kind: [(figure.title, _inlined(figure.svg)) for figure in illustrations if figure.kind == kind]
+            for kind in ("pareto", "density", "curves")
+        },
+        open_figures=OPEN_FIGURES,
+    )
+
+
+def number(value: float) -> str:
+    """A metric for people: counts in full, others with three or four digits."""
+    if not math.isfinite(value):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if value and abs(value) < 0.001:
+        return f"{value:.1e}"
+    return f"{value:,.{3 if abs(value) < 10 else 2 if abs(value) < 100 else 1}f}"
+
+
+def share(value: float) -> str:
+    """A share of latents, in per cent."""
+    return f"{100 * value:.1f} %"
+
+
+def _settings(results: Sequence[Result]) -> tuple[dict[str, str], list[str]]:
+    """The settings that all rows share, and the names of those that tell them apart."""
+    names = names_of([result.settings for result in results])
+    values: Mapping[str, list[str]] = {name: [r.settings.get(name, "") for r in results] for name in names}
+    shared = {name: found[0] for name, found in values.items() if len(set(found)) == 1 and len(results) > 1}
+    return shared, [name for name in names if name not in shared]
+
+
+def _sparsity(result: Result, names: Sequence[str]) -> str:
+    """The settings that make a dictionary sparse, in one cell: an architecture has one or two of them."""
+    given = {name: value for name in names if (value := result.settings.get(name))}
+    return ", ".join(f"{_short(name)} {value}" for name, value in given.items())
+
+
+def _short(setting: str) -> str:
+    return setting.partition(".")[2].removesuffix("_coefficient") or setting
+
+
+def _failures(results: Sequence[Result], metric: str) -> int:
+    return sum(metric in result.verdict.outside for result in results)
+
+
+def _inlined(svg: str) -> Any:
+    """An SVG file as a part of the page: no prologue, no size, no ids but those it refers to, the theme's colours."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r' (?:width|height)="[\d.]+pt"', "", body, count=2)
+    body = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", body)
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = body.replace("'DejaVu Sans'", "var(--text-font)")
+    for ours, theirs in ((INK, "var(--ink)"), (FAINT, "var(--line)"), ("fill: #ffffff", "fill: none")):
+        body = body.replace(ours, theirs)
+    return Markup(body)

@@ -1,0 +1,39 @@
+"""Sweeps to run the engines on."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.engines.sweep import Sweep, new_sweep
+
+
+@pytest.fixture(scope="session")
+def by_snakemake(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """A sweep of two rows that Snakemake has finished; not to be changed."""
+    sweep = new_sweep(tmp_path_factory.mktemp("by_snakemake"))
+    sweep.snakemake()
+    return sweep
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Sweep:
+    """A sweep of two rows of which nothing is made."""
+    return new_sweep(tmp_path)
+
+
+@pytest.fixture
+def sweep(by_snakemake: Sweep, tmp_path: Path) -> Sweep:
+    """A copy of the finished sweep, to be changed."""
+    copy = by_snakemake.copy(tmp_path / "sweep")
+    copy.computed()
+    return copy
+
+
+@pytest.fixture(scope="session")
+def committed(by_snakemake: Sweep, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """The finished sweep with a dvc.lock, committed to git; not to be changed."""
+    sweep = by_snakemake.copy(tmp_path_factory.mktemp("committed") / "sweep")
+    sweep.dvc("repro")
+    sweep.run("git", "add", "--all")
+    sweep.run("git", "-c", "user.name=lmsae", "-c", "user.email=lmsae@localhost", "commit", "--quiet", "-m", "Two rows")
+    return sweep

@@ -1,0 +1,188 @@
+"""Snakemake and DVC compute exactly what is missing, and each finds made what the other has made."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.engines.sweep import TWO_ROWS, TWO_ROWS_MAKE, Sweep, environment
+from tests.miniature import manifests, write_config, write_sweep
+
+ENGINES = ["snakemake", "dvc"]
+NOTHING: Counter[str] = Counter()
+pytestmark = pytest.mark.xdist_group("engines")
+
+
+def jobs(said: str) -> Counter[str]:
+    """How many jobs of each rule Snakemake says it will run."""
+    if "Nothing to be done" in said:
+        return Counter()
+    table = said.split("Job stats:")[1].split("\ntotal")[0].splitlines()[3:]
+    return Counter({rule: int(count) for rule, count in map(str.split, table)})
+
+
+def stages_run(said: str) -> list[str]:
+    """The stages whose command DVC says it ran."""
+    return [line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")]
+
+
+def test_snakemake_makes_every_artifact_and_the_report_of_a_sweep(sweep: Sweep) -> None:
+    assert Counter(reference.split("/")[0] for reference in manifests(sweep.folder)) == TWO_ROWS_MAKE
+    assert "top" in (sweep.folder / "results/report.html").read_text()
+    assert (sweep.folder / "results/rows/top/train/manifest.json").exists()
+
+
+def test_snakemake_starts_no_job_on_a_finished_sweep(sweep: Sweep) -> None:
+    assert jobs(sweep.snakemake()) == Counter()
+    assert sweep.computed() == NOTHING
+
+
+def test_dvc_computes_nothing_after_snakemake_and_then_skips_every_stage(sweep: Sweep) -> None:
+    assert stages_run(sweep.dvc("repro"))[1:] == list(TWO_ROWS_MAKE)
+    assert stages_run(sweep.dvc("repro")) == ["plan"]
+    assert sweep.computed() == NOTHING
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_new_row_trains_and_evaluates_one_dictionary(sweep: Sweep, engine: str) -> None:
+    write_sweep(sweep.folder, [*TWO_ROWS, {**TWO_ROWS[0], "name": "quicker", "train.lr": "0.01"}])
+    sweep.engine(engine)
+    assert sweep.computed() == Counter(train=1, eval=1, report=1)
+    assert "quicker" in (sweep.folder / "results/report.html").read_text()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_changed_learning_rate_retrains_one_dictionary_and_changed_back_none(sweep: Sweep, engine: str) -> None:
+    write_sweep(sweep.folder, [TWO_ROWS[0], {**TWO_ROWS[1], "train.lr": "0.01"}])
+    sweep.engine(engine)
+    assert sweep.computed() == Counter(train=1, eval=1, report=1)
+    write_sweep(sweep.folder, TWO_ROWS)
+    report = (sweep.folder / "results/report.html").read_bytes()
+    sweep.engine(engine)
+    assert sweep.computed() == NOTHING
+    assert (sweep.folder / "results/report.html").read_bytes() != report, "the old report is published again"
+
+
+def test_a_changed_context_size_moves_everything_and_changed_back_nothing(sweep: Sweep) -> None:
+    write_config(sweep.folder, tokenize={"context_size": 16})
+    sweep.dvc("repro")
+    assert sweep.computed() == TWO_ROWS_MAKE
+    assert jobs(sweep.snakemake()) == Counter(), "what DVC has made, Snakemake finds made"
+    write_config(sweep.folder)
+    assert jobs(sweep.snakemake()) == Counter(report=1, all=1)
+    assert sweep.computed() == NOTHING
+
+
+def test_a_row_of_another_hook_point_starts_no_job_of_the_rows_before_it(sweep: Sweep) -> None:
+    # The forward pass is now for two hook points, so the pass is another; what hangs on its first one is not run again.
+    write_sweep(sweep.folder, [*TWO_ROWS, {**TWO_ROWS[0], "name": "up", "sae.hook_point": "blocks.1.hook_resid_post"}])
+    wanted = Counter(activations=1, norm=1, init=1, train=1, eval=1, report=1)
+    assert jobs(sweep.snakemake("--dry-run")) == wanted + Counter(all=1)
+    assert sweep.computed() == NOTHING
+
+
+def test_a_manifest_deleted_by_hand_is_restored_and_nothing_computed(sweep: Sweep) -> None:
+    before = manifests(sweep.folder)
+    for manifest in sweep.artifacts.glob("*/*/manifest.json"):
+        manifest.unlink()
+    assert jobs(sweep.snakemake()) == Counter()
+    assert manifests(sweep.folder) == before
+    assert sweep.computed() == NOTHING
+
+
+def test_activations_deleted_to_save_space_are_not_made_again_for_a_finished_sweep(sweep: Sweep) -> None:
+    shutil.rmtree(sweep.artifacts / "activations")
+    assert jobs(sweep.snakemake("--dry-run")) == Counter()
+    assert jobs(sweep.snakemake("--dry-run", "activations_all")) == Counter(activations=1, activations_all=1)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_faulty_sheet_is_met_with_its_faults_before_anything_runs(empty: Sweep, engine: str) -> None:
+    write_sweep(empty.folder, [{**TWO_ROWS[0], "sae.architecture": "tpok"}, {**TWO_ROWS[1], "train.lr": "quick"}])
+    said = empty.engine(engine, fails=True)
+    assert "config/sweep.tsv, row top, column sae.architecture" in said
+    assert "did you mean topk?" in said
+    assert "config/sweep.tsv, row batch, column train.lr" in said
+    assert "Traceback" not in said
+    assert not list(empty.artifacts.glob("*/*"))
+
+
+def test_a_run_killed_half_way_is_finished_by_the_next(sweep: Sweep) -> None:
+    write_config(sweep.folder, train={"tokens": 6144})
+    command = ["snakemake", "--cores", "2", "train_all"]
+    before = set(sweep.artifacts.glob("train/*"))
+    with subprocess.Popen(command, cwd=sweep.folder, env=environment(), start_new_session=True) as running:
+        deadline = time.monotonic() + 60
+        while not any((new / ".claim").exists() for new in set(sweep.artifacts.glob("train/*")) - before):
+            assert running.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.killpg(running.pid, signal.SIGKILL)
+    assert sweep.computed() == NOTHING
+    sweep.snakemake("--unlock")
+    sweep.snakemake()
+    assert sweep.computed() == Counter(train=2, eval=2, report=1)
+    sweep.run("lmsae", "verify")
+
+
+def test_a_job_works_from_its_pass_and_never_reads_the_sheet(sweep: Sweep) -> None:
+    (name,) = [path.stem for path in (sweep.artifacts / "passes/train").glob("*.done")]
+    (sweep.artifacts / f"passes/train/{name}.done").unlink()
+    (sweep.folder / "config/sweep.tsv").write_text("changed since this job was submitted")
+    # What a cluster job starts, without its options about the cluster.
+    job = ["--mode", "remote", "--target-jobs", f"train:name={name}", "--allowed-rules", "train", "--nolock"]
+    sweep.snakemake("--force", "--no-hooks", *job)
+    assert (sweep.artifacts / f"passes/train/{name}.done").exists()
+    assert sweep.computed() == NOTHING
+
+
+def test_the_target_of_a_row_leaves_the_other_rows_alone(empty: Sweep) -> None:
+    one_of_each = Counter(tokenize=1, activations=1, norm=1, init=1, train=1, eval=1)
+    assert jobs(empty.snakemake("--dry-run", "row_batch")) == one_of_each + Counter(row_batch=1)
+
+
+def test_another_folder_of_config_can_be_named(empty: Sweep) -> None:
+    shutil.move(empty.folder / "config", empty.folder / "other")
+    said = empty.snakemake("--dry-run", "--printshellcmds", "train_all", "--config", "folder=other")
+    assert jobs(said) == Counter(tokenize=1, activations=1, norm=1, init=2, train=1, train_all=1)
+    assert "--config other/config.yaml" in said
+
+
+def test_the_rule_graph_is_the_seven_stages(empty: Sweep) -> None:
+    lines = empty.snakemake("--rulegraph", "mermaid-js").splitlines()
+    rules = {line.split("[")[1].rstrip("]") for line in lines if line.strip().startswith("id") and "[" in line}
+    assert rules == {*TWO_ROWS_MAKE, "all"}
+
+
+def test_snakemake_finds_nothing_to_say_against_the_workflow(empty: Sweep) -> None:
+    assert "your workflow is in a good condition" in empty.run("snakemake", "--lint")
+
+
+def test_dvc_shows_and_compares_metrics_and_plots(committed: Sweep, tmp_path: Path) -> None:
+    sweep = committed.copy(tmp_path / "sweep")
+    write_sweep(sweep.folder, TWO_ROWS[:1])
+    sweep.dvc("repro")
+    shown, compared = sweep.dvc("metrics", "show"), sweep.dvc("metrics", "diff")
+    assert "top.explained_variance" in shown
+    assert "batch.explained_variance" not in shown
+    assert "batch.explained_variance" in compared
+    assert "top.explained_variance" not in compared
+    sweep.dvc("plots", "diff", "HEAD")
+    page = (sweep.folder / "dvc_plots/index.html").read_text()
+    assert all(f"results/{name}.csv" in page for name in ("pareto", "density", "curves"))
+
+
+def test_dvc_carries_reports_and_dictionaries_to_another_clone(committed: Sweep, tmp_path: Path) -> None:
+    sweep, clone = committed.copy(tmp_path / "sweep"), Sweep(tmp_path / "clone")
+    sweep.run("git", "clone", "--quiet", str(sweep.folder), str(clone.folder))
+    for side in (sweep, clone):
+        side.dvc("remote", "add", "--local", "--default", "there", str(tmp_path / "remote"))
+    sweep.dvc("push")
+    clone.dvc("pull", "results/saelens", "results/report.html", "results/metrics.json")
+    for name in ("report.html", "metrics.json", "saelens/top/sae_weights.safetensors"):
+        assert (clone.folder / "results" / name).read_bytes() == (sweep.folder / "results" / name).read_bytes()

@@ -1,0 +1,243 @@
+"""Scoring with a real tiny language model, against splices worked out context by context."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lmsae.catalog import CATALOG
+from lmsae.dictionary.dictionary import Dictionary
+from lmsae.evaluation.scoring import Score, Subject, score
+from lmsae.lm import load, resolve
+from lmsae.text.tokens import TokenSet, TokenWriter, open_tokens
+from tests.architectures import parts, randomise
+
+VOCAB, WIDTH, CONTEXTS, CONTEXT_SIZE, SPECIAL = 31, 8, 7, 10, 0
+HOOK, OTHER_HOOK = "blocks.0.hook_resid_post", "blocks.1.hook_mlp_out"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """GPT-NeoX of two layers, with weights large enough that its predictions differ."""
+    config = transformers.GPTNeoXConfig(
+        vocab_size=VOCAB,
+        hidden_size=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=32,
+    )
+    folder = tmp_path_factory.mktemp("model")
+    made = transformers.GPTNeoXForCausalLM(config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.copy_(0.4 * torch.randn(parameter.shape, generator=generator))
+    made.save_pretrained(folder)
+    return load(resolve(str(folder)), backend="huggingface", dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> TokenSet:
+    """Random text; a special token opens each context and stands in some of them."""
+    folder = tmp_path_factory.mktemp("tokens")
+    ids = np.random.default_rng(0).integers(1, VOCAB, (CONTEXTS, CONTEXT_SIZE))
+    ids[:, 0] = ids[2, 5] = ids[4, 9] = SPECIAL
+    writer = TokenWriter(folder, VOCAB)
+    for split in ("train", "held_out"):
+        writer.write_split(split, CONTEXTS, CONTEXT_SIZE, [(ids, ids)])
+    special = {"bos_token_id": SPECIAL, "special_token_ids": [SPECIAL]}
+    writer.write_attributes({"n_aside_contexts": 1, "d_vocab": VOCAB, "counts": {}, **special})
+    return open_tokens(folder)
+
+
+@pytest.fixture(scope="module")
+def ids(tokens: TokenSet) -> Tensor:
+    return torch.from_numpy(tokens.held_out[:].astype("int64"))
+
+
+@pytest.fixture(scope="module")
+def mean(model: Any, ids: Tensor) -> Tensor:
+    """Not quite the mean of the evaluated activations: it comes from other text."""
+    return model.read(ids, [HOOK])[HOOK].mean((0, 1)) + 0.1
+
+
+Scored = Callable[..., list[Score]]
+
+
+@pytest.fixture(scope="module")
+def scored(model: Any, tokens: TokenSet) -> Scored:
+    def run(*subjects: Subject, batch_contexts: int = 3) -> list[Score]:
+        return score(model, subjects, tokens, CONTEXTS, batch_contexts, lambda count: None)
+
+    return run
+
+
+def identity() -> Dictionary:
+    """relu(x) - relu(-x): two latents a dimension."""
+    made = Dictionary(parts("standard_new", WIDTH, 2 * WIDTH)[0])
+    eye = torch.eye(WIDTH)
+    with torch.no_grad():
+        made.geometry.W_enc.copy_(torch.cat([eye, -eye], dim=1))
+        made.geometry.W_dec.copy_(torch.cat([eye, -eye]))
+    return made.eval()
+
+
+def constant(value: Tensor) -> Dictionary:
+    """Writes this vector, whatever it reads."""
+    made = Dictionary(parts("standard_new", WIDTH, 4)[0])
+    with torch.no_grad():
+        made.geometry.b_dec.copy_(value)
+        made.geometry.b_enc.fill_(1.0)
+    return made.eval()
+
+
+def random(name: str = "topk", seed: int = 0) -> Dictionary:
+    made = randomise(Dictionary(parts(name, WIDTH, 24)[0]), seed)
+    made.set_scales(0.5, 0.5)
+    made.sparsity.observe(torch.rand(3, 24))
+    return made.eval()
+
+
+def test_an_identity_loses_nothing(scored: Scored, mean: Tensor) -> None:
+    metrics = scored(Subject(identity(), HOOK, mean))[0].metrics
+    assert metrics["ce_difference"] == pytest.approx(0, abs=1e-6)
+    assert metrics["kl_div"] == pytest.approx(0, abs=1e-9)
+    for name in ("ce_loss_score_zero", "ce_loss_score_mean", "kl_div_score_zero", "kl_div_score_mean"):
+        assert metrics[name] == pytest.approx(1, abs=1e-5)
+    assert metrics["explained_variance"] == pytest.approx(1, abs=1e-12)
+    assert metrics["l0"] == WIDTH
+
+
+def test_a_dictionary_that_writes_zeros_is_zero_ablation(scored: Scored, mean: Tensor) -> None:
+    metrics = scored(Subject(constant(torch.zeros(WIDTH)), HOOK, mean))[0].metrics
+    assert metrics["ce_spliced"] == metrics["ce_zero_ablated"]
+    assert metrics["ce_loss_score_zero"] == metrics["kl_div_score_zero"] == 0
+
+
+def test_a_dictionary_that_writes_the_mean_is_mean_ablation(scored: Scored, mean: Tensor) -> None:
+    metrics = scored(Subject(constant(mean), HOOK, mean))[0].metrics
+    assert metrics["ce_spliced"] == metrics["ce_mean_ablated"]
+    assert metrics["ce_loss_score_mean"] == metrics["kl_div_score_mean"] == 0
+    assert metrics["ce_zero_ablated"] != metrics["ce_mean_ablated"]
+
+
+def cross_entropy(model: Any, ids: Tensor, hook: str, replace: Callable[[Tensor], Tensor], spare: bool = True) -> float:
+    """Nats a position of the model with activations replaced, token by token; special ones are spared."""
+
+    def edit(activations: Tensor) -> Tensor:
+        edited = activations.clone()
+        for position in range(ids.shape[1]):
+            if not spare or context[0, position] != SPECIAL:
+                edited[0, position] = replace(activations[0, position])
+        return edited
+
+    losses = []
+    for context in ids.split(1):
+        log_p = model.logits_with(context, {hook: edit}).double().log_softmax(-1)[0]
+        losses += [
+            -log_p[position, context[0, position + 1]].item()
+            for position in range(ids.shape[1] - 1)
+            if context[0, position] != SPECIAL
+        ]
+    return float(np.mean(losses))
+
+
+@pytest.mark.parametrize("hook", [HOOK, OTHER_HOOK])
+@pytest.mark.parametrize("name", CATALOG)
+def test_cross_entropies_are_those_of_splices_worked_out_by_hand(
+    name: str, hook: str, scored: Scored, model: Any, ids: Tensor, mean: Tensor
+) -> None:
+    dictionary = random(name)
+    metrics = scored(Subject(dictionary, hook, mean))[0].metrics
+    by_hand = {
+        "ce_clean": lambda x: x,
+        "ce_spliced": lambda x: dictionary(x[None])[0],
+        "ce_zero_ablated": torch.zeros_like,
+        "ce_mean_ablated": lambda x: mean,
+    }
+    for metric, replace in by_hand.items():
+        assert metrics[metric] == pytest.approx(cross_entropy(model, ids, hook, replace), rel=1e-5), metric
+
+
+def test_it_matters_that_special_tokens_are_spared(scored: Scored, model: Any, ids: Tensor, mean: Tensor) -> None:
+    spared = scored(Subject(random(), HOOK, mean))[0].metrics["ce_zero_ablated"]
+    assert abs(spared - cross_entropy(model, ids, HOOK, torch.zeros_like, spare=False)) > 1e-3
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_reconstruction_metrics_are_over_text_tokens(
+    name: str, scored: Scored, model: Any, ids: Tensor, mean: Tensor
+) -> None:
+    dictionary = random(name)
+    found = scored(Subject(dictionary, HOOK, mean))[0]
+    x = model.read(ids, [HOOK])[HOOK][ids != SPECIAL]
+    with torch.no_grad():
+        codes, y, y_hat = dictionary.encode(x), x.double().numpy(), dictionary(x).double().numpy()
+    assert found.metrics["tokens"] == len(x) == CONTEXTS * (CONTEXT_SIZE - 1) - 2
+    explained = 1 - ((y - y_hat) ** 2).sum() / ((y - y.mean(0)) ** 2).sum()
+    assert found.metrics["explained_variance"] == pytest.approx(explained, rel=1e-5)
+    assert found.metrics["l0"] == pytest.approx((codes > 0).sum().item() / len(x), rel=1e-6)
+    assert found.metrics["dead"] == (codes == 0).all(0).sum().item()
+    torch.testing.assert_close(found.latents["density"], (codes > 0).float().mean(0), rtol=1e-5, atol=1e-6)
+
+
+def require_close(found: Score, expected: Score, rel: float) -> None:
+    assert found.metrics.keys() == expected.metrics.keys()
+    for name, value in expected.metrics.items():
+        assert found.metrics[name] == pytest.approx(value, rel=rel, abs=rel), name
+    for name, value in expected.latents.items():
+        torch.testing.assert_close(found.latents[name], value, rtol=rel, atol=rel)
+
+
+@pytest.mark.parametrize("name", CATALOG)
+@pytest.mark.parametrize("batch_contexts", [1, 2, CONTEXTS, 100])
+def test_batch_size_changes_nothing(name: str, batch_contexts: int, scored: Scored, mean: Tensor) -> None:
+    subject = Subject(random(name), HOOK, mean)
+    require_close(scored(subject, batch_contexts=batch_contexts)[0], scored(subject)[0], 1e-6)
+
+
+def test_company_changes_nothing(scored: Scored, mean: Tensor) -> None:
+    subjects = [
+        Subject(random("topk"), HOOK, mean),
+        Subject(random("jumprelu"), OTHER_HOOK, mean),
+        Subject(random("batchtopk"), HOOK, mean - 1),  # the mean of other text, at the same place
+        Subject(random("topk", seed=1), HOOK, torch.zeros(WIDTH)),
+    ]
+    together = scored(*subjects)
+    for subject, found in zip(subjects, together, strict=True):
+        alone = scored(subject)[0]
+        assert found.metrics == alone.metrics
+        assert all(torch.equal(found.latents[name], value) for name, value in alone.latents.items())
+    assert len({found.metrics["ce_mean_ablated"] for found in together}) == 4
+
+
+def test_scales_and_their_fold_score_alike(scored: Scored, mean: Tensor) -> None:
+    dictionary = random("batchtopk")
+    plain, folded = scored(Subject(dictionary, HOOK, mean), Subject(dictionary.folded(), HOOK, mean))
+    require_close(folded, plain, 1e-5)
+
+
+def test_only_the_contexts_asked_for_are_scored(model: Any, tokens: TokenSet, mean: Tensor) -> None:
+    counts: list[int] = []
+    found = score(model, [Subject(random(), HOOK, mean)], tokens, 4, 3, counts.append)[0]
+    assert found.metrics["tokens"] == 4 * (CONTEXT_SIZE - 1) - 1
+    assert counts == [3 * CONTEXT_SIZE, CONTEXT_SIZE]
+
+
+def test_a_score_is_saved_as_json_and_vectors(scored: Scored, mean: Tensor, tmp_path: Path) -> None:
+    found = scored(Subject(random(), HOOK, mean))[0]
+    found.save(tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == found.metrics
+    latents = load_file(tmp_path / "latents.safetensors")
+    assert {name: (value.shape, value.dtype) for name, value in latents.items()} == {
+        name: ((24,), torch.float32) for name in ("density", "mean_activation")
+    }
+    assert sum(found.metrics["density_histogram"]) == 24 - found.metrics["dead"]

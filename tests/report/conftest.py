@@ -1,0 +1,143 @@
+"""Finished eval and train artifacts of tiny dictionaries, made by the classes that make real ones."""
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lmsae.artifact import Artifact, Artifacts, Spec
+from lmsae.dictionary.config import DictionaryConfig
+from lmsae.dictionary.dictionary import Dictionary
+from lmsae.geometry.config import SAEConfig
+from lmsae.metrics import density_histogram
+from lmsae.report.report import write_report
+from lmsae.sparsity.config import TopKConfig
+from lmsae.stages.report import ReportRow
+
+WIDTH, LATENTS = 4, 8
+HEALTHY = {
+    "explained_variance": 0.9,
+    "ce_loss_score_mean": 0.95,
+    "ce_loss_score_zero": 0.99,
+    "ce_difference": 0.1,
+    "dead": 0,
+    "dead_share": 0.0,
+    "dense_1e-1": 1,
+    "l2_ratio": 0.97,
+    "d_sae": LATENTS,
+    "l0": 4.5,
+}
+
+
+class Sweep:
+    """Artifacts of a sweep under a folder, and the rows of its report."""
+
+    def __init__(self, root: Path) -> None:
+        self.artifacts = Artifacts(root / "artifacts")
+        self.rows: list[ReportRow] = []
+        self.tokens = self._finished(
+            "tokenize", {"dataset": {"name": "some-text"}, "packing": {"context_size": 16, "prepend_bos": True}}, {}
+        )
+        self.activations = self._finished(
+            "activations",
+            {"model": {"source": {"name": "tiny-lm"}}, "hook_point": "blocks.0.hook_resid_post"},
+            {"tokens": self.tokens.reference},
+        )
+
+    def add(
+        self, name: str, metrics: dict[str, float] | None = None, settings: dict[str, Any] | None = None
+    ) -> ReportRow:
+        """A row whose dictionary has been trained and evaluated."""
+        usual = {"sae.architecture": "topk", "sae.k": "2", "sae.hook_point": "blocks.0.hook_resid_post"}
+        settings = {**usual, **(settings or {})}
+        inputs = {"tokens": self.tokens.reference, "activations": self.activations.reference}
+        train = self._begun("train", {"settings": settings, "name": name}, inputs)
+        _dictionary(settings["sae.k"]).save(train.path)
+        _write_curves(train.path / "curves.csv")
+        train.publish({})
+        scored = {"dictionary": train.reference, "tokens": self.tokens.reference}
+        evaluation = self._begun("eval", {"metrics": str(metrics)}, scored)
+        density = torch.linspace(0.01, 0.5, LATENTS)
+        measured = {**HEALTHY, **(metrics or {}), "density_histogram": density_histogram(density)}
+        (evaluation.path / "metrics.json").write_text(json.dumps(measured, indent=1))
+        save_file({"density": density}, evaluation.path / "latents.safetensors")
+        evaluation.publish({})
+        made = (self.tokens, self.activations, train, evaluation)
+        references = {artifact.path.parent.name: artifact.reference for artifact in made}
+        self.rows.append(ReportRow(name=name, artifacts=references, settings=settings))
+        return self.rows[-1]
+
+    @property
+    def inputs(self) -> dict[str, Artifact]:
+        return {row.name: self.artifacts[row.artifacts["eval"]] for row in self.rows}
+
+    def report(self) -> Artifact:
+        """The report of the rows so far, finished."""
+        report = self._report("report")
+        if not report.is_finished:
+            write_report(self.rows, self.inputs, report.path)
+            report.publish({})
+        return report
+
+    def undrawn_report(self) -> Artifact:
+        """A finished artifact with files like a report's, for those who only carry them about."""
+        report = self._report("undrawn")
+        if not report.is_finished:
+            (report.path / "plots").mkdir()
+            for name in ("table.csv", "report.html", "plots/pareto-1.svg"):
+                (report.path / name).write_text(f"{name} of {report.reference}")
+            report.publish({})
+        return report
+
+    def _report(self, kind: str) -> Artifact:
+        rows = [row.model_dump(mode="json") for row in self.rows]
+        return self._begun(
+            "report", {"kind": kind, "rows": rows}, {row.name: row.artifacts["eval"] for row in self.rows}
+        )
+
+    def _begun(self, stage: str, config: dict[str, Any], inputs: dict[str, str]) -> Artifact:
+        return self.artifacts.add(Spec(stage=stage, version=1, config=config, inputs=inputs))
+
+    def _finished(self, stage: str, config: dict[str, Any], inputs: dict[str, str]) -> Artifact:
+        artifact = self._begun(stage, config, inputs)
+        artifact.publish({})
+        return artifact
+
+
+def _dictionary(k: str) -> Dictionary:
+    sizes = {"d_in": WIDTH, "d_out": WIDTH, "d_sae": LATENTS}
+    config = DictionaryConfig(**sizes, geometry=SAEConfig.model_validate({}), act_fn=TopKConfig(k=int(k)))
+    dictionary = Dictionary(config)
+    with torch.no_grad():
+        dictionary.geometry.W_dec.copy_(torch.arange(LATENTS * WIDTH).view(LATENTS, WIDTH) / 10)
+        dictionary.geometry.W_enc.copy_(dictionary.geometry.W_dec.T)
+    return dictionary
+
+
+def _write_curves(path: Path, steps: Sequence[int] = range(5)) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["step", "tokens", "loss", "explained_variance", "l0", "dead", "lr"])
+        writer.writerows([s, 100 * (s + 1), math.exp(-s), 1 - math.exp(-s), 8 - s, 0, 0.001] for s in steps)
+
+
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of a healthy and an unhealthy row, at two hook points. To be read only."""
+    sweep = Sweep(tmp_path_factory.mktemp("reported"))
+    sweep.add("good=1+1", {"l0": 4.25})
+    sweep.add(
+        "weak", {"l2_ratio": 0.5}, {"sae.k": "3", "train.lr": 0.001, "sae.hook_point": "blocks.1.hook_resid_post"}
+    )
+    return sweep.report().path
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    return Sweep(tmp_path)

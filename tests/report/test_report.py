@@ -1,0 +1,148 @@
+"""The report: its table, its figures and its page."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+import pyarrow.parquet as pq
+import pytest
+
+from lmsae.metrics import HISTOGRAM_BINS
+from lmsae.report.definitions import METRICS
+from lmsae.report.page import number
+from lmsae.report.plots import plots
+from lmsae.report.report import write_report
+from lmsae.report.rows import read_results
+from lmsae.report.tables import write_tables
+
+if TYPE_CHECKING:
+    from tests.report.conftest import Sweep
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_the_table_has_a_row_a_dictionary_with_settings_metrics_health_and_artifacts(reported: Path) -> None:
+    good, weak = read(reported / "table.csv")
+    assert (good["name"], good["sae.k"], good["train.lr"], good["l0"]) == ("good=1+1", "2", "", "4.25")
+    assert (weak["name"], weak["sae.k"], weak["train.lr"], weak["l2_ratio"]) == ("weak", "3", "0.001", "0.5")
+    assert (good["healthy"], good["findings"]) == ("True", "")
+    assert (weak["healthy"], weak["findings"].split(":")[0]) == ("False", "l2_ratio is 0.5 (healthy")
+    assert weak["artifacts.train"] != good["artifacts.train"] == f"train/{good['artifacts.train'].partition('/')[2]}"
+    header = list(good)
+    assert (
+        header.index("l0") < header.index("explained_variance") < header.index("dead_share") < header.index("healthy")
+    )
+
+
+def test_parquet_and_csv_hold_the_same_table(reported: Path) -> None:
+    lines, table = read(reported / "table.csv"), pq.read_table(reported / "table.parquet")
+    assert table.column_names == list(lines[0])
+    assert table["l0"].to_pylist() == [4.25, 4.5] == [float(line["l0"]) for line in lines]
+    assert table["dead"].to_pylist() == [0.0, 0.0]
+    assert table["healthy"].to_pylist() == [True, False]
+
+
+def test_plot_data_is_long_with_a_row_column(reported: Path) -> None:
+    assert [(line["row"], line["l0"]) for line in read(reported / "pareto.csv")] == [
+        ("good=1+1", "4.25"),
+        ("weak", "4.5"),
+    ]
+    curves = read(reported / "curves.csv")
+    assert [(c["row"], c["step"]) for c in curves] == [(row, str(i)) for row in ("good=1+1", "weak") for i in range(5)]
+    assert curves[0]["tokens"] == "100"
+    densities = read(reported / "density.csv")
+    assert len(densities) == 2 * HISTOGRAM_BINS
+    assert float(densities[0]["log10_density"]) == -5.95
+    assert sum(int(line["latents"]) for line in densities) == 2 * 8
+
+
+def test_metrics_are_strict_json_by_row(sweep: Sweep, tmp_path: Path) -> None:
+    sweep.add("one", {"l0": 4.0, "kl_div_score_mean": math.nan})
+    write_tables(read_results(sweep.rows, sweep.inputs), tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert (metrics["one"]["l0"], metrics["one"]["kl_div_score_mean"]) == (4.0, None)
+
+
+def test_two_reports_of_the_same_artifacts_are_the_same_bytes(sweep: Sweep, tmp_path: Path) -> None:
+    sweep.add("one")
+    sweep.add("two", {"explained_variance": -3.0, "dead": 3}, settings={"sae.architecture": "batchtopk"})
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        write_report(sweep.rows, sweep.inputs, tmp_path / name)
+    first = files(tmp_path / "first")
+    assert first == files(tmp_path / "second")
+    kinds = ("pareto-1", "density-1", "curves-1")
+    assert {f"plots/{kind}.{suffix}" for kind in kinds for suffix in ("svg", "png")} <= first.keys()
+
+
+def test_every_hook_point_has_figures_of_its_own_and_densities_come_in_pages(sweep: Sweep) -> None:
+    for i in range(26):
+        sweep.add(f"row-{i}", settings={"sae.hook_point": f"blocks.{i % 2}.hook_resid_post", "train.seed": str(i)})
+    names = [plot.name for plot in plots(read_results(sweep.rows, sweep.inputs))]
+    assert names == ["pareto-1", "pareto-2", "density-1", "density-2", "curves-1", "curves-2"]
+
+
+def test_whatever_a_setting_holds_is_escaped(sweep: Sweep) -> None:
+    bad = "<script>alert(1)</script>&\"'"
+    sweep.add("one", settings={"dataset.name": bad, "sae.architecture": bad})
+    sweep.add("two")
+    html = (sweep.report().path / "report.html").read_text()
+    assert "alert(1)" in html
+    assert "<script>alert" not in html
+    assert bad not in html
+
+
+def test_the_page_needs_no_other_file_to_be_seen(reported: Path) -> None:
+    html = (reported / "report.html").read_text()
+    assert not re.search(r"""<(?:script|img|link|iframe)[^>]*\s(?:src|href)=|@import|url\((?!#)""", html)
+    assert html.count("<svg") == 5
+
+
+def test_ids_on_the_page_are_unique_and_every_reference_is_met(reported: Path) -> None:
+    html = (reported / "report.html").read_text()
+    ids = re.findall(r'\sid="([^"]*)"', html)
+    referred = {unquote(a or b) for a, b in re.findall(r'url\(#([^)]*)\)|href="#([^"]*)"', html)}
+    assert len(set(ids)) == len(ids)
+    assert {"table", "row-weak"} <= referred <= set(ids)
+
+
+def test_the_page_links_each_row_to_its_artifacts_and_explains_each_metric(reported: Path) -> None:
+    html = (reported / "report.html").read_text()
+    assert 'href="rows/good%3D1%2B1/train/"' in html
+    assert all(f"<code>{name}</code>" in html for name in METRICS)
+
+
+def test_the_page_marks_what_is_not_healthy(reported: Path) -> None:
+    html = " ".join((reported / "report.html").read_text().split())
+    assert "1 of 2 healthy" in html
+    assert "l2_ratio is 0.5 (healthy: 0.8 to 1.1): reconstructions are shorter or longer" in html
+    assert re.findall(r'class="n off" data-value="([^"]*)"', html) == ["0.5"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (12345, "12,345"),
+        (4, "4"),
+        (0.98765, "0.988"),
+        (32.456, "32.46"),
+        (1.5e-5, "1.5e-05"),
+        (0.0, "0.000"),
+        (math.nan, "nan"),
+    ],
+)
+def test_numbers_are_short_for_people(value: float, text: str) -> None:
+    assert number(value) == text

@@ -1,0 +1,91 @@
+"""One experiment: from a file, from the command line, and from Python."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import lmsae as package
+from lmsae.errors import ConfigError
+from tests.miniature import CONFIG, Said, manifests
+
+EXPERIMENT: dict[str, Any] = {
+    **{section: values for section, values in CONFIG.items() if section != "sae"},
+    "sae": {"hook_point": "blocks.0.hook_resid_post", "architecture": "topk", "k": 4, "d_sae": 64},
+}
+# Said with a tab of each kind; TOML by hand, since the standard library only reads it.
+TOML = "\n".join(
+    [f"[{section}]\n" + "\n".join(f"{name} = {json.dumps(value)}" for name, value in fields.items())
+     for section, fields in EXPERIMENT.items()]
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("mine.toml", TOML), ("mine.yaml", yaml.safe_dump(EXPERIMENT)), ("mine.json", json.dumps(EXPERIMENT))],
+)
+def test_one_file_of_any_format_makes_what_the_same_row_of_a_sweep_makes(
+    made: Path, lmsae: Callable[..., Said], name: str, text: str
+) -> None:
+    (made / name).write_text(text)
+    (made / "config" / "config.yaml").unlink()
+    said = lmsae("run", name)
+    assert said.code == 0, said.err
+    lines = said.err.splitlines()
+    assert [line for line in lines if " 0 made" not in line] == ["report: 1 made, 0 there already"]
+
+
+def test_an_experiments_own_runtime_is_the_one_that_counts(made: Path, lmsae: Callable[..., Said]) -> None:
+    (made / "mine.json").write_text(json.dumps({**EXPERIMENT, "runtime": {"threads": 0}}))
+    said = lmsae("run", "mine.json")
+    assert (said.code, "mine.json, column runtime.threads: found 0" in said.err) == (2, True)
+
+
+def test_run_from_python_gives_the_dictionary_the_metrics_and_the_folders(fresh: Path) -> None:
+    made = package.run(EXPERIMENT, name="mine", artifacts="art", results="out")
+    assert made.name == "mine"
+    assert list(made.artifacts) == ["tokenize", "activations", "norm", "init", "train", "eval", "report"]
+    assert all((folder / "manifest.json").exists() for folder in made.artifacts.values())
+    assert made.artifacts["train"].is_relative_to("art")
+    assert made.metrics["l0"] <= 4
+    codes = made.dictionary.encode(torch.randn(3, 16))
+    assert codes.shape == (3, 64)
+    assert (fresh / "out").is_dir()
+    assert not (fresh / "artifacts").exists()
+
+
+def test_run_from_python_takes_a_file_and_makes_nothing_twice(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = manifests(made)
+    (made / "mine.toml").write_text(TOML)
+    experiment = package.run("mine.toml")
+    assert experiment.name == "mine"
+    assert set(manifests(made)) - set(before) == {f"report/{experiment.artifacts['report'].name}"}
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("fresh")
+def test_run_from_python_raises_every_fault_at_once() -> None:
+    wrong = {**EXPERIMENT, "trian": {"lr": 1}, "eval": {"tokens": 0}}
+    with pytest.raises(ConfigError, match="3 faults found") as error:
+        package.run(wrong, name="a/b")
+    for part in ("experiment, column trian", "did you mean train", "experiment, column eval.tokens", "found 'a/b'"):
+        assert part in str(error.value)
+
+
+def test_importing_the_package_imports_nothing_else_of_it() -> None:
+    code = "import sys, lmsae; print(*sorted(name for name in sys.modules if name.startswith('lmsae')))"
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["lmsae"]
+
+
+def test_every_public_name_of_the_package_is_there() -> None:
+    assert [getattr(package, name).__name__ for name in package.__all__] == package.__all__
+    with pytest.raises(AttributeError, match="no attribute 'walk'"):
+        package.walk  # noqa: B018 # pyright: ignore[reportAttributeAccessIssue]

@@ -1,0 +1,44 @@
+"""Training's columns: whole batches, and a store that is too small is refused with advice that helps."""
+
+import pytest
+from pydantic import ValidationError
+
+from lmsae.errors import NotEnoughTokens
+from lmsae.training.config import TrainConfig
+
+
+def test_steps_are_whole_batches() -> None:
+    assert TrainConfig(tokens=1000, batch_size=300).steps == 3
+
+
+def test_a_store_that_holds_just_enough_will_do() -> None:
+    TrainConfig(tokens=1000, batch_size=300).require_tokens(900)
+    TrainConfig(tokens=1000, batch_size=300, epochs=3).require_tokens(300)
+
+
+def test_too_small_a_store_is_refused_with_advice_that_helps() -> None:
+    with pytest.raises(NotEnoughTokens, match=r"train\.tokens is 1,000, but the store holds 400") as raised:
+        TrainConfig(tokens=1000, batch_size=100).require_tokens(400)
+    assert "Lower train.tokens to 400, set train.epochs to 3" in str(raised.value)
+    TrainConfig(tokens=400, batch_size=100).require_tokens(400)
+    TrainConfig(tokens=1000, batch_size=100, epochs=3).require_tokens(400)
+
+
+def test_less_than_one_batch_is_refused() -> None:
+    with pytest.raises(NotEnoughTokens, match="less than one batch of 4,096"):
+        TrainConfig(tokens=4095).require_tokens(10**9)
+
+
+@pytest.mark.parametrize("duration", [0, 0.0, 1, 1.0, 0.05, 3000])
+def test_a_duration_keeps_its_type(duration: float) -> None:
+    config = TrainConfig(tokens=1, lr_warm_up_steps=duration)
+    again = TrainConfig.model_validate_json(config.model_dump_json())
+    assert type(config.lr_warm_up_steps) is type(again.lr_warm_up_steps) is type(duration)
+    assert again == config
+
+
+@pytest.mark.parametrize("column", ["lr_warm_up_steps", "lr_cool_down_steps", "sparsity_warm_up_steps"])
+@pytest.mark.parametrize("duration", [-1, -0.1])
+def test_a_negative_duration_is_refused(column: str, duration: float) -> None:
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        TrainConfig.model_validate({"tokens": 1, column: duration})

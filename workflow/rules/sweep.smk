@@ -1,0 +1,69 @@
+# The sweep and its passes. One pass is one job, and a rule's only output is the mark that its pass is done.
+# A job on a cluster reads this file too: it works from the file that its pass is named by (lmsae/passes.py) and never
+# looks at the sweep, which may have changed since the job was submitted.
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from lmsae.artifact import Artifacts
+from lmsae.errors import LmsaeError
+from lmsae.experiment import plan_of
+from lmsae.passes import FOLDER, Pass, write_passes
+from lmsae.plan import Plan
+from lmsae.sheet import read_runtime
+from lmsae.stages import STAGES
+
+CONFIG = Path(config.get("folder", "config"))
+
+try:
+    if workflow.is_main_process:
+        PLAN, RUNTIME = plan_of(CONFIG / "config.yaml", CONFIG / "sweep.tsv", [], {})
+        PLAN.write(Artifacts(RUNTIME.artifacts), RUNTIME.together)
+    else:
+        PLAN, RUNTIME = Plan([]), read_runtime(CONFIG / "config.yaml", {}, [])
+except LmsaeError as error:
+    raise WorkflowError(str(error)) from None
+
+# The number of threads can change the last bits of a sum: a job gets as many as it would without Snakemake, if it can.
+THREADS = RUNTIME.threads or 8
+FLAGS = f"--config {CONFIG}/config.yaml --wait"
+
+
+wildcard_constraints:
+    name="[0-9a-f]+-[0-9a-f]+",
+
+
+def mark(reference):
+    """The file that says that a pass is done."""
+    return f"{RUNTIME.artifacts}/{FOLDER}/{reference}.done"
+
+
+def pass_of(stage):
+    return lambda wildcards: Pass.read(RUNTIME.artifacts, f"{stage}/{wildcards.name}")
+
+
+def needs(stage):
+    """An input function: the marks of the passes that a pass of the stage needs.
+
+    A pass that is done asks for no other that is not: neither a new row beside its inputs
+    nor activations deleted since start anything again.
+    """
+
+    def marks(wildcards):
+        needed = [mark(need) for need in pass_of(stage)(wildcards).needs]
+        done = Path(mark(f"{stage}/{wildcards.name}")).exists()
+        return [path for path in needed if Path(path).exists()] if done else needed
+
+    return ancient(marks)
+
+
+def artifacts(stage):
+    """A function for `params`: the artifacts that a pass of the stage makes."""
+    return lambda wildcards: pass_of(stage)(wildcards).artifacts
+
+
+def wanted(stage, rows):
+    """An input function: the passes of a stage that the rows want, grouped as if the sweep had no other rows."""
+    return lambda wildcards: [
+        mark(reference) for reference in write_passes(Plan(rows), RUNTIME)[stage]
+    ]
