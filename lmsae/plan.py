@@ -18,7 +18,7 @@ from lmsae.errors import ConfigError, Fault, LmsaeError
 from lmsae.lm import source as models
 from lmsae.lm.hook_points import max_context, require
 from lmsae.lm.source import ResolvedModel
-from lmsae.sheet import Cell, Row, section_of
+from lmsae.sheet import Row, section_of
 from lmsae.stages import STAGES, evaluate, init, norm, report, tokenize, train
 from lmsae.stages import activations as activations_stage
 from lmsae.stages.activations import LMConfig
@@ -78,7 +78,7 @@ class Plan:
         groups: dict[Any, list[Spec]] = {}
         for spec in self.specs(stage):
             groups.setdefault(PASS_OF.get(stage, _alone)(spec), []).append(spec)
-        limit = together if stage == "train" else len(self.rows)
+        limit = together if stage in ("train", "eval") else len(self.rows)
         return [group[i : i + limit] for group in groups.values() for i in range(0, len(group), limit)]
 
     def write(self, artifacts: Artifacts, together: int) -> None:
@@ -286,6 +286,8 @@ def _same(*names: str) -> Callable[[Spec], str]:
 
 PASS_OF: dict[str, Callable[[Spec], Any]] = {
     "activations": _same("model", "batch_contexts"),
+    # Starting weights take seconds, as starting a job does.
+    "init": lambda spec: spec.inputs["activations"],
     "eval": _same("model", "tokens", "batch_contexts"),
     "train": lambda spec: train.stream_of(spec.config, spec.inputs),
 }

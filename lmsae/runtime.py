@@ -1,4 +1,8 @@
-"""Runtime: how to work. Nothing here may change a byte of an artifact, and no spec contains any of it."""
+"""Runtime: how to work, not what to make. No spec contains any of it.
+
+On one kind of machine nothing here changes a byte. Another device, or another number of CPU threads, adds numbers up in
+another order, and so may change the last bits of what is computed.
+"""
 
 from pathlib import Path
 from typing import Literal
@@ -25,9 +29,13 @@ class Runtime(Frozen):
     artifacts: Path = Field(default=Path("artifacts"), description="Folder of all artifacts.")
     results: Path = Field(default=Path("results"), description="Folder that the report is written to.")
     device: str = Field(default="auto", description="`auto` (CUDA if there is one, else CPU), or a torch device name.")
-    threads: int | None = Field(default=None, ge=1, description="CPU threads of a job; empty lets torch decide.")
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="CPU threads of a job; empty lets torch decide. The last bits of sums depend on it.",
+    )
     together: int = Field(
-        default=16, ge=1, description="At most so many dictionaries are trained in one pass over the data."
+        default=16, ge=1, description="At most so many dictionaries are held in memory by one pass of train or eval."
     )
     wait: bool = Field(
         default=False, description="Wait for an artifact that another process is making, instead of failing."

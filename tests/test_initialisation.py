@@ -110,7 +110,7 @@ Stages = Callable[..., dict[str, Artifact]]
 
 def train_config() -> train.Config:
     dictionary, objective = parts("batchtopk", WIDTH, D_SAE)
-    options = {"tokens": 160, "batch_size": 32, "window_tokens": 64, "normalize_activations": True}
+    options = {"tokens": 480, "epochs": 2, "batch_size": 32, "window_tokens": 64, "normalize_activations": True}
     return train.Config(dictionary=dictionary, objective=objective, **options)
 
 
@@ -190,9 +190,9 @@ def test_training_starts_from_the_initial_weights_in_normalised_units(stages: St
     start.load_state_dict(load_file(made["init"].path / "weights.safetensors"))
     trained = Dictionary.load(made["train"].path)
     assert trained.scale_in.item() == trained.scale_out.item() == pytest.approx(WIDTH**0.5 / mean_norm)
-    # Five steps of Adam at 5e-4 move no weight further than the sum of their learning rates.
+    # Fifteen steps of Adam at 5e-4 move no weight further than the sum of their learning rates.
     moved = (trained.geometry.W_dec - start.geometry.W_dec).abs().max().item()
-    assert 0 < moved <= 5 * 5e-4 * 1.01
+    assert 0 < moved <= 15 * 5e-4 * 1.01
 
 
 def test_the_search_is_written_for_the_curious(stages: Stages, activations: Tensor) -> None:

@@ -232,6 +232,7 @@ def test_rows_share_every_stage_that_they_agree_on() -> None:
     assert counts == {"tokenize": 1, "activations": 2, "norm": 2, "init": 4, "train": 4, "eval": 4, "report": 1}
     assert {stage: len(plan.passes(stage, 16)) for stage in STAGES} == counts | {
         "activations": 1,
+        "init": 2,
         "train": 2,
         "eval": 1,
     }

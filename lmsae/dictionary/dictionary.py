@@ -68,7 +68,9 @@ class Dictionary(nn.Module):
     def save(self, folder: Path) -> None:
         """Write `dictionary.json` (its config) and `dictionary.safetensors` (weights, statistics and scales)."""
         (folder / CONFIG).write_text(json.dumps(self.config.model_dump(mode="json"), indent=1) + "\n")
-        save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS)
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS
+        )
 
     @classmethod
     def load(cls, folder: Path | str) -> "Dictionary":

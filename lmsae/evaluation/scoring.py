@@ -1,6 +1,7 @@
 """Scoring: reconstruct held-out activations, splice the reconstruction into the model, and measure both."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +40,13 @@ class Score:
     latents: dict[str, Tensor]
 
     def save(self, folder: Path) -> None:
-        """Write `metrics.json` and `latents.safetensors` (density, mean_activation: (d_sae,) float32)."""
-        (folder / "metrics.json").write_text(json.dumps(self.metrics, indent=1, sort_keys=True) + "\n")
+        """Write `metrics.json` (null for what is not finite) and `latents.safetensors` (density, mean_activation:
+        (d_sae,) float32)."""
+        numbers = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in self.metrics.items()
+        }
+        (folder / "metrics.json").write_text(json.dumps(numbers, indent=1, sort_keys=True, allow_nan=False) + "\n")
         save_file(self.latents, folder / "latents.safetensors")
 
 

@@ -14,6 +14,9 @@ SAMPLE = 65_536
 class _LearnsThreshold(Sparsity):
     """Keeps the inference threshold: a running mean of each batch's smallest positive code, bias-corrected."""
 
+    threshold_sum: Tensor
+    threshold_weight: Tensor
+
     def __init__(self, config: TopKConfig | BatchTopKConfig, d_sae: int) -> None:
         super().__init__()
         self.k = min(config.k, d_sae)

@@ -80,6 +80,8 @@ class Run:
         if self._is_curve_point():
             self._record(forward, terms, progress, lr_factor)
         self.steps_done += 1
+        if self.is_finished:
+            self._require_finite_weights()
 
     def write_curves(self, path: Path) -> None:
         """Write the training curves as csv, one line a recorded step."""
@@ -87,6 +89,9 @@ class Run:
             writer = csv.DictWriter(file, list(self.curves[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.curves)
+
+    def close(self) -> None:
+        """Say to the log that no more points will come."""
         if self.log:
             self.log.finish()
 
@@ -115,11 +120,19 @@ class Run:
             "dead": int(progress.dead.sum()),
             "lr": self.config.lr * lr_factor,
         }
-        if not torch.isfinite(torch.tensor(point["loss"])):
-            raise TrainingError(
-                f"{self.name}: the loss is {point['loss']} at step {self.steps_done} of {self.config.steps}. "
-                "Lower train.lr or the sparsity coefficient, or set train.grad_clip."
-            )
+        if not math.isfinite(point["loss"]):
+            raise self._breakdown(f"the loss is {point['loss']}")
         self.curves.append(point)
         if self.log:
             self.log(point)
+
+    def _require_finite_weights(self) -> None:
+        for name, weights in self.dictionary.named_parameters():
+            if not weights.isfinite().all():
+                raise self._breakdown(f"{name} is not finite")
+
+    def _breakdown(self, what: str) -> TrainingError:
+        return TrainingError(
+            f"{self.name}: {what} at step {self.steps_done} of {self.config.steps}. Lower train.lr or the sparsity "
+            "coefficient, or set train.grad_clip."
+        )

@@ -24,9 +24,11 @@ def train_together(
             except TrainingError as error:
                 broken.append(error)
                 active.remove(run)
+                run.close()
                 continue
             if run.is_finished:
                 active.remove(run)
+                run.close()
                 yield run
         advance(len(x))
         if not active:
