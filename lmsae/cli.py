@@ -1,6 +1,7 @@
 """The command line. Every command answers `--help`; errors end it with exit code 2 and no traceback, or --trace."""
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -25,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser().parse_args(arguments)
     try:
         return parsed.command(parsed)
+    except BrokenPipeError:  # `lmsae plan | head`: whoever read has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (LmsaeError, OSError) as error:
         if parsed.trace:
             traceback.print_exc()

@@ -6,6 +6,7 @@ from lmsae.artifact import Artifact, Artifacts, Spec
 from lmsae.plan import ROW_STAGES, Plan, token_counts
 from lmsae.runtime import Runtime
 from lmsae.stages import STAGES
+from lmsae.text.packing import TokenizeConfig
 
 MOST_ROWS = 40
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
@@ -76,16 +77,18 @@ def _cost(stage: str, todo: list[Spec], artifacts: Artifacts) -> str:
 
 
 def _activations_cost(todo: list[Spec], artifacts: Artifacts) -> str:
-    tokens = size = 0
+    tokens, size, at_most = 0, 0, ""
     for spec in todo:
         source = artifacts[spec.inputs["tokens"]].spec()
+        packing = TokenizeConfig.model_validate(source.config["packing"])
         counts = token_counts(source, artifacts)
-        if counts is None:
+        contexts = counts["train_contexts"] if counts else packing.most_train_contexts
+        if contexts is None:
             return "known once tokenized"
-        stored = counts["train_contexts"] * source.config["packing"]["context_size"]
-        tokens += stored
-        size += stored * spec.config["width"] * BYTES[spec.config["dtype"]]
-    return f"{_count(tokens)} tokens, {_bytes(size)}"
+        at_most = at_most if counts else "at most "
+        tokens += contexts * packing.context_size
+        size += contexts * packing.context_size * spec.config["width"] * BYTES[spec.config["dtype"]]
+    return f"{at_most}{_count(tokens)} tokens, {_bytes(size)}"
 
 
 def _count(number: float) -> str:

@@ -32,7 +32,10 @@ class TrainConfig(Frozen):
         default=0.05, ge=0, description="Linear rise of sparsity penalties from 0."
     )
     threshold_lr_factor: float = Field(
-        default=1.0, gt=0, description="Learning rate of jumprelu thresholds over `train.lr`."
+        default=1.0,
+        gt=0,
+        description="Learning rate of jumprelu thresholds over `train.lr`. Adam moves a threshold by at most about its "
+        "own size times that rate a step: over a few hundred steps, take 10 or more, or it stays where it began.",
     )
     adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="Adam's decay of the mean gradient.")
     adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="Adam's decay of the squared gradient.")
