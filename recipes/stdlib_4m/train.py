@@ -262,8 +262,8 @@ real language model where no hub can be reached. It is a test bench for dictiona
 {arguments.batch * CONTEXT:,}, Muon on the hidden matrices (lr {arguments.muon_lr:g}), AdamW on the rest (lr
 {arguments.adam_lr:g}), bfloat16 autocast, seed {arguments.seed}, about two hours of one core. Two legs: the first 24/37
 with 1 % warm-up, constant, then linear decay; the second a restart at 0.6 of the learning rate with linear decay.
-Python {platform.python_version()}: {size["library"]:,} tokens of library sources and pydoc topics (twice an epoch, three
-times in the second leg) and {size["tests"]:,} of its test packages (once). Digest of the
+Python {platform.python_version()}: {size["library"]:,} tokens of library sources and pydoc topics (twice an epoch,
+three times in the second leg) and {size["tests"]:,} of its test packages (once). Digest of the
 documents: `{digest[:16]}`. Weights are stored as float16.
 
 ## Held-out loss
