@@ -100,10 +100,9 @@ def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     name = values.get("architecture")
     if name is None:
         return dict(values)
-    if name not in CATALOG:
-        raise SectionFault(
-            "architecture", f"there is no architecture {name!r}; there are {', '.join(CATALOG)}{nearest(name, CATALOG)}"
-        )
+    if not isinstance(name, str) or name not in CATALOG:
+        hint = nearest(str(name), CATALOG)
+        raise SectionFault("architecture", f"there is no architecture {name!r}; there are {', '.join(CATALOG)}{hint}")
     entry = CATALOG[name]
     parts = {"geometry": entry.geometry, "act_fn": entry.act_fn, "losses": entry.losses}
     return {**parts, **entry.defaults, **{key: value for key, value in values.items() if value is not None}}
@@ -125,6 +124,8 @@ def resolve(
     if (section.d_sae is None) == (section.expansion_factor is None):
         raise SectionFault("d_sae", "give the number of latents by one of sae.d_sae and sae.expansion_factor")
     d_sae = section.d_sae or round((section.expansion_factor or 0) * width)
+    if not d_sae:
+        raise SectionFault("expansion_factor", f"{section.expansion_factor:g} times the width {width:,} is no latent")
     if getattr(act_fn, "k", 0) > d_sae:
         raise SectionFault("k", f"k is {act_fn.k}, but there are only {d_sae} latents")
     dictionary = DictionaryConfig(d_in=width, d_out=width, d_sae=d_sae, geometry=geometry, act_fn=act_fn)
@@ -158,6 +159,8 @@ def _refuse_unused(written: frozenset[str], chosen: list[Frozen], section: SaeSe
 
 
 def _refuse_nonsense(act_fn: str, losses: list[str]) -> None:
+    if len(set(losses)) < len(losses):
+        raise SectionFault("losses", f"found {' '.join(losses)}: name each loss once")
     if "l0" in losses and act_fn != "jumprelu":
         raise SectionFault("losses", f"the l0 loss needs a learned threshold (act_fn jumprelu), not {act_fn}; use l1")
     if act_fn == "relu" and "l1" not in losses:

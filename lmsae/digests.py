@@ -14,9 +14,10 @@ class DigestCache:
         self._path = path
         self._changed = False
         try:
-            self._known: dict[str, str] = json.loads(path.read_text())
+            known = json.loads(path.read_text())
         except (FileNotFoundError, ValueError):
-            self._known = {}
+            known = None
+        self._known: dict[str, str] = known if isinstance(known, dict) else {}
 
     def cached(self, key: str, compute: Callable[[], str]) -> str:
         """The digest known under `key`, computed if it is not."""

@@ -1,7 +1,7 @@
 """Losses: pure functions of one forward pass, each a part of a spec that carries its own coefficient.
 
 Every loss is a mean over tokens, in the units that training sees (normalised activations unless
-`sae.normalize_activations` is none), summed over dimensions or latents. Peers divide by d or by the batch's variance;
+`sae.normalize_activations` is false), summed over dimensions or latents. Peers divide by d or by the batch's variance;
 their coefficients differ accordingly.
 
 Torch is not imported here: losses are methods of tensors, and a plan that only names losses stays quick.

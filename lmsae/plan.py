@@ -4,7 +4,7 @@ Both engines, `lmsae plan` and `lmsae run` call `make_plan`; whatever they run, 
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from lmsae.artifact import Artifacts, Spec, write_atomically
 from lmsae.catalog import SaeSection, SectionFault
 from lmsae.config import Frozen, canonical_json, key_of
 from lmsae.digests import DigestCache
-from lmsae.errors import ConfigError, Fault, LmsaeError
+from lmsae.errors import ConfigError, DamagedArtifact, Fault, LmsaeError
 from lmsae.lm import source as models
 from lmsae.lm.hook_points import max_context, require
 from lmsae.lm.source import ResolvedModel
@@ -81,13 +81,18 @@ class Plan:
         limit = together if stage in ("train", "eval") else len(self.rows)
         return [group[i : i + limit] for group in groups.values() for i in range(0, len(group), limit)]
 
-    def write(self, artifacts: Artifacts, together: int) -> None:
-        """Write every spec where its artifact will be, and `plan/<stage>.json`, the passes of each stage."""
-        folder = artifacts.root / "plan"
-        folder.mkdir(parents=True, exist_ok=True)
+    def write_specs(self, artifacts: Artifacts) -> None:
+        """Write every spec where its artifact will be."""
         for stage in STAGES:
             for spec in self.specs(stage):
                 artifacts.add(spec)
+
+    def write(self, artifacts: Artifacts, together: int) -> None:
+        """Write every spec, and `plan/<stage>.json`, the passes of each stage: what commands without keys work on."""
+        self.write_specs(artifacts)
+        folder = artifacts.root / "plan"
+        folder.mkdir(parents=True, exist_ok=True)
+        for stage in STAGES:
             passes = [[spec.reference for spec in group] for group in self.passes(stage, together)]
             text = json.dumps({"stage": stage, "passes": passes}, indent=1) + "\n"
             if not (folder / f"{stage}.json").exists() or (folder / f"{stage}.json").read_text() != text:
@@ -99,7 +104,10 @@ def passes_on_disk(stage: str, artifacts: Artifacts) -> list[list[str]]:
     path = artifacts.root / "plan" / f"{stage}.json"
     if not path.exists():
         raise ConfigError([Fault(str(path), None, None, "there is no plan yet; write one with `lmsae plan`")])
-    return json.loads(path.read_text())["passes"]
+    try:
+        return json.loads(path.read_text())["passes"]
+    except ValueError:
+        raise ConfigError([Fault(str(path), None, None, "cannot be read; write it again with `lmsae plan`")]) from None
 
 
 def make_plan(rows: Iterable[Row], artifacts: Artifacts, faults: Iterable[Fault] = ()) -> Plan:
@@ -269,7 +277,12 @@ def token_counts(spec: Spec, artifacts: Artifacts) -> dict[str, int] | None:
     artifact = artifacts[spec.reference]
     if not artifact.is_finished:
         return None
-    return json.loads((artifact.path / tokenize.COUNTS).read_text())
+    path = artifact.path / tokenize.COUNTS
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        message = f"{path}: it is not what was written. Delete {artifact.path} and run the workflow again"
+        raise DamagedArtifact(f"{message}; `lmsae verify` looks at every artifact.") from None
 
 
 def _alone(spec: Spec) -> str:
@@ -291,9 +304,3 @@ PASS_OF: dict[str, Callable[[Spec], Any]] = {
     "eval": _same("model", "tokens", "batch_contexts"),
     "train": lambda spec: train.stream_of(spec.config, spec.inputs),
 }
-
-
-def iter_specs(plan: Plan) -> Iterator[Spec]:
-    """Every spec of a plan, parents before children."""
-    for stage in STAGES:
-        yield from plan.specs(stage)

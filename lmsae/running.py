@@ -16,7 +16,7 @@ Say = Callable[[str], None]
 def run_plan(plan: Plan, runtime: Runtime, say: Say = print) -> None:
     """Make every artifact of a plan, stage by stage, and publish the report to `runtime.results`."""
     artifacts = Artifacts(runtime.artifacts)
-    plan.write(artifacts, runtime.together)
+    plan.write_specs(artifacts)
     for stage in STAGES:
         passes = [[spec.reference for spec in group] for group in plan.passes(stage, runtime.together)]
         _run_passes(stage, passes, artifacts, runtime, say)

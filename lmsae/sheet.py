@@ -6,9 +6,7 @@ A value's name is dotted everywhere: `train.lr` is a column of the sheet, and `l
 
 import contextlib
 import csv
-import json
 import re
-import tomllib
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -16,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from lmsae.catalog import SaeSection, piece_fields
 from lmsae.config import Frozen
+from lmsae.config_file import load
 from lmsae.errors import ConfigError, Fault, nearest
 from lmsae.runtime import Runtime
 from lmsae.stages.activations import ActivationsSection, ModelSection
@@ -104,7 +102,7 @@ def read(
     ConfigError where a file cannot be read at all.
     """
     file = str(config) if isinstance(config, Path) else EXPERIMENT
-    nested = dict(_load(config) if isinstance(config, Path) else config)
+    nested = dict(load(config) if isinstance(config, Path) else config)
     nested.pop("runtime", None)  # read_runtime's
     own_name = nested.pop("name", None) or (config.stem if isinstance(config, Path) else EXPERIMENT)
     shared = _flatten(nested, file, faults)
@@ -124,7 +122,7 @@ def read_runtime(config: Path | Mapping[str, Any], flags: Mapping[str, Any], fau
     What is wrong is added to `faults`, and the defaults stand in for it.
     """
     file = str(config) if isinstance(config, Path) else EXPERIMENT
-    nested = config if not isinstance(config, Path) else _load(config) if config.exists() else {}
+    nested = config if not isinstance(config, Path) else load(config) if config.exists() else {}
     runtime = _runtime(nested.get("runtime"), file, faults)
     return _runtime({**runtime.model_dump(), **flags}, "command line", faults)
 
@@ -147,21 +145,6 @@ def section_of(row: Row, name: str, values: Mapping[str, Any], faults: list[Faul
 
 
 _NAME_RULE = "a name is letters, digits and . _ = + -, and begins with a letter or digit"
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text("utf-8")
-        if path.suffix == ".toml":
-            return tomllib.loads(text)
-        loaded = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except FileNotFoundError:
-        raise ConfigError([Fault(str(path), None, None, f"there is no such file (looked in {Path.cwd()})")]) from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError([Fault(str(path), None, None, f"cannot be read: {error}")]) from None
-    if loaded is not None and not isinstance(loaded, dict):
-        raise ConfigError([Fault(str(path), None, None, f"holds a {type(loaded).__name__}; wanted sections of fields")])
-    return loaded or {}
 
 
 def _flatten(nested: Mapping[str, Any], file: str, faults: list[Fault]) -> dict[str, Cell]:
@@ -187,18 +170,21 @@ def _flatten(nested: Mapping[str, Any], file: str, faults: list[Fault]) -> dict[
 def _read_sheet(path: Path, faults: list[Fault]) -> list[Row]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = [line for line in csv.reader(file, delimiter="\t") if line and not line[0].startswith("#")]
+            lines = [_trimmed(line) for line in csv.reader(file, delimiter="\t")]
     except FileNotFoundError:
         raise ConfigError([Fault(str(path), None, None, f"there is no such file (looked in {Path.cwd()})")]) from None
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError([Fault(str(path), None, None, f"is not UTF-8 text; save it as such ({error})")]) from None
+    except csv.Error as error:
         raise ConfigError([Fault(str(path), None, None, f"cannot be read: {error}")]) from None
+    lines = [line for line in lines if line and not line[0].startswith("#")]
     if len(lines) < 2:
         raise ConfigError([Fault(str(path), None, None, "has no rows; the first line names columns, each other a row")])
     header, *body = lines
     _check_header(path, header, faults)
     rows, seen, known = [], {}, columns()
     for number, line in enumerate(body, start=1):
-        cells = dict(zip(header, (cell.strip() for cell in line), strict=False))
+        cells = dict(zip(header, line, strict=False))
         name = cells.pop("name", "")
         if len(line) > len(header):
             faults.append(Fault(str(path), name or str(number), None, f"has {len(line)} cells, not {len(header)}"))
@@ -208,12 +194,20 @@ def _read_sheet(path: Path, faults: list[Fault]) -> list[Row]:
             faults.append(Fault(str(path), str(number), "name", f"{name!r} is the name of row {seen[name]} too"))
         seen.setdefault(name, number)
         given = {
-            column: Cell(_cell(value), str(path), name)
+            column: Cell(_cell(value), str(path), name or str(number))
             for column, value in cells.items()
             if column in known and value != ""
         }
-        rows.append(Row(name, str(path), given))
+        rows.append(Row(name or str(number), str(path), given))
     return rows
+
+
+def _trimmed(line: list[str]) -> list[str]:
+    """A line's cells without the spaces around them, and without the empty cells that spreadsheets put at its end."""
+    cells = [cell.strip() for cell in line]
+    while cells and not cells[-1]:
+        cells.pop()
+    return cells
 
 
 def _check_header(path: Path, header: list[str], faults: list[Fault]) -> None:

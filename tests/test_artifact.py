@@ -136,6 +136,26 @@ def test_opening_refuses_a_file_that_is_short_or_gone(artifact: Artifact, change
     assert str(file) in str(error.value)
 
 
+def test_opening_refuses_a_file_of_the_right_size_with_other_bytes(artifact: Artifact) -> None:
+    (artifact.path / "payload" / "weights").write_bytes(bytes(1024))
+    with pytest.raises(DamagedArtifact, match=r"payload/weights: its bytes are not those that were written"):
+        artifact.opened()
+
+
+def test_opening_leaves_the_chunks_of_arrays_to_their_own_checksums(tmp_path: Path) -> None:
+    artifact = Artifacts(tmp_path).add(a_spec())
+    array = artifact.path / "activations.zarr"
+    array.mkdir()
+    (array / "zarr.json").write_text("{}")
+    (array / "c.0.0.0").write_bytes(b"chunk")
+    artifact.publish({})
+    (array / "c.0.0.0").write_bytes(b"CHUNK")
+    artifact.opened()
+    (array / "zarr.json").write_text("[]")
+    with pytest.raises(DamagedArtifact, match=r"zarr\.json"):
+        artifact.opened()
+
+
 def test_a_file_that_nobody_wrote_is_damage_too(artifact: Artifact) -> None:
     (artifact.path / "note.txt").touch()
     assert artifact.damaged_files() == [f"{artifact.path / 'note.txt'}: not in the manifest"]

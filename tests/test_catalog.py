@@ -33,6 +33,10 @@ def test_the_number_of_latents_is_given_or_a_multiple_of_the_width() -> None:
     ("values", "column", "message"),
     [
         ({"architecture": "topkk", "k": 4, "d_sae": 64}, "architecture", "did you mean topk"),
+        ({"architecture": ["topk"], "k": 4, "d_sae": 64}, "architecture", "there is no architecture"),
+        ({"architecture": 5, "k": 4, "d_sae": 64}, "architecture", "there is no architecture 5"),
+        ({"architecture": "topk", "k": 4, "expansion_factor": 0.01}, "expansion_factor", "is no latent"),
+        ({"architecture": "topk", "k": 4, "d_sae": 64, "losses": ("aux_k", "aux_k")}, "losses", "each loss once"),
         ({"architecture": "topk", "d_sae": 64}, "k", "topk needs it"),
         ({"architecture": "topk", "k": 0, "d_sae": 64}, "k", "greater than 0"),
         ({"architecture": "topk", "k": 65, "d_sae": 64}, "k", "only 64 latents"),

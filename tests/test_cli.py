@@ -309,6 +309,21 @@ def test_a_spec_that_does_not_hash_to_its_key_is_refused(made: Path, lmsae: Lmsa
     assert (said.code, "its sha256 begins with" in said.out) == (1, True)
 
 
+def test_a_damaged_count_of_tokens_is_named_when_planning(made: Path, lmsae: Lmsae) -> None:
+    (counts,) = (made / "artifacts/tokenize").glob("*/counts.json")
+    counts.write_text("")
+    said = lmsae("plan")
+    assert said.code == 2
+    assert "counts.json: it is not what was written" in said.err
+
+
+def test_a_damaged_plan_says_how_to_get_another(made: Path, lmsae: Lmsae) -> None:
+    (made / "artifacts/plan/train.json").write_text("")
+    said = lmsae("train")
+    assert said.code == 2
+    assert "train.json: cannot be read; write it again with `lmsae plan`" in said.err
+
+
 def test_an_artifact_of_another_version_of_its_stage_is_refused(made: Path, lmsae: Lmsae) -> None:
     spec = Artifact(made / "artifacts" / "norm" / keys(made, "norm")[0]).spec()
     older = Artifacts(made / "artifacts").add(Spec(**{**spec.model_dump(), "version": 0}))

@@ -36,7 +36,7 @@ def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
     assert cache.of_file(file) == hashlib.sha256(b"TEXT").hexdigest() != before
 
 
-@pytest.mark.parametrize("broken", [b"", b"{", b"\xff\xfe"])
+@pytest.mark.parametrize("broken", [b"", b"{", b"\xff\xfe", b"[1]", b"null"])
 def test_a_broken_memory_is_forgotten(tmp_path: Path, broken: bytes) -> None:
     (tmp_path / "digests.json").write_bytes(broken)
     assert DigestCache(tmp_path / "digests.json").cached("key", lambda: "digest") == "digest"

@@ -216,7 +216,9 @@ def test_how_to_work_changes_no_key() -> None:
 def test_an_architecture_is_a_macro_for_its_parts(fresh: Path, architecture: str) -> None:
     entry = CATALOG[architecture]
     common = {"name": "macro", "sae.hook_point": "blocks.0.hook_resid_post"}
-    needs = {"sae.k": "4"} if "k" in ACT_FNS[entry.act_fn].model_fields else {f"sae.{entry.losses[0]}_coefficient": "0.5"}
+    needs = (
+        {"sae.k": "4"} if "k" in ACT_FNS[entry.act_fn].model_fields else {f"sae.{entry.losses[0]}_coefficient": "0.5"}
+    )
     macro = {**common, **needs, "sae.architecture": architecture}
     parts = {"sae.geometry": entry.geometry, "sae.act_fn": entry.act_fn, "sae.losses": " ".join(entry.losses)}
     parts |= {f"sae.{name}": str(value) for name, value in entry.defaults.items()}

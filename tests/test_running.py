@@ -1,15 +1,21 @@
 """Running stages: everything once, in order, resumable, and each stage by itself."""
 
+import errno
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from lmsae.artifact import Artifact, Artifacts
+from lmsae.errors import NoSpaceError
 from lmsae.runtime import Runtime
 from lmsae.stages import STAGES
-from lmsae.stages.stage import Job
+from lmsae.stages.running import make_artifacts
+from lmsae.stages.stage import Done, Job
 from tests.miniature import ROWS, Said, keys, manifests, write_config, write_sweep
 
 Lmsae = Callable[..., Said]
@@ -88,6 +94,23 @@ def test_a_row_that_breaks_down_leaves_the_others_made(fresh: Path, lmsae: Lmsae
     assert "Lower train.lr" in said.err
     (trained,) = [reference for reference in manifests(fresh) if reference.startswith("train/")]
     assert trained == f"train/{keys(fresh, 'train')[0]}"
+
+
+FULL = os.strerror(errno.ENOSPC)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, FULL), SafetensorError(f"I/O error: {FULL} (os error 28)")])
+def test_a_disk_that_fills_up_is_said_to_be_full_by_whichever_library_meets_it(made: Path, error: Exception) -> None:
+    def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
+        yield jobs[0], {}
+        raise error
+
+    references = [f"train/{key}" for key in keys(made, "train")]
+    for reference in references:
+        Artifact(made / "artifacts" / reference).clear()
+    with pytest.raises(NoSpaceError, match=r"the disk became full.*lmsae gc.*run again"):
+        make_artifacts(replace(STAGES["train"], make=make), references, Artifacts(made / "artifacts"), Runtime())
+    assert len([reference for reference in manifests(made) if reference in references]) == 1
 
 
 def test_company_does_not_change_an_artifact(fresh: Path, finished: Path, lmsae: Lmsae) -> None:

@@ -48,6 +48,21 @@ def test_a_sheet_from_a_spreadsheet_is_read_the_same(tmp_path: Path) -> None:
     assert (row.name, values(row)) == ("a", {"train.lr": "0.2"})
 
 
+def test_spaces_around_columns_and_empty_cells_at_the_end_mean_nothing(tmp_path: Path) -> None:
+    (row,) = rows_of(tmp_path, "name \t train.lr\t\t\na\t0.2\t\t\n\t\t\n  \n # a comment\n")
+    assert (row.name, values(row)) == ("a", {"train.lr": "0.2"})
+
+
+def test_words_that_old_yaml_takes_for_true_and_false_are_words(tmp_path: Path) -> None:
+    config = "dataset: {subset: no}\ninit: {grid_search: true, b_dec_mean: off}\nruntime: {wandb: {mode: off}}\n"
+    (row,) = rows_of(tmp_path, "name\na\n", config)
+    assert values(row) == {"dataset.subset": "no", "init.grid_search": True, "init.b_dec_mean": "off"}
+    assert section_of(row, "init", row.section("init"), []).b_dec_mean is False
+    faults: list[Fault] = []
+    assert read_runtime(tmp_path / "config.yaml", {}, faults).wandb.mode == "off"
+    assert faults == []
+
+
 @pytest.mark.parametrize(
     ("section", "column", "cell", "value"),
     [
@@ -112,6 +127,9 @@ def test_a_faulty_flag_is_named_as_one(tmp_path: Path, text: str, fault: str) ->
         ("config.toml", b"train = ", "cannot be read"),
         ("config.json", b"{", "cannot be read"),
         ("config.yaml", b"\xff\xfe\xff", "cannot be read"),
+        ("config.yaml", b"train: {lr: 1}\ninit: {seed: 1}\ntrain: {tokens: 1}\n", "'train' stands there twice"),
+        ("config.yaml", b"train: {lr: 1, tokens: 2, lr: 3}\n", "'lr' stands there twice"),
+        ("config.json", b'{"train": {"lr": 1, "lr": 2}}', "'lr' stands twice"),
         ("config.yaml", b"- a\n- b\n", "holds a list; wanted sections of fields"),
     ],
 )
@@ -122,7 +140,7 @@ def test_a_config_that_cannot_be_read_is_named(tmp_path: Path, name: str, conten
     assert str(tmp_path / name) in str(error.value)
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"", "has no rows"), (b"name\n", "has no rows"), (b"\xff", "read")])
+@pytest.mark.parametrize(("content", "message"), [(b"", "has no rows"), (b"name\n", "has no rows"), (b"\xff", "UTF-8")])
 def test_a_sheet_that_cannot_be_read_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "sweep.tsv").write_bytes(content)
     with pytest.raises(ConfigError, match=message) as error:

@@ -23,13 +23,20 @@ def load(folder: Path, dtype: str, device: str, trust_remote_code: bool = False)
 
 
 def pretrained(folder: Path, dtype: str, device: str, **options: Any) -> Any:
-    """The transformers model in a folder: safetensors only, evaluation mode, no gradients, nothing on stderr."""
+    """The transformers model in a folder: safetensors only, evaluation mode, no gradients, nothing on stderr.
+
+    Raises SourceError for weights that are damaged.
+    """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     with _silence():
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True, **options
-        )
+        try:
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True, **options
+            )
+        except SafetensorError as error:
+            raise SourceError(f"the weights in {folder} are damaged ({error}); get them again") from error
     return model.to(device).eval().requires_grad_(False)
 
 

@@ -20,6 +20,7 @@ BUILTIN = {"builtin:stdlib-4m": Path(__file__).parent / "stdlib-4m"}
 _HUB_SECONDS = 5
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_TOKENIZERS = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt")
 _TEXT_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py"]
 
 
@@ -61,7 +62,7 @@ def folder(model: ResolvedModel) -> Path:
 
     Raises SourceError if they cannot be had, or if there are no safetensors: pickled weights can run code as they load.
     """
-    found = _local_folder(model.name) or _snapshot(model, [*_TEXT_FILES, "*.safetensors"], is_complete=_has_weights)
+    found = _planned_folder(model) or _snapshot(model, [*_TEXT_FILES, "*.safetensors"], is_complete=_has_weights)
     if _has_weights(found):
         return found
     pickles = sorted(path.name for path in found.glob("*.bin"))
@@ -73,8 +74,17 @@ def folder(model: ResolvedModel) -> Path:
 
 
 def tokenizer_folder(model: ResolvedModel) -> Path:
-    """A local folder with the model's tokenizer; of a hub model no weights are downloaded."""
-    return _local_folder(model.name) or _snapshot(model, _TEXT_FILES, is_complete=_has_tokenizer)
+    """A local folder with the model's tokenizer; of a hub model no weights are downloaded.
+
+    Raises SourceError if there is none: transformers would make up an empty one.
+    """
+    found = _planned_folder(model) or _snapshot(model, _TEXT_FILES, is_complete=_has_tokenizer)
+    if _has_tokenizer(found):
+        return found
+    raise SourceError(
+        f"model {model.name}: {found} has no tokenizer ({', '.join(_TOKENIZERS)}); save it there with transformers: "
+        "tokenizer.save_pretrained(folder), or name a model that has one in tokenize.tokenizer"
+    )
 
 
 def read_config(model: ResolvedModel) -> dict[str, Any]:
@@ -104,6 +114,22 @@ def _local_folder(name: str) -> Path | None:
             "is written owner/name"
         )
     return None
+
+
+def _planned_folder(model: ResolvedModel) -> Path | None:
+    """The folder of a local model, or None for one of the hub.
+
+    Raises SourceError if its files changed since the plan: what is made with them must not bear the old model's key.
+    """
+    local = _local_folder(model.name)
+    if local is not None:
+        digest = _digest_of_folder(model.name, local, sha256_of_file)
+        if digest != model.revision:
+            raise SourceError(
+                f"model {model.name}: the files in {local} are not those that were planned (they are {digest}, "
+                f"planned was {model.revision}). Plan again: `lmsae plan`, or run the workflow again"
+            )
+    return local
 
 
 def _digest_of_folder(name: str, path: Path, digest_of_file: Callable[[Path], str]) -> str:
@@ -212,7 +238,7 @@ def _has_config(path: Path) -> bool:
 
 
 def _has_tokenizer(path: Path) -> bool:
-    return any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"))
+    return any(any(path.glob(name)) for name in _TOKENIZERS)
 
 
 def _has_weights(path: Path) -> bool:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lmsae.errors import ShapeError
+from lmsae.errors import ShapeError, SourceError
 from lmsae.lm import hook_points as points
 from lmsae.lm.protocol import Edit
 
@@ -50,14 +50,14 @@ class VisitedModel(ABC):
         """Activations at all the hook points, from one forward pass that ends at the last of them."""
         recording = Recording(hook_points)
         with self._visited(recording.visits()), suppress(Enough):
-            self._forward(tokens.to(self.device))
+            self._run(tokens)
         return recording.activations()
 
     @final
     @torch.no_grad()
     def logits(self, tokens: Int[Tensor, "batch context"]) -> Float[Tensor, "batch context d_vocab"]:
         """Logits of the token after each token."""
-        return self._forward(tokens.to(self.device))
+        return self._run(tokens)
 
     @final
     @torch.no_grad()
@@ -66,7 +66,16 @@ class VisitedModel(ABC):
     ) -> Float[Tensor, "batch context d_vocab"]:
         """Logits of the forward pass in which the activations at each hook point are replaced by its edit of them."""
         with self._visited(edit_visits(edits)):
-            return self._forward(tokens.to(self.device))
+            return self._run(tokens)
+
+    def _run(self, tokens: Tensor) -> Tensor:
+        largest = int(tokens.max()) if tokens.numel() else 0
+        if largest >= self.d_vocab:
+            raise SourceError(
+                f"token id {largest:,} is beyond the model's vocabulary of {self.d_vocab:,}: the text is tokenised for "
+                "another model. Set tokenize.tokenizer, or the dataset's token ids, to what this model reads."
+            )
+        return self._forward(tokens.to(self.device))
 
 
 class Recording:

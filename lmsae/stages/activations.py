@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,9 @@ from lmsae.config import Frozen
 from lmsae.lm import Backend, Dtype, ResolvedModel
 from lmsae.runtime import Runtime
 from lmsae.stages.stage import Done, Job, Stage
+
+if TYPE_CHECKING:
+    from lmsae.lm.protocol import LanguageModel
 
 
 class ModelSection(Frozen):
@@ -34,6 +37,18 @@ class LMConfig(Frozen):
     source: ResolvedModel
     backend: Backend
     dtype: Dtype
+
+    def load(self, runtime: Runtime) -> "LanguageModel":
+        """The model itself, on the runtime's device."""
+        from lmsae.lm import load
+
+        return load(
+            self.source,
+            backend=self.backend,
+            dtype=self.dtype,
+            device=runtime.torch_device(),
+            trust_remote_code=runtime.trust_remote_code,
+        )
 
 
 class ActivationsSection(Frozen):
@@ -63,7 +78,6 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
     import torch
 
     from lmsae.errors import ShapeError
-    from lmsae.lm import load
     from lmsae.progress import bar
     from lmsae.store.layout import Layout, require_space
     from lmsae.store.writer import StoreWriter
@@ -74,20 +88,13 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
     contexts, context_size = tokens.shape
     layouts = {job.reference: Layout(contexts, context_size, job.config.width, job.config.dtype) for job in jobs}
     require_space(jobs[0].out, sum(layout.nbytes for layout in layouts.values()))
-    device = runtime.torch_device()
-    model = load(
-        first.model.source,
-        backend=first.model.backend,
-        dtype=first.model.dtype,
-        device=device,
-        trust_remote_code=runtime.trust_remote_code,
-    )
+    model = first.model.load(runtime)
     writers = {job.reference: StoreWriter(job.out / "activations.zarr", layouts[job.reference]) for job in jobs}
     hook_points = list(dict.fromkeys(job.config.hook_point for job in jobs))
     total = contexts * context_size
     with bar("activations", unit="token", total=total, runtime=runtime) as progress, torch.inference_mode():
         for start in range(0, contexts, first.batch_contexts):
-            batch = torch.from_numpy(tokens[start : start + first.batch_contexts].astype("int64")).to(device)
+            batch = torch.from_numpy(tokens[start : start + first.batch_contexts].astype("int64")).to(model.device)
             read = model.read(batch, hook_points)
             for job in jobs:
                 activations = read[job.config.hook_point]

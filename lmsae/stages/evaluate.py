@@ -15,7 +15,9 @@ class EvalSection(Frozen):
     """The columns `eval.*`."""
 
     tokens: int = Field(
-        default=100_000, gt=0, description="Held-out tokens to evaluate on, rounded down to whole contexts."
+        default=100_000,
+        gt=0,
+        description="At most so many held-out tokens are evaluated on, in whole contexts, and at least one.",
     )
     batch_contexts: int = Field(default=16, gt=0, description="Contexts in one forward pass of the model.")
 
@@ -38,26 +40,18 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
 def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
     from lmsae.dictionary.dictionary import Dictionary
     from lmsae.evaluation.scoring import Subject, score
-    from lmsae.lm import load
     from lmsae.progress import bar
     from lmsae.stages.reading import mean_of
     from lmsae.text.tokens import open_tokens
 
     first: Config = jobs[0].config
     tokens = open_tokens(jobs[0].inputs["tokens"].path)
-    device = runtime.torch_device()
-    model = load(
-        first.model.source,
-        backend=first.model.backend,
-        dtype=first.model.dtype,
-        device=device,
-        trust_remote_code=runtime.trust_remote_code,
-    )
+    model = first.model.load(runtime)
     subjects = [
         Subject(
-            dictionary=Dictionary.load(job.inputs["dictionary"].path).to(device),
+            dictionary=Dictionary.load(job.inputs["dictionary"].path).to(model.device),
             hook_point=job.config.hook_point,
-            mean=mean_of(job.inputs["norm"]).to(device),
+            mean=mean_of(job.inputs["norm"]).to(model.device),
         )
         for job in jobs
     ]

@@ -1,12 +1,14 @@
 """Running a stage: claim, clear, make, publish. The one place where artifacts come into being."""
 
 import contextlib
+import errno
+import os
 import platform
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 import lmsae
 from lmsae.artifact import Artifact, Artifacts
 from lmsae.claim import claimed
-from lmsae.errors import ConfigError, Fault
+from lmsae.errors import ConfigError, Fault, NoSpaceError
 from lmsae.memory import reuse_freed_memory
 from lmsae.runtime import Runtime
 from lmsae.stages.stage import Job, Stage
@@ -42,10 +44,25 @@ def make_artifacts(stage: Stage, references: Sequence[str], artifacts: Artifacts
         if jobs:
             _apply(runtime)
             started = time.time()
-            for job, facts in stage.make(jobs, runtime):
-                Artifact(job.out).publish(_provenance(started, facts, runtime))
-                made.append(job.reference)
+            with _full_disk_explained(artifacts.root):
+                for job, facts in stage.make(jobs, runtime):
+                    Artifact(job.out).publish(_provenance(started, facts, runtime))
+                    made.append(job.reference)
     return made
+
+
+@contextlib.contextmanager
+def _full_disk_explained(root: Path) -> Iterator[None]:
+    """One message for a disk that fills up, whichever library meets it: the errors of safetensors are no OSErrors."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, NoSpaceError) or os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        raise NoSpaceError(
+            f"{root}: the disk became full while writing. Make room (`lmsae gc` lists artifacts that no row wants) "
+            "and run again: what is finished is kept."
+        ) from error
 
 
 def _job(stage: Stage, artifact: Artifact, artifacts: Artifacts) -> Job:

@@ -127,6 +127,6 @@ def _disk_full_explained(path: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise NoSpaceError(
-            f"{path}: the disk became full while writing. Finished shards are kept: make room (`lmsae gc` lists "
-            "artifacts that no row wants) and run again."
+            f"{path}: the disk became full while writing. Make room (`lmsae gc` lists artifacts that no row wants) "
+            "and run again."
         ) from error

@@ -106,14 +106,14 @@ def _parquet_column(path: Path, column: str) -> Iterator[Any]:
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(sys.maxsize)  # the default refuses documents of more than 131,072 characters
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         yield from csv.DictReader(file)
 
 
 def _json_rows(path: Path) -> Iterator[Any]:
     """Rows of JSON lines; a .json file may instead be one array of objects."""
-    with path.open(encoding="utf-8") as file:
-        if path.suffix == ".json" and file.read(1) == "[":
+    with path.open(encoding="utf-8-sig") as file:
+        if path.suffix == ".json" and file.read(1024).lstrip().startswith("["):
             file.seek(0)
             yield from json.load(file)
             return

@@ -60,6 +60,10 @@ class TokenizeConfig(Frozen):
             limit = getattr(self, name)
             if limit is not None and limit < self.context_size:
                 raise ValueError(f"{name} {limit} is less than one context of context_size {self.context_size}")
+        if self.body < 2:
+            raise ValueError(
+                f"context_size {self.context_size} holds BOS and no token with a next one; wanted at least 3"
+            )
         return self
 
     @property

@@ -103,8 +103,10 @@ def documents(dataset: ResolvedDataset) -> Iterator[Document | TokenDocument]:
     """Yield the documents of a resolved text in the order of the source; blank ones are passed over.
 
     A file is named by its path within `dataset.name`, a row of a file by that and its number, a row of a dataset by
-    its number. Raises SourceError for a missing column, for values that are not text, and when there is no text.
+    its number. Raises SourceError for a missing column, for values that are not text, when there is no text, and
+    when the text is not what was planned any more.
     """
+    _require_unchanged(dataset)
     empty = True
     for document in islice(_read(dataset), dataset.documents):
         content = document.text.strip() if isinstance(document, Document) else document.ids
@@ -114,6 +116,22 @@ def documents(dataset: ResolvedDataset) -> Iterator[Document | TokenDocument]:
     if empty:
         what = f"column {dataset.tokens_column or dataset.column!r} of split {dataset.split!r}"
         raise SourceError(f"dataset.name {dataset.name!r}: no text in it ({what}): every document is empty.")
+
+
+def _require_unchanged(dataset: ResolvedDataset) -> None:
+    """Raise SourceError where files changed since the plan: what is made of them must not bear the old text's key."""
+    path = Path(dataset.name).expanduser()
+    if dataset.name == STDLIB:
+        found = digest_of(stdlib_documents())
+    elif path.exists():
+        found = files.digest_of_files(path)
+    else:
+        return  # a commit of the hub cannot change
+    if found != dataset.digest:
+        raise SourceError(
+            f"dataset.name {dataset.name!r}: the text is not the one that was planned (its digest is {found[:16]}, "
+            f"planned was {dataset.digest[:16]}). Plan again: `lmsae plan`, or run the workflow again."
+        )
 
 
 def _refuse(config: DatasetConfig, *columns: str) -> None:
@@ -177,6 +195,10 @@ def _document(dataset: ResolvedDataset, name: str, value: Any) -> Document | Tok
         return TokenDocument(name, ids)
     if value is not None and not isinstance(value, str):
         raise SourceError(f"{where}: expected text, found {_shown(value)}. Is it dataset.tokens_column you want?")
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError as error:
+        raise SourceError(f"{where}: half a surrogate pair at character {error.start:,}, which is no text.") from None
     return Document(name, value or "")
 
 

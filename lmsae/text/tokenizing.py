@@ -134,12 +134,13 @@ def require_context(context_size: int, max_context: int | None) -> None:
 
 
 def _given(document: TokenDocument, vocabulary: Vocabulary) -> np.ndarray:
-    ids = np.array(document.ids, np.int64)
-    if len(ids) and ids.max() >= vocabulary.d_vocab:
+    largest = max(document.ids, default=0)
+    if largest >= vocabulary.d_vocab:
         raise SourceError(
-            f"document {document.name}: token id {ids.max():,} is beyond the tokenizer's vocabulary of "
+            f"document {document.name}: token id {largest:,} is beyond the tokenizer's vocabulary of "
             f"{vocabulary.d_vocab:,}. Was dataset.tokens_column made with another tokenizer?"
         )
+    ids = np.array(document.ids, np.int64)
     kept = np.flatnonzero(~np.isin(ids, vocabulary.special))
     return ids[kept[0] : kept[-1] + 1] if len(kept) else ids[:0]
 

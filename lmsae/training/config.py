@@ -1,13 +1,20 @@
 """How a dictionary is trained, without torch: the columns `train.*`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from lmsae.config import Frozen
 from lmsae.errors import NotEnoughTokens
 
-Duration = int | float
+
+def _at_most_all(duration: int | float) -> int | float:
+    if isinstance(duration, float) and duration > 1:
+        raise ValueError(f"{duration!r} is a share of all steps, at most 1.0; write a number of steps without a point")
+    return duration
+
+
+Duration = Annotated[int | float, AfterValidator(_at_most_all)]
 
 
 class TrainConfig(Frozen):

@@ -93,19 +93,9 @@ def optimisers(model, muon_lr, adam_lr):
     return [muon, adam]
 
 
-def lr_factor(step, steps):
-    """Two legs. The first, two thirds: 1 % warm-up, constant, linear decay over its last half. The second: linear decay
-    from 0.6, on a mixture with more of the library itself."""
-    first = first_leg(steps)
-    if step < first:
-        progress = (step + 1) / (first + 1)
-        return min(1.0, progress / 0.01, (1 - progress) / 0.5)
-    return 0.6 * (steps - step) / (steps - first + 1)
-
-
-def first_leg(steps):
-    """Steps of the first leg."""
-    return round(steps * 24 / 37)
+def lr_factor(progress):
+    """Linear warm-up over 1 %, constant, then linear decay to 0 over the last half."""
+    return min(1.0, progress / 0.01, (1 - progress) / 0.5)
 
 
 @torch.no_grad()
@@ -173,7 +163,7 @@ def save_state(path, model, optimisers, generator, rows, used, step):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--tokens", type=int, default=37_000_000)
+    parser.add_argument("--tokens", type=int, default=24_000_000)
     parser.add_argument("--batch", type=int, default=16, help="contexts a step")
     parser.add_argument("--muon-lr", type=float, default=5e-3)
     parser.add_argument("--adam-lr", type=float, default=4e-3)
@@ -207,10 +197,9 @@ def main():
         rows, used, first = state["rows"], state["used"], state["step"] + 1
     for step in range(first, steps):
         if used + arguments.batch > len(rows):
-            times = 2 if step < first_leg(steps) else 3
-            rows, used = windows([*library * times, *tests], generator), 0
+            rows, used = windows([*library, *library, *tests], generator), 0
         batch, used = rows[used : used + arguments.batch], used + arguments.batch
-        factor = lr_factor(step, steps)
+        factor = lr_factor((step + 1) / (steps + 1))
         for group, lr in zip((g for o in chosen for g in o.param_groups), base, strict=True):
             group["lr"] = lr * factor
         with torch.autocast("cpu", torch.bfloat16):
@@ -260,10 +249,9 @@ real language model where no hub can be reached. It is a test bench for dictiona
 
 `python recipes/stdlib_4m/train.py --out lmsae/lm/stdlib-4m` makes it again. {arguments.tokens:,} tokens in steps of
 {arguments.batch * CONTEXT:,}, Muon on the hidden matrices (lr {arguments.muon_lr:g}), AdamW on the rest (lr
-{arguments.adam_lr:g}), bfloat16 autocast, seed {arguments.seed}, about two hours of one core. Two legs: the first 24/37
-with 1 % warm-up, constant, then linear decay; the second a restart at 0.6 of the learning rate with linear decay.
-Python {platform.python_version()}: {size["library"]:,} tokens of library sources and pydoc topics (twice an epoch,
-three times in the second leg) and {size["tests"]:,} of its test packages (once). Digest of the
+{arguments.adam_lr:g}), 1 % warm-up, linear decay over the last half, bfloat16 autocast, seed {arguments.seed}; under two
+hours on a shared two-core machine. Python {platform.python_version()}: {size["library"]:,} tokens of
+library sources and pydoc topics (seen twice an epoch) and {size["tests"]:,} of its test packages (once). Digest of the
 documents: `{digest[:16]}`. Weights are stored as float16.
 
 ## Held-out loss

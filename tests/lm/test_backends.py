@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from lmsae.errors import HookPointError, ShapeError
+from lmsae.errors import HookPointError, ShapeError, SourceError
 from lmsae.lm import huggingface, load, resolve, transformerlens
 
 BACKENDS = {"huggingface": huggingface, "transformerlens": transformerlens}
@@ -177,6 +177,13 @@ def test_an_edit_in_float32_of_a_bfloat16_model_is_cast(model_folder, tokens):
 def test_an_edit_of_another_shape_is_refused(llama, tokens):
     with pytest.raises(ShapeError, match=r"\(2, 12, 32\) into \(2, 12, 31\)"):
         llama.logits_with(tokens, {"blocks.0.hook_resid_post": lambda activations: activations[..., 1:]})
+
+
+def test_a_token_beyond_the_vocabulary_is_refused(llama, tokens):
+    beyond = torch.where(tokens == tokens[0, 0], llama.d_vocab, tokens)
+    for use in (llama.logits, lambda batch: llama.read(batch, ["blocks.0.hook_resid_post"])):
+        with pytest.raises(SourceError, match=f"token id {llama.d_vocab} is beyond the model's vocabulary"):
+            use(beyond)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

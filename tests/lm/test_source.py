@@ -15,7 +15,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from lmsae.errors import SourceError
-from lmsae.lm import load_tokenizer, source
+from lmsae.lm import load, load_tokenizer, source
 from lmsae.lm.source import ResolvedModel, folder, read_config, resolve
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -109,6 +109,28 @@ def test_the_tokenizer_is_the_one_in_the_folder(local):
 def test_a_model_without_a_tokenizer_is_refused(local):
     with pytest.raises(SourceError, match="no tokenizer"):
         load_tokenizer(resolve(str(local)))
+
+
+@pytest.mark.parametrize("use", [folder, load_tokenizer])
+def test_a_model_that_changed_since_it_was_resolved_is_refused(local, use):
+    planned = resolve(str(local))
+    (local / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(SourceError, match="not those that were planned"):
+        use(planned)
+
+
+def test_a_tokenizer_is_not_made_up(local):
+    config = json.loads((local / "config.json").read_text())
+    (local / "config.json").write_text(json.dumps(config | {"model_type": "gpt_neox"}))
+    with pytest.raises(SourceError, match=r"no tokenizer.*save_pretrained"):
+        load_tokenizer(resolve(str(local)))
+
+
+def test_damaged_weights_are_named(local):
+    weights = local / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(SourceError, match=r"weights in .* are damaged"):
+        load(resolve(str(local)), backend="huggingface", dtype="float32", device="cpu")
 
 
 class Hub(ThreadingHTTPServer):

@@ -79,6 +79,7 @@ def test_every_document_comes_out_whole_in_order_and_once(
     prepend_bos: bool,
     chunk: int,
 ) -> None:
+    context_size += prepend_bos
     config = TokenizeConfig(context_size=context_size, prepend_bos=prepend_bos, seed=seed)
     with pytest.MonkeyPatch.context() as patch, spool_of(tmp_path_factory.getbasetemp(), documents, seed) as spool:
         patch.setattr(packing, "CHUNK_TOKENS", chunk)
@@ -216,6 +217,12 @@ def test_a_directory_without_tokens_is_a_missing_artifact(tmp_path: Path) -> Non
 def test_a_limit_below_one_context_is_a_fault_of_the_config(limit: str) -> None:
     with pytest.raises(ValidationError, match=f"{limit} 255 is less than one context of context_size 256"):
         TokenizeConfig.model_validate({limit: 255})
+
+
+def test_a_context_needs_a_token_with_a_next_one_behind_bos() -> None:
+    with pytest.raises(ValidationError, match="wanted at least 3"):
+        TokenizeConfig(context_size=2)
+    assert TokenizeConfig(context_size=2, prepend_bos=False).body == TokenizeConfig(context_size=3).body == 2
 
 
 def test_held_out_names_do_not_correlate_with_the_shuffled_order() -> None:

@@ -62,6 +62,37 @@ def test_a_json_file_may_hold_json_lines(tmp_path: Path) -> None:
     assert [document.name for document in read(path)] == ["lines.json:0", "lines.json:1"]
 
 
+def test_a_json_file_may_begin_with_white_space(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "table.json")
+    path.write_text("\n " + path.read_text())
+    assert len(read(path)) == len(ROWS)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv"])
+def test_a_byte_order_mark_is_no_text(tmp_path: Path, suffix: str) -> None:
+    path = write_table(tmp_path / f"table{suffix}")
+    plain = read(path, column="text")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read(path, column="text") == plain
+    if suffix == ".csv":
+        path.write_text("\ufeff" + "text\nfirst\n", encoding="utf-8")
+        assert read(path) == [Document("table.csv:0", "first")]
+
+
+def test_a_text_that_changed_since_it_was_planned_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("as planned")
+    planned = resolve(DatasetConfig(name=str(tmp_path)))
+    assert len(list(documents(planned))) == 1
+    (tmp_path / "a.txt").write_text("as it is!!")
+    with pytest.raises(SourceError, match=r"not the one that was planned.*lmsae plan"):
+        list(documents(planned))
+
+
+def test_another_pythons_library_is_not_the_built_in_text_that_was_planned() -> None:
+    with pytest.raises(SourceError, match="not the one that was planned"):
+        list(documents(ResolvedDataset(name="builtin:python-stdlib", digest="0" * 64)))
+
+
 def test_a_csv_field_may_be_a_long_document(tmp_path: Path) -> None:
     path = tmp_path / "long.csv"
     path.write_text(f"text\n{LONG}\n")
@@ -111,6 +142,7 @@ def test_a_missing_column_is_named_with_those_there_are_and_the_nearest(tmp_path
         ([{"ids": "abc"}], {"tokens_column": "ids"}, r"expected a list of token ids, found str 'abc'"),
         ([{"ids": [1, -1]}], {"tokens_column": "ids"}, r"expected a list of token ids"),
         ([{"ids": [1, 2.5]}], {"tokens_column": "ids"}, r"expected a list of token ids"),
+        ([{"text": "a\ud800"}], {}, r"row t\.jsonl:0.*half a surrogate pair at character 1"),
         ([["text"]], {}, r"not an object with named columns but list"),
         ([{"text": ""}], {}, r"no text in it \(column 'text'"),
         ([], {}, r"no text in it"),

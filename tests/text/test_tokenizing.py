@@ -102,6 +102,8 @@ def test_token_documents_pack_like_the_text_they_came_from(tmp_path: Path, token
 def test_an_id_beyond_the_vocabulary_is_refused(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(SourceError, match=r"a: token id 50,000 is beyond .* vocabulary of 294"):
         tokenize([TokenDocument("a", [5, 50_000])], tokenizer, CONFIG, tmp_path)
+    with pytest.raises(SourceError, match="is beyond"):
+        tokenize([TokenDocument("a", [5, 2**64])], tokenizer, CONFIG, tmp_path)
 
 
 def test_no_documents_are_an_error(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -37,6 +37,12 @@ def test_a_duration_keeps_its_type(duration: float) -> None:
     assert again == config
 
 
+@pytest.mark.parametrize("duration", [1000.0, 1.5, "1e3"])
+def test_a_share_of_more_than_all_steps_is_refused(duration: object) -> None:
+    with pytest.raises(ValidationError, match="share of all steps"):
+        TrainConfig.model_validate({"tokens": 1, "lr_warm_up_steps": duration})
+
+
 @pytest.mark.parametrize("column", ["lr_warm_up_steps", "lr_cool_down_steps", "sparsity_warm_up_steps"])
 @pytest.mark.parametrize("duration", [-1, -0.1])
 def test_a_negative_duration_is_refused(column: str, duration: float) -> None:

@@ -1,0 +1,51 @@
+"""A config file as nested dicts: YAML, TOML or JSON, by its suffix."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+from lmsae.errors import ConfigError, Fault
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The sections of a config file. Raises ConfigError where it cannot be read, or says something twice."""
+    try:
+        text = path.read_text("utf-8-sig")
+        if path.suffix == ".toml":
+            return tomllib.loads(text)
+        loaded = json.loads(text, object_pairs_hook=_once) if path.suffix == ".json" else yaml.load(text, _Loader)
+    except FileNotFoundError:
+        raise ConfigError([Fault(str(path), None, None, f"there is no such file (looked in {Path.cwd()})")]) from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError([Fault(str(path), None, None, f"cannot be read: {error}")]) from None
+    if loaded is not None and not isinstance(loaded, dict):
+        raise ConfigError([Fault(str(path), None, None, f"holds a {type(loaded).__name__}; wanted sections of fields")])
+    return loaded or {}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error, and on, off, yes and no are words, as in YAML 1.2."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+        first: [(tag, pattern) for tag, pattern in resolvers if first not in "oOyYnN" or not tag.endswith(":bool")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for number, (key, _) in enumerate(node.value):
+            if key.value in keys[:number]:
+                raise yaml.MarkedYAMLError(problem=f"{key.value!r} stands there twice", problem_mark=key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a JSON file; of a name that stands twice, json would take the last value."""
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name!r} stands twice in one object")
+    return dict(pairs)
