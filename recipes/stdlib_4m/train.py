@@ -249,8 +249,8 @@ real language model where no hub can be reached. It is a test bench for dictiona
 
 `python recipes/stdlib_4m/train.py --out lmsae/lm/stdlib-4m` makes it again. {arguments.tokens:,} tokens in steps of
 {arguments.batch * CONTEXT:,}, Muon on the hidden matrices (lr {arguments.muon_lr:g}), AdamW on the rest (lr
-{arguments.adam_lr:g}), 1 % warm-up, linear decay over the last half, bfloat16 autocast, seed {arguments.seed}; under two
-hours on a shared two-core machine. Python {platform.python_version()}: {size["library"]:,} tokens of
+{arguments.adam_lr:g}), 1 % warm-up, linear decay over the last half, bfloat16 autocast, seed {arguments.seed}; about
+an hour of two cores. Python {platform.python_version()}: {size["library"]:,} tokens of
 library sources and pydoc topics (seen twice an epoch) and {size["tests"]:,} of its test packages (once). Digest of the
 documents: `{digest[:16]}`. Weights are stored as float16.
 
