@@ -120,9 +120,12 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from lmsae.artifact import Artifacts
     from lmsae.running import run_plan
 
     plan, runtime = _planned(arguments, arguments.experiment)
+    if not arguments.experiment:  # an experiment beside the sweep leaves the sweep's plan as it is
+        plan.write(Artifacts(runtime.artifacts), runtime.together)
     run_plan(plan, runtime, say=lambda line: print(line, file=sys.stderr))
     return 0
 

@@ -89,3 +89,11 @@ def test_every_public_name_of_the_package_is_there() -> None:
     assert [getattr(package, name).__name__ for name in package.__all__] == package.__all__
     with pytest.raises(AttributeError, match="no attribute 'walk'"):
         package.walk  # noqa: B018 # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_an_experiment_beside_a_sweep_leaves_the_sweeps_plan_as_it_is(made: Path, lmsae: Callable[..., Said]) -> None:
+    before = {path.name: path.read_bytes() for path in (made / "artifacts" / "plan").iterdir()}
+    (made / "mine.json").write_text(json.dumps(EXPERIMENT))
+    assert lmsae("run", "mine.json").code == 0
+    assert before
+    assert {path.name: path.read_bytes() for path in (made / "artifacts" / "plan").iterdir()} == before
