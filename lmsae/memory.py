@@ -12,7 +12,7 @@ def reuse_freed_memory() -> None:
 
     By default every tensor beyond 32 MB at most is mapped anew, and touching fresh pages costs up to ten times the
     arithmetic on them: with this a training step on the CPU took 0.65-0.95x of its time, a small language model's
-    0.7x. Peak memory does not change, because steps allocate the same sizes again and again.
+    0.7x.
     """
     if not sys.platform.startswith("linux"):
         return
