@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 from pydantic import Field
 
 from lmsae.config import Frozen
@@ -11,9 +12,10 @@ from lmsae.lm.source import ResolvedModel
 from lmsae.runtime import Runtime
 from lmsae.stages.stage import Done, Job, Stage
 from lmsae.text.packing import TokenizeConfig
-from lmsae.text.source import ResolvedDataset
+from lmsae.text.source import ResolvedDataset, ResolvedMixture
 
 if TYPE_CHECKING:
+    from lmsae.text.encoding import Encoder
     from lmsae.text.tokens import TokenSet
 
 COUNTS = "counts.json"
@@ -24,46 +26,70 @@ class TokenizeSection(TokenizeConfig):
     """The columns `tokenize.*`."""
 
     tokenizer: str | None = Field(
-        default=None, description="Model whose tokenizer is used; empty means the model's own."
+        default=None,
+        description="Model whose tokenizer is used; empty means the model's own. A text of token ids needs none.",
     )
 
 
 class Config(Frozen):
-    dataset: ResolvedDataset
+    dataset: ResolvedDataset | ResolvedMixture
     tokenizer: ResolvedModel
     packing: TokenizeConfig
 
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     """Write `tokens.zarr` and `counts.json` (docs/artifacts.md)."""
-    from lmsae.lm import load_tokenizer
     from lmsae.progress import bar
     from lmsae.text.source import documents
-    from lmsae.text.tokenizing import tokenize
+    from lmsae.text.tokenizing import Source, tokenize
     from lmsae.text.tokens import open_tokens
 
     for job in jobs:
         config: Config = job.config
-        tokenizer = load_tokenizer(config.tokenizer)
+        texts = config.dataset.weighted()
+        sources = [Source(documents(text), text.name, weight, text.streaming) for weight, text in texts]
+        has_chats = any(text.messages_column is not None for _, text in texts)
         with bar("tokenize", unit="token", total=None, runtime=runtime) as progress:
             counts = tokenize(
-                documents(config.dataset),
-                tokenizer,
-                config.packing,
+                sources,
+                _encoder(config, needs_tokenizer=not all(text.holds_ids for _, text in texts)),
                 job.out,
                 progress.advance,
-                stop_when_full=config.dataset.streaming,
+                masked=has_chats and config.packing.chat_tokens != "all",
             )
         # For the plan, which must know how much there is without opening arrays.
-        counts["train_usable"] = _usable(open_tokens(job.out))
+        usable = _usable(open_tokens(job.out))
+        counts["train_usable"] = int(usable.sum())
+        counts["train_usable_by_position"] = usable.tolist()
         (job.out / COUNTS).write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n")
         yield job, progress.rates()
 
 
-def _usable(tokens: "TokenSet") -> int:
-    """Tokens that training may use: those of the train split behind the held-aside contexts, without special ones."""
+def _encoder(config: Config, *, needs_tokenizer: bool) -> "Encoder":
+    """The encoder of the tokenizer or, for a model without one, of texts that are ids of its vocabulary already.
+
+    Raises SourceError where there is no tokenizer though it is needed.
+    """
+    from lmsae.lm import load_tokenizer, read_config
+    from lmsae.lm.source import NoTokenizer
+    from lmsae.text.encoding import Encoder, Vocabulary
+
+    try:
+        tokenizer = load_tokenizer(config.tokenizer)
+    except NoTokenizer:
+        if needs_tokenizer:
+            raise
+        return Encoder(None, Vocabulary(read_config(config.tokenizer)["vocab_size"]), config.packing)
+    return Encoder(tokenizer, Vocabulary.of(tokenizer), config.packing)
+
+
+def _usable(tokens: "TokenSet") -> np.ndarray:
+    """Tokens of each position that training may use, behind the held-aside contexts: int (context_size,)."""
     starts = range(tokens.aside_contexts, len(tokens.train), BLOCK)
-    return sum(int(tokens.usable("train", slice(start, start + BLOCK)).sum()) for start in starts)
+    return sum(
+        (tokens.usable("train", slice(start, start + BLOCK)).sum(axis=0) for start in starts),
+        np.zeros(tokens.context_size, np.int64),
+    )
 
 
-STAGE = Stage("tokenize", 1, Config, {}, make)
+STAGE = Stage("tokenize", 2, Config, {}, make)

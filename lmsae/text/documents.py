@@ -1,8 +1,10 @@
 """A document: the unit that is shuffled, split into train and held-out, and never torn between the two."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +14,15 @@ class Document:
     name: str
     text: str
 
+    @property
+    def size(self) -> int:
+        """Characters of the text."""
+        return len(self.text)
+
+    @property
+    def is_blank(self) -> bool:
+        return not self.text.strip()
+
 
 @dataclass(frozen=True, slots=True)
 class TokenDocument:
@@ -19,6 +30,56 @@ class TokenDocument:
 
     name: str
     ids: Sequence[int]
+
+    @property
+    def size(self) -> int:
+        """Tokens."""
+        return len(self.ids)
+
+    @property
+    def is_blank(self) -> bool:
+        return not len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatDocument:
+    """A conversation: messages with a `role` and a `content` each, in their order."""
+
+    name: str
+    messages: Sequence[Mapping[str, str]]
+
+    @property
+    def size(self) -> int:
+        """Characters of all contents."""
+        return sum(len(message["content"]) for message in self.messages)
+
+    @property
+    def is_blank(self) -> bool:
+        return not any(message["content"].strip() for message in self.messages)
+
+
+AnyDocument = Document | TokenDocument | ChatDocument
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A document as it is packed: its token ids, and which of them dictionaries may use (None: all), both (tokens,)."""
+
+    ids: np.ndarray
+    mask: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, span: slice) -> "Encoded":
+        return Encoded(self.ids[span], None if self.mask is None else self.mask[span])
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A document that cannot be packed, and why."""
+
+    reason: str
 
 
 def is_held_out(name: str, fraction: float) -> bool:

@@ -91,7 +91,7 @@ def require_column(column: str, columns: Iterable[str], where: str) -> None:
         raise SourceError(
             f"{where}: there is no column {column!r}; there {'is' if len(known) == 1 else 'are'} "
             f"{', '.join(known) or 'none at all'}{nearest(column, known) or '.'} "
-            "Set dataset.column, or dataset.tokens_column for token ids."
+            "Set dataset.column (or dataset.tokens_column for token ids, dataset.messages_column for conversations)."
         )
 
 

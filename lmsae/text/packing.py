@@ -1,32 +1,32 @@
 """Packing: documents of any length become contexts of one length, in a seeded order, train and held-out apart.
 
-The ids of each document follow one separator; the documents of a split, in their shuffled order, form one stream;
-the stream is cut into contexts, each begun by BOS if wanted. The last, incomplete context is dropped.
+As a `stream`, the ids of each document follow one separator; the documents of a split, in their shuffled order, form
+one stream; the stream is cut into contexts, each begun by BOS if wanted. The last, incomplete context is dropped.
 
     stream     | sep a a a a a sep b b sep c c c c c ...
     contexts   bos sep a a a | bos a a sep b | bos b sep c c | ...
     documents    0   0 0 0 0 |   0 0 0   1 1 |   1 1   2 2 2 | ...
 
-Ids wait in a file without a name until all documents are known, so memory holds 16 bytes a document and one chunk.
+By `document`, each context is the beginning of one document, without a separator. Of a mixture (mixing.py), each source
+is packed by itself, and whole contexts are interleaved.
 """
 
-import os
 import shutil
-import tempfile
-from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from lmsae.config import Frozen
 from lmsae.errors import NoSpaceError, NotEnoughTokens
-from lmsae.text.documents import shuffle_rank
+from lmsae.text.mixing import first_exhausted, interleave
+from lmsae.text.spool import Spool
 from lmsae.text.tokens import CHUNK_TOKENS, Split, TokenWriter
 
-Ids = np.ndarray  # one-dimensional, of the smallest unsigned dtype that holds the vocabulary
+ChatTokens = Literal["content", "assistant", "all"]
 
 
 class TokenizeConfig(Frozen):
@@ -42,8 +42,28 @@ class TokenizeConfig(Frozen):
         lt=1,
         description="Share of the documents that are held out for evaluation, chosen by their names.",
     )
+    packing: Literal["stream", "document"] = Field(
+        default="stream",
+        description="`stream`: documents, with a separator before each (the tokenizer's EOS; chats have those of their "
+        "template), are strung together and cut into contexts. `document`: every context is the beginning of one "
+        "document, without a separator; shorter documents are left out.",
+    )
+    mask_special: bool = Field(
+        default=True,
+        description="Special tokens (BOS, EOS, padding, role marks) are read by the model, but dictionaries neither "
+        "train on their activations nor are scored on them.",
+    )
+    chat_tokens: ChatTokens = Field(
+        default="content",
+        description="Of chats (`dataset.messages_column`), the tokens that dictionaries train and are scored on: "
+        "`content`, what the messages say, without the words that the chat template puts around them; `assistant`, "
+        "only what the assistant says; `all`, the template's words too.",
+    )
     tokens: int | None = Field(
-        default=None, ge=1, description="At most so many training tokens, held-aside ones not counted; empty means all."
+        default=None,
+        ge=1,
+        description="At most so many training tokens, held-aside ones not counted; empty means all. Every source of a "
+        "mixture must hold its share of them; if empty, a mixture ends where its first source does.",
     )
     held_out_tokens: int = Field(default=200_000, ge=1, description="At most so many held-out tokens.")
     aside_tokens: int = Field(
@@ -85,110 +105,125 @@ class TokenizeConfig(Frozen):
         return self.held_out_tokens // self.context_size
 
 
-class Spool:
-    """The ids of one split's documents: written to disk as they come, read back as a shuffled stream."""
+@dataclass(frozen=True)
+class Spooled:
+    """A source that is read: its share of the tokens, and the ids of both splits that wait to be packed."""
 
-    def __init__(self, directory: Path, dtype: np.dtype, seed: int) -> None:
-        self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 (closed by __exit__; nameless on disk)
-        self._dtype, self._seed = dtype, seed
-        self._ranks, self._lengths = array("Q"), array("Q")
-        self.tokens = 0
+    name: str
+    weight: float
+    train: Spool
+    held_out: Spool
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._file.close()
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def append(self, name: str, ids: Ids) -> None:
-        """Add a document: its name, which decides its place in the order, and its ids with their separator."""
-        self._file.write(ids.astype(self._dtype).tobytes())
-        self._ranks.append(shuffle_rank(self._seed, name))
-        self._lengths.append(len(ids))
-        self.tokens += len(ids)
-
-    def stream(self, count: int, step: int) -> Iterator[tuple[Ids, Ids]]:
-        """Yield the first `count` ids of the shuffled stream, `step` at a time, each with its document's index.
-
-        The index counts the documents of this split in their shuffled order.
-        """
-        if not count:
-            return
-        self._file.flush()
-        lengths = np.frombuffer(self._lengths, np.uint64).astype(np.int64)
-        order = np.argsort(np.frombuffer(self._ranks, np.uint64), kind="stable")
-        starts = (np.cumsum(lengths) - lengths)[order]  # where each document lies in the file, in shuffled order
-        ends = np.cumsum(lengths[order])  # where each ends in the stream
-        for begin in range(0, count, step):
-            end = min(begin + step, count)
-            first, last = np.searchsorted(ends, begin, "right"), np.searchsorted(ends, end, "left") + 1
-            held = lengths[order[first:last]]
-            skipped = begin - (ends[first] - held[0])
-            span = slice(skipped, skipped + end - begin)
-            pieces = [self._read(start, length) for start, length in zip(starts[first:last], held, strict=True)]
-            yield np.concatenate(pieces)[span], np.repeat(np.arange(first, last), held)[span]
-
-    def _read(self, start: int, length: int) -> Ids:
-        """Ids by position; not mapped, so that a large file does not count as memory of this process."""
-        size = self._dtype.itemsize
-        return np.frombuffer(os.pread(self._file.fileno(), length * size, start * size), self._dtype)
+    def of(self, split: Split) -> Spool:
+        return self.train if split == "train" else self.held_out
 
 
-def contexts_of(spool: Spool, contexts: int, config: TokenizeConfig, bos: int | None) -> Iterator[tuple[Ids, Ids]]:
-    """Yield blocks of ids and of document indices, each (contexts, context_size); BOS belongs to what follows it."""
-    assert bos is not None or not config.prepend_bos, "Vocabulary.of refuses such a tokenizer"
-    step = max(1, CHUNK_TOKENS // config.context_size) * config.body
-    for ids, documents in spool.stream(contexts * config.body, step):
-        ids, documents = ids.reshape(-1, config.body), documents.reshape(-1, config.body)
-        if bos is not None and config.prepend_bos:
-            ids = np.insert(ids, 0, bos, axis=1)
-            documents = np.concatenate([documents[:, :1], documents], axis=1)
-        yield ids, documents
+def contexts_of(
+    spools: Sequence[Spool], order: np.ndarray, config: TokenizeConfig, bos: int | None
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield blocks of ids, of document indices and, of masked spools, of masks, each (contexts, context_size).
 
-
-def pack(train: Spool, held_out: Spool, config: TokenizeConfig, bos: int | None, writer: TokenWriter) -> dict[str, int]:
-    """Write both splits; the counts of contexts and tokens that were written.
-
-    Raises NotEnoughTokens when a split would be empty, NoSpaceError when the disk has not enough room.
+    `order` says which spool each context comes from. Documents are counted through all spools, one after the other.
+    BOS belongs to the document of what follows it.
     """
-    counts = {
-        "train": _at_most(train.tokens // config.body, config.most_train_contexts),
-        "held_out": _at_most(held_out.tokens // config.body, config.most_held_out_contexts),
+    step = max(1, CHUNK_TOKENS // config.context_size)
+    first_document = np.cumsum([0, *map(len, spools)])
+    used = np.zeros(len(spools), int)
+    for begin in range(0, len(order), step):
+        wanted = order[begin : begin + step]
+        counts = np.bincount(wanted, minlength=len(spools))
+        rows = []
+        for number in np.flatnonzero(counts).tolist():
+            span = (used[number] * config.body, (used[number] + counts[number]) * config.body)
+            ids, documents, *mask = spools[number].read(*span)
+            rows.append((ids, documents + first_document[number], *mask))
+        used += counts
+        back = np.argsort(np.argsort(wanted, kind="stable"))  # where each context of the block lies among the rows
+        block = [np.concatenate(part).reshape(-1, config.body)[back] for part in zip(*rows, strict=True)]
+        yield _begun(block, bos) if config.prepend_bos else tuple(block)
+
+
+def pack(sources: Sequence[Spooled], config: TokenizeConfig, bos: int | None, writer: TokenWriter) -> dict[str, Any]:
+    """Write both splits; the counts of contexts and tokens that were written, and of each source's contexts.
+
+    Raises NotEnoughTokens when a split would be empty or a source of a mixture cannot supply its share of
+    `tokenize.tokens`, NoSpaceError when the disk has not enough room.
+    """
+    order = {
+        "train": _order(sources, "train", config, config.most_train_contexts),
+        "held_out": _order(sources, "held_out", config, config.most_held_out_contexts),
     }
-    _require_enough(train, held_out, counts, config)
-    _require_space(writer.directory, sum(counts.values()) * config.context_size * writer.bytes_per_token)
-    splits: tuple[tuple[Split, Spool], ...] = (("train", train), ("held_out", held_out))
-    for split, spool in splits:
-        writer.write_split(split, counts[split], config.context_size, contexts_of(spool, counts[split], config, bos))
+    _require_enough(sources, {split: len(contexts) for split, contexts in order.items()}, config)
+    if config.most_train_contexts is not None and len(sources) > 1 and len(order["train"]) < config.most_train_contexts:
+        raise _share_is_missing(sources, config, config.most_train_contexts)
+    _require_space(writer.directory, sum(map(len, order.values())) * config.context_size * writer.bytes_per_token)
+    splits: tuple[Split, ...] = ("train", "held_out")
+    for split in splits:
+        blocks = contexts_of([source.of(split) for source in sources], order[split], config, bos)
+        writer.write_split(split, len(order[split]), config.context_size, blocks)
+    used = {split: np.bincount(order[split], minlength=len(sources)).tolist() for split in splits}
     return {
         "aside_contexts": config.aside_contexts,
-        "train_contexts": counts["train"],
-        "train_tokens": (counts["train"] - config.aside_contexts) * config.context_size,
-        "held_out_contexts": counts["held_out"],
-        "held_out_tokens": counts["held_out"] * config.context_size,
+        "train_contexts": len(order["train"]),
+        "train_tokens": (len(order["train"]) - config.aside_contexts) * config.context_size,
+        "held_out_contexts": len(order["held_out"]),
+        "held_out_tokens": len(order["held_out"]) * config.context_size,
+        "sources": [
+            {
+                "name": source.name,
+                "weight": source.weight,
+                "documents": len(source.train) + len(source.held_out),
+                "train_contexts": used["train"][number],
+                "held_out_contexts": used["held_out"][number],
+            }
+            for number, source in enumerate(sources)
+        ],
     }
 
 
-def _at_most(count: int, limit: int | None) -> int:
-    return count if limit is None else min(count, limit)
+def _begun(block: Sequence[np.ndarray], bos: int | None) -> tuple[np.ndarray, ...]:
+    """The parts of a block with BOS before each context."""
+    assert bos is not None, "Vocabulary refuses to go without one"
+    ids, documents, *mask = block
+    repeated = np.concatenate([documents[:, :1], documents], axis=1)
+    return np.insert(ids, 0, bos, axis=1), repeated, *(np.insert(part, 0, True, axis=1) for part in mask)
 
 
-def _require_enough(train: Spool, held_out: Spool, counts: dict[str, int], config: TokenizeConfig) -> None:
+def _order(sources: Sequence[Spooled], split: Split, config: TokenizeConfig, most: int | None) -> np.ndarray:
+    available = [source.of(split).tokens // config.body for source in sources]
+    return interleave([source.weight for source in sources], available, most)
+
+
+def _share_is_missing(sources: Sequence[Spooled], config: TokenizeConfig, wanted: int) -> NotEnoughTokens:
+    weights = [source.weight for source in sources]
+    available = [source.train.tokens // config.body for source in sources]
+    number = first_exhausted(weights, available)
+    share = np.bincount(interleave(weights, [wanted] * len(sources), wanted), minlength=len(sources))[number]
+    possible = (len(interleave(weights, available, None)) - config.aside_contexts) * config.context_size
+    return NotEnoughTokens(
+        f"dataset.name, {sources[number].name!r}: its share of the training tokens, {weights[number]:.4g} of them, is "
+        f"{share * config.context_size:,} (tokenize.tokens is {config.tokens:,}, and those held aside come on top); "
+        f"its training text holds {available[number] * config.context_size:,}. Lower tokenize.tokens to "
+        f"{max(possible, 0):,} or this source's weight, read more of it, or leave tokenize.tokens empty: then the "
+        "mixture ends where its first source does."
+    )
+
+
+def _require_enough(sources: Sequence[Spooled], counts: dict[str, int], config: TokenizeConfig) -> None:
     size, aside = config.context_size, config.aside_contexts
+    documents = {split: sum(len(source.of(split)) for source in sources) for split in ("train", "held_out")}
+    tokens = {split: sum(source.of(split).tokens for source in sources) for split in ("train", "held_out")}
     if counts["train"] <= aside:
         raise NotEnoughTokens(
-            f"the training text holds {len(train):,} documents and {train.tokens:,} tokens, {counts['train']:,} "
-            f"contexts of {size:,}; {aside:,} contexts are held aside (tokenize.aside_tokens {config.aside_tokens:,}) "
-            "and at least one must be left to train on. Lower tokenize.aside_tokens or tokenize.context_size, or "
-            "read more text."
+            f"the training text holds {documents['train']:,} documents and {tokens['train']:,} tokens, "
+            f"{counts['train']:,} contexts of {size:,}; {aside:,} contexts are held aside (tokenize.aside_tokens "
+            f"{config.aside_tokens:,}) and at least one must be left to train on. Lower tokenize.aside_tokens or "
+            "tokenize.context_size, or read more text."
         )
     if counts["held_out"] == 0:
         raise NotEnoughTokens(
-            f"the held-out text holds {len(held_out):,} documents and {held_out.tokens:,} tokens, which is not one "
-            f"context of {size:,}. Raise tokenize.held_out_fraction ({config.held_out_fraction}), lower "
+            f"the held-out text holds {documents['held_out']:,} documents and {tokens['held_out']:,} tokens, which is "
+            f"not one context of {size:,}. Raise tokenize.held_out_fraction ({config.held_out_fraction}), lower "
             "tokenize.context_size, or read more documents."
         )
 

@@ -1,6 +1,7 @@
 """Tokenizing: documents through a tokenizer into packed contexts on disk."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,11 @@ from typing import Any
 import numpy as np
 
 from lmsae.errors import SourceError
-from lmsae.text.documents import Document, TokenDocument, is_held_out
-from lmsae.text.packing import Spool, TokenizeConfig, pack
+from lmsae.text.documents import AnyDocument, LeftOut, TokenDocument, is_held_out
+from lmsae.text.encoding import Encoder
+from lmsae.text.mixing import interleave
+from lmsae.text.packing import Spooled, TokenizeConfig, pack
+from lmsae.text.spool import Spool
 from lmsae.text.tokens import TokenWriter, dtype_of
 
 BATCH_CHARACTERS = 2**21
@@ -17,111 +21,61 @@ BATCH_DOCUMENTS = 1024
 
 
 @dataclass(frozen=True)
-class Vocabulary:
-    """What packing needs to know of a tokenizer.
+class Source:
+    """Documents to be tokenized: a whole text, or a part of a mixture with its share of the tokens.
 
-    The separator stands before each document: EOS as in the training of GPT-NeoX on the Pile, or BOS for want of it.
+    With `stop_when_full` (for streams) reading ends once both splits can be filled to their limits; else all documents
+    take part in the shuffle before the limits cut it.
     """
 
-    d_vocab: int
-    bos: int | None
-    separator: int | None
-    special: tuple[int, ...]
-
-    @classmethod
-    def of(cls, tokenizer: Any, *, prepend_bos: bool) -> "Vocabulary":
-        """Read it off a `transformers` tokenizer. Raises SourceError if BOS is wanted and there is nothing for it."""
-        bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
-        bos = eos if bos is None else bos
-        separator = bos if eos is None else eos
-        if prepend_bos and bos is None:
-            raise SourceError(
-                "the tokenizer has neither a BOS nor an EOS token to begin contexts with. "
-                "Set tokenize.prepend_bos to false."
-            )
-        special = sorted({token for token in (bos, eos, pad) if token is not None})
-        return cls(max(tokenizer.get_vocab().values()) + 1, bos, separator, tuple(special))
+    documents: Iterable[AnyDocument]
+    name: str = "text"
+    weight: float = 1.0
+    stop_when_full: bool = False
 
 
 def tokenize(
-    documents: Iterable[Document | TokenDocument],
-    tokenizer: Any,
-    config: TokenizeConfig,
+    sources: Sequence[Source],
+    encoder: Encoder,
     out: Path,
     progress: Callable[[int], None] = lambda tokens: None,
     *,
-    stop_when_full: bool = False,
-) -> dict[str, int]:
+    masked: bool = False,
+) -> dict[str, Any]:
     """Tokenize and pack documents into `out/tokens.zarr`; returns what was counted.
 
-    `tokenizer` is a `transformers` tokenizer, fast or slow; documents that are tokens already need only its special
-    tokens. `progress` is told the tokens of each batch. With `stop_when_full` (for streams) reading ends once both
-    splits can be filled to their limits; else all documents take part in the shuffle before the limits cut it.
-    Raises SourceError when there is no document or an id is beyond the vocabulary, NotEnoughTokens, NoSpaceError.
+    `progress` is told the tokens of each batch. `masked` says that some documents may have masks. Documents that cannot
+    be used (a chat that its template refuses; one shorter than a context that it should fill) are left out and counted.
+    Raises SourceError when no document is left or an id is beyond the vocabulary, NotEnoughTokens, NoSpaceError.
     """
-    vocabulary = Vocabulary.of(tokenizer, prepend_bos=config.prepend_bos)
-    writer = TokenWriter(out, vocabulary.d_vocab)
-    dtype = dtype_of(vocabulary.d_vocab)
-    separator = np.array([] if vocabulary.separator is None else [vocabulary.separator], dtype)
-    counts = {"documents": 0, "characters": 0, "tokens": 0}
-    with Spool(out, dtype, config.seed) as train, Spool(out, dtype, config.seed) as held_out:
-        for batch in _batches(documents):
-            before = counts["tokens"]
-            for document, ids in zip(batch, encode(batch, tokenizer, vocabulary), strict=True):
-                spool = held_out if is_held_out(document.name, config.held_out_fraction) else train
-                spool.append(document.name, np.concatenate([separator, ids]))
-                counts["documents"] += 1
-                counts["characters"] += len(document.text) if isinstance(document, Document) else 0
-                counts["tokens"] += len(ids)
-            progress(counts["tokens"] - before)
-            if (
-                stop_when_full
-                and _full(train, config.most_train_contexts, config)
-                and _full(held_out, config.most_held_out_contexts, config)
-            ):
-                break
-        if not counts["documents"]:
-            raise SourceError(
-                "there is no text: the dataset gave not a single document. See dataset.name and its column."
-            )
-        counts |= pack(train, held_out, config, vocabulary.bos, writer)
+    config, vocabulary = encoder.config, encoder.vocabulary
+    if config.prepend_bos:
+        vocabulary.require_bos()
+    writer = TokenWriter(out, vocabulary.d_vocab, masked=masked)
+    counts: dict[str, Any] = {"documents": 0, "left_out": 0, "characters": 0, "tokens": 0}
+    with ExitStack() as stack:
+        spools = [
+            stack.enter_context(Spool(out, dtype_of(vocabulary.d_vocab), config.seed, masked=masked))
+            for _ in range(2 * len(sources))
+        ]
+        spooled = [
+            Spooled(source.name, source.weight, train, held_out)
+            for source, train, held_out in zip(sources, spools[::2], spools[1::2], strict=True)
+        ]
+        enough = _enough(sources, config)
+        for source, into, limits in zip(sources, spooled, enough, strict=True):
+            _read(source, into, limits if source.stop_when_full else None, encoder, counts, progress)
+        counts |= pack(spooled, config, vocabulary.bos, writer)
     writer.write_attributes(
         {
             "n_aside_contexts": config.aside_contexts,
             "bos_token_id": vocabulary.bos,
-            "special_token_ids": list(vocabulary.special),
+            "special_token_ids": list(vocabulary.special) if config.mask_special else [],
             "d_vocab": vocabulary.d_vocab,
             "counts": counts,
         }
     )
     return counts
-
-
-def encode(batch: Sequence[Document | TokenDocument], tokenizer: Any, vocabulary: Vocabulary) -> list[np.ndarray]:
-    """The ids of each document, without any special token: `<|endoftext|>` written in a text stays ordinary text.
-
-    Ids that the source held already are taken as they are, but for special tokens at either end, since packing
-    puts its own separators.
-    """
-    texts = [document.text for document in batch if isinstance(document, Document)]
-    encoded = iter(
-        tokenizer(
-            texts,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            truncation=False,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )["input_ids"]
-        if texts
-        else []
-    )
-    return [
-        np.array(next(encoded), np.int64) if isinstance(document, Document) else _given(document, vocabulary)
-        for document in batch
-    ]
 
 
 def require_context(context_size: int, max_context: int | None) -> None:
@@ -133,30 +87,59 @@ def require_context(context_size: int, max_context: int | None) -> None:
         )
 
 
-def _given(document: TokenDocument, vocabulary: Vocabulary) -> np.ndarray:
-    largest = max(document.ids, default=0)
-    if largest >= vocabulary.d_vocab:
+def _read(
+    source: Source,
+    into: Spooled,
+    limits: tuple[int, int] | None,
+    encoder: Encoder,
+    counts: dict[str, Any],
+    progress: Callable[[int], None],
+) -> None:
+    """Encode a source's documents into its spools, and add to the counts; with `limits`, no further than they need."""
+    reason, before = "", counts["documents"]
+    for batch in _batches(source.documents):
+        tokens = 0
+        for document, encoded in zip(batch, encoder.encode(batch), strict=True):
+            if isinstance(encoded, LeftOut):
+                counts["left_out"] += 1
+                reason = f"; the last was left out: {encoded.reason}"
+                continue
+            spool = into.held_out if is_held_out(document.name, encoder.config.held_out_fraction) else into.train
+            spool.append(document.name, encoded.ids, encoded.mask)
+            counts["documents"] += 1
+            counts["characters"] += 0 if isinstance(document, TokenDocument) else document.size
+            tokens += len(encoded)
+        counts["tokens"] += tokens
+        progress(tokens)
+        if limits and into.train.tokens >= limits[0] and into.held_out.tokens >= limits[1]:
+            break
+    if counts["documents"] == before:
         raise SourceError(
-            f"document {document.name}: token id {largest:,} is beyond the tokenizer's vocabulary of "
-            f"{vocabulary.d_vocab:,}. Was dataset.tokens_column made with another tokenizer?"
+            f"dataset.name {source.name!r}: there is no text that can be used, not a single document{reason}. See "
+            "dataset.name and its column."
         )
-    ids = np.array(document.ids, np.int64)
-    kept = np.flatnonzero(~np.isin(ids, vocabulary.special))
-    return ids[kept[0] : kept[-1] + 1] if len(kept) else ids[:0]
 
 
-def _batches(documents: Iterable[Document | TokenDocument]) -> Iterator[list[Document | TokenDocument]]:
+def _enough(sources: Sequence[Source], config: TokenizeConfig) -> list[tuple[int, int] | None]:
+    """The tokens of each split that each source needs for the limits, or None if training has no limit."""
+    if config.most_train_contexts is None:
+        return [None] * len(sources)
+    weights = [source.weight for source in sources]
+    per_split = []
+    for most in (config.most_train_contexts, config.most_held_out_contexts):
+        order = interleave(weights, [most] * len(sources), most)
+        per_split.append(np.bincount(order, minlength=len(sources)) * config.body)
+    return [(int(train), int(held_out)) for train, held_out in zip(*per_split, strict=True)]
+
+
+def _batches(documents: Iterable[AnyDocument]) -> Iterator[list[AnyDocument]]:
     """Batches that are large enough for the tokenizer's threads and small enough for memory."""
     batch, size = [], 0
     for document in documents:
         batch.append(document)
-        size += len(document.text if isinstance(document, Document) else document.ids)
+        size += document.size
         if size >= BATCH_CHARACTERS or len(batch) == BATCH_DOCUMENTS:
             yield batch
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _full(spool: Spool, contexts: int | None, config: TokenizeConfig) -> bool:
-    return contexts is not None and spool.tokens >= contexts * config.body

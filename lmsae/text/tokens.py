@@ -2,21 +2,25 @@
 
     tokens.zarr/  train               (contexts, context_size)  uint16 or uint32, the held-aside contexts first
                   train_documents     (contexts, context_size)  int32, the document's index in the split's order
+                  train_mask          (contexts, context_size)  bool, only where some of the text is masked
                   held_out            the same
                   held_out_documents
+                  held_out_mask
     attributes    n_aside_contexts, bos_token_id, special_token_ids, d_vocab, counts
+
+A token is usable unless its id is one of `special_token_ids` (none with tokenize.mask_special false) or its mask false.
 
 Every chunk carries a crc32c, which reading checks.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from lmsae.errors import DamagedArtifact, MissingArtifact
+from lmsae.errors import DamagedArtifact, MissingArtifact, NotEnoughTokens
 
 TOKENS = "tokens.zarr"
 CHUNK_TOKENS = 2**20
@@ -29,30 +33,36 @@ def dtype_of(d_vocab: int) -> np.dtype:
 
 
 class TokenWriter:
-    """Writes `directory/tokens.zarr`, anew."""
+    """Writes `directory/tokens.zarr`, anew; with `masked`, each split has a mask."""
 
-    def __init__(self, directory: Path, d_vocab: int) -> None:
+    def __init__(self, directory: Path, d_vocab: int, *, masked: bool = False) -> None:
         import zarr
 
         self.directory, self.dtype = directory, dtype_of(d_vocab)
+        self._parts = {"": self.dtype, "_documents": np.dtype(np.int32)}
+        if masked:
+            self._parts["_mask"] = np.dtype(np.bool_)
         self._group = zarr.create_group(directory / TOKENS, overwrite=True)
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes at most of a token and its document's index."""
-        return self.dtype.itemsize + np.dtype(np.int32).itemsize
+        """Bytes at most of a token, its document's index and its mask."""
+        return sum(dtype.itemsize for dtype in self._parts.values())
 
     def write_split(
-        self, split: Split, contexts: int, context_size: int, blocks: Iterable[tuple[np.ndarray, np.ndarray]]
+        self, split: Split, contexts: int, context_size: int, blocks: Iterable[Sequence[np.ndarray]]
     ) -> None:
-        """Write a split from blocks of (ids, document indices), each a whole number of chunks but for the last."""
+        """Write a split from blocks of (ids, document indices) or, with masks, (ids, document indices, mask).
+
+        Each block is a whole number of chunks but for the last.
+        """
         shape = (contexts, context_size)
-        ids = self._array(split, shape, self.dtype)
-        documents = self._array(f"{split}_documents", shape, np.dtype(np.int32))
+        arrays = [self._array(f"{split}{suffix}", shape, dtype) for suffix, dtype in self._parts.items()]
         begin = 0
-        for block_ids, block_documents in blocks:
-            end = begin + len(block_ids)
-            ids[begin:end], documents[begin:end] = block_ids, block_documents
+        for block in blocks:
+            end = begin + len(block[0])
+            for array, part in zip(arrays, block, strict=True):
+                array[begin:end] = part
             begin = end
         assert begin == contexts, (begin, contexts)
 
@@ -97,9 +107,10 @@ class TokenArray:
 
 @dataclass(frozen=True)
 class TokenSet:
-    """Packed contexts, train and held-out; all four arrays are (contexts, context_size) and read lazily.
+    """Packed contexts, train and held-out; all arrays are (contexts, context_size) and read lazily.
 
-    The first `aside_contexts` of `train` are for norm and init and never trained on.
+    The first `aside_contexts` of `train` are for norm and init and never trained on. Masks are None where all text is
+    usable.
     """
 
     train: TokenArray
@@ -110,15 +121,34 @@ class TokenSet:
     bos_token_id: int | None
     special_token_ids: tuple[int, ...]
     d_vocab: int
-    counts: dict[str, int]
+    counts: dict[str, Any]
+    train_mask: TokenArray | None = None
+    held_out_mask: TokenArray | None = None
 
     @property
     def context_size(self) -> int:
         return self.train.shape[1]
 
-    def usable(self, split: Split, contexts: slice = slice(None)) -> np.ndarray:
-        """Which positions hold text, bool (contexts, context_size): not BOS, separators or padding."""
-        return np.isin(getattr(self, split)[contexts], self.special_token_ids, invert=True)
+    def usable(
+        self, split: Split, contexts: slice = slice(None), skip_first: int = 0, skip_last: int = 0
+    ) -> np.ndarray:
+        """Which positions hold text to be used, bool (contexts, context_size): not special tokens, not masked.
+
+        The first `skip_first` and the last `skip_last` positions of every context are not used either. Raises
+        NotEnoughTokens when that leaves no position.
+        """
+        if skip_first + skip_last >= self.context_size:
+            raise NotEnoughTokens(
+                f"the first {skip_first:,} and the last {skip_last:,} positions are left out of contexts of "
+                f"{self.context_size:,} tokens, which leaves none. Leave out fewer, or raise tokenize.context_size."
+            )
+        usable = np.isin(getattr(self, split)[contexts], self.special_token_ids, invert=True)
+        mask: TokenArray | None = getattr(self, f"{split}_mask")
+        if mask is not None:
+            usable &= mask[contexts]
+        usable[:, :skip_first] = False
+        usable[:, self.context_size - skip_last :] = False
+        return usable
 
 
 def open_tokens(directory: Path) -> TokenSet:
@@ -130,6 +160,7 @@ def open_tokens(directory: Path) -> TokenSet:
         arrays = {
             name: TokenArray(group[name]) for name in ("train", "held_out", "train_documents", "held_out_documents")
         }
+        arrays |= {name: TokenArray(group[name]) for name in ("train_mask", "held_out_mask") if name in group}
         attributes: dict[str, Any] = dict(group.attrs)
         return TokenSet(
             **arrays,

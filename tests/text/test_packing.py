@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from lmsae.errors import DamagedArtifact, MissingArtifact, NoSpaceError, NotEnoughTokens
-from lmsae.text import packing, tokens
+from lmsae.text import packing, spool, tokens
 from lmsae.text.documents import is_held_out, shuffle_rank
-from lmsae.text.packing import Spool, TokenizeConfig, contexts_of, pack
+from lmsae.text.mixing import interleave
+from lmsae.text.packing import Spooled, TokenizeConfig, contexts_of, pack
+from lmsae.text.spool import Spool
 from lmsae.text.tokens import TokenSet, TokenWriter, dtype_of, open_tokens
 
 SEPARATOR = 1
@@ -22,10 +24,10 @@ names = st.lists(st.text(max_size=8), unique=True, max_size=12)
 
 
 def spool_of(directory: Path, documents: dict[str, list[int]], seed: int = 0) -> Spool:
-    spool = Spool(directory, np.dtype(np.uint16), seed)
+    made = Spool(directory, np.dtype(np.uint16), seed)
     for name, ids in documents.items():
-        spool.append(name, np.array([SEPARATOR, *ids]))
-    return spool
+        made.append(name, np.array([SEPARATOR, *ids]))
+    return made
 
 
 def numbered(count: int, length: int = 10) -> dict[str, list[int]]:
@@ -36,7 +38,7 @@ def packed(directory: Path, train: dict, held_out: dict, config: TokenizeConfig)
     directory.mkdir(exist_ok=True)
     writer = TokenWriter(directory, 60_000)
     with spool_of(directory, train, config.seed) as one, spool_of(directory, held_out, config.seed) as other:
-        counts = pack(one, other, config, BOS, writer)
+        counts = pack([Spooled("text", 1.0, one, other)], config, BOS, writer)
     writer.write_attributes(
         {
             "n_aside_contexts": config.aside_contexts,
@@ -55,10 +57,10 @@ def digests(directory: Path) -> dict[str, str]:
 
 
 def test_the_drawing_in_the_docstring_is_what_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "shuffle_rank", lambda seed, name: int(name))
+    monkeypatch.setattr(spool, "shuffle_rank", lambda seed, name: int(name))
     config = TokenizeConfig(context_size=4)
-    with spool_of(tmp_path, {"2": [5] * 5, "0": [3] * 5, "1": [4] * 2}) as spool:
-        ((ids, documents),) = contexts_of(spool, 5, config, BOS)
+    with spool_of(tmp_path, {"2": [5] * 5, "0": [3] * 5, "1": [4] * 2}) as read:
+        ((ids, documents),) = contexts_of([read], np.zeros(5, int), config, BOS)
     assert ids.tolist() == [[BOS, 1, 3, 3], [BOS, 3, 3, 3], [BOS, 1, 4, 4], [BOS, 1, 5, 5], [BOS, 5, 5, 5]]
     assert documents.tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1], [2, 2, 2, 2], [2, 2, 2, 2]]
 
@@ -81,10 +83,11 @@ def test_every_document_comes_out_whole_in_order_and_once(
 ) -> None:
     context_size += prepend_bos
     config = TokenizeConfig(context_size=context_size, prepend_bos=prepend_bos, seed=seed)
-    with pytest.MonkeyPatch.context() as patch, spool_of(tmp_path_factory.getbasetemp(), documents, seed) as spool:
+    with pytest.MonkeyPatch.context() as patch, spool_of(tmp_path_factory.getbasetemp(), documents, seed) as read:
         patch.setattr(packing, "CHUNK_TOKENS", chunk)
-        blocks = list(contexts_of(spool, spool.tokens // config.body, config, BOS))
-        total = spool.tokens
+        order = interleave([1.0], [read.tokens // config.body], None)
+        blocks = list(contexts_of([read], order, config, BOS))
+        total = read.tokens
     ids = np.concatenate([ids for ids, _ in blocks]) if blocks else np.empty((0, context_size), int)
     index = np.concatenate([index for _, index in blocks]) if blocks else np.empty((0, context_size), int)
     if prepend_bos:
@@ -140,6 +143,7 @@ def test_what_is_read_back_is_what_was_packed(tmp_path: Path, monkeypatch: pytes
         "train_tokens": 96,
         "held_out_contexts": 2,
         "held_out_tokens": 16,
+        "sources": [{"name": "text", "weight": 1.0, "documents": 45, "train_contexts": 15, "held_out_contexts": 2}],
     }
     assert (found.train.dtype, found.train_documents.dtype) == (np.uint16, np.int32)
     assert found.train_documents.shape == found.train.shape == (15, 8)
@@ -156,6 +160,22 @@ def test_special_tokens_are_not_usable_and_all_others_are(tmp_path: Path) -> Non
     assert not usable[:, 0].any()
     assert (usable == (found.train[:] > BOS)).all()
     assert (found.usable("held_out", slice(1, 3)) == found.usable("held_out")[1:3]).all()
+
+
+def test_positions_at_both_ends_of_contexts_may_be_left_out(tmp_path: Path) -> None:
+    found = packed(tmp_path, numbered(40), numbered(5), TokenizeConfig(context_size=8, aside_tokens=20))
+    usable = found.usable("train", slice(2, 9), skip_first=3, skip_last=2)
+    wanted = found.usable("train")[2:9]
+    wanted[:, [0, 1, 2, 6, 7]] = False
+    assert usable.any()
+    assert (usable == wanted).all()
+
+
+def test_leaving_out_all_positions_is_refused(tmp_path: Path) -> None:
+    found = packed(tmp_path, numbered(40), numbered(5), TokenizeConfig(context_size=8, aside_tokens=20))
+    assert found.usable("train", skip_first=5, skip_last=2).any()
+    with pytest.raises(NotEnoughTokens, match=r"first 5 and the last 3 positions .* contexts of 8 tokens"):
+        found.usable("train", skip_first=5, skip_last=3)
 
 
 @pytest.mark.parametrize(("d_vocab", "dtype"), [(4096, "uint16"), (65_536, "uint16"), (65_537, "uint32")])

@@ -4,15 +4,25 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 from pydantic import ValidationError
 
+from lmsae.config import canonical_json
 from lmsae.errors import SourceError
-from lmsae.text.documents import Document, TokenDocument, digest_of
-from lmsae.text.source import DatasetConfig, ResolvedDataset, documents, resolve
+from lmsae.text.documents import AnyDocument, ChatDocument, Document, TokenDocument, digest_of
+from lmsae.text.source import (
+    DatasetConfig,
+    DigestCache,
+    ResolvedDataset,
+    ResolvedMixture,
+    compute_now,
+    documents,
+    resolve,
+)
 from lmsae.text.stdlib import stdlib_documents
 
 ROWS = [{"text": "first\nline", "n": 1, "ids": [3, 4]}, {"text": "sécond", "n": 2, "ids": [5]}]
@@ -37,8 +47,20 @@ def write_table(path: Path) -> Path:
     return path
 
 
-def read(path: Path, **columns: object) -> list[Document | TokenDocument]:
-    return list(documents(resolve(DatasetConfig.model_validate({"name": str(path), **columns}))))
+def resolved(name: Path | str, cached: DigestCache = compute_now, **columns: object) -> ResolvedDataset:
+    found = resolve(DatasetConfig.model_validate({"name": str(name), **columns}), cached)
+    assert isinstance(found, ResolvedDataset)
+    return found
+
+
+def mixed(name: str, **columns: object) -> ResolvedMixture:
+    found = resolve(DatasetConfig.model_validate({"name": name, **columns}))
+    assert isinstance(found, ResolvedMixture)
+    return found
+
+
+def read(path: Path | str, **columns: Any) -> list[AnyDocument]:
+    return list(documents(resolved(path, **columns)))
 
 
 @pytest.fixture
@@ -81,7 +103,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path, suffix: str) -> None:
 
 def test_a_text_that_changed_since_it_was_planned_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("as planned")
-    planned = resolve(DatasetConfig(name=str(tmp_path)))
+    planned = resolved(tmp_path)
     assert len(list(documents(planned))) == 1
     (tmp_path / "a.txt").write_text("as it is!!")
     with pytest.raises(SourceError, match=r"not the one that was planned.*lmsae plan"):
@@ -171,32 +193,32 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path: Path, suffix
 def test_a_missing_file_is_named_with_the_nearest_that_is_there(tmp_path: Path) -> None:
     write_table(tmp_path / "corpus.jsonl")
     with pytest.raises(SourceError, match=r"no such file or folder; did you mean .*corpus\.jsonl\?"):
-        resolve(DatasetConfig(name=str(tmp_path / "corpsu.jsonl")))
+        resolved(str(tmp_path / "corpsu.jsonl"))
 
 
 def test_a_folder_without_readable_files_says_what_is_readable(tmp_path: Path) -> None:
     (tmp_path / "a.docx").touch()
     with pytest.raises(SourceError, match=r"readable are \.csv, \.json, \.jsonl, \.md, \.parquet, \.txt"):
-        resolve(DatasetConfig(name=str(tmp_path)))
+        resolved(str(tmp_path))
 
 
 def test_columns_that_mean_nothing_for_a_text_are_refused(tmp_path: Path) -> None:
     path = write_table(tmp_path / "table.jsonl")
     with pytest.raises(SourceError, match=r"has no dataset\.subset, dataset\.split"):
-        resolve(DatasetConfig(name=str(path), subset="en", split="test"))
+        resolved(str(path), subset="en", split="test")
     with pytest.raises(SourceError, match=r"has no dataset\.revision, dataset\.tokens_column"):
         resolve(DatasetConfig(revision="main", tokens_column="ids"))
 
 
 def test_an_unknown_built_in_text_is_a_fault_of_the_config() -> None:
-    with pytest.raises(ValidationError, match="the only one is builtin:python-stdlib"):
+    with pytest.raises(ValidationError, match="there are builtin:python-stdlib and builtin:othello"):
         DatasetConfig(name="builtin:stdlib")
 
 
 def test_the_built_in_text_resolves_to_the_digest_of_its_documents() -> None:
-    resolved = resolve(DatasetConfig())
-    assert resolved.digest == digest_of(stdlib_documents())
-    assert list(documents(resolved)) == list(stdlib_documents())
+    found = resolved("builtin:python-stdlib")
+    assert found.digest == digest_of(stdlib_documents())
+    assert list(documents(found)) == list(stdlib_documents())
 
 
 def test_the_digest_of_files_is_asked_for_again_only_when_one_of_them_changed(tmp_path: Path) -> None:
@@ -208,11 +230,11 @@ def test_the_digest_of_files_is_asked_for_again_only_when_one_of_them_changed(tm
             remembered[key] = compute()
         return remembered[key]
 
-    one, again = (resolve(DatasetConfig(name=str(path)), cached).digest for _ in range(2))
+    one, again = (resolved(str(path), cached).digest for _ in range(2))
     assert one == again
     assert len(remembered) == 1
     write_jsonl(path, ROWS[:1])
-    assert resolve(DatasetConfig(name=str(path)), cached).digest != one
+    assert resolved(str(path), cached).digest != one
     assert len(remembered) == 2
 
 
@@ -227,7 +249,7 @@ def test_the_digest_of_a_folder_depends_on_names_and_contents_and_not_on_its_pla
         (tmp_path / folder).mkdir()
         for name, text in files.items():
             (tmp_path / folder / name).write_text(text)
-        digests[folder] = resolve(DatasetConfig(name=str(tmp_path / folder))).digest
+        digests[folder] = resolved(str(tmp_path / folder)).digest
     assert digests["one"] == digests["same"]
     assert len(set(digests.values())) == 3
 
@@ -262,13 +284,13 @@ def test_what_a_dataset_folder_does_not_have_is_named_with_what_it_has(
 
 def test_a_hub_name_with_a_commit_is_resolved_without_asking_anyone() -> None:
     commit = "0123456789abcdef" * 2 + "01234567"
-    assert resolve(DatasetConfig(name="owner/name", revision=commit)).digest == commit
+    assert resolved("owner/name", revision=commit).digest == commit
 
 
 @pytest.mark.parametrize("name", ["owner/name/more", "bad name", "data?"])
 def test_a_name_that_can_be_neither_file_nor_dataset_is_refused(name: str) -> None:
     with pytest.raises(SourceError, match=r"no such local file or folder, and no possible name.*builtin:python-stdlib"):
-        resolve(DatasetConfig(name=name))
+        resolved(name)
 
 
 def test_a_hub_that_cannot_be_reached_fails_in_seconds_and_says_what_to_do() -> None:
@@ -291,12 +313,12 @@ def test_offline_the_commit_in_the_local_cache_is_used(tmp_path: Path, monkeypat
     (folder / "snapshots/older").mkdir(parents=True)
     (folder / "snapshots/newer").mkdir()
     os.utime(folder / "snapshots/older", (1, 1))
-    assert resolve(DatasetConfig(name="owner/name")).digest == "newer"
+    assert resolved("owner/name").digest == "newer"
     (folder / "refs").mkdir()
     (folder / "refs/main").write_text("older\n")
-    assert resolve(DatasetConfig(name="owner/name")).digest == "older"
+    assert resolved("owner/name").digest == "older"
     with pytest.raises(SourceError, match="cache does not hold it"):
-        resolve(DatasetConfig(name="owner/name", revision="v2"))
+        resolved("owner/name", revision="v2")
 
 
 def test_a_commit_that_cannot_be_fetched_is_an_error() -> None:
@@ -312,3 +334,93 @@ def test_the_plan_can_import_this_room_without_heavy_libraries() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+SAID = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_column_of_messages_is_read_as_conversations_of_roles_and_contents(tmp_path: Path, suffix: str) -> None:
+    rows = [{"chat": [{**message, "model": "m"} for message in SAID]}, {"chat": None}]
+    path = tmp_path / f"chats{suffix}"
+    if suffix == ".parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        write_jsonl(path, rows)
+    assert read(path, messages_column="chat") == [ChatDocument(f"chats{suffix}:0", SAID)]
+
+
+@pytest.mark.parametrize(
+    "chat", [["Hello"], [{"from": "human", "value": "Hello"}], [{"role": "user", "content": [{"text": "x"}]}], "Hello"]
+)
+def test_what_is_no_conversation_is_refused_by_row(tmp_path: Path, chat: object) -> None:
+    path = write_jsonl(tmp_path / "chats.jsonl", [{"chat": SAID}, {"chat": chat}])
+    with pytest.raises(SourceError, match=r"row chats\.jsonl:1, column 'chat': expected"):
+        read(path, messages_column="chat")
+
+
+def test_a_text_has_tokens_or_messages_and_not_both() -> None:
+    with pytest.raises(ValidationError, match="leave one of them empty"):
+        DatasetConfig(name="x", tokens_column="ids", messages_column="chat")
+
+
+def test_a_mixture_pins_each_text_with_its_own_columns_and_its_share(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "web.jsonl", [{"body": "web"}])
+    write_jsonl(tmp_path / "chats.jsonl", [{"chat": SAID}])
+    found = mixed(f"3*{tmp_path}/web.jsonl 1*{tmp_path}/chats.jsonl?messages_column=chat&documents=1", column="body")
+    chats, web = found.sources
+    assert (chats.weight, web.weight) == (0.25, 0.75)
+    assert web.dataset == resolved(tmp_path / "web.jsonl", column="body")
+    assert chats.dataset == resolved(tmp_path / "chats.jsonl", column="body", messages_column="chat", documents=1)
+    assert [list(documents(dataset)) for _, dataset in found.weighted()] == [
+        [ChatDocument("chats.jsonl:0", SAID)],
+        [Document("web.jsonl:0", "web")],
+    ]
+    assert found.name == f"0.25*{tmp_path}/chats.jsonl 0.75*{tmp_path}/web.jsonl"
+
+
+def test_how_a_mixture_is_written_does_not_change_what_it_is(tmp_path: Path) -> None:
+    for name in "ab":
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"text": name}])
+    a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    one, other = mixed(f"0.3*{a} 0.7*{b}"), mixed(f"7*{b}  3*{a}?split=train")
+    assert canonical_json(one) == canonical_json(other)
+    assert canonical_json(one) != canonical_json(mixed(f"0.7*{a} 0.3*{b}"))
+    assert ResolvedMixture.model_validate_json(canonical_json(one)) == one
+
+
+def test_a_mixture_of_one_text_is_that_text(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", ROWS)
+    assert resolved(f"0.5*{path}?documents=1") == resolved(path, documents=1)
+    assert resolved(path).weighted() == [(1.0, resolved(path))]
+
+
+@pytest.mark.parametrize(
+    ("mixture", "message"),
+    [
+        ("1*{a}?colum=x 1*{b}", r"a\.jsonl\?colum: there is no such column of `dataset`; did you mean column"),
+        ("1*{a}?documents=many 1*{b}", r"a\.jsonl\?documents=many: .*integer"),
+        ("1*{a} 1*{a}", r"stands twice in the mixture"),
+        ("1*{a} 1*./none.jsonl", r"'\./none\.jsonl': there is no such file"),
+        ("1*{a} {b}", r"is no part of a mixture"),
+        ("1*{a}?seed=3 1*{b}", r"a\.jsonl'?: such a text has no dataset\.seed"),
+    ],
+)
+def test_what_is_wrong_with_a_mixture_is_named(tmp_path: Path, mixture: str, message: str) -> None:
+    for name in "ab":
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"text": name}])
+    with pytest.raises(SourceError, match=message):
+        mixed(mixture.format(a=tmp_path / "a.jsonl", b=tmp_path / "b.jsonl"))
+
+
+def test_games_are_a_text_of_ids_of_which_one_says_how_many() -> None:
+    games = read("builtin:othello", documents=3, seed=1)
+    assert [len(game.ids) for game in games if isinstance(game, TokenDocument)] == [60, 60, 60]
+    assert resolved("builtin:othello", documents=3).digest != resolved("builtin:othello", documents=3, seed=1).digest
+    assert resolved("builtin:othello", documents=3).holds_ids
+    with pytest.raises(SourceError, match=r"set dataset\.documents to the number of games"):
+        resolved("builtin:othello")
+    with pytest.raises(SourceError, match=r"has no dataset\.split, dataset\.column"):
+        resolved("builtin:othello", documents=3, split="test", column="x")
+    with pytest.raises(SourceError, match="not the one that was planned"):
+        list(documents(ResolvedDataset(name="builtin:othello", documents=3, digest="0" * 64)))
