@@ -5,16 +5,20 @@ hook_points(read_config(model))                                  # name -> width
 lm = load(model, backend="huggingface", dtype="float32", device="cpu")
 lm.read(tokens, ["blocks.1.hook_resid_post"])                    # one forward pass, no further than needed
 lm.logits_with(tokens, {"blocks.1.hook_resid_post": dictionary}) # spliced
+
+`builtin:features?...` is a model made of known sparse features: features.py says which, synthetic.py runs it.
 """
 
 from typing import TYPE_CHECKING, Literal
 
+from lmsae.errors import SourceError
 from lmsae.lm.hook_points import family_of
-from lmsae.lm.source import ResolvedModel, folder, read_config, resolve, tokenizer_folder
+from lmsae.lm.source import ResolvedModel, features_of, folder, read_config, resolve, tokenizer_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from lmsae.lm.features import Features
     from lmsae.lm.protocol import LanguageModel
 
 __all__ = ["Backend", "Dtype", "ResolvedModel", "load", "load_tokenizer", "read_config", "resolve"]
@@ -31,6 +35,8 @@ def load(
     Raises SourceError if its family is not known, its files cannot be had, or the backend does not support it.
     """
     family_of(read_config(model))  # before a download of gigabytes
+    if (features := features_of(model)) is not None:
+        return _synthetic(features, backend, dtype, device)
     path = folder(model)
     if backend == "transformerlens":
         from lmsae.lm import transformerlens as chosen
@@ -44,3 +50,13 @@ def load_tokenizer(model: ResolvedModel) -> "PreTrainedTokenizerBase":
     from lmsae.lm.huggingface import tokenizer_in
 
     return tokenizer_in(tokenizer_folder(model))
+
+
+def _synthetic(features: "Features", backend: Backend, dtype: Dtype, device: str) -> "LanguageModel":
+    import torch
+
+    from lmsae.lm.synthetic import SyntheticModel
+
+    if backend != "huggingface":
+        raise SourceError(f"model {features.name()} has no backends: leave model.backend empty, not {backend!r}")
+    return SyntheticModel(features, getattr(torch, dtype), torch.device(device))

@@ -5,6 +5,23 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 
+class Projections(NamedTuple):
+    """Where the weights of a layer are that its hook points do not name already; modules by their names in the layer.
+
+    `mlp` is the projection into the MLP's hidden layer, of a gated MLP that of the gate. `attention` are the
+    projections to queries, keys and values, or the one that makes all three: first all queries, then all keys and all
+    values, or, with `by_head`, those of each head together.
+    """
+
+    mlp: str
+    attention: tuple[str, ...]
+    by_head: bool = False
+    transposed: bool = True
+    """Weights stand as (out, in)."""
+    scaled: bool = True
+    """Products of queries and keys are divided by sqrt(d_head)."""
+
+
 class Site(NamedTuple):
     """A module inside a layer ("" is the layer itself), and which side of it carries the activations."""
 
@@ -18,33 +35,50 @@ class Family:
 
     `sites` lists the hook points of a layer in the order in which a forward pass meets them. `keys` says under which
     name config.json holds a size, and `defaults` what transformers takes for one that config.json leaves out.
-    `is_parallel` tells from config.json whether attention and MLP both read the residual that enters the layer, so that
-    no residual lies between them.
+    `absent` tells from config.json which of the sites this model has not, and why, and `closed` why the weights of its
+    "mlp" or "attention" cannot be those of a dictionary.
     """
 
     layers: str
     sites: Mapping[str, Site]
+    projections: Projections
     keys: Mapping[str, str]
     defaults: Mapping[str, int] = field(default_factory=dict)
-    is_parallel: Callable[[Mapping[str, Any]], bool] = lambda config: False
+    absent: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda config: {}
+    closed: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda config: {}
 
 
-def _sites(*, attention: str, projection: str, mid_norm: str, mlp: str, down: str, **moved: str) -> dict[str, Site]:
+def _sites(
+    *, norm: str, attention: str, projection: str, mid_norm: str, mlp: str, down: str, **moved: str
+) -> dict[str, Site]:
     """The hook points of a layer; `moved` names the post-norms of families whose sublayers end in one."""
     return {
         "hook_resid_pre": Site("", "in"),
+        "ln1.hook_normalized": Site(norm, "out"),
         "attn.hook_z": Site(projection, "in"),
         "hook_attn_out": Site(moved.get("attn_post_norm", attention), "out"),
         "hook_resid_mid": Site(mid_norm, "in"),
+        "ln2.hook_normalized": Site(mid_norm, "out"),
         "mlp.hook_post": Site(down, "in"),
         "hook_mlp_out": Site(moved.get("mlp_post_norm", mlp), "out"),
         "hook_resid_post": Site("", "out"),
     }
 
 
-_GPT2_SITES = _sites(attention="attn", projection="attn.c_proj", mid_norm="ln_2", mlp="mlp", down="mlp.c_proj")
+_PARALLEL = {
+    "hook_resid_mid": "its attention and MLP both read the residual that enters the layer (parallel attention), so "
+    "there is no residual between them; take hook_resid_pre, hook_resid_post, hook_attn_out or hook_mlp_out"
+}
+_ONE_NORM = {
+    "ln2.hook_normalized": "its MLP reads what its attention reads, after one norm for both; take ln1.hook_normalized"
+}
+
+_GPT2_SITES = _sites(
+    norm="ln_1", attention="attn", projection="attn.c_proj", mid_norm="ln_2", mlp="mlp", down="mlp.c_proj"
+)
 _GPT_NEO_SITES = _GPT2_SITES | {"attn.hook_z": Site("attn.attention.out_proj", "in")}
 _GPT_NEOX_SITES = _sites(
+    norm="input_layernorm",
     attention="attention",
     projection="attention.dense",
     mid_norm="post_attention_layernorm",
@@ -52,6 +86,7 @@ _GPT_NEOX_SITES = _sites(
     down="mlp.dense_4h_to_h",
 )
 _LLAMA_SITES = _sites(
+    norm="input_layernorm",
     attention="self_attn",
     projection="self_attn.o_proj",
     mid_norm="post_attention_layernorm",
@@ -60,6 +95,7 @@ _LLAMA_SITES = _sites(
 )
 # What Gemma 2 and 3 add to the residual stream is each sublayer's output after its own post-norm.
 _GEMMA2_SITES = _sites(
+    norm="input_layernorm",
     attention="self_attn",
     projection="self_attn.o_proj",
     attn_post_norm="post_attention_layernorm",
@@ -69,6 +105,22 @@ _GEMMA2_SITES = _sites(
     mlp_post_norm="post_feedforward_layernorm",
 )
 _PHI_SITES = _LLAMA_SITES | {"attn.hook_z": Site("self_attn.dense", "in"), "mlp.hook_post": Site("mlp.fc2", "in")}
+
+_GPT2_WEIGHTS = Projections("mlp.c_fc", ("attn.c_attn",), transposed=False)
+_GPT_NEO_WEIGHTS = Projections("mlp.c_fc", tuple(f"attn.attention.{part}_proj" for part in "qkv"), scaled=False)
+_GPT_NEOX_WEIGHTS = Projections("mlp.dense_h_to_4h", ("attention.query_key_value",), by_head=True)
+_LLAMA_WEIGHTS = Projections("mlp.gate_proj", tuple(f"self_attn.{part}_proj" for part in "qkv"))
+_PHI_WEIGHTS = _LLAMA_WEIGHTS._replace(mlp="mlp.fc1")
+
+_POST_NORM = "a norm stands between its output projection and the residual stream, which no weights of a decoder are"
+_POST_NORMS = {"mlp": _POST_NORM, "attention": _POST_NORM}
+_QK_NORM = {"attention": "norms of its queries and keys stand between its weights and its patterns"}
+
+
+def _gpt2_closed(config: Mapping[str, Any]) -> Mapping[str, str]:
+    plain = config.get("scale_attn_weights", True) and not config.get("scale_attn_by_inverse_layer_idx", False)
+    return {} if plain else {"attention": "its patterns are not scaled by 1 / sqrt(d_head) (scale_attn_*)"}
+
 
 _KEYS = {
     "n_layers": "num_hidden_layers",
@@ -88,20 +140,41 @@ _GPT2_KEYS = {
 }
 
 FAMILIES: dict[str, Family] = {
-    "gpt2": Family("transformer.h", _GPT2_SITES, _GPT2_KEYS),
-    "gpt_neo": Family("transformer.h", _GPT_NEO_SITES, _KEYS | {"n_layers": "num_layers", "n_heads": "num_heads"}),
+    "gpt2": Family("transformer.h", _GPT2_SITES, _GPT2_WEIGHTS, _GPT2_KEYS, closed=_gpt2_closed),
+    "gpt_neo": Family(
+        "transformer.h", _GPT_NEO_SITES, _GPT_NEO_WEIGHTS, _KEYS | {"n_layers": "num_layers", "n_heads": "num_heads"}
+    ),
     "gpt_neox": Family(
         "gpt_neox.layers",
         _GPT_NEOX_SITES,
+        _GPT_NEOX_WEIGHTS,
         _KEYS,
-        is_parallel=lambda config: config.get("use_parallel_residual", True),
+        absent=lambda config: _PARALLEL if config.get("use_parallel_residual", True) else {},
     ),
-    "llama": Family("model.layers", _LLAMA_SITES, _KEYS),
-    "mistral": Family("model.layers", _LLAMA_SITES, _KEYS),
-    "qwen2": Family("model.layers", _LLAMA_SITES, _KEYS),
-    "qwen3": Family("model.layers", _LLAMA_SITES, _KEYS, {"d_head": 128}),
-    "gemma": Family("model.layers", _LLAMA_SITES, _KEYS, {"d_head": 256}),
-    "gemma2": Family("model.layers", _GEMMA2_SITES, _KEYS, {"d_head": 256}),
-    "gemma3_text": Family("model.layers", _GEMMA2_SITES, _KEYS, {"d_head": 256}),
-    "phi": Family("model.layers", _PHI_SITES, _KEYS, is_parallel=lambda config: True),
+    "llama": Family("model.layers", _LLAMA_SITES, _LLAMA_WEIGHTS, _KEYS),
+    "mistral": Family("model.layers", _LLAMA_SITES, _LLAMA_WEIGHTS, _KEYS),
+    "qwen2": Family("model.layers", _LLAMA_SITES, _LLAMA_WEIGHTS, _KEYS),
+    "qwen3": Family(
+        "model.layers", _LLAMA_SITES, _LLAMA_WEIGHTS, _KEYS, {"d_head": 128}, closed=lambda config: _QK_NORM
+    ),
+    "gemma": Family("model.layers", _LLAMA_SITES, _LLAMA_WEIGHTS, _KEYS, {"d_head": 256}),
+    "gemma2": Family(
+        "model.layers", _GEMMA2_SITES, _LLAMA_WEIGHTS, _KEYS, {"d_head": 256}, closed=lambda config: _POST_NORMS
+    ),
+    "gemma3_text": Family(
+        "model.layers", _GEMMA2_SITES, _LLAMA_WEIGHTS, _KEYS, {"d_head": 256}, closed=lambda config: _POST_NORMS
+    ),
+    "phi": Family("model.layers", _PHI_SITES, _PHI_WEIGHTS, _KEYS, absent=lambda config: {**_PARALLEL, **_ONE_NORM}),
 }
+
+_NOTHING_MOVED = {"hook_attn_out": "its attention moves nothing; add moved=8, or so, to its name"}
+FEATURES = Family(
+    "",
+    {kind: Site("", "out") for kind in _GPT2_SITES if kind.startswith("hook_")},
+    Projections("", ()),
+    _KEYS | {"n_layers": "layers", "d_model": "width"},
+    {"n_heads": 1},
+    absent=lambda config: {} if config["moved"] else _NOTHING_MOVED,
+    closed=lambda config: dict.fromkeys(("mlp", "attention"), "it writes known features, by no neurons or heads"),
+)
+"""The model builtin:features, which transformers does not know: its sites name no modules."""

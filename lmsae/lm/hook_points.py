@@ -2,13 +2,15 @@
 
 Names are TransformerLens's:
 
-    blocks.{i}.hook_resid_pre    the residual stream that enters layer i
-    blocks.{i}.attn.hook_z       the attention heads' outputs side by side, before the output projection
-    blocks.{i}.hook_attn_out     what attention adds to the residual stream
-    blocks.{i}.hook_resid_mid    the residual stream between attention and MLP (not in models that run both in parallel)
-    blocks.{i}.mlp.hook_post     the MLP's hidden layer after the activation function (and gate), before the projection
-    blocks.{i}.hook_mlp_out      what the MLP adds to the residual stream
-    blocks.{i}.hook_resid_post   the residual stream that leaves layer i; of the last layer, before the final norm
+    blocks.{i}.hook_resid_pre       the residual stream that enters layer i
+    blocks.{i}.ln1.hook_normalized  what attention reads: the output of the norm before it, weight and bias included
+    blocks.{i}.attn.hook_z          the attention heads' outputs side by side, before the output projection
+    blocks.{i}.hook_attn_out        what attention adds to the residual stream
+    blocks.{i}.hook_resid_mid       the residual stream between attention and MLP (not in models that run both at once)
+    blocks.{i}.ln2.hook_normalized  what the MLP reads, likewise (not in models that have one norm for both)
+    blocks.{i}.mlp.hook_post        the MLP's hidden layer after activation function and gate, before the projection
+    blocks.{i}.hook_mlp_out         what the MLP adds to the residual stream
+    blocks.{i}.hook_resid_post      the residual stream that leaves layer i; of the last, before the final norm
 """
 
 import re
@@ -16,7 +18,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmsae.errors import HookPointError, SourceError, nearest
-from lmsae.lm.families import FAMILIES, Family
+from lmsae.lm.families import FAMILIES, FEATURES, Family
+from lmsae.lm.features import MODEL_TYPE
 
 _NAME = re.compile(r"blocks\.(\d+)\.(.+)")
 
@@ -27,15 +30,22 @@ def hook_points(config: Mapping[str, Any]) -> dict[str, int]:
     Raises SourceError for a model family that is not known, or a config.json without the sizes needed.
     """
     family = family_of(config)
-    d_model, n_heads = _size(config, family, "d_model"), _size(config, family, "n_heads")
-    d_head = _optional_size(config, family, "d_head") or d_model // n_heads
+    d_model, (n_heads, d_head) = _size(config, family, "d_model"), head_sizes(config)
     special = {
         "attn.hook_z": n_heads * d_head,
         "mlp.hook_post": _optional_size(config, family, "d_mlp") or 4 * d_model,
     }
-    kinds = [kind for kind in family.sites if not (kind == "hook_resid_mid" and family.is_parallel(config))]
+    absent = family.absent(config)
+    kinds = [kind for kind in family.sites if kind not in absent]
     layers = range(_size(config, family, "n_layers"))
     return {f"blocks.{layer}.{kind}": special.get(kind, d_model) for layer in layers for kind in kinds}
+
+
+def head_sizes(config: Mapping[str, Any]) -> tuple[int, int]:
+    """How many heads attention has, and how wide the values of each are."""
+    family = family_of(config)
+    n_heads = _size(config, family, "n_heads")
+    return n_heads, _optional_size(config, family, "d_head") or _size(config, family, "d_model") // n_heads
 
 
 def max_context(config: Mapping[str, Any]) -> int | None:
@@ -64,12 +74,8 @@ def require(name: str, config: Mapping[str, Any]) -> int:
     known = hook_points(config)
     if name in known:
         return known[name]
-    if _NAME.fullmatch(name) and split(name)[1] == "hook_resid_mid" and family_of(config).is_parallel(config):
-        raise HookPointError(
-            f"this model has no {name}: its attention and MLP both read the residual that enters the layer "
-            "(parallel attention), so there is no residual between them; take hook_resid_pre, hook_resid_post, "
-            "hook_attn_out or hook_mlp_out"
-        )
+    if _NAME.fullmatch(name) and (why := family_of(config).absent(config).get(split(name)[1])):
+        raise HookPointError(f"this model has no {name}: {why}")
     n_layers = layer_of(next(reversed(known))) + 1
     raise HookPointError(
         f"this model ({config['model_type']}, {n_layers} layers: blocks.0 to blocks.{n_layers - 1}) has no hook point "
@@ -80,6 +86,8 @@ def require(name: str, config: Mapping[str, Any]) -> int:
 def family_of(config: Mapping[str, Any]) -> Family:
     """The family that config.json's model_type names. Raises SourceError if it is not one of FAMILIES."""
     model_type = config.get("model_type")
+    if model_type == MODEL_TYPE:
+        return FEATURES
     if model_type not in FAMILIES:
         raise SourceError(
             f"the model family (config.json: model_type = {model_type!r}) is not known here; "

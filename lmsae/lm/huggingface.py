@@ -55,7 +55,7 @@ class HuggingFaceModel(VisitedModel):
     """A causal LM of transformers behind the LanguageModel protocol."""
 
     def __init__(self, model: Any) -> None:
-        super().__init__(model.config.to_dict(), model.device)
+        super().__init__(model.config.to_dict(), model.device, dict(model.named_parameters()))
         self._model = model
 
     def hook_points(self) -> dict[str, int]:

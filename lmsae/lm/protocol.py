@@ -1,7 +1,7 @@
 """What the rest of lmsae asks of a language model; both backends satisfy it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -13,6 +13,16 @@ Edit = Callable[[Tensor], Tensor]
 
 class LanguageModel(Protocol):
     """A causal language model whose activations can be read and replaced at named hook points."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What config.json says, defaults filled in."""
+        ...
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """Its frozen weights, by their names in transformers; none where transformers does not know the model."""
+        ...
 
     @property
     def d_vocab(self) -> int:
@@ -52,7 +62,8 @@ class LanguageModel(Protocol):
         """Logits of the forward pass in which the activations at each hook point are replaced by its edit of them.
 
         An edit of the residual stream replaces all of it: later layers see nothing of what was there before. An edit's
-        result is cast to the model's dtype. Raises HookPointError for a hook point that the model has not, and
-        ShapeError if an edit changes the shape.
+        result is cast to the model's dtype. Gradients flow back to it, and to nothing else: weights are frozen.
+
+        Raises HookPointError for a hook point that the model has not, and ShapeError if an edit changes the shape.
         """
         ...

@@ -1,7 +1,8 @@
 """Which language model a name means: resolved to something immutable, and its files found. No torch at import.
 
-A name is `builtin:stdlib-4m`, a local folder, or a repository of the HuggingFace hub. A folder's revision is a digest
-of its files, a hub model's its commit; so the same name and revision always mean the same bytes.
+A name is `builtin:stdlib-4m`, `builtin:features?...` (features.py), a local folder, or a repository of the HuggingFace
+hub. A folder's revision is a digest of its files, a hub model's its commit, that of features a digest of their numbers;
+so the same name and revision always mean the same bytes.
 """
 
 import hashlib
@@ -14,8 +15,11 @@ from typing import Any
 
 from lmsae.config import Frozen
 from lmsae.errors import SourceError, nearest
+from lmsae.lm import features
+from lmsae.lm.features import Features
 
-BUILTIN = {"builtin:stdlib-4m": Path(__file__).parent / "stdlib-4m"}
+STDLIB = "builtin:stdlib-4m"
+BUILTIN = {STDLIB: Path(__file__).parent / "stdlib-4m"}
 
 _HUB_SECONDS = 5
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
@@ -29,6 +33,10 @@ class ResolvedModel(Frozen):
 
     name: str
     revision: str
+
+
+class NoTokenizer(SourceError):
+    """A model has no tokenizer; a text of token ids needs none."""
 
 
 def sha256_of_file(path: Path) -> str:
@@ -45,6 +53,8 @@ def resolve(
     `digest_of_file` gives the sha256 of a file in hex; pass one that remembers. Without network, what the hub's local
     cache holds under that name is taken. Raises SourceError if there is no such model, or no way to find out.
     """
+    if (known := Features.named(name)) is not None:
+        return _resolved_features(known, revision)
     local = _local_folder(name)
     if local is None:
         return ResolvedModel(name=name, revision=_commit_of(name, revision))
@@ -55,6 +65,22 @@ def resolve(
             "leave the revision empty to take them as they are"
         )
     return ResolvedModel(name=name, revision=digest)
+
+
+def features_of(model: ResolvedModel) -> Features | None:
+    """The features that a model is made of, or None if it is a language model with weights.
+
+    Raises SourceError if they mean something else here than where they were planned.
+    """
+    known = Features.named(model.name)
+    if known is not None:
+        _resolved_features(known, model.revision)
+    return known
+
+
+def lent_tokenizer(model: ResolvedModel) -> str | None:
+    """The model whose tokenizer a model without one takes if the user names none, or None if it has its own."""
+    return STDLIB if Features.named(model.name) else None
 
 
 def folder(model: ResolvedModel) -> Path:
@@ -76,12 +102,14 @@ def folder(model: ResolvedModel) -> Path:
 def tokenizer_folder(model: ResolvedModel) -> Path:
     """A local folder with the model's tokenizer; of a hub model no weights are downloaded.
 
-    Raises SourceError if there is none: transformers would make up an empty one.
+    Raises NoTokenizer if there is none: transformers would make up an empty one.
     """
+    if Features.named(model.name):
+        raise NoTokenizer(f"model {model.name} has no tokenizer; name one: tokenize.tokenizer = {STDLIB}")
     found = _planned_folder(model) or _snapshot(model, _TEXT_FILES, is_complete=_has_tokenizer)
     if _has_tokenizer(found):
         return found
-    raise SourceError(
+    raise NoTokenizer(
         f"model {model.name}: {found} has no tokenizer ({', '.join(_TOKENIZERS)}); save it there with transformers: "
         "tokenizer.save_pretrained(folder), or name a model that has one in tokenize.tokenizer"
     )
@@ -89,6 +117,8 @@ def tokenizer_folder(model: ResolvedModel) -> Path:
 
 def read_config(model: ResolvedModel) -> dict[str, Any]:
     """The model's config.json; of a hub model nothing else is downloaded."""
+    if (known := features_of(model)) is not None:
+        return known.config()
     found = _local_folder(model.name) or _snapshot(model, ["config.json"], is_complete=_has_config)
     path = found / "config.json"
     try:
@@ -103,7 +133,8 @@ def _local_folder(name: str) -> Path | None:
     """The folder that a name means, or None if it means a repository of the hub."""
     if name.startswith("builtin:"):
         if name not in BUILTIN:
-            raise SourceError(f"no built-in model {name!r}; there is {', '.join(BUILTIN)}{nearest(name, BUILTIN)}")
+            known = [*BUILTIN, features.NAME]
+            raise SourceError(f"no built-in model {name!r}; there is {', '.join(known)}{nearest(name, known)}")
         return BUILTIN[name]
     path = Path(name).expanduser()
     if path.is_dir():
@@ -114,6 +145,15 @@ def _local_folder(name: str) -> Path | None:
             "is written owner/name"
         )
     return None
+
+
+def _resolved_features(known: Features, revision: str | None) -> ResolvedModel:
+    if revision not in (None, known.revision()):
+        raise SourceError(
+            f"model {known.name()}: revision {revision} was asked for, but this version of lmsae makes "
+            f"{known.revision()} of these numbers. Leave the revision empty, or plan again"
+        )
+    return ResolvedModel(name=known.name(), revision=known.revision())
 
 
 def _planned_folder(model: ResolvedModel) -> Path | None:

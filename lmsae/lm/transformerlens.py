@@ -23,6 +23,7 @@ def load(folder: Path, dtype: str, device: str, trust_remote_code: bool = False)
 
     # The bridge computes attention eagerly, so that is how its model has to be loaded.
     model = pretrained(folder, dtype, device, attn_implementation="eager", trust_remote_code=trust_remote_code)
+    weights = dict(model.named_parameters())  # the bridge gives them other names
     try:
         bridge = TransformerBridge.boot_transformers(
             str(folder), hf_model=model, tokenizer=_no_tokenizer(), device=device, dtype=model.dtype
@@ -32,27 +33,29 @@ def load(folder: Path, dtype: str, device: str, trust_remote_code: bool = False)
             f"TransformerLens cannot take {folder} ({error}); set the backend to huggingface, which can"
         ) from error
     bridge.original_model.requires_grad_(False)  # the bridge adds parameters of its own: queries, keys and values apart
-    return TransformerLensModel(bridge)
+    return TransformerLensModel(bridge, weights)
 
 
 class TransformerLensModel(VisitedModel):
     """A causal LM in a TransformerBridge behind the LanguageModel protocol."""
 
-    def __init__(self, bridge: Any) -> None:
-        super().__init__(bridge.original_model.config.to_dict(), next(bridge.original_model.parameters()).device)
+    def __init__(self, bridge: Any, weights: Mapping[str, Tensor]) -> None:
+        config = bridge.original_model.config.to_dict()
+        super().__init__(config, next(bridge.original_model.parameters()).device, weights)
         self._bridge = bridge
         self._hooked = bridge.hook_dict
 
     def hook_points(self) -> dict[str, int]:
         """Every hook point that the bridge offers, in the order of a forward pass, with its width."""
-        return {name: width for name, width in points.hook_points(self.config).items() if name in self._hooked}
+        known = points.hook_points(self.config)
+        return {name: width for name, width in known.items() if _bridge_name(name) in self._hooked}
 
     def _forward(self, tokens: Tensor) -> Tensor:
         return self._bridge(tokens, return_type="logits", use_cache=False)
 
     def _require(self, name: str) -> None:
         points.require(name, self.config)
-        if name not in self._hooked:
+        if _bridge_name(name) not in self._hooked:
             raise HookPointError(
                 f"TransformerLens's bridge for {self.config['model_type']} has no {name!r}"
                 f"{nearest(name, self.hook_points())}; or set the backend to huggingface, which has it"
@@ -62,8 +65,13 @@ class TransformerLensModel(VisitedModel):
     def _visited(self, visits: Mapping[str, Visit]) -> Iterator[None]:
         for name in visits:
             self._require(name)
-        with self._bridge.hooks(fwd_hooks=[(name, _hook(visit)) for name, visit in visits.items()]):
+        with self._bridge.hooks(fwd_hooks=[(_bridge_name(name), _hook(visit)) for name, visit in visits.items()]):
             yield
+
+
+def _bridge_name(name: str) -> str:
+    """The bridge's `hook_normalized` comes before a norm's weight and bias; TransformerLens's own comes after them."""
+    return name.replace(".hook_normalized", ".hook_out")
 
 
 def _hook(visit: Visit) -> Any:

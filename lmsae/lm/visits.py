@@ -24,9 +24,12 @@ class Enough(Exception):
 class VisitedModel(ABC):
     """A LanguageModel made of two things: a forward pass, and a way to visit the activations it makes."""
 
-    def __init__(self, config: dict[str, Any], device: torch.device) -> None:
+    def __init__(
+        self, config: dict[str, Any], device: torch.device, weights: Mapping[str, Tensor] | None = None
+    ) -> None:
         self.config = config
         self.device = device
+        self.weights: Mapping[str, Tensor] = weights or {}
         self.d_vocab: int = config["vocab_size"]
         self.max_context = points.max_context(config)
 
@@ -60,7 +63,6 @@ class VisitedModel(ABC):
         return self._run(tokens)
 
     @final
-    @torch.no_grad()
     def logits_with(
         self, tokens: Int[Tensor, "batch context"], edits: Mapping[str, Edit]
     ) -> Float[Tensor, "batch context d_vocab"]:

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from lmsae.errors import HookPointError, ShapeError, SourceError
 from lmsae.lm import huggingface, load, resolve, transformerlens
+from lmsae.lm.hook_points import family_of
 
 BACKENDS = {"huggingface": huggingface, "transformerlens": transformerlens}
 # Two ways to compute attention in float32 differ by a few units in the last place of activations of size ten.
@@ -61,6 +62,31 @@ def test_backends_agree_on_the_logits_of_an_edit_at_every_hook_point(backend_of,
         ours, theirs = hf.logits_with(tokens, {name: rolled}), bridge.logits_with(tokens, {name: rolled})
         torch.testing.assert_close(ours, theirs, **TOLERANCE, msg=lambda text, name=name: f"{name}: {text}")
         assert (ours - clean).abs().max() > 0.05, f"an edit at {name} changed nothing"
+
+
+def test_backends_agree_on_the_gradients_of_an_edit(backend_of, family, tokens):
+    for kind in ("hook_mlp_out", "ln1.hook_normalized", "hook_resid_post"):
+        gradients = []
+        for backend in BACKENDS:
+            lm, name = backend_of(backend, family), f"blocks.1.{kind}"
+            added = torch.zeros_like(lm.read(tokens, [name])[name], requires_grad=True)
+            logits = lm.logits_with(tokens, {name: lambda x, added=added: x + added})
+            gradients += torch.autograd.grad(logits.log_softmax(-1)[..., 0].sum(), added)
+        torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
+        assert gradients[0].abs().max() > 1e-3, kind
+
+
+def test_what_the_norms_make_is_what_attention_and_mlp_read(backend_of, family, model_folder, tokens):
+    """Against the modules of transformers themselves, called with what is read."""
+    lm = backend_of("huggingface", family)
+    names = [name for name in lm.hook_points() if name.startswith("blocks.1.") and "hook_normalized" in name]
+    seen = {}
+    layer = lm._model.get_submodule(f"{family_of(lm.config).layers}.1")
+    mlp = layer.mlp.register_forward_pre_hook(lambda module, inputs: seen.setdefault("mlp", inputs[0]))
+    read = lm.read(tokens, [*names, "blocks.2.hook_resid_pre"])
+    mlp.remove()
+    assert len(names) == 1 + (family != "phi")
+    assert torch.equal(read[names[-1]], seen["mlp"])
 
 
 def test_residuals_are_the_hidden_states_of_transformers(backend_of, family, model_folder, tokens):

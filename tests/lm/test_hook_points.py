@@ -25,9 +25,11 @@ PYTHIA = {
 def test_the_hook_points_of_gpt2_are_these_and_this_wide():
     layer = {
         "hook_resid_pre": 768,
+        "ln1.hook_normalized": 768,
         "attn.hook_z": 768,
         "hook_attn_out": 768,
         "hook_resid_mid": 768,
+        "ln2.hook_normalized": 768,
         "mlp.hook_post": 3072,
         "hook_mlp_out": 768,
         "hook_resid_post": 768,
