@@ -1,72 +1,124 @@
 """The dictionary itself: it reads and writes raw activations, whatever units it was trained in."""
 
 import json
+from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lmsae import geometry, sparsity
+from lmsae.dictionary import normaliser
 from lmsae.dictionary.config import DictionaryConfig
+from lmsae.dictionary.normaliser import Moments
 from lmsae.losses import Forward
 
 WEIGHTS, CONFIG = "dictionary.safetensors", "dictionary.json"
 
 
 class Dictionary(nn.Module):
-    """Geometry and activation function, and the scales that take raw activations into the units of training.
+    """Geometry and activation function, and the normalisers that take raw activations into the units of training.
 
-    Weights stand in training's units, where x' = scale_in * x; `encode` and `decode` take and give raw activations.
+    Weights stand in training's units; `encode` and `decode` take and give raw activations.
     """
-
-    scale_in: Tensor
-    scale_out: Tensor
 
     def __init__(self, config: DictionaryConfig) -> None:
         super().__init__()
         self.config = config
-        self.geometry = geometry.build(config.geometry, config.d_in, config.d_out, config.d_sae)
-        self.sparsity = sparsity.build(config.act_fn, config.d_sae)
-        self.register_buffer("scale_in", torch.ones(()))
-        self.register_buffer("scale_out", torch.ones(()))
+        self.geometry = geometry.build(
+            config.geometry,
+            config.reads,
+            config.writes,
+            config.d_sae,
+            encoder_bias=not config.act_fn.brings_bias,
+        )
+        self.sparsity = sparsity.build(config.act_fn, self.geometry.latents, self.geometry.groups)
+        self.read = normaliser.build(config.normalize_activations, config.reads)
+        self.write = normaliser.build_for_output(
+            config.normalize_activations, config.writes, is_read=config.geometry.autoencodes
+        )
 
-    def set_scales(self, scale_in: float, scale_out: float) -> None:
-        """Say in which units the weights stand: scaled = scale * raw."""
-        self.scale_in.fill_(scale_in)
-        self.scale_out.fill_(scale_out)
+    def fit(self, reads: Sequence[Moments], writes: Sequence[Moments], x: Tensor, target: Tensor) -> None:
+        """Fit the normalisers to the moments of the hook points read and written, and to raw held-aside activations
+        x (tokens, d_in) and target (tokens, d_out)."""
+        self.read.fit(reads, x)
+        if self.config.geometry.autoencodes:
+            self.write.load_state_dict(self.read.state_dict())
+        else:
+            self.write.fit(writes, target)
 
-    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        """Codes of raw activations."""
-        return self.sparsity(self.geometry.encode(x * self.scale_in))
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch latents"]:
+        """Codes of raw activations. Where the geometry reads whole contexts, the last batch dimension is position."""
+        return self._codes(self._selected_by(self.geometry.encode(self.read(x))))
 
     def decode(
-        self, codes: Float[Tensor, "*batch d_sae"], x: Float[Tensor, "*batch d_in"]
+        self, codes: Float[Tensor, "*batch latents"], x: Float[Tensor, "*batch d_in"]
     ) -> Float[Tensor, "*batch d_out"]:
         """The reconstruction, in raw activations."""
-        return self.geometry.decode(codes, x * self.scale_in) / self.scale_out
+        like = x if self.config.geometry.autoencodes else None
+        return self.write.restore(self.geometry.decode(codes, self.read(x)), like)
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
-        """Raw activations to their reconstruction (of the target's hook point)."""
+        """Raw activations to their reconstruction (of the target's hook points)."""
         return self.decode(self.encode(x), x)
 
-    def training_pass(self, x: Float[Tensor, "batch d_in"], target: Float[Tensor, "batch d_out"]) -> Forward:
-        """The forward pass that losses see, over activations that are already scaled."""
-        pre = self.geometry.encode(x)
-        codes = self.sparsity(pre)
-        return Forward(x, target, pre, codes, self.geometry.decode(codes, x))
+    def normalised(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw input and target in training's units."""
+        scaled = self.read(x)
+        return scaled, scaled if target is x else self.write(target)
+
+    def training_pass(self, x: Tensor, target: Tensor, usable: Tensor | None = None) -> Forward:
+        """The forward pass that losses see, over activations that are already normalised.
+
+        With `usable` (contexts, context_size), x (contexts, context_size, d_in) is encoded in whole contexts, and only
+        usable tokens go on from there.
+        """
+        pre = self._selected_by(self.geometry.encode(x))
+        if usable is not None:
+            x, target, pre = x[usable], target[usable], pre[usable]
+        codes = self._codes(pre)
+        reconstruction = self.geometry.decode(codes, x)
+        return Forward(x, target, pre, codes, reconstruction, self.config.sparsity_include_decoder_norm)
+
+    def observe(self, forward: Forward) -> None:
+        """Take a training step into the activation function's statistics, in the units that latents are selected in."""
+        codes = forward.codes.detach()
+        self.sparsity.observe(codes * self.geometry.norms() if self.config.sparsity_include_decoder_norm else codes)
+
+    def _selected_by(self, pre: Tensor) -> Tensor:
+        return pre * self.geometry.norms() if self.config.sparsity_include_decoder_norm else pre
+
+    def _codes(self, pre: Tensor) -> Tensor:
+        codes = self.sparsity(pre, self.geometry)
+        if self.config.sparsity_include_decoder_norm:
+            return codes / self.geometry.norms().clamp(min=1e-12)
+        return codes
 
     def folded(self) -> "Dictionary":
-        """A copy with the scales taken into the weights: same codes and outputs, scales 1."""
-        copy = Dictionary(self.config).to(self.scale_in.device)
-        copy.load_state_dict(self.state_dict())
-        copy.geometry.fold(self.scale_in.item(), self.scale_out.item())
-        copy.set_scales(1.0, 1.0)
-        return copy.train(self.training)
+        """A copy without normalisers, their maps taken into the weights: same codes and outputs.
+
+        Where latents are selected by pre * norm, the norms go into the encoder first, and codes are multiplied by them.
+        Raises ExportError where that cannot be exact.
+        """
+        config, folded = self.config, deepcopy(self)
+        if config.sparsity_include_decoder_norm:
+            folded.geometry.fold_norms()
+        folded.geometry.fold(self.read.affine(), self.write.affine())
+        like = next(self.parameters())
+        folded.read, folded.write = (normaliser.build("none", w).to(like) for w in (config.reads, config.writes))
+        folded.config = config.model_copy(
+            update={
+                "geometry": config.geometry.model_copy(update=dict(config.geometry.folded)),
+                "normalize_activations": "none",
+                "sparsity_include_decoder_norm": False,
+            }
+        )
+        return folded
 
     def save(self, folder: Path) -> None:
-        """Write `dictionary.json` (its config) and `dictionary.safetensors` (weights, statistics and scales)."""
+        """Write `dictionary.json` (its config) and `dictionary.safetensors` (weights, statistics and normalisers)."""
         (folder / CONFIG).write_text(json.dumps(self.config.model_dump(mode="json"), indent=1) + "\n")
         save_file(
             {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS

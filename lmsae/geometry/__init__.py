@@ -1,15 +1,33 @@
 """Geometries: how an input becomes pre-activations, and how codes become a reconstruction."""
 
+from collections.abc import Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from lmsae.geometry.config import SAEConfig
+from lmsae.geometry.config import GeometryConfig
 
 if TYPE_CHECKING:
-    from lmsae.geometry.sae import SAE
+    from lmsae.geometry.geometry import Geometry
+
+_MODULES = {
+    "sae": "sae.SAE",
+    "transcoder": "transcoder.Transcoder",
+    "skip_transcoder": "transcoder.SkipTranscoder",
+    "crosscoder": "crosscoder.Crosscoder",
+    "clt": "clt.CLT",
+    "lorsa": "lorsa.Lorsa",
+    "molt": "molt.MOLT",
+}
 
 
-def build(config: SAEConfig, d_in: int, d_out: int, d_sae: int) -> "SAE":
-    """The module of a geometry config, its parameters uninitialised (zeros)."""
-    from lmsae.geometry.sae import SAE
+def build(
+    config: GeometryConfig, reads: Sequence[int], writes: Sequence[int], d_sae: int, *, encoder_bias: bool = True
+) -> "Geometry":
+    """The module of a geometry config, its parameters uninitialised (zeros).
 
-    return {"sae": SAE}[config.kind](config, d_in, d_out, d_sae)
+    `reads` and `writes` are the widths of the hook points; without `encoder_bias` there is no b_enc, because the
+    activation function has biases of its own.
+    """
+    module, name = _MODULES[config.kind].split(".")
+    geometry = getattr(import_module(f"lmsae.geometry.{module}"), name)
+    return geometry(config, tuple(reads), tuple(writes), d_sae, encoder_bias)

@@ -1,20 +1,193 @@
 """What a geometry is, without torch: the part of a spec that says how x becomes `pre` and codes become a vector."""
 
-from typing import Annotated, Literal
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from lmsae.config import Frozen
 
 
-class SAEConfig(Frozen):
-    """One hook point, reconstructed from itself."""
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))
+
+
+class GeometryBase(Frozen):
+    """What must be known of a geometry to plan a row: which hook points it takes."""
+
+    autoencodes: ClassVar[bool] = False
+    """It writes the hook points that it reads."""
+    one_each: ClassVar[bool] = True
+    """It reads one hook point and writes one."""
+    grain: ClassVar[Literal["token", "context"]] = "token"
+    """Whether `encode` needs whole contexts, or takes tokens one by one."""
+
+    def fault(self, reads: Sequence[int], writes: Sequence[int], d_sae: int) -> str | None:
+        """Why there cannot be a dictionary of these widths, or None if there can."""
+        return None
+
+    folded: ClassVar[Mapping[str, object]] = {}
+    """Fields that change when normalisers are folded into the weights."""
+
+
+class LinearConfig(GeometryBase):
+    """What all geometries share whose latents read along one direction and write along one."""
+
+    glu_encoder: bool = Field(
+        default=False, description="Multiply pre-activations by a learned gate, sigmoid(x W_glu + b_glu)."
+    )
+
+
+class SAEConfig(LinearConfig):
+    """One hook point, reconstructed from itself: pre = (x - b_dec) W_enc + b_enc."""
+
+    autoencodes: ClassVar[bool] = True
+    folded: ClassVar[Mapping[str, object]] = {"tied_encoder": False}
 
     kind: Literal["sae"] = "sae"
     apply_b_dec_to_input: bool = Field(
         default=True, description="Subtract the decoder bias from the input before encoding."
     )
+    tied_encoder: bool = Field(default=False, description="The encoder is the decoder transposed, always.")
 
 
-GeometryConfig = Annotated[SAEConfig, Field(discriminator=None)]
-GEOMETRIES: dict[str, type[Frozen]] = {"sae": SAEConfig}
+class TranscoderConfig(LinearConfig):
+    """One hook point, written from another; widths may differ. b_dec is never subtracted: it lives in the output."""
+
+    kind: Literal["transcoder"] = "transcoder"
+
+
+class SkipTranscoderConfig(LinearConfig):
+    """A transcoder that also passes x W_skip on (Paulo et al. 2025, arXiv 2501.18823)."""
+
+    kind: Literal["skip_transcoder"] = "skip_transcoder"
+
+
+class CrosscoderConfig(LinearConfig):
+    """Several hook points, or models, share their latents (Lindsey et al. 2024)."""
+
+    autoencodes: ClassVar[bool] = True
+    one_each: ClassVar[bool] = False
+
+    kind: Literal["crosscoder"] = "crosscoder"
+
+
+class CLTConfig(GeometryBase):
+    """Cross-layer transcoder: the latents of each layer write to it and to all later ones (Ameisen et al. 2025)."""
+
+    one_each: ClassVar[bool] = False
+
+    kind: Literal["clt"] = "clt"
+
+    def fault(self, reads: Sequence[int], writes: Sequence[int], d_sae: int) -> str | None:
+        """Why these hook points and sizes cannot be, or None."""
+        del d_sae
+        if len(reads) != len(writes):
+            return f"a clt writes one hook point for each one read, but reads {len(reads)} and writes {len(writes)}"
+        for verb, widths in (("reads", reads), ("writes", writes)):
+            if len(set(widths)) > 1:
+                return f"all hook points that a clt {verb} must have the same width, not {_listed(widths)}"
+        return None
+
+
+class LorsaConfig(GeometryBase):
+    """Low-rank sparse attention: rank-1 OV heads that share QK heads in groups (He et al. 2025, arXiv 2504.20938)."""
+
+    grain: ClassVar[Literal["token", "context"]] = "context"
+
+    kind: Literal["lorsa"] = "lorsa"
+    lorsa_qk_heads: int = Field(
+        default=8, gt=0, description="QK heads; the latents share them in groups of equal size, so they divide d_sae."
+    )
+    lorsa_d_qk: int = Field(default=64, gt=0, description="Width of a QK head's queries and keys.")
+    lorsa_rotary: bool = Field(
+        default=True, description="Rotate queries and keys by position (GPT-NeoX style); else positions are unknown."
+    )
+    lorsa_rotary_dim: int | None = Field(
+        default=None, gt=0, description="How many of the lorsa_d_qk dimensions are rotated, an even number; empty: all."
+    )
+    lorsa_rotary_base: float = Field(default=10000.0, gt=0, description="Base of the rotary wavelengths.")
+
+    @property
+    def rotated(self) -> int:
+        """How many dimensions of queries and keys are rotated."""
+        return (self.lorsa_rotary_dim or self.lorsa_d_qk) if self.lorsa_rotary else 0
+
+    @model_validator(mode="after")
+    def _rotates_pairs(self) -> "LorsaConfig":
+        if self.rotated % 2:
+            raise ValueError(
+                f"rotary positions turn pairs of dimensions, so {self.rotated} cannot be rotated;"
+                " set lorsa_rotary_dim to an even number"
+            )
+        if self.rotated > self.lorsa_d_qk:
+            raise ValueError(f"lorsa_rotary_dim {self.rotated} is more than lorsa_d_qk {self.lorsa_d_qk}")
+        return self
+
+    def fault(self, reads: Sequence[int], writes: Sequence[int], d_sae: int) -> str | None:
+        """Why these hook points and sizes cannot be, or None."""
+        del reads, writes
+        if d_sae % self.lorsa_qk_heads:
+            return f"d_sae {d_sae} cannot be shared equally by lorsa_qk_heads {self.lorsa_qk_heads}"
+        return None
+
+
+class MOLTConfig(GeometryBase):
+    """Mixture of linear transforms: each latent applies a matrix of low rank to x (Lindsey et al. 2025)."""
+
+    kind: Literal["molt"] = "molt"
+    molt_ranks: tuple[str, ...] = Field(
+        default=("64x1", "32x2", "16x4", "8x8"),
+        min_length=1,
+        description="Ranks of the transforms as words RANKxSHARE; d_sae is divided in these shares, so that"
+        " 64x1 32x2 makes two transforms of rank 32 for each one of rank 64.",
+    )
+
+    @field_validator("molt_ranks")
+    @classmethod
+    def _are_ranks_and_shares(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        for word in words:
+            if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", word):
+                raise ValueError(f"{word!r} is not RANKxSHARE, two positive integers such as 64x1")
+        ranks = [word.split("x")[0] for word in words]
+        if twice := sorted({rank for rank in ranks if ranks.count(rank) > 1}):
+            raise ValueError(f"rank {_listed(twice)} is named more than once")
+        return words
+
+    def transforms(self, d_sae: int) -> tuple[tuple[int, int], ...]:
+        """(rank, how many transforms) for each rank that gets any, in the order given; the numbers sum to d_sae.
+
+        Each gets its share of d_sae rounded down; what is left over goes one by one to the largest remainders.
+        """
+        pairs = [tuple(map(int, word.split("x"))) for word in self.molt_ranks]
+        total = sum(share for _, share in pairs)
+        counts = [d_sae * share // total for _, share in pairs]
+        by_remainder = sorted(range(len(pairs)), key=lambda i: -(d_sae * pairs[i][1] % total))
+        for i in by_remainder[: d_sae - sum(counts)]:
+            counts[i] += 1
+        return tuple((rank, count) for (rank, _), count in zip(pairs, counts, strict=True) if count)
+
+    def fault(self, reads: Sequence[int], writes: Sequence[int], d_sae: int) -> str | None:
+        """Why these hook points and sizes cannot be, or None."""
+        most = min(sum(reads), sum(writes))
+        above = [rank for rank, _ in self.transforms(d_sae) if rank > most]
+        if above:
+            widths = f"widths {sum(reads)} and {sum(writes)}"
+            return f"molt_ranks {_listed(above)} cannot be: between {widths} a rank is {most} at most"
+        return None
+
+
+GeometryConfig = Annotated[
+    SAEConfig | TranscoderConfig | SkipTranscoderConfig | CrosscoderConfig | CLTConfig | LorsaConfig | MOLTConfig,
+    Field(discriminator="kind"),
+]
+GEOMETRIES: dict[str, type[GeometryBase]] = {
+    "sae": SAEConfig,
+    "transcoder": TranscoderConfig,
+    "skip_transcoder": SkipTranscoderConfig,
+    "crosscoder": CrosscoderConfig,
+    "clt": CLTConfig,
+    "lorsa": LorsaConfig,
+    "molt": MOLTConfig,
+}

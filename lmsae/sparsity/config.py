@@ -1,37 +1,45 @@
 """What an activation function is, without torch: the part of a spec that says how `pre` becomes sparse codes."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from lmsae.config import Frozen
 
 
-class ReLUConfig(Frozen):
+class ActFnBase(Frozen):
+    """What must be known of an activation function to plan a row, and to build the geometry before it."""
+
+    brings_bias: ClassVar[bool] = False
+    """It has biases of its own or none at all, so that the geometry has no b_enc."""
+    needs_tied_encoder: ClassVar[bool] = False
+    """It explains x away latent by latent, and so needs an encoder that is the decoder transposed, of unit rows."""
+    joins_groups: ClassVar[bool] = False
+    """It selects among the latents of all groups (layers) at once, where others select in each group."""
+    takes_any_k: ClassVar[bool] = False
+    """It can select another number of codes than its own at any time: k may have a schedule, and multi-TopK use 4k."""
+    not_jumprelu_because: ClassVar[str | None] = "it learns no threshold in training"
+    """Why it cannot be converted to jumprelu after training, or None if it can."""
+
+
+class ReLUConfig(ActFnBase):
     """codes = ReLU(pre)."""
 
     kind: Literal["relu"] = "relu"
 
 
-class TopKConfig(Frozen):
-    """The k largest of ReLU(pre), token by token (Gao et al. 2024, arXiv 2406.04093)."""
+class GatedConfig(ActFnBase):
+    """codes = 1[pre + b_gate > 0] * ReLU(pre exp(r_mag) + b_mag) (Rajamanoharan et al. 2024, arXiv 2404.16014)."""
 
-    kind: Literal["topk"] = "topk"
-    k: int = Field(gt=0, description="Active latents a token (topk), or on average over a batch (batchtopk).")
+    brings_bias: ClassVar[bool] = True
 
-
-class BatchTopKConfig(Frozen):
-    """The k*B largest of ReLU(pre) over a batch of B tokens (Bussmann et al. 2024, arXiv 2412.06410).
-
-    At inference codes never depend on batch mates: a latent fires above the threshold learned in training.
-    """
-
-    kind: Literal["batchtopk"] = "batchtopk"
-    k: int = Field(gt=0, description="Active latents a token (topk), or on average over a batch (batchtopk).")
+    kind: Literal["gated"] = "gated"
 
 
-class JumpReLUConfig(Frozen):
-    """codes = pre * 1[pre > theta], theta learned as exp(log_threshold) (Rajamanoharan et al. 2024, 2407.14435)."""
+class JumpReLUConfig(ActFnBase):
+    """codes = pre * 1[pre > theta], theta learned for each latent (Rajamanoharan et al. 2024, arXiv 2407.14435)."""
+
+    not_jumprelu_because: ClassVar[str | None] = "it is one already"
 
     kind: Literal["jumprelu"] = "jumprelu"
     jumprelu_bandwidth: float = Field(
@@ -40,12 +48,110 @@ class JumpReLUConfig(Frozen):
         description="Width of the rectangle kernel that gives thresholds a gradient, in units of pre.",
     )
     jumprelu_init_threshold: float = Field(default=0.1, gt=0, description="Threshold that every latent starts with.")
+    jumprelu_threshold: Literal["log", "direct"] = Field(
+        default="log",
+        description="What is learned. log: the logarithm of the threshold, which stays positive and moves by about "
+        "threshold * lr a step; direct: the threshold itself, as in SAELens; a value below 0 acts as 0.",
+    )
 
 
-ActFnConfig = Annotated[ReLUConfig | TopKConfig | BatchTopKConfig | JumpReLUConfig, Field(discriminator="kind")]
-ACT_FNS: dict[str, type[Frozen]] = {
+class _SelectsK(ActFnBase):
+    k: int = Field(
+        gt=0,
+        description="Active latents of a token (batchtopk, batchlayertopk: on average over the batch). A cross-layer "
+        "transcoder has as many in each layer, but layertopk and batchlayertopk have k over all its layers together. "
+        "groupmax: number of groups, of which at most one latent each is active. matching_pursuit: number of steps.",
+    )
+
+
+class _TopKFamily(_SelectsK):
+    takes_any_k: ClassVar[bool] = True
+    not_jumprelu_because: ClassVar[str | None] = None
+
+
+class TopKConfig(_TopKFamily):
+    """The k largest of ReLU(pre), token by token (Gao et al. 2024, arXiv 2406.04093)."""
+
+    kind: Literal["topk"] = "topk"
+
+
+class BatchTopKConfig(_TopKFamily):
+    """The k*B largest of ReLU(pre) over a batch of B tokens (Bussmann et al. 2024, arXiv 2412.06410).
+
+    At inference codes never depend on batch mates: a latent fires above the threshold learned in training.
+    """
+
+    kind: Literal["batchtopk"] = "batchtopk"
+
+
+class LayerTopKConfig(_TopKFamily):
+    """The k largest of ReLU(pre) over all layers of a token; k is the total (peers document k * layers, compute k)."""
+
+    joins_groups: ClassVar[bool] = True
+
+    kind: Literal["layertopk"] = "layertopk"
+
+
+class BatchLayerTopKConfig(_TopKFamily):
+    """The k*B largest of ReLU(pre) over a batch of B tokens and all layers; at inference as batchtopk."""
+
+    joins_groups: ClassVar[bool] = True
+
+    kind: Literal["batchlayertopk"] = "batchlayertopk"
+
+
+class AbsTopKConfig(_SelectsK):
+    """The k largest of |pre| with their signs, token by token (Zhu et al. 2025, arXiv 2510.00404)."""
+
+    takes_any_k: ClassVar[bool] = True
+    not_jumprelu_because: ClassVar[str | None] = "its codes may be negative, and those of jumprelu are not"
+
+    kind: Literal["abstopk"] = "abstopk"
+
+
+class GroupMaxConfig(_SelectsK):
+    """Latents in k groups of neighbours; of each group the largest of ReLU(pre) (sparsify, EleutherAI 2024)."""
+
+    not_jumprelu_because: ClassVar[str | None] = None
+
+    kind: Literal["groupmax"] = "groupmax"
+
+
+class MatchingPursuitConfig(_SelectsK):
+    """k times: the latent with the largest pre explains its part of x away, and pre of the rest is taken again.
+
+    Costa et al. 2025 (arXiv 2506.03093). No encoder bias; the encoder is the decoder transposed.
+    """
+
+    brings_bias: ClassVar[bool] = True
+    needs_tied_encoder: ClassVar[bool] = True
+    not_jumprelu_because: ClassVar[str | None] = "each of its codes depends on the others"
+
+    kind: Literal["matching_pursuit"] = "matching_pursuit"
+
+
+ActFnConfig = Annotated[
+    ReLUConfig
+    | GatedConfig
+    | JumpReLUConfig
+    | TopKConfig
+    | BatchTopKConfig
+    | AbsTopKConfig
+    | GroupMaxConfig
+    | LayerTopKConfig
+    | BatchLayerTopKConfig
+    | MatchingPursuitConfig,
+    Field(discriminator="kind"),
+]
+ACT_FNS: dict[str, type[ActFnBase]] = {
     "relu": ReLUConfig,
+    "gated": GatedConfig,
+    "jumprelu": JumpReLUConfig,
     "topk": TopKConfig,
     "batchtopk": BatchTopKConfig,
-    "jumprelu": JumpReLUConfig,
+    "abstopk": AbsTopKConfig,
+    "groupmax": GroupMaxConfig,
+    "layertopk": LayerTopKConfig,
+    "batchlayertopk": BatchLayerTopKConfig,
+    "matching_pursuit": MatchingPursuitConfig,
 }

@@ -6,6 +6,8 @@ itself -1/eps 1[|pre - theta| < eps/2].
 """
 
 import math
+from abc import abstractmethod
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -16,24 +18,67 @@ from lmsae.sparsity.sparsity import Sparsity
 
 
 class JumpReLU(Sparsity):
-    """Parameters: log_threshold (d_sae,). theta = exp(log_threshold) stays positive whatever the optimiser does."""
+    """What both parameterisations of theta share."""
 
-    def __init__(self, config: JumpReLUConfig, d_sae: int) -> None:
+    def __init__(self, config: JumpReLUConfig, latents: int, groups: int) -> None:
         super().__init__()
+        del latents, groups
         self.bandwidth = config.jumprelu_bandwidth
-        self.log_threshold = nn.Parameter(torch.full((d_sae,), math.log(config.jumprelu_init_threshold)))
 
     @property
-    def threshold(self) -> Tensor:
-        """theta, one a latent (d_sae,)."""
-        return self.log_threshold.exp()
+    @abstractmethod
+    def threshold(self) -> Float[Tensor, " latents"]:
+        """theta, differentiable in the parameter; never below 0."""
 
-    def forward(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
+    def forward(
+        self, pre: Float[Tensor, "*batch latents"], geometry: nn.Module | None = None
+    ) -> Float[Tensor, "*batch latents"]:
         return _Jump.apply(pre, self.threshold, self.bandwidth)
 
-    def step(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
+    def step(self, pre: Float[Tensor, "*batch latents"]) -> Float[Tensor, "*batch latents"]:
         """1[pre > theta], differentiable in theta through the kernel; its sum over latents is a token's L0."""
         return _Step.apply(pre, self.threshold, self.bandwidth)
+
+
+@final
+class LogJumpReLU(JumpReLU):
+    """Parameter: log_threshold (latents,). theta = exp(log_threshold) stays positive whatever the optimiser does."""
+
+    def __init__(self, config: JumpReLUConfig, latents: int, groups: int) -> None:
+        super().__init__(config, latents, groups)
+        self.log_threshold = nn.Parameter(torch.full((latents,), math.log(config.jumprelu_init_threshold)))
+
+    @property
+    def threshold(self) -> Float[Tensor, " latents"]:
+        """theta = exp(log_threshold)."""
+        return self.log_threshold.exp()
+
+
+@final
+class DirectJumpReLU(JumpReLU):
+    """Parameter: direct_threshold (latents,), theta itself; below 0 it acts as 0."""
+
+    def __init__(self, config: JumpReLUConfig, latents: int, groups: int) -> None:
+        super().__init__(config, latents, groups)
+        self.direct_threshold = nn.Parameter(torch.full((latents,), config.jumprelu_init_threshold))
+
+    @property
+    def threshold(self) -> Float[Tensor, " latents"]:
+        """theta = max(direct_threshold, 0), with the gradient of the identity.
+
+        The gradient of the maximum would be 0 below 0, and such a latent could never have a threshold again. (SAELens
+        sets the parameter to 0 in its forward pass instead.)
+        """
+        raw = self.direct_threshold
+        return raw + (raw.clamp(min=0) - raw).detach()
+
+
+_PARAMETERISATIONS = {"log": LogJumpReLU, "direct": DirectJumpReLU}
+
+
+def build(config: JumpReLUConfig, latents: int, groups: int) -> JumpReLU:
+    """The jumprelu whose parameter is what the config says."""
+    return _PARAMETERISATIONS[config.jumprelu_threshold](config, latents, groups)
 
 
 class _Jump(torch.autograd.Function):

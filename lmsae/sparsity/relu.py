@@ -1,16 +1,23 @@
 """ReLU: codes = max(pre, 0)."""
 
+from typing import final
+
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmsae.sparsity.config import ReLUConfig
 from lmsae.sparsity.sparsity import Sparsity
 
 
+@final
 class ReLU(Sparsity):
-    def __init__(self, config: ReLUConfig, d_sae: int) -> None:
-        super().__init__()
-        del config, d_sae
+    """It has neither parameters nor statistics."""
 
-    def forward(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
+    def __init__(self, config: ReLUConfig, latents: int, groups: int) -> None:
+        super().__init__()
+        del config, latents, groups
+
+    def forward(
+        self, pre: Float[Tensor, "*batch latents"], geometry: nn.Module | None = None
+    ) -> Float[Tensor, "*batch latents"]:
         return pre.relu()

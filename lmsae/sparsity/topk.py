@@ -1,56 +1,53 @@
-"""TopK and BatchTopK: the k largest of ReLU(pre) a token, or k*B over a batch, and the threshold they learn."""
+"""TopK and BatchTopK: the k largest of ReLU(pre) a token, or k*B over a batch, in each group of latents."""
+
+from typing import final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from lmsae.sparsity.config import BatchTopKConfig, TopKConfig
-from lmsae.sparsity.sparsity import Sparsity
+from lmsae.sparsity.selection import LearnsThreshold
 
-THRESHOLD_DECAY = 0.99
 SAMPLE = 65_536
 
 
-class _LearnsThreshold(Sparsity):
-    """Keeps the inference threshold: a running mean of each batch's smallest positive code, bias-corrected."""
+@final
+class TopK(LearnsThreshold):
+    """The k largest of each token. It does not use its threshold, which is there for conversion to jumprelu."""
 
-    threshold_sum: Tensor
-    threshold_weight: Tensor
+    def forward(
+        self, pre: Float[Tensor, "*batch latents"], geometry: nn.Module | None = None
+    ) -> Float[Tensor, "*batch latents"]:
+        return self.at(pre, self.k_now)
 
-    def __init__(self, config: TopKConfig | BatchTopKConfig, d_sae: int) -> None:
-        super().__init__()
-        self.k = min(config.k, d_sae)
-        self.register_buffer("threshold_sum", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("threshold_weight", torch.zeros((), dtype=torch.float64))
-
-    @property
-    def threshold(self) -> Tensor:
-        """The learned threshold, a scalar; 0 before the first observed batch."""
-        return (self.threshold_sum / self.threshold_weight.clamp(min=1e-300)).float()
-
-    @torch.no_grad()
-    def observe(self, codes: Float[Tensor, "*batch d_sae"]) -> None:
-        smallest = torch.where(codes > 0, codes, torch.inf).amin().double()
-        seen = smallest.isfinite()
-        self.threshold_sum.lerp_(smallest.nan_to_num(posinf=0.0), (1 - THRESHOLD_DECAY) * seen)
-        self.threshold_weight.lerp_(torch.ones_like(smallest), (1 - THRESHOLD_DECAY) * seen)
+    def at(self, pre: Float[Tensor, "*batch latents"], k: int) -> Float[Tensor, "*batch latents"]:
+        positive = pre.relu().unflatten(-1, (self.groups, self.width))
+        values, indices = positive.topk(min(k, self.width), dim=-1, sorted=False)
+        return torch.zeros_like(positive).scatter(-1, indices, values).flatten(-2)
 
 
-class TopK(_LearnsThreshold):
-    def forward(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
-        values, indices = pre.relu().topk(self.k, dim=-1, sorted=False)
-        return torch.zeros_like(pre).scatter(-1, indices, values)
+@final
+class BatchTopK(LearnsThreshold):
+    """The k*B largest of a batch of B tokens; at inference, those above the learned threshold."""
 
+    def forward(
+        self, pre: Float[Tensor, "*batch latents"], geometry: nn.Module | None = None
+    ) -> Float[Tensor, "*batch latents"]:
+        if self.training:
+            return self.at(pre, self.k_now)
+        return torch.where(pre > self.threshold, pre, 0.0)
 
-class BatchTopK(_LearnsThreshold):
-    def forward(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
-        if not self.training:
-            return torch.where(pre > self.threshold, pre, 0.0)
+    def at(self, pre: Float[Tensor, "*batch latents"], k: int) -> Float[Tensor, "*batch latents"]:
         positive = pre.relu()
-        count = self.k * (positive.numel() // positive.shape[-1])
-        chosen = largest(positive.detach().flatten(), count)
+        values = positive.detach().reshape(-1, self.groups, self.width)
+        count = min(k, self.width) * len(values)
+        chosen = torch.cat([self._place(largest(values[:, g].flatten(), count), g) for g in range(self.groups)])
         kept = positive.flatten()[chosen]
         return torch.zeros_like(positive).flatten().scatter(0, chosen, kept).view_as(pre)
+
+    def _place(self, indices: Tensor, group: int) -> Tensor:
+        """Indices into a group's flattened (tokens, width) as indices into the flattened (tokens, latents)."""
+        return indices + (indices // self.width * (self.groups - 1) + group) * self.width
 
 
 def largest(values: Float[Tensor, " n"], count: int) -> Tensor:

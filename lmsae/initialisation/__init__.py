@@ -1,0 +1,1 @@
+"""Initialisation: the weights that training starts from, found on activations that training never sees."""

@@ -1,0 +1,119 @@
+"""Every geometry x activation function x normalisation that can be planned, as small dictionaries that look trained."""
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from lmsae.dictionary.config import DictionaryConfig, Normalisation
+from lmsae.dictionary.dictionary import Dictionary
+from lmsae.dictionary.normaliser import Moments
+from lmsae.geometry import config as geometries
+from lmsae.sparsity.config import ACT_FNS
+
+CONTEXTS, CONTEXT_SIZE, D_SAE, K = 12, 8, 12, 3
+NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
+
+
+@dataclass(frozen=True)
+class Shape:
+    config: Any
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+
+
+GEOMETRIES = {
+    "sae": Shape(geometries.SAEConfig(), (6,), (6,)),
+    "sae_without_subtraction": Shape(geometries.SAEConfig(apply_b_dec_to_input=False), (6,), (6,)),
+    "sae_tied": Shape(geometries.SAEConfig(tied_encoder=True), (6,), (6,)),
+    "sae_glu": Shape(geometries.SAEConfig(glu_encoder=True), (6,), (6,)),
+    "transcoder": Shape(geometries.TranscoderConfig(), (6,), (5,)),
+    "transcoder_glu": Shape(geometries.TranscoderConfig(glu_encoder=True), (6,), (6,)),
+    "skip_transcoder": Shape(geometries.SkipTranscoderConfig(), (6,), (5,)),
+    "crosscoder": Shape(geometries.CrosscoderConfig(), (4, 6), (4, 6)),
+    "clt": Shape(geometries.CLTConfig(), (6, 6, 6), (5, 5, 5)),
+    "lorsa": Shape(geometries.LorsaConfig(lorsa_qk_heads=2, lorsa_d_qk=4), (6,), (5,)),
+    "molt": Shape(geometries.MOLTConfig(molt_ranks=("2x1", "1x2")), (6,), (5,)),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    geometry: str
+    act_fn: str
+    normalisation: Normalisation = "dataset"
+    include_norm: bool = False
+
+    def __str__(self) -> str:
+        by_norm = "-by_norm" if self.include_norm else ""
+        return f"{self.geometry}-{self.act_fn}-{self.normalisation}{by_norm}"
+
+    @property
+    def config(self) -> DictionaryConfig:
+        shape, act_fn = GEOMETRIES[self.geometry], ACT_FNS[self.act_fn]
+        options = {"k": K} if "k" in act_fn.model_fields else {}
+        return DictionaryConfig(
+            reads=shape.reads,
+            writes=shape.writes,
+            d_sae=D_SAE,
+            geometry=shape.config,
+            act_fn=act_fn(**options),  # pyright: ignore[reportArgumentType]
+            normalize_activations=self.normalisation,
+            sparsity_include_decoder_norm=self.include_norm,
+        )
+
+
+def can_be_planned(case: Case) -> bool:
+    act_fn = ACT_FNS[case.act_fn]
+    if act_fn.needs_tied_encoder and case.geometry != "sae_tied":
+        return False
+    if act_fn.joins_groups and case.geometry != "clt":
+        return False
+    return not (act_fn.brings_bias and case.include_norm)
+
+
+def cases(include_norm: tuple[bool, ...] = (False, True)) -> list[Case]:
+    combinations = product(GEOMETRIES, ACT_FNS, NORMALISATIONS, include_norm)
+    return [case for one in combinations if can_be_planned(case := Case(*one))]
+
+
+def activations(case: Case, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Raw input and target: correlated, off centre, every hook point of another size."""
+    shape, generator = GEOMETRIES[case.geometry], torch.Generator().manual_seed(1)
+
+    def at(width: int) -> Tensor:
+        mixed = torch.randn(CONTEXTS, CONTEXT_SIZE, width, generator=generator)
+        mixed = mixed @ torch.randn(width, width, generator=generator)
+        return (mixed + torch.randn(width, generator=generator)) * 10 * torch.rand((), generator=generator)
+
+    x = torch.cat([at(width) for width in shape.reads], dim=-1)
+    target = x if shape.config.autoencodes else torch.cat([at(width) for width in shape.writes], dim=-1)
+    x, target = x.to(dtype), target.to(dtype)
+    return (x, target) if shape.config.grain == "context" else (x.flatten(0, 1), target.flatten(0, 1))
+
+
+def moments(x: Tensor, widths: tuple[int, ...]) -> list[Moments]:
+    """What the norm stage measures at each hook point."""
+    parts = x.double().flatten(0, -2).split(list(widths), dim=1)
+    return [{"mean_norm": y.norm(dim=1).mean(), "mean": y.mean(0), "variance": y.var(0, correction=0)} for y in parts]
+
+
+def trained(case: Case, dtype: torch.dtype = torch.float32) -> Dictionary:
+    """Random weights, thresholds of its own for every latent, fitted normalisers, and statistics of one step."""
+    made, generator = Dictionary(case.config), torch.Generator().manual_seed(0)
+    if dtype == torch.float64:  # statistics are float64 anyway: `to` float32 would narrow them
+        made.double()
+    with torch.no_grad():
+        for parameter in made.geometry.parameters():
+            parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
+        for parameter in made.sparsity.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    x, target = activations(case, dtype)
+    reads, writes = moments(x, made.config.reads), moments(target, made.config.writes)
+    made.fit(reads, writes, x.flatten(0, -2), target.flatten(0, -2))
+    usable = torch.ones(x.shape[:-1], dtype=torch.bool) if x.ndim == 3 else None
+    with torch.no_grad():
+        made.observe(made.train().training_pass(*made.normalised(x, target), usable))
+    return made.eval()
