@@ -32,12 +32,15 @@ from torch import Tensor
 from lmsae.artifact import Artifact, Artifacts
 from lmsae.catalog import SaeSection, resolve, with_defaults
 from lmsae.dictionary.dictionary import Dictionary
-from lmsae.initialisation import initialise
+from lmsae.initialisation.config import InitConfig
+from lmsae.initialisation.initialise import initialise
 from lmsae.memory import reuse_freed_memory
 from lmsae.stages.reading import aside_activations
+from lmsae.stages.sites import Reading
 from lmsae.store.batches import ShuffledBatches
 from lmsae.store.reader import StoreReader
 from lmsae.text.tokens import open_tokens
+from lmsae.training.batch import Batch
 from lmsae.training.config import TrainConfig
 from lmsae.training.run import Run
 
@@ -47,14 +50,13 @@ Reconstruct = Callable[[Tensor], Tensor]
 
 def ours(architecture: str, setting: dict[str, float], aside: Tensor, arguments: argparse.Namespace) -> Run:
     """A Run of lmsae, from a grid-searched start."""
-    values = with_defaults({"hook_point": "-", "architecture": architecture, "d_sae": arguments.d_sae})
+    columns = {"architecture": architecture, "d_sae": arguments.d_sae, "normalize_activations": "none"}
+    values = with_defaults(columns)  # activations are scaled already, for both
     common = {name: value for name, value in values.items() if name in SaeSection.model_fields}
-    parts, objective = resolve(SaeSection(**common), setting, frozenset(setting), aside.shape[1])
+    width = (aside.shape[1],)
+    parts, objective = resolve(SaeSection(**common), setting, frozenset(setting), width, width)
     dictionary = Dictionary(parts)
-    unit = objective.unit_norm_decoder
-    initialise(
-        dictionary, aside, seed=0, decoder_norm=None, b_dec_mean=True, unit_norm_decoder=unit, search_tokens=4096
-    )
+    initialise(dictionary, aside, aside, None, InitConfig(), unit_norm_decoder=objective.unit_norm_decoder)
     config = TrainConfig(
         tokens=arguments.tokens,
         batch_size=arguments.batch,
@@ -115,6 +117,9 @@ def compare(
         theirs(architecture, setting, aside.shape[1], arguments),
     )
 
+    def our_step(x: Tensor) -> None:
+        run.step(Batch(x, x))
+
     def their_step(x: Tensor) -> None:
         trainer.step(x)
         trainer.n_training_steps += 1
@@ -122,9 +127,9 @@ def compare(
     times: list[tuple[float, float]] = []
     for number, x in enumerate(batches):
         if number % 2:
-            mine, other = timed(run.step, x), timed(their_step, x)
+            mine, other = timed(our_step, x), timed(their_step, x)
         else:
-            other, mine = timed(their_step, x), timed(run.step, x)
+            other, mine = timed(their_step, x), timed(our_step, x)
         times.append((mine, other))
     quarters = statistics.quantiles((other / mine for mine, other in times[2:]), n=4)
     medians = [arguments.batch / statistics.median(column) for column in zip(*times[2:], strict=True)]
@@ -152,7 +157,7 @@ def main() -> None:
     store = Artifact(arguments.activations)
     tokens_artifact = Artifacts(arguments.activations.parent.parent)[store.spec().inputs["tokens"]]
     tokens = open_tokens(tokens_artifact.path)
-    aside = aside_activations(store, tokens_artifact)
+    aside = aside_activations(store, tokens_artifact, Reading())
     scale = aside.shape[1] ** 0.5 / aside.norm(dim=1).mean()
     stream = ShuffledBatches(
         [StoreReader(store.path / "activations.zarr")],

@@ -9,7 +9,7 @@ artifacts/<stage>/<key>/spec.json       what it is; sha256 of this file begins w
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from lmsae.errors import DamagedArtifact, MissingArtifact
 SPEC, MANIFEST, RUN = "spec.json", "manifest.json", "run.json"
 # The manifest's twin. Workflow engines delete declared outputs before a rerun; from this, one is restored for free.
 TWIN = ".manifest.json"
+DRAFT = ".draft"
 NOT_PAYLOAD = frozenset({SPEC, MANIFEST, RUN, TWIN})
 
 
@@ -137,10 +138,11 @@ class Artifact:
         write_atomically(self.path / TWIN, text)
         write_atomically(self.path / MANIFEST, text)
 
-    def clear(self) -> None:
-        """Remove whatever an interrupted run left: all but the spec and the claim that the caller holds."""
+    def clear(self, keep: Set[str] = frozenset()) -> None:
+        """Remove whatever an interrupted run left: all but the spec, the claim that the caller holds, and what it says
+        to keep."""
         for entry in self.path.iterdir():
-            if entry.name == SPEC or entry.name.startswith(".claim"):
+            if entry.name in {SPEC, *keep} or entry.name.startswith(".claim"):
                 continue
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
@@ -227,7 +229,7 @@ def digest_of_file(path: Path) -> str:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a small file so that a reader sees all of it or nothing, even after a power cut."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    draft = path.with_name(f".{path.name}.{os.getpid()}{DRAFT}")
     with open(draft, "w", encoding="utf-8", newline="\n") as file:
         file.write(text)
         file.flush()
@@ -241,4 +243,5 @@ def _copy_atomically(source: Path, target: Path) -> None:
 
 def _payload(path: Path) -> list[str]:
     names = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-    return sorted(name for name in names if name not in NOT_PAYLOAD and not name.startswith(".claim"))
+    # Claims and drafts may stay for ever where a process was killed.
+    return sorted(n for n in names if n not in NOT_PAYLOAD and not n.startswith(".claim") and not n.endswith(DRAFT))

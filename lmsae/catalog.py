@@ -4,14 +4,15 @@
 may also take an architecture and replace a part of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import Field, ValidationError
 
-from lmsae.config import Frozen
-from lmsae.dictionary.config import DictionaryConfig
+from lmsae.combinations import SectionFault, refuse_nonsense, refuse_too_many
+from lmsae.config import Frozen, typed
+from lmsae.dictionary.config import DictionaryConfig, Normalisation
 from lmsae.errors import nearest
 from lmsae.geometry.config import GEOMETRIES
 from lmsae.losses import LOSSES, LossConfig
@@ -29,21 +30,47 @@ class Entry:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
+_UNIT = {"unit_norm_decoder": True}
 CATALOG: dict[str, Entry] = {
-    "standard": Entry("sae", "relu", ("l1",), "Bricken et al. 2023", {"unit_norm_decoder": True}),
+    "standard": Entry("sae", "relu", ("l1",), "Bricken et al. 2023", _UNIT),
     "standard_new": Entry("sae", "relu", ("l1",), "Conerly et al. 2024 (April update)"),
+    "gated": Entry("sae", "gated", ("gated_aux",), "Rajamanoharan et al. 2024, arXiv 2404.16014", _UNIT),
+    "p_anneal": Entry("sae", "relu", ("p_anneal",), "Karvonen et al. 2024, arXiv 2408.00113", _UNIT),
+    "jumprelu": Entry("sae", "jumprelu", ("l0",), "Rajamanoharan et al. 2024, arXiv 2407.14435"),
     "topk": Entry("sae", "topk", ("aux_k",), "Gao et al. 2024, arXiv 2406.04093"),
     "batchtopk": Entry("sae", "batchtopk", ("aux_k",), "Bussmann et al. 2024, arXiv 2412.06410"),
-    "jumprelu": Entry("sae", "jumprelu", ("l0",), "Rajamanoharan et al. 2024, arXiv 2407.14435"),
+    "matryoshka": Entry("sae", "batchtopk", ("nested", "aux_k"), "Bussmann et al. 2025, arXiv 2503.17547"),
+    "abstopk": Entry("sae", "abstopk", ("aux_k",), "Zhu et al. 2025, arXiv 2510.00404"),
+    "groupmax": Entry("sae", "groupmax", ("aux_k",), "sparsify, EleutherAI 2024"),
+    "matching_pursuit": Entry(
+        "sae", "matching_pursuit", (), "Costa et al. 2025, arXiv 2506.03093", {**_UNIT, "tied_encoder": True}
+    ),
+    "transcoder": Entry("transcoder", "topk", ("aux_k",), "Dunefsky et al. 2024, arXiv 2406.11944"),
+    "skip_transcoder": Entry("skip_transcoder", "topk", ("aux_k",), "Paulo et al. 2025, arXiv 2501.18823"),
+    "crosscoder": Entry("crosscoder", "relu", ("l1",), "Lindsey et al. 2024 (October update)"),
+    "clt": Entry("clt", "jumprelu", ("tanh", "pre_act"), "Ameisen et al. 2025 (Circuit Tracing)"),
+    "lorsa": Entry("lorsa", "topk", ("aux_k",), "He et al. 2025, arXiv 2504.20938"),
+    "molt": Entry(
+        "molt", "jumprelu", ("tanh", "pre_act"), "Lindsey et al. 2025 (Sparse mixtures of linear transforms)"
+    ),
 }
 
-PIECES: dict[str, dict[str, type[Frozen]]] = {"geometry": GEOMETRIES, "act_fn": ACT_FNS, "losses": LOSSES}
+PIECES: Mapping[str, Mapping[str, type[Frozen]]] = {"geometry": GEOMETRIES, "act_fn": ACT_FNS, "losses": LOSSES}
 
 
 class SaeSection(Frozen):
     """The columns `sae.*` that every architecture has. Each part of an architecture adds its own."""
 
-    hook_point: str = Field(description="Where the activations come from, by its TransformerLens name.")
+    hook_point: tuple[str, ...] | None = Field(
+        default=None,
+        description="Where activations are read and written, by TransformerLens names; a crosscoder takes several.",
+    )
+    hook_point_in: tuple[str, ...] | None = Field(
+        default=None, description="Where a dictionary reads that writes elsewhere (transcoder, clt, lorsa, molt)."
+    )
+    hook_point_out: tuple[str, ...] | None = Field(
+        default=None, description="Where such a dictionary writes; of a clt, one for each of `sae.hook_point_in`."
+    )
     architecture: str | None = Field(
         default=None, description="A name from the catalog; empty if the parts are written out."
     )
@@ -56,32 +83,46 @@ class SaeSection(Frozen):
     losses: tuple[str, ...] | None = Field(
         default=None, description="Losses beside reconstruction, separated by spaces; replace the architecture's."
     )
-    d_sae: int | None = Field(default=None, gt=0, description="Number of latents; give this or `sae.expansion_factor`.")
-    expansion_factor: float | None = Field(
-        default=None, gt=0, description="Number of latents as a multiple of the width."
+    d_sae: int | None = Field(
+        default=None,
+        gt=0,
+        description="Number of latents (of a clt: in each layer); give this or `sae.expansion_factor`.",
     )
-    normalize_activations: bool = Field(
-        default=True,
-        description="Scale activations so that their mean norm is sqrt(width), as estimated by the norm stage.",
+    expansion_factor: float | None = Field(
+        default=None, gt=0, le=65536, description="Number of latents as a multiple of the width of a hook point read."
+    )
+    normalize_activations: Normalisation = Field(
+        default="dataset",
+        description="Units of training. dataset: one factor a hook point, so that the mean norm is sqrt(width), as "
+        "estimated by the norm stage; token: every token to norm sqrt(width); layer_norm: every token less its mean, "
+        "over its standard deviation; whiten: less the mean, times the inverse root of the covariance; none: as they "
+        "are. Dictionaries read and write raw activations whatever is chosen.",
+    )
+    sparsity_include_decoder_norm: bool = Field(
+        default=False, description="Select latents by pre * ||W_dec,i|| instead of pre."
     )
     unit_norm_decoder: bool = Field(
         default=False, description="Keep decoder rows at norm 1, with the gradient along each row removed."
     )
+    convert_to_jumprelu: bool = Field(
+        default=False,
+        description="After training, let latents fire above the threshold that the topk family has learned; the report "
+        "shows what that costs (conversion_*). `lmsae convert` does the same to a finished dictionary.",
+    )
 
 
 class Objective(Frozen):
-    """What training adds to a dictionary: losses beside reconstruction, and a constraint on the decoder."""
+    """What training adds to a dictionary: losses beside reconstruction, a constraint on the decoder, and what becomes
+    of it at the end."""
 
     losses: tuple[LossConfig, ...]
     unit_norm_decoder: bool
+    convert_to_jumprelu: bool = False
 
-
-class SectionFault(ValueError):
-    """Something wrong with one column of a section; `column` is the field's name, or None for the whole row."""
-
-    def __init__(self, column: str | None, message: str) -> None:
-        self.column, self.message = column, message
-        super().__init__(message)
+    @property
+    def needs_model(self) -> bool:
+        """Whether a loss asks for the language model at every step."""
+        return any("model" in loss.needs for loss in self.losses)
 
 
 def piece_fields() -> dict[str, list[type[Frozen]]]:
@@ -109,9 +150,13 @@ def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolve(
-    section: SaeSection, pieces: Mapping[str, Any], written: frozenset[str], width: int
+    section: SaeSection,
+    pieces: Mapping[str, Any],
+    written: frozenset[str],
+    reads: Sequence[int],
+    writes: Sequence[int],
 ) -> tuple[DictionaryConfig, Objective]:
-    """The parts that a row's `sae.*` columns mean, for activations of `width`.
+    """The parts that a row's `sae.*` columns mean, for hook points of these widths.
 
     `section` holds the common columns, with the architecture's defaults; `pieces` the columns of the parts; `written`
     those of them that stand in the row itself, and which therefore must mean something. Raises SectionFault.
@@ -120,16 +165,66 @@ def resolve(
     act_fn = _piece("act_fn", section.act_fn, pieces)
     losses = tuple(_piece("losses", name, pieces) for name in section.losses or ())
     _refuse_unused(written, [geometry, act_fn, *losses], section)
-    _refuse_nonsense(act_fn.kind, [loss.kind for loss in losses])
+    refuse_nonsense(section, geometry, act_fn, losses)
     if (section.d_sae is None) == (section.expansion_factor is None):
         raise SectionFault("d_sae", "give the number of latents by one of sae.d_sae and sae.expansion_factor")
-    d_sae = section.d_sae or round((section.expansion_factor or 0) * width)
+    d_sae = section.d_sae or round((section.expansion_factor or 0) * reads[0])
     if not d_sae:
-        raise SectionFault("expansion_factor", f"{section.expansion_factor:g} times the width {width:,} is no latent")
-    if getattr(act_fn, "k", 0) > d_sae:
-        raise SectionFault("k", f"k is {act_fn.k}, but there are only {d_sae} latents")
-    dictionary = DictionaryConfig(d_in=width, d_out=width, d_sae=d_sae, geometry=geometry, act_fn=act_fn)
-    return dictionary, Objective(losses=losses, unit_norm_decoder=section.unit_norm_decoder)
+        raise SectionFault(
+            "expansion_factor", f"{section.expansion_factor:g} times the width {reads[0]:,} is no latent"
+        )
+    refuse_too_many(act_fn, d_sae * (len(reads) if act_fn.joins_groups else 1))
+    impossible = geometry.fault(reads, writes, d_sae)
+    if impossible:
+        raise SectionFault("geometry", impossible)
+    dictionary = DictionaryConfig(
+        reads=tuple(reads),
+        writes=tuple(writes),
+        d_sae=d_sae,
+        geometry=geometry,
+        act_fn=act_fn,
+        normalize_activations=section.normalize_activations,
+        sparsity_include_decoder_norm=section.sparsity_include_decoder_norm,
+    )
+    objective = Objective(
+        losses=losses,
+        unit_norm_decoder=section.unit_norm_decoder,
+        convert_to_jumprelu=section.convert_to_jumprelu,
+    )
+    return dictionary, objective
+
+
+def places(section: SaeSection) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The hook points that a row reads and writes. Raises SectionFault where its geometry takes others."""
+    kind = section.geometry or "sae"
+    if kind not in GEOMETRIES:
+        raise SectionFault("geometry", _unknown("geometry", kind, GEOMETRIES))
+    geometry = GEOMETRIES[kind]
+    if geometry.autoencodes:
+        for column in ("hook_point_in", "hook_point_out"):
+            if getattr(section, column):
+                raise SectionFault(column, f"a {kind} writes what it reads: name its hook points by sae.hook_point")
+        names = section.hook_point
+        if not names:
+            raise SectionFault("hook_point", "is missing: where are activations read?")
+        if geometry.one_each and len(names) > 1:
+            message = f"a {kind} has one hook point, not {len(names)}; a crosscoder (sae.geometry) shares latents"
+            raise SectionFault("hook_point", f"{message} between several")
+        return names, names
+    if section.hook_point:
+        message = f"a {kind} writes elsewhere than it reads: name sae.hook_point_in and sae.hook_point_out instead"
+        raise SectionFault("hook_point", message)
+    for column in ("hook_point_in", "hook_point_out"):
+        names = getattr(section, column)
+        if not names:
+            raise SectionFault(column, f"a {kind} needs it ({SaeSection.model_fields[column].description})")
+        if geometry.one_each and len(names) > 1:
+            raise SectionFault(column, f"a {kind} takes one hook point here, not {len(names)}")
+    read, written = section.hook_point_in or (), section.hook_point_out or ()
+    if len(read) != len(written):
+        message = f"names {len(written)} hook points, but sae.hook_point_in names {len(read)}"
+        raise SectionFault("hook_point_out", f"{message}; a {kind} writes one for each that it reads")
+    return read, written
 
 
 def _piece(part: str, kind: str | None, values: Mapping[str, Any]) -> Any:
@@ -137,17 +232,23 @@ def _piece(part: str, kind: str | None, values: Mapping[str, Any]) -> Any:
     if kind is None:
         raise SectionFault("architecture", f"name an architecture ({', '.join(CATALOG)}), or at least sae.{part}")
     if kind not in known:
-        raise SectionFault(part, f"there is no {part} {kind!r}; there are {', '.join(known)}{nearest(kind, known)}")
+        raise SectionFault(part, _unknown(part, kind, known))
     piece = known[kind]
-    given = {name: values[name] for name in piece.model_fields if name in values}
+    given = {name: typed(piece, name, values[name]) for name in piece.model_fields if name in values}
     try:
         return piece(**given)
     except ValidationError as error:
         first = error.errors()[0]
-        column = str(first["loc"][-1])
+        if not first["loc"]:
+            raise SectionFault(part, f"{kind}: {first['msg'].removeprefix('Value error, ')}") from None
+        column = str(first["loc"][0])
         if first["type"] == "missing":
             raise SectionFault(column, f"{kind} needs it ({piece.model_fields[column].description})") from None
-        raise SectionFault(column, f"found {first['input']!r}: {first['msg']}") from None
+        raise SectionFault(column, f"found {first['input']!r}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _unknown(part: str, kind: str, known: Mapping[str, Any]) -> str:
+    return f"there is no {part} {kind!r}; there are {', '.join(known)}{nearest(kind, known)}"
 
 
 def _refuse_unused(written: frozenset[str], chosen: list[Frozen], section: SaeSection) -> None:
@@ -156,14 +257,3 @@ def _refuse_unused(written: frozenset[str], chosen: list[Frozen], section: SaeSe
         owners = [kind for pieces in PIECES.values() for kind, piece in pieces.items() if name in piece.model_fields]
         what = section.architecture or section.act_fn
         raise SectionFault(name, f"{what} has no {name}; it belongs to {', '.join(owners)}. Leave the cell empty")
-
-
-def _refuse_nonsense(act_fn: str, losses: list[str]) -> None:
-    if len(set(losses)) < len(losses):
-        raise SectionFault("losses", f"found {' '.join(losses)}: name each loss once")
-    if "l0" in losses and act_fn != "jumprelu":
-        raise SectionFault("losses", f"the l0 loss needs a learned threshold (act_fn jumprelu), not {act_fn}; use l1")
-    if act_fn == "relu" and "l1" not in losses:
-        raise SectionFault("losses", "relu without the l1 loss is not sparse: add l1, or choose topk or batchtopk")
-    if act_fn == "jumprelu" and not {"l0", "l1"} & set(losses):
-        raise SectionFault("losses", "jumprelu without a sparsity loss is not sparse: add l0 or l1")

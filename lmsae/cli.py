@@ -56,6 +56,9 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("key", help="the artifact's key or the first digits of it")
     verify = _command(commands, "verify", "recompute the digests of artifacts; name each damaged file", _verify)
     verify.add_argument("keys", nargs="*", metavar="KEY", help="artifacts to verify; without any, all of them")
+    convert = _command(commands, "convert", "a trained dictionary of the topk family -> jumprelu", _convert)
+    convert.add_argument("key", help="the train artifact's key or the first digits of it")
+    convert.add_argument("folder", type=Path, help="where to write the dictionary, as lmsae and as SAELens read it")
     gc = _command(commands, "gc", "artifacts that no row wants (listed, and with --delete removed)", _gc, sweep=True)
     gc.add_argument("--delete", action="store_true", help="remove them")
     docs = _command(commands, "docs", "write config/README.md and the JSON schema for editors", _docs)
@@ -152,6 +155,15 @@ def _verify(arguments: argparse.Namespace) -> int:
     from lmsae.upkeep import verify
 
     return verify(Artifacts(_runtime(arguments).artifacts), arguments.keys, say=print)
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from lmsae.artifact import Artifacts
+    from lmsae.converting import convert
+
+    artifacts = Artifacts(_runtime(arguments).artifacts)
+    convert(artifacts.find(arguments.key), artifacts, arguments.folder, say=print)
+    return 0
 
 
 def _gc(arguments: argparse.Namespace) -> int:

@@ -98,28 +98,43 @@ def _row(column: str, info: FieldInfo, users: list[str] | None = None) -> str:
     meaning = info.description or ""
     if users:
         meaning += f" For {', '.join(users)}."
-    return f"| `{column}` | {_type(info)} | {_default(info)} | {meaning} |"
+    return f"| `{column}` | {_type(info)} | {_default(info)} | {meaning.replace('|', '&#124;')} |"
 
 
 def _type(info: FieldInfo) -> str:
     annotation = info.annotation
     text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    for ugly in ("typing.", "pathlib.", " | None", "Literal", "[", "]"):
-        text = text.replace(ugly, " " if ugly in "[]" else "")
-    text = text.replace("tuple str, ...", "words").replace("'", "`").replace("|", "or")
+    for found, written in _WORDS.items():
+        text = text.replace(found, written)
     rules = [(rule, name, symbol) for rule in info.metadata for name, symbol in _LIMITS if hasattr(rule, name)]
     limits = [f"{symbol} {getattr(rule, name)}" for rule, name, symbol in rules]
     return ", ".join([" ".join(text.split()), *limits])
 
 
+_WORDS = {
+    "typing.": "",
+    "pathlib.": "",
+    " | None": "",
+    "tuple[str, ...]": "words",
+    "tuple[float, ...]": "numbers",
+    "Literal": "",
+    "Union": "",
+    "[": " ",
+    "]": " ",
+    "'": "`",
+    "|": "or",
+}
+"""How a type is written for people, one replacement after the other."""
 _LIMITS = (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
 
 
 def _default(info: FieldInfo) -> str:
     if info.default is PydanticUndefined:
         return "required" if info.default_factory is None else ""
-    if info.default is None:
+    if info.default is None or info.default == ():
         return ""
+    if isinstance(info.default, tuple):
+        return f"`{' '.join(str(item) for item in info.default)}`"
     return f"`{str(info.default).lower() if isinstance(info.default, bool) else info.default}`"
 
 

@@ -5,6 +5,7 @@ number. Every name says which formula it is, because published tables use severa
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -150,6 +151,16 @@ class NextToken:
         if clean is not None:
             log_q = clean[:, :-1][keep].float().log_softmax(-1)
             self.divergence += (log_q.exp() * (log_q - log_p)).sum(dtype=torch.float64).item()
+
+    @classmethod
+    def pooled(cls, parts: Iterable["NextToken"]) -> "NextToken":
+        """The sums of several models together."""
+        parts = list(parts)
+        return cls(
+            sum(part.positions for part in parts),
+            sum(part.cross_entropy for part in parts),
+            sum(part.divergence for part in parts),
+        )
 
     def mean_cross_entropy(self) -> float:
         """Nats a position."""

@@ -25,16 +25,13 @@ def overview(plan: Plan, artifacts: Artifacts, runtime: Runtime) -> str:
         passes = sum(
             any(spec.reference not in finished for spec in group) for group in plan.passes(stage, runtime.together)
         )
-        shared = f"{len(plan.rows) / len(specs):.3g} rows" if stage != "report" else f"{len(plan.rows)} rows"
+        uses = sum(len(row.of(stage)) for row in plan.rows) if stage != "report" else len(plan.rows)
+        shared = f"{uses / len(specs):.3g} rows"
         cost = _cost(stage, todo, artifacts)
         lines.append([stage, str(len(specs)), shared, str(len(specs) - len(todo)), str(len(todo)), str(passes), cost])
     rows = [["row", *ROW_STAGES]]
     for row in plan.rows[:MOST_ROWS]:
-        marks = (
-            f"{'done' if row.specs[stage].reference in finished else 'to do'} {row.specs[stage].key[:6]}"
-            for stage in ROW_STAGES
-        )
-        rows.append([row.row.name, *marks])
+        rows.append([row.row.name, *(_mark(row.of(stage), finished) for stage in ROW_STAGES)])
     more = [f"... and {len(plan.rows) - MOST_ROWS} more rows"] if len(plan.rows) > MOST_ROWS else []
     return "\n".join([*_table(lines), "", *_table(rows), *more])
 
@@ -62,6 +59,12 @@ def describe(artifact: Artifact, plan: Plan, artifacts: Artifacts) -> str:
         if run.exists():
             lines += ["", "provenance", *("  " + line for line in run.read_text().splitlines()[1:-1])]
     return "\n".join(lines)
+
+
+def _mark(specs: list[Spec], finished: set[str]) -> str:
+    """Whether a row's artifacts of a stage are done, and the first one's key."""
+    state = "done" if all(spec.reference in finished for spec in specs) else "to do"
+    return f"{state} {specs[0].key[:6]}" + (f" +{len(specs) - 1}" if len(specs) > 1 else "")
 
 
 def _cost(stage: str, todo: list[Spec], artifacts: Artifacts) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 from lmsae.artifact import Artifacts, Spec, write_atomically
 from lmsae.config import canonical_json, key_of
 from lmsae.errors import ConfigError, DamagedArtifact, Fault, LmsaeError
-from lmsae.resolver import Resolver, spec_of
+from lmsae.resolver import HOOK_POINTS, Resolver
 from lmsae.sheet import Row
-from lmsae.stages import STAGES, report, tokenize, train
+from lmsae.specs import spec_of
+from lmsae.stages import STAGES, evaluate, report, tokenize, train
 from lmsae.training.config import TrainConfig
 
 ROW_STAGES = ("tokenize", "activations", "norm", "init", "train", "eval")
@@ -22,20 +23,24 @@ ROW_STAGES = ("tokenize", "activations", "norm", "init", "train", "eval")
 
 @dataclass(frozen=True, slots=True)
 class PlannedRow:
-    """A row and the spec of each of its stages."""
+    """A row and the specs of its stages; second and further ones of a stage are called `activations.1` ..."""
 
     row: Row
     specs: Mapping[str, Spec]
 
+    def of(self, stage: str) -> list[Spec]:
+        """The row's specs of one stage."""
+        return [spec for name, spec in self.specs.items() if name.partition(".")[0] == stage]
+
     def reported(self) -> report.ReportRow:
         """What the report is told of it: where it belongs, and every setting that was written for this row."""
-        activations = self.specs["activations"].config
+        scored = self.specs["eval"].config
         settings = {
-            "model.name": activations["model"]["source"]["name"],
+            "model.name": " ".join(model["source"]["name"] for model in scored["models"]),
             "dataset.name": self.specs["tokenize"].config["dataset"]["name"],
-            "sae.hook_point": activations["hook_point"],
+            "sae.hook_point": _where(scored),
             "sae.architecture": self.row.section("sae").get("architecture"),
-            **{name: cell.value for name, cell in self.row.cells.items() if cell.is_own},
+            **{name: cell.value for name, cell in self.row.cells.items() if cell.is_own and name not in _SHOWN},
         }
         references = {stage: spec.reference for stage, spec in self.specs.items()}
         return report.ReportRow(name=self.row.name, artifacts=references, settings=settings)
@@ -58,7 +63,7 @@ class Plan:
         """The stage's specs, each once, in the order of the rows."""
         if stage == "report":
             return [self.report]
-        return list({row.specs[stage].key: row.specs[stage] for row in self.rows}.values())
+        return list({spec.key: spec for row in self.rows for spec in row.of(stage)}.values())
 
     def passes(self, stage: str, together: int) -> list[list[Spec]]:
         """The stage's specs, grouped into what one job makes: in one forward pass, or over one stream of activations.
@@ -125,12 +130,21 @@ def _check_tokens(row: Row, specs: Mapping[str, Spec], artifacts: Artifacts, fau
     if counts is not None:
         config = TrainConfig.model_validate({name: specs["train"].config[name] for name in TrainConfig.model_fields})
         try:
-            config.require_tokens(counts["train_usable"])
+            config.require_tokens(_usable_tokens(specs["train"].config, counts))
         except LmsaeError as error:
             faults.append(row.fault("train.tokens", str(error)))
 
 
-def token_counts(spec: Spec, artifacts: Artifacts) -> dict[str, int] | None:
+def _usable_tokens(config: Mapping[str, Any], counts: Mapping[str, Any]) -> int:
+    """Tokens of an epoch: those at positions that are not left out, or all of them where contexts are read whole."""
+    by_position = counts["train_usable_by_position"]
+    if train.reads_contexts(config):
+        return (counts["train_contexts"] - counts["aside_contexts"]) * len(by_position)
+    first, last = config["skip_first_positions"], config["skip_last_positions"]
+    return sum(by_position[first : len(by_position) - last])
+
+
+def token_counts(spec: Spec, artifacts: Artifacts) -> dict[str, Any] | None:
     """What the tokenize stage counted, or None while it has not."""
     artifact = artifacts[spec.reference]
     if not artifact.is_finished:
@@ -141,6 +155,18 @@ def token_counts(spec: Spec, artifacts: Artifacts) -> dict[str, int] | None:
     except (FileNotFoundError, ValueError):
         message = f"{path}: it is not what was written. Delete {artifact.path} and run the workflow again"
         raise DamagedArtifact(f"{message}; `lmsae verify` looks at every artifact.") from None
+
+
+_SHOWN = ("model.name", "model.others", "dataset.name", *(f"sae.{name}" for name in HOOK_POINTS))
+
+
+def _where(scored: Mapping[str, Any]) -> str:
+    """The hook points read, and those written if they are others."""
+    names = [place["hook_point"] for place in scored["places"]]
+    read, written = (
+        " ".join(dict.fromkeys(names[number] for number in scored["sites"][side])) for side in ("reads", "writes")
+    )
+    return read if read == written else f"{read} -> {written}"
 
 
 def _alone(spec: Spec) -> str:
@@ -159,6 +185,6 @@ PASS_OF: dict[str, Callable[[Spec], Any]] = {
     "activations": _same("model", "batch_contexts"),
     # Starting weights take seconds, as starting a job does.
     "init": lambda spec: spec.inputs["activations"],
-    "eval": _same("model", "tokens", "batch_contexts"),
+    "eval": _same(*evaluate.SHARED),
     "train": lambda spec: train.stream_of(spec.config, spec.inputs),
 }

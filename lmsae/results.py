@@ -18,6 +18,7 @@ import lmsae
 from lmsae.artifact import Artifact, Artifacts, write_atomically
 from lmsae.errors import ArtifactError, ExportError
 from lmsae.stages.report import ReportRow
+from lmsae.stages.sites import inputs_from
 
 PUBLISHED = ".published.json"
 PAGE = "report.html"
@@ -118,19 +119,21 @@ def _write_saelens(train: Artifact, evaluation: Artifact, artifacts: Artifacts, 
     density = load_file(evaluation.path / "latents.safetensors")["density"]
     dictionary = Dictionary.load(train.path)
     try:
-        saelens.export(dictionary, folder, provenance=_provenance(train, artifacts), density=density)
+        saelens.export(dictionary, folder, provenance=provenance(train, artifacts), density=density)
     except ExportError as error:
         (folder / WHY_NOT).write_text(f"There is no SAELens folder of {train.reference}: {error}\n")
 
 
-def _provenance(train: Artifact, artifacts: Artifacts) -> dict[str, Any]:
+def provenance(train: Artifact, artifacts: Artifacts) -> dict[str, Any]:
     """What SAELens' metadata says of a dictionary, from the specs that it was made by."""
     inputs: Mapping[str, str] = train.spec().inputs
-    captured = artifacts[inputs["activations"]].spec().config
+    sites = train.spec().config["sites"]
+    captures = [artifacts[reference].spec().config for reference in inputs_from("activations", inputs)]
     text = artifacts[inputs["tokens"]].spec().config
     return {
-        "model_name": captured["model"]["source"]["name"],
-        "hook_name": captured["hook_point"],
+        "model_name": captures[0]["model"]["source"]["name"],
+        "hook_name": captures[sites["reads"][0]]["hook_point"],
+        "hook_name_out": captures[sites["writes"][0]]["hook_point"],
         "context_size": text["packing"]["context_size"],
         "prepend_bos": text["packing"]["prepend_bos"],
         "dataset_path": text["dataset"]["name"],

@@ -37,6 +37,18 @@ class Runtime(Frozen):
     together: int = Field(
         default=16, ge=1, description="At most so many dictionaries are held in memory by one pass of train or eval."
     )
+    checkpoint_seconds: float = Field(
+        default=300,
+        ge=0,
+        description="Seconds between two checkpoints of a training pass; 0 means after every step. Where they are slow "
+        "to write they come more seldom, to take at most a twentieth of the time.",
+    )
+    time_limit: float | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds after which a training pass writes a checkpoint and stops with exit code 124; run again, "
+        "it goes on from there. SIGTERM and Ctrl-C do the same at any time.",
+    )
     wait: bool = Field(
         default=False, description="Wait for an artifact that another process is making, instead of failing."
     )

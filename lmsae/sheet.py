@@ -4,11 +4,8 @@ column.
 A value's name is dotted everywhere: `train.lr` is a column of the sheet, and `lr` under `train:` in config.yaml.
 """
 
-import contextlib
 import csv
 import re
-import types
-import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +14,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from lmsae.catalog import SaeSection, piece_fields
-from lmsae.config import Frozen
+from lmsae.config import Frozen, typed
 from lmsae.config_file import load
 from lmsae.errors import ConfigError, Fault, nearest
+from lmsae.initialisation.config import InitConfig
 from lmsae.runtime import Runtime
 from lmsae.stages.activations import ActivationsSection, ModelSection
 from lmsae.stages.evaluate import EvalSection
-from lmsae.stages.init import InitSection
 from lmsae.stages.tokenize import TokenizeSection
 from lmsae.text.source import DatasetConfig
 from lmsae.training.config import TrainConfig
@@ -33,7 +30,7 @@ SECTIONS: dict[str, type[Frozen]] = {
     "dataset": DatasetConfig,
     "tokenize": TokenizeSection,
     "activations": ActivationsSection,
-    "init": InitSection,
+    "init": InitConfig,
     "sae": SaeSection,
     "train": TrainConfig,
     "eval": EvalSection,
@@ -131,7 +128,7 @@ def section_of(row: Row, name: str, values: Mapping[str, Any], faults: list[Faul
     """The validated section of a row, or None after adding what is wrong with it to `faults`."""
     model = SECTIONS[name]
     try:
-        return model(**{key: _typed(model, key, value) for key, value in values.items()})
+        return model(**{key: typed(model, key, value) for key, value in values.items()})
     except ValidationError as error:
         for problem in error.errors():
             column = f"{name}.{problem['loc'][0]}" if problem["loc"] else None
@@ -250,27 +247,6 @@ def _runtime(values: Any, file: str, faults: list[Fault]) -> Runtime:
             hint = nearest(column, known) if problem["type"] == "extra_forbidden" else ""
             faults.append(Fault(file, None, column, f"found {problem['input']!r}; {problem['msg']}{hint}"))
         return Runtime()
-
-
-def _typed(model: type[Frozen], name: str, value: Any) -> Any:
-    """A cell's text as a list where the field is one, or as the number that YAML would read; pydantic does the rest."""
-    annotation = model.model_fields[name].annotation
-    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    if not isinstance(value, str):
-        return value
-    if any(typing.get_origin(option) is tuple for option in options):
-        return tuple(value.replace(",", " ").split())
-    if {int, float} <= set(options):
-        return _number(value)
-    return value
-
-
-def _number(text: str) -> Any:
-    """The integer or float that a text is. Pydantic would take 1.0, all of the steps, for 1, a single one."""
-    for number in (int, float):
-        with contextlib.suppress(ValueError):
-            return number(text)
-    return text
 
 
 def _allowed(problem: Any) -> str:

@@ -4,19 +4,42 @@ from typing import Any
 
 import torch
 
-from lmsae.catalog import Objective, SaeSection, resolve, with_defaults
+from lmsae.catalog import CATALOG, GEOMETRIES, Objective, SaeSection, resolve, with_defaults
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.dictionary import Dictionary
 
-REQUIRED = {"k": 4, "l1_coefficient": 0.1, "l0_coefficient": 0.1}
-"""Columns that some part must be given, for tests that do not care about their values."""
+REQUIRED = {
+    "k": 4,
+    "l1_coefficient": 0.1,
+    "l0_coefficient": 0.1,
+    "p_anneal_coefficient": 0.1,
+    "tanh_coefficient": 0.1,
+    "lorsa_qk_heads": 2,
+    "lorsa_d_qk": 4,
+    "molt_ranks": "2x1 1x3",
+}
+"""Columns that some part must be given, or that suit small ones, for tests that do not care about their values."""
+SITES = {"crosscoder": (2, 2), "clt": (2, 2)}
+"""How many hook points the geometries read and write that take several."""
+SAES = [name for name, entry in CATALOG.items() if entry.geometry == "sae"]
 
 
-def parts(name: str, width: int, d_sae: int, **columns: Any) -> tuple[DictionaryConfig, Objective]:
-    """What a catalog entry means, with the defaults of all columns but these."""
-    values = with_defaults({"hook_point": "x", "architecture": name, "d_sae": d_sae, **columns})
+def sites_of(name: str) -> tuple[int, int]:
+    """How many hook points a catalog entry reads and writes here."""
+    return SITES.get(CATALOG[name].geometry, (1, 1))
+
+
+def parts(
+    name: str, width: int, d_sae: int, *, out_width: int | None = None, **columns: Any
+) -> tuple[DictionaryConfig, Objective]:
+    """What a catalog entry means, with the defaults of all columns but these: every hook point read is of `width`, and
+    every one written of `out_width`, by default the same."""
+    values = with_defaults({"architecture": name, "d_sae": d_sae, **columns})
     section = SaeSection(**{field: values[field] for field in SaeSection.model_fields if field in values})
-    return resolve(section, REQUIRED | columns, frozenset(), width)
+    reads, writes = sites_of(name)
+    written = width if out_width is None or GEOMETRIES[str(values["geometry"])].autoencodes else out_width
+    pieces = REQUIRED | {key: value for key, value in values.items() if key not in SaeSection.model_fields}
+    return resolve(section, pieces, frozenset(), (width,) * reads, (written,) * writes)
 
 
 def randomise(dictionary: Dictionary, seed: int = 0) -> Dictionary:

@@ -1,4 +1,4 @@
-"""A miniature of everything: a tiny random model, a small text and a sweep of four rows, made in seconds.
+"""A miniature of everything: a tiny random model, a small text and sweeps of a few rows, made in seconds.
 
 All names in it are relative, so its keys are the same on every machine and in every folder.
 """
@@ -20,14 +20,24 @@ CONFIG: dict[str, Any] = {
     "eval": {"tokens": 1024},
     "runtime": {"device": "cpu", "threads": 1},
 }
+HERE, THERE = "blocks.0.hook_resid_post", "blocks.1.hook_resid_post"
 ROWS = [
-    {"name": "top", "sae.hook_point": "blocks.0.hook_resid_post", "sae.architecture": "topk", "sae.k": "4"},
-    {"name": "batch", "sae.hook_point": "blocks.0.hook_resid_post", "sae.architecture": "batchtopk", "sae.k": "4"},
-    {"name": "plain", "sae.hook_point": "blocks.0.hook_resid_post", "sae.architecture": "standard_new"}
-    | {"sae.l1_coefficient": "1"},
-    {"name": "jump", "sae.hook_point": "blocks.1.hook_resid_post", "sae.architecture": "jumprelu"}
-    | {"sae.l0_coefficient": "0.1"},
+    {"name": "top", "sae.hook_point": HERE, "sae.architecture": "topk", "sae.k": "4"},
+    {"name": "batch", "sae.hook_point": HERE, "sae.architecture": "batchtopk", "sae.k": "4"},
+    {"name": "plain", "sae.hook_point": HERE, "sae.architecture": "standard_new"} | {"sae.l1_coefficient": "1"},
+    {"name": "jump", "sae.hook_point": THERE, "sae.architecture": "jumprelu"} | {"sae.l0_coefficient": "0.1"},
 ]
+
+PLACES = {
+    "sae": {"sae.hook_point": HERE},
+    "crosscoder": {"sae.hook_point": f"{HERE} {THERE}"},
+    "clt": {
+        "sae.hook_point_in": f"{HERE} {THERE}",
+        "sae.hook_point_out": "blocks.0.hook_mlp_out blocks.1.hook_mlp_out",
+    },
+    "molt": {"sae.hook_point_in": HERE, "sae.hook_point_out": THERE, "sae.molt_ranks": "4x1 2x1"},
+}
+"""Where a geometry reads and writes in the miniature; the others as a molt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +47,19 @@ class Said:
     code: int
     out: str
     err: str
+
+
+def row_of(architecture: str, **cells: str) -> dict[str, str]:
+    """A row of an architecture of the catalog, named after it: where it reads, and what has no default."""
+    from lmsae.catalog import CATALOG, PIECES
+
+    entry = CATALOG[architecture]
+    parts = [("geometry", entry.geometry), ("act_fn", entry.act_fn), *(("losses", loss) for loss in entry.losses)]
+    fields = {name: info for part, kind in parts for name, info in PIECES[part][kind].model_fields.items()}
+    needs = {f"sae.{name}": "4" if name == "k" else "0.1" for name, info in fields.items() if info.is_required()}
+    elsewhere = {name: PLACES["molt"][name] for name in ("sae.hook_point_in", "sae.hook_point_out")}
+    where = PLACES.get(entry.geometry, elsewhere)
+    return {"name": architecture, "sae.architecture": architecture, **where, **needs, **cells}
 
 
 def write_config(folder: Path, **changes: dict[str, Any]) -> None:
@@ -63,7 +86,7 @@ def write_text(folder: Path, documents: int = 60) -> None:
         (folder / "text" / f"{number:03}.txt").write_text(" ".join(draw.choices(words, k=90)) + "\n")
 
 
-def write_model(folder: Path) -> None:
+def write_model(folder: Path, name: str = "model", seed: int = 0) -> None:
     """Write model/: a GPT-NeoX of two layers, 16 wide, with random weights and a tokenizer of bytes."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -75,8 +98,8 @@ def write_model(folder: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
     end = "<|endoftext|>"
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end).save_pretrained(folder / "model")
-    torch.manual_seed(0)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end).save_pretrained(folder / name)
+    torch.manual_seed(seed)
     sizes: dict[str, Any] = {
         "hidden_size": 16,
         "num_hidden_layers": 2,
@@ -84,7 +107,7 @@ def write_model(folder: Path) -> None:
         "intermediate_size": 32,
     }
     config = GPTNeoXConfig(vocab_size=len(vocabulary), max_position_embeddings=64, initializer_range=0.3, **sizes)
-    GPTNeoXForCausalLM(config).save_pretrained(folder / "model")
+    GPTNeoXForCausalLM(config).save_pretrained(folder / name)
 
 
 def keys(folder: Path, stage: str) -> list[str]:

@@ -18,7 +18,7 @@ from lmsae.artifact import Artifact, Artifacts, Spec
 from lmsae.claim import claimed
 from lmsae.cli import STAGE_HELP, main, parser
 from lmsae.stages import STAGES
-from tests.miniature import ROWS, Said, keys, manifests, write_config, write_sweep
+from tests.miniature import HERE, ROWS, THERE, Said, keys, manifests, row_of, write_config, write_sweep
 
 Lmsae = Callable[..., Said]
 TOP = ROWS[0]
@@ -45,7 +45,7 @@ def test_every_stage_is_a_command() -> None:
     assert list(STAGE_HELP) == list(STAGES)
 
 
-@pytest.mark.parametrize("command", ["plan", "run", "show", "verify", "gc", "docs", *STAGES])
+@pytest.mark.parametrize("command", ["plan", "run", "show", "verify", "convert", "gc", "docs", *STAGES])
 def test_every_command_answers_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         parser().parse_args([command, "--help"])
@@ -71,7 +71,8 @@ def test_a_misspelled_field_is_met_with_the_nearest(fresh: Path, lmsae: Lmsae) -
 @pytest.mark.parametrize(
     ("column", "cell", "allowed"),
     [
-        ("train.lr", "fast", "a valid number"),
+        ("train.lr", "fast", "a number greater than 0, or auto"),
+        ("train.weight_decay", "much", "a valid number"),
         ("train.tokens", "1.5", "a valid integer"),
         ("train.lr", "-1", "greater than 0"),
         ("init.grid_search", "perhaps", "a valid boolean"),
@@ -192,6 +193,56 @@ def test_a_hook_point_at_fault_does_not_make_k_one(fresh: Path, lmsae: Lmsae) ->
     refused(lmsae("plan"), "1 fault found")
 
 
+# What cannot be: the row's architecture, cells over the miniature's, the column at fault, and part of the answer.
+IMPOSSIBLE: list[tuple[str, dict[str, str], str, str]] = [
+    (
+        "transcoder",
+        {"sae.hook_point_in": "blocks.0.hook_resid_pots"},
+        "sae.hook_point_in",
+        "did you mean blocks.0.hook_",
+    ),
+    ("clt", {"sae.hook_point_out": f"{HERE} blocks.9.hook_mlp_out"}, "sae.hook_point_out", "2 layers"),
+    ("transcoder", {"sae.hook_point": HERE}, "sae.hook_point", "name sae.hook_point_in and sae.hook_point_out instead"),
+    ("transcoder", {"sae.hook_point_out": ""}, "sae.hook_point_out", "a transcoder needs it"),
+    ("molt", {"sae.hook_point_in": f"{HERE} {THERE}"}, "sae.hook_point_in", "takes one hook point here, not 2"),
+    ("topk", {"sae.hook_point_in": HERE}, "sae.hook_point_in", "a sae writes what it reads"),
+    ("topk", {"sae.hook_point": f"{HERE} {THERE}"}, "sae.hook_point", "a crosscoder"),
+    ("crosscoder", {"sae.hook_point": ""}, "sae.hook_point", "is missing"),
+    ("clt", {"sae.hook_point_out": HERE}, "sae.hook_point_out", "names 1 hook points"),
+    ("transcoder", {"model.others": "other"}, "model.others", "a transcoder reads one model; only a crosscoder"),
+    ("topk", {"model.others": "other"}, "model.others", "a sae reads one model"),
+    ("crosscoder", {"model.others": "./no/such/model"}, "model.others", "./no/such/model"),
+    ("molt", {"sae.molt_ranks": "99x1"}, "sae.geometry", "molt_ranks 99 cannot be"),
+    ("molt", {"sae.molt_ranks": "many"}, "sae.molt_ranks", "'many' is not RANKxSHARE"),
+    ("lorsa", {"sae.lorsa_qk_heads": "7"}, "sae.geometry", "lorsa_qk_heads 7"),
+    ("lorsa", {"train.batch_size": "16"}, "train.batch_size", "16 tokens hold no whole context of 32"),
+    ("standard", {"sae.convert_to_jumprelu": "true"}, "sae.convert_to_jumprelu", "relu cannot be converted"),
+    ("topk", {"activations.skip_first_positions": "32"}, "activations.skip_first_positions", "nothing would be left"),
+    ("standard", {"train.optimizer": "schedule_free", "train.lr_schedule": "constant"}, "train.optimizer", "use adam"),
+    ("standard", {"train.initial_k": "8"}, "train.initial_k", "relu cannot change the number of its codes"),
+    ("transcoder", {"train.resample_steps": "4"}, "train.resample_steps", "use the aux_k loss"),
+    ("clt", {"init.from_model": "true"}, "init.from_model", "a clt has no counterpart in the model"),
+    ("molt", {"init.decoder_init": "uniform"}, "init.decoder_init", "leave it at unit"),
+]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "cells", "column", "answer"), IMPOSSIBLE, ids=[f"{row[0]}-{row[2]}" for row in IMPOSSIBLE]
+)
+def test_what_cannot_be_is_refused_by_file_row_and_column_before_anything_runs(
+    fresh: Path, lmsae: Lmsae, architecture: str, cells: dict[str, str], column: str, answer: str
+) -> None:
+    shutil.copytree(fresh / "model", fresh / "other")
+    write_sweep(fresh, [row_of(architecture, **cells)])
+    refused(lmsae("run"), "1 fault found", f"config/sweep.tsv, row {architecture}, column {column}: ", answer)
+    nothing_made(fresh)
+
+
+def test_settings_that_do_not_hang_together_are_a_fault_of_the_row(fresh: Path, lmsae: Lmsae) -> None:
+    with_rows(fresh, {"train.optimizer": "schedule_free"})
+    refused(lmsae("plan"), "config/sweep.tsv, row top: train: optimizer schedule_free", "set it to constant")
+
+
 @pytest.mark.parametrize("flag", [["--device", "gpu"], ["--threads", "0"]])
 def test_a_flag_that_makes_no_sense_is_refused(fresh: Path, lmsae: Lmsae, flag: list[str]) -> None:
     refused(lmsae("run", *flag), f"runtime.{flag[0].removeprefix('--')}", flag[1])
@@ -253,10 +304,10 @@ def test_less_training_tokens_than_a_batch_is_refused(made: Path, lmsae: Lmsae) 
 def test_a_dictionary_whose_width_does_not_fit_is_refused(made: Path, lmsae: Lmsae, stage: str) -> None:
     """No row can ask for it, since the plan takes the width from the model; a spec written by hand can."""
     spec = Artifact(made / "artifacts" / stage / keys(made, stage)[0]).spec()
-    dictionary = {**spec.config["dictionary"], "d_in": 24, "d_out": 24}
+    dictionary = {**spec.config["dictionary"], "reads": [24], "writes": [24]}
     wrong = Spec(**{**spec.model_dump(), "config": {**spec.config, "dictionary": dictionary}})
     Artifacts(made / "artifacts").add(wrong)
-    refused(lmsae(stage, wrong.key), "have width 16", "width 24")
+    refused(lmsae(stage, wrong.key), "have width 16", "has 24 there")
     assert wrong.reference not in manifests(made)
 
 
@@ -302,9 +353,9 @@ def test_verify_names_a_damaged_chunk(made: Path, lmsae: Lmsae, damaged_shard: P
 def test_a_spec_that_does_not_hash_to_its_key_is_refused(made: Path, lmsae: Lmsae) -> None:
     spec = made / "artifacts" / "norm" / keys(made, "norm")[0] / "spec.json"
     spec.write_text(spec.read_text().replace('"version":1', '"version":2'))
-    train = keys(made, "train")[0]
-    Artifact(made / "artifacts" / "train" / train).clear()
-    refused(lmsae("train", train), str(spec.relative_to(made)), "its sha256 begins with")
+    init = keys(made, "init")[0]
+    Artifact(made / "artifacts" / "init" / init).clear()
+    refused(lmsae("init", init), str(spec.relative_to(made)), "its sha256 begins with")
     said = lmsae("verify", spec.parent.name)
     assert (said.code, "its sha256 begins with" in said.out) == (1, True)
 

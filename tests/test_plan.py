@@ -15,12 +15,14 @@ from lmsae.losses import AuxK
 from lmsae.plan import ROW_STAGES, Plan
 from lmsae.runtime import Runtime, Wandb
 from lmsae.sheet import columns
-from lmsae.sparsity.config import ACT_FNS, TopKConfig
+from lmsae.sparsity.config import TopKConfig
 from lmsae.stages import STAGES, activations, evaluate, init, norm, tokenize, train
 from lmsae.stages.activations import LMConfig
+from lmsae.stages.evaluate import Place
+from lmsae.stages.sites import Sites
 from lmsae.text.packing import TokenizeConfig
 from lmsae.text.source import ResolvedDataset
-from tests.miniature import ROWS, write_sweep
+from tests.miniature import HERE, ROWS, THERE, row_of, write_sweep
 
 CONFIG, SWEEP = Path("config/config.yaml"), Path("config/sweep.tsv")
 
@@ -34,7 +36,13 @@ def keys_of(row: str, plan: Plan) -> dict[str, str]:
     return {stage: spec.key for stage, spec in found.items()}
 
 
-# The column, another value than the miniature's, and the first stages that it moves (in a row that uses it).
+def moved(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    """The stages of which a row wants other artifacts, be it more of them."""
+    return {name.partition(".")[0] for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+# The column, another value than the row's, and the first stages that it moves. The rows are the miniature's own four
+# and one of every architecture.
 EVERYTHING = ["tokenize"]
 MOVES: list[tuple[str, str, Sequence[str], str]] = [
     ("model.name", "other", EVERYTHING, "top"),
@@ -63,7 +71,7 @@ MOVES: list[tuple[str, str, Sequence[str], str]] = [
     ("sae.losses", "l1 aux_k", ["train"], "plain"),
     ("sae.d_sae", "48", ["init"], "top"),
     ("sae.expansion_factor", "3", ["init"], "top"),
-    ("sae.normalize_activations", "false", ["init"], "top"),
+    ("sae.normalize_activations", "whiten", ["init"], "top"),
     ("sae.unit_norm_decoder", "true", ["init"], "top"),
     ("sae.apply_b_dec_to_input", "false", ["init"], "top"),
     ("sae.k", "5", ["init"], "top"),
@@ -76,7 +84,6 @@ MOVES: list[tuple[str, str, Sequence[str], str]] = [
     ("init.seed", "1", ["init"], "top"),
     ("init.grid_search", "false", ["init"], "top"),
     ("init.decoder_norm", "0.3", ["init"], "top"),
-    ("init.b_dec_mean", "false", ["init"], "top"),
     ("init.tokens", "512", ["init"], "top"),
     ("train.tokens", "4096", ["train"], "top"),
     ("train.epochs", "2", ["train"], "top"),
@@ -96,20 +103,104 @@ MOVES: list[tuple[str, str, Sequence[str], str]] = [
     ("train.precision", "bfloat16", ["train"], "top"),
     ("eval.tokens", "512", ["eval"], "top"),
     ("eval.batch_contexts", "7", ["eval"], "top"),
+    ("activations.skip_first_positions", "2", ["norm"], "top"),
+    ("activations.skip_last_positions", "2", ["norm"], "top"),
+    ("dataset.messages_column", "chat", EVERYTHING, "top"),
+    ("dataset.seed", "1", EVERYTHING, "top"),
+    ("model.others", "other", ["activations"], "crosscoder"),
+    ("tokenize.chat_tokens", "all", EVERYTHING, "top"),
+    ("tokenize.mask_special", "false", EVERYTHING, "top"),
+    ("tokenize.packing", "document", EVERYTHING, "top"),
+    ("init.b_dec", "zero", ["init"], "top"),
+    ("init.b_enc", "minus_mean_pre", ["init"], "top"),
+    ("init.datapoint_blend", "0.5", ["init"], "top"),
+    ("init.decoder_init", "datapoint", ["init"], "top"),
+    ("init.encoder_factor", "0.5", ["init"], "top"),
+    ("init.from_model", "true", ["init"], "transcoder"),
+    ("init.subspace_rank", "3", ["init"], "top"),
+    ("sae.convert_to_jumprelu", "true", ["train"], "top"),
+    ("sae.e2e_ce_coefficient", "2", ["train"], "top"),
+    ("sae.e2e_kl_coefficient", "2", ["train"], "top"),
+    ("sae.geometry", "skip_transcoder", ["init"], "transcoder"),
+    ("sae.glu_encoder", "true", ["init"], "top"),
+    ("sae.hook_point_in", "blocks.0.hook_mlp_out", ["activations"], "transcoder"),
+    ("sae.hook_point_out", "blocks.1.hook_mlp_out", ["activations"], "transcoder"),
+    ("sae.jumprelu_threshold", "direct", ["init"], "jump"),
+    ("sae.lorsa_d_qk", "16", ["init"], "lorsa"),
+    ("sae.lorsa_qk_heads", "4", ["init"], "lorsa"),
+    ("sae.lorsa_rotary", "false", ["init"], "lorsa"),
+    ("sae.lorsa_rotary_base", "100", ["init"], "lorsa"),
+    ("sae.lorsa_rotary_dim", "4", ["init"], "lorsa"),
+    ("sae.lp_coefficient", "2", ["train"], "plain"),
+    ("sae.matryoshka_prefixes", "0.5", ["train"], "matryoshka"),
+    ("sae.matryoshka_sampled", "3", ["train"], "top"),
+    ("sae.molt_ranks", "4x1", ["init"], "molt"),
+    ("sae.multi_topk_coefficient", "2", ["train"], "top"),
+    ("sae.multi_topk_factor", "2", ["train"], "top"),
+    ("sae.p", "0.25", ["train"], "plain"),
+    ("sae.p_anneal_changes", "3", ["train"], "p_anneal"),
+    ("sae.p_anneal_coefficient", "2", ["train"], "p_anneal"),
+    ("sae.p_anneal_end", "0.8", ["train"], "p_anneal"),
+    ("sae.p_anneal_start", "0.2", ["train"], "p_anneal"),
+    ("sae.p_end", "0.5", ["train"], "p_anneal"),
+    ("sae.p_start", "0.9", ["train"], "p_anneal"),
+    ("sae.pre_act_coefficient", "2", ["train"], "clt"),
+    ("sae.sparsity_include_decoder_norm", "true", ["init"], "top"),
+    ("sae.tanh_coefficient", "2", ["train"], "molt"),
+    ("sae.tanh_quad_coefficient", "2", ["train"], "plain"),
+    ("sae.tanh_quad_saturation", "0.1", ["train"], "plain"),
+    ("sae.tanh_scale", "2", ["train"], "molt"),
+    ("sae.target_l0", "3", ["train"], "jump"),
+    ("sae.target_l0_coefficient", "3", ["train"], "jump"),
+    ("sae.tied_encoder", "true", ["init"], "top"),
+    ("train.adam_eps", "1e-6", ["train"], "top"),
+    ("train.ema", "0.9", ["train"], "top"),
+    ("train.gradient_accumulation", "2", ["train"], "top"),
+    ("train.initial_k", "9", ["train"], "top"),
+    ("train.k_cold_boot_steps", "2", ["train"], "top"),
+    ("train.k_schedule", "exponential", ["train"], "top"),
+    ("train.k_warm_up_steps", "2", ["train"], "top"),
+    ("train.lr_schedule", "cosine", ["train"], "top"),
+    ("train.optimizer", "muon", ["train"], "top"),
+    ("train.resample_steps", "4", ["train"], "top"),
+    ("train.resample_times", "2", ["train"], "top"),
+    ("train.weight_decay", "0.1", ["train"], "top"),
 ]
-# Only a model or dataset of the hub has revisions, and there is one geometry yet.
-NOT_MOVED_HERE = {"model.revision", "dataset.revision", "sae.geometry"}
-# What a value needs beside it: options of datasets mean nothing for a folder of texts.
+# Only a model or dataset of the hub has revisions.
+NOT_MOVED_HERE = {"model.revision", "dataset.revision"}
+# What a value needs beside it, in the row before the change as in the row after it.
+NO_L1 = ["sae.l1_coefficient=null"]
+LP = [*NO_L1, "sae.losses=lp", "sae.lp_coefficient=1", "sae.p=0.5"]
+TANH_QUAD = [*NO_L1, "sae.losses=tanh_quad", "sae.tanh_quad_coefficient=1"]
+TARGET_L0 = ["sae.l0_coefficient=null", "sae.losses=target_l0", "sae.target_l0=2", "sae.target_l0_coefficient=1"]
 BESIDE = {
+    "dataset.messages_column": ["dataset.name=tables"],
+    "dataset.seed": ["dataset.name=builtin:othello", "dataset.documents=100"],
+    "init.from_model": [
+        "sae.hook_point_in=blocks.0.ln2.hook_normalized",
+        "sae.hook_point_out=blocks.0.hook_mlp_out",
+    ],
+    "sae.e2e_ce_coefficient": ["sae.losses=e2e_ce", "sae.e2e_ce_coefficient=1"],
+    "sae.e2e_kl_coefficient": ["sae.losses=e2e_kl", "sae.e2e_kl_coefficient=1"],
+    "sae.lp_coefficient": LP,
+    "sae.p": LP,
+    "sae.matryoshka_sampled": ["sae.losses=nested_sampled"],
+    "sae.multi_topk_coefficient": ["sae.losses=multi_topk"],
+    "sae.multi_topk_factor": ["sae.losses=multi_topk"],
+    "sae.tanh_quad_coefficient": TANH_QUAD,
+    "sae.tanh_quad_saturation": TANH_QUAD,
+    "sae.target_l0": TARGET_L0,
+    "sae.target_l0_coefficient": TARGET_L0,
     "dataset.subset": ["dataset.name=tables"],
     "dataset.split": ["dataset.name=tables"],
     "dataset.streaming": ["dataset.name=tables"],
     "dataset.tokens_column": ["dataset.name=tables"],
-    "sae.expansion_factor": ["sae.d_sae=null"],
+    "sae.expansion_factor": ["sae.d_sae=null", "sae.expansion_factor=2"],
 }
 BELOW = {
     "tokenize": {*ROW_STAGES},
     "activations": {*ROW_STAGES} - {"tokenize"},
+    "norm": {"norm", "init", "train", "eval"},
     "init": {"init", "train", "eval"},
     "train": {"train", "eval"},
     "eval": {"eval"},
@@ -135,13 +226,12 @@ def test_every_column_has_its_say_in_the_table_above() -> None:
 def test_a_changed_field_moves_what_lies_below_it_and_nothing_else(
     sources: Path, column: str, value: str, stages: Sequence[str], row: str
 ) -> None:
-    write_sweep(sources, [cells for cells in ROWS if cells["name"] == row])
+    own = {cells["name"]: cells for cells in ROWS}
+    write_sweep(sources, [own[row] if row in own else row_of(row)])
     beside = BESIDE.get(column, [])
-    before_change = [text for text in beside if text != "sae.d_sae=null"]
-    before = keys_of(row, planned(*before_change))
+    before = keys_of(row, planned(*beside))
     after = keys_of(row, planned(*beside, f"{column}={value}"))
-    moved = {stage for stage in ROW_STAGES if after[stage] != before[stage]}
-    assert moved == set().union(*(BELOW[stage] for stage in stages))
+    assert moved(before, after) == set().union(*(BELOW[stage] for stage in stages))
 
 
 def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down() -> None:
@@ -154,15 +244,18 @@ def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down
     text = ResolvedDataset(name="builtin:python-stdlib", digest="fedcba9876543210")
     lm = LMConfig(source=model, backend="huggingface", dtype="float32")
     hook_point = "blocks.2.hook_resid_post"
-    dictionary = DictionaryConfig(d_in=256, d_out=256, d_sae=1024, geometry=SAEConfig(), act_fn=TopKConfig(k=16))
+    dictionary = DictionaryConfig(
+        reads=(256,), writes=(256,), d_sae=1024, geometry=SAEConfig(), act_fn=TopKConfig(k=16)
+    )
     objective = Objective(losses=(AuxK(),), unit_norm_decoder=False)
+    sites = Sites(reads=(0,), writes=(0,))
     configs = {
         "tokenize": tokenize.Config(dataset=text, tokenizer=model, packing=TokenizeConfig()),
         "activations": activations.Config(model=lm, hook_point=hook_point, width=256),
         "norm": norm.Config(),
-        "init": init.Config(dictionary=dictionary, normalize_activations=True, unit_norm_decoder=False),
-        "train": train.Config(tokens=1_000_000, dictionary=dictionary, normalize_activations=True, objective=objective),
-        "eval": evaluate.Config(model=lm, hook_point=hook_point),
+        "init": init.Config(dictionary=dictionary, sites=sites, unit_norm_decoder=False),
+        "train": train.Config(tokens=1_000_000, dictionary=dictionary, sites=sites, objective=objective),
+        "eval": evaluate.Config(models=(lm,), places=(Place(model=0, hook_point=hook_point),), sites=sites),
     }
     specs: dict[str, Spec] = {}
     for stage, config in configs.items():
@@ -170,21 +263,23 @@ def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down
         dumped = config.model_dump(mode="json")
         specs[stage] = Spec(stage=stage, version=STAGES[stage].version, config=dumped, inputs=inputs)
     assert {stage: spec.key for stage, spec in specs.items()} == {
-        "tokenize": "535fbcaa6799cb0f",
-        "activations": "75686f00c488797c",
-        "norm": "8f47fe96c7ff6068",
-        "init": "e97d13169fc63dac",
-        "train": "9332ff822175b379",
-        "eval": "70de9e3d627a456b",
+        "tokenize": "d2a51ac96c42523e",
+        "activations": "96b7ad6954d52a4d",
+        "norm": "4bdb0951bb38ccff",
+        "init": "ab95bc1e6b0846a4",
+        "train": "2393b77547210d85",
+        "eval": "b0b58d5a113286d4",
     }
 
 
 @pytest.mark.usefixtures("fresh")
 def test_the_inputs_of_every_spec_are_those_that_its_stage_names() -> None:
+    write_sweep(Path(), [*ROWS, *(row_of(architecture) for architecture in CATALOG)])
     for row in planned().rows:
-        for stage, spec in row.specs.items():
-            wanted = STAGES[stage].inputs
-            assert {name: reference.partition("/")[0] for name, reference in spec.inputs.items()} == wanted
+        for name, spec in row.specs.items():
+            assert name.partition(".")[0] == spec.stage
+            of = {name.partition(".")[0]: reference.partition("/")[0] for name, reference in spec.inputs.items()}
+            assert of == STAGES[spec.stage].inputs
 
 
 @pytest.mark.usefixtures("fresh")
@@ -215,16 +310,57 @@ def test_how_to_work_changes_no_key() -> None:
 @pytest.mark.parametrize("architecture", CATALOG)
 def test_an_architecture_is_a_macro_for_its_parts(fresh: Path, architecture: str) -> None:
     entry = CATALOG[architecture]
-    common = {"name": "macro", "sae.hook_point": "blocks.0.hook_resid_post"}
-    needs = (
-        {"sae.k": "4"} if "k" in ACT_FNS[entry.act_fn].model_fields else {f"sae.{entry.losses[0]}_coefficient": "0.5"}
-    )
-    macro = {**common, **needs, "sae.architecture": architecture}
     parts = {"sae.geometry": entry.geometry, "sae.act_fn": entry.act_fn, "sae.losses": " ".join(entry.losses)}
     parts |= {f"sae.{name}": str(value) for name, value in entry.defaults.items()}
-    write_sweep(fresh, [macro, {**common, **needs, **parts, "name": "hand"}])
+    by_hand = {**row_of(architecture), "name": "hand", "sae.architecture": "", **parts}
+    write_sweep(fresh, [row_of(architecture), by_hand])
     plan = planned()
-    assert keys_of("macro", plan) == keys_of("hand", plan)
+    assert keys_of(architecture, plan) == keys_of("hand", plan)
+
+
+def test_hook_points_side_by_side_are_numbered_and_shared_with_rows_that_read_one_of_them(fresh: Path) -> None:
+    crosscoder, transcoder = row_of("crosscoder"), row_of("transcoder")
+    write_sweep(fresh, [ROWS[0], ROWS[3], crosscoder, transcoder, row_of("clt")])
+    plan = planned()
+    here, there = (plan.rows[i].specs["activations"] for i in range(2))
+    assert (here.config["hook_point"], there.config["hook_point"]) == (HERE, THERE)
+    for row in plan.rows[2:4]:
+        assert (row.specs["activations"], row.specs["activations.1"]) == (here, there)
+        assert [spec.config["hook_point"] for spec in row.of("activations")] == [HERE, THERE]
+        assert [spec.inputs["activations"] for spec in row.of("norm")] == [here.reference, there.reference]
+    assert [row.specs["train"].config["sites"] for row in plan.rows] == [
+        {"reads": [0], "writes": [0]},
+        {"reads": [0], "writes": [0]},
+        {"reads": [0, 1], "writes": [0, 1]},
+        {"reads": [0], "writes": [1]},
+        {"reads": [0, 1], "writes": [2, 3]},
+    ]
+    assert {stage: len(plan.specs(stage)) for stage in ROW_STAGES} == {
+        "tokenize": 1,
+        "activations": 4,
+        "norm": 4,
+        "init": 5,
+        "train": 5,
+        "eval": 5,
+    }
+    assert len(plan.passes("activations", 16)) == 1
+
+
+def test_two_models_have_stores_of_their_own_over_the_same_tokens(sources: Path) -> None:
+    write_sweep(sources, [ROWS[0], row_of("crosscoder", **{"model.others": "other", "sae.hook_point": HERE})])
+    alone, both = planned().rows
+    assert both.specs["activations"] == alone.specs["activations"]
+    assert both.specs["activations.1"].config["model"]["source"]["name"] == "other"
+    assert {spec.inputs["tokens"] for spec in both.of("activations")} == {alone.specs["tokenize"].reference}
+    assert both.specs["eval"].config["places"] == [{"model": m, "hook_point": HERE} for m in range(2)]
+    assert len(planned().passes("activations", 16)) == 2
+
+
+def test_only_dictionaries_of_one_stream_are_trained_in_one_pass(fresh: Path) -> None:
+    same = ["transcoder", "skip_transcoder", "molt"]
+    others = ["topk", "crosscoder", "clt", "lorsa"]
+    write_sweep(fresh, [row_of(architecture) for architecture in [*same, *others]])
+    assert [len(group) for group in planned().passes("train", 16)] == [3, 1, 1, 1, 1]
 
 
 @pytest.mark.usefixtures("fresh")

@@ -78,11 +78,11 @@ def test_one_artifact_can_be_made_by_its_key(made: Path, lmsae: Lmsae) -> None:
 
 
 def test_an_artifact_whose_input_is_not_made_says_which_command_makes_it(made: Path, lmsae: Lmsae) -> None:
-    norm = keys(made, "norm")[0]
-    Artifact(made / "artifacts" / "norm" / norm).clear()
+    init = keys(made, "init")[0]
+    Artifact(made / "artifacts" / "init" / init).clear()
     Artifact(made / "artifacts" / "train" / keys(made, "train")[0]).clear()
     said = lmsae("train", keys(made, "train")[0])
-    assert (said.code, f"`lmsae norm {norm}`" in said.err) == (2, True)
+    assert (said.code, f"`lmsae init {init}`" in said.err) == (2, True)
 
 
 def test_a_row_that_breaks_down_leaves_the_others_made(fresh: Path, lmsae: Lmsae) -> None:

@@ -54,10 +54,10 @@ def test_spaces_around_columns_and_empty_cells_at_the_end_mean_nothing(tmp_path:
 
 
 def test_words_that_old_yaml_takes_for_true_and_false_are_words(tmp_path: Path) -> None:
-    config = "dataset: {subset: no}\ninit: {grid_search: true, b_dec_mean: off}\nruntime: {wandb: {mode: off}}\n"
+    config = "dataset: {subset: no}\ninit: {grid_search: true, from_model: off}\nruntime: {wandb: {mode: off}}\n"
     (row,) = rows_of(tmp_path, "name\na\n", config)
-    assert values(row) == {"dataset.subset": "no", "init.grid_search": True, "init.b_dec_mean": "off"}
-    assert section_of(row, "init", row.section("init"), []).b_dec_mean is False
+    assert values(row) == {"dataset.subset": "no", "init.grid_search": True, "init.from_model": "off"}
+    assert section_of(row, "init", row.section("init"), []).from_model is False
     faults: list[Fault] = []
     assert read_runtime(tmp_path / "config.yaml", {}, faults).wandb.mode == "off"
     assert faults == []

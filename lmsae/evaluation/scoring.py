@@ -1,17 +1,21 @@
 """Scoring: reconstruct held-out activations, splice the reconstruction into the model, and measure both."""
 
+import contextlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lmsae.dictionary.dictionary import Dictionary
+from lmsae.errors import ExportError
+from lmsae.evaluation.known import known_features
 from lmsae.lm.protocol import LanguageModel
 from lmsae.metrics import (
     NextToken,
@@ -22,14 +26,39 @@ from lmsae.metrics import (
     splice_scores,
 )
 
+Place = tuple[int, str]
+"""A hook point of one of the models, by the model's number."""
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A dictionary to score, where it belongs in the model, and the mean activation there (held-aside text)."""
+    """A dictionary to score, the places that it reads and writes, and the mean activation (held-aside text) at each of
+    those that it writes."""
 
     dictionary: Dictionary
-    hook_point: str
-    mean: Tensor
+    reads: Sequence[Place]
+    writes: Sequence[Place]
+    means: Sequence[Tensor]
+
+    @property
+    def models(self) -> list[int]:
+        """The models that it writes into."""
+        return list(dict.fromkeys(model for model, _ in self.writes))
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The text to score on: token ids and which of them count, both (contexts, context_size)."""
+
+    ids: Any
+    usable: np.ndarray
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Ids and counted positions of `size` contexts at a time."""
+        for start in range(0, len(self.usable), size):
+            chosen = slice(start, min(start + size, len(self.usable)))
+            ids = torch.from_numpy(self.ids[chosen].astype("int64"))
+            yield ids, torch.from_numpy(self.usable[chosen])
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,69 +81,136 @@ class Score:
 
 @torch.inference_mode()
 def score(
-    model: LanguageModel,
+    models: Sequence[LanguageModel],
     subjects: Sequence[Subject],
-    tokens: Any,
-    contexts: int,
+    text: Scored,
     batch_contexts: int,
     advance: Callable[[int], None],
 ) -> list[Score]:
-    """Score every subject on the first `contexts` held-out contexts of `tokens` (a TokenSet), in their order.
+    """Score every subject on all contexts of `text`, in their order.
 
-    Special tokens keep their own activation when the model is spliced or ablated, and no metric counts them.
+    Tokens that do not count keep their own activation when the model is spliced or ablated, and no metric counts them.
+    A dictionary that writes several places is spliced in at all of them at once; of several models the sums are pooled.
     """
-    hook_points = list(dict.fromkeys(subject.hook_point for subject in subjects))
-    fills = {key: fill for subject in subjects for key, fill in _fills(subject)}
-    clean = NextToken()
-    ablated = {key: NextToken() for key in fills}
-    spliced = [NextToken() for _ in subjects]
-    sums = [Reconstruction(subject.mean) for subject in subjects]
-    for start in range(0, contexts, batch_contexts):
-        chosen = slice(start, min(start + batch_contexts, contexts))
-        batch = torch.from_numpy(tokens.held_out[chosen].astype("int64")).to(model.device)
-        usable = torch.from_numpy(tokens.usable("held_out", chosen)).to(model.device)
-        logits = model.logits(batch)
-        clean.update(logits, batch, usable)
-        activations = model.read(batch, hook_points)
-        for key, measured in ablated.items():
-            x = activations[key[0]]
-            replaced = torch.where(usable[..., None], fills[key].to(x.dtype), x)
-            measured.update(_spliced(model, batch, key[0], replaced), batch, usable, logits)
-        for subject, measured, total in zip(subjects, spliced, sums, strict=True):
-            x = activations[subject.hook_point]
-            codes = subject.dictionary.encode(x.float())
-            reconstruction = subject.dictionary.decode(codes, x.float())
-            total.update(x[usable].float(), reconstruction[usable], codes[usable])
-            replaced = torch.where(usable[..., None], reconstruction.to(x.dtype), x)
-            measured.update(_spliced(model, batch, subject.hook_point, replaced), batch, usable, logits)
-        advance(batch.numel())
-    scores = []
-    for subject, measured, total in zip(subjects, spliced, sums, strict=True):
-        zero, mean = (ablated[key] for key, _ in _fills(subject))
-        scores.append(_score(subject, total, splice_scores(clean, measured, zero, mean)))
-    return scores
+    tallies = [_Tally(subject, models) for subject in subjects]
+    clean = {model: NextToken() for subject in subjects for model in subject.models}
+    ablated: dict[Any, NextToken] = {}
+    for ids, usable in text.batches(batch_contexts):
+        ids, usable = ids.to(models[0].device), usable.to(models[0].device)
+        activations = _read(models, subjects, ids)
+        logits = {model: models[model].logits(ids) for model in clean}
+        for model, measured in clean.items():
+            measured.update(logits[model], ids, usable)
+        done = set()
+        for subject, tally in zip(subjects, tallies, strict=True):
+            for model in subject.models:
+                for key, fills in tally.ablations[model]:
+                    if key not in done:
+                        done.add(key)
+                        replaced = _replaced(activations, fills, usable)
+                        measured = ablated.setdefault(key, NextToken())
+                        measured.update(_spliced(models, model, ids, replaced), ids, usable, logits[model])
+            reconstructions = tally.reconstruct(activations, ids, usable)
+            for model in subject.models:
+                own = {place: value for place, value in reconstructions.items() if place[0] == model}
+                replaced = _replaced(activations, own, usable)
+                tally.spliced.update(_spliced(models, model, ids, replaced), ids, usable, logits[model])
+        advance(ids.numel())
+    return [tally.score(clean, ablated) for tally in tallies]
 
 
-def _fills(subject: Subject) -> list[tuple[tuple[str, bytes], Tensor]]:
-    """What takes the activations' place under zero and under mean ablation, each with a key that equal ones share."""
-    fills = torch.zeros_like(subject.mean), subject.mean
-    return [((subject.hook_point, fill.cpu().numpy().tobytes()), fill) for fill in fills]
+class _Tally:
+    """What is summed up for one subject."""
+
+    def __init__(self, subject: Subject, models: Sequence[LanguageModel]) -> None:
+        self.subject = subject
+        self.known = known_features(models, subject.reads, subject.writes)
+        self.spliced = NextToken()
+        self.total = Reconstruction(torch.cat(list(subject.means)))
+        self.sites = [Reconstruction(mean) for mean in subject.means] if len(subject.writes) > 1 else []
+        self.ablations = {model: tuple(self._ablations(model)) for model in subject.models}
+
+    def _ablations(self, model: int) -> Iterator[tuple[Any, dict[Place, Tensor]]]:
+        """What takes the activations' place under zero and under mean ablation of one model, each with a key that equal
+        ones share."""
+        own = {place: mean for place, mean in zip(self.subject.writes, self.subject.means, strict=True)}
+        mean = {place: fill for place, fill in own.items() if place[0] == model}
+        for fills in ({place: torch.zeros_like(fill) for place, fill in mean.items()}, mean):
+            yield tuple((place, fill.cpu().numpy().tobytes()) for place, fill in fills.items()), fills
+
+    def reconstruct(self, activations: Mapping[Place, Tensor], ids: Tensor, usable: Tensor) -> dict[Place, Tensor]:
+        """The reconstruction at each place written; sums up how good it is."""
+        subject = self.subject
+        x = torch.cat([activations[place].float() for place in subject.reads], dim=-1)
+        target = torch.cat([activations[place].float() for place in subject.writes], dim=-1)
+        codes = subject.dictionary.encode(x)
+        reconstruction = subject.dictionary.decode(codes, x)
+        counted = codes[usable]
+        self.total.update(target[usable], reconstruction[usable], counted)
+        if self.known:
+            self.known.update(ids, usable, counted)
+        widths = [len(mean) for mean in subject.means]
+        parts = reconstruction.split(widths, dim=-1)
+        for site, y, y_hat in zip(self.sites, target.split(widths, dim=-1), parts, strict=False):
+            site.update(y[usable], y_hat[usable], counted[:, :1])
+        return dict(zip(subject.writes, parts, strict=True))
+
+    def score(self, clean: Mapping[int, NextToken], ablated: Mapping[Any, NextToken]) -> Score:
+        """The metrics, when all text has been seen."""
+        models = self.subject.models
+        zero, mean = (
+            NextToken.pooled(ablated[key] for key, _ in kind)
+            for kind in zip(*(self.ablations[model] for model in models), strict=True)
+        )
+        density = self.total.density()
+        metrics = {
+            **self.total.result(),
+            **splice_scores(NextToken.pooled(clean[model] for model in models), self.spliced, zero, mean),
+            **density_counts(density),
+            **self._decoder(),
+            **(self.known.metrics(self.subject.dictionary) if self.known else {}),
+            "d_sae": len(density),
+            "density_histogram": density_histogram(density),
+        }
+        for (model, hook_point), site in zip(self.subject.writes, self.sites, strict=False):
+            place = f"{hook_point}@{model}" if len(models) > 1 else hook_point
+            result = site.result()
+            metrics |= {f"{name}[{place}]": result[name] for name in ("explained_variance", "mse", "cossim")}
+        latents = {"density": density.float().cpu(), "mean_activation": self.total.mean_activation().float().cpu()}
+        return Score(metrics, latents)
+
+    def _decoder(self) -> dict[str, float]:
+        """Of dictionaries that have one encoder column and one decoder row a latent, in raw activations if possible."""
+        dictionary = self.subject.dictionary
+        with contextlib.suppress(ExportError):
+            dictionary = dictionary.folded()
+        encoder, decoder = (getattr(dictionary.geometry, name, None) for name in ("W_enc", "W_dec"))
+        if encoder is None or not isinstance(decoder, Tensor) or encoder.ndim != 2 or decoder.ndim != 2:
+            return {}
+        return decoder_geometry(encoder, decoder)
 
 
-def _spliced(model: LanguageModel, batch: Tensor, hook_point: str, replacement: Tensor) -> Tensor:
-    return model.logits_with(batch, {hook_point: lambda _: replacement})
-
-
-def _score(subject: Subject, total: Reconstruction, splice: dict[str, float]) -> Score:
-    density = total.density()
-    folded = subject.dictionary.folded().geometry
-    metrics = {
-        **total.result(),
-        **splice,
-        **density_counts(density),
-        **decoder_geometry(folded.W_enc, folded.W_dec),
-        "d_sae": len(density),
-        "density_histogram": density_histogram(density),
+def _read(models: Sequence[LanguageModel], subjects: Sequence[Subject], ids: Tensor) -> dict[Place, Tensor]:
+    """The activations at every place that any subject reads or writes."""
+    wanted: dict[int, list[str]] = {}
+    for model, hook_point in dict.fromkeys(place for one in subjects for place in (*one.reads, *one.writes)):
+        wanted.setdefault(model, []).append(hook_point)
+    return {
+        (model, hook_point): activations
+        for model, hook_points in wanted.items()
+        for hook_point, activations in models[model].read(ids, hook_points).items()
     }
-    latents = {"density": density.float().cpu(), "mean_activation": total.mean_activation().float().cpu()}
-    return Score(metrics, latents)
+
+
+def _replaced(
+    activations: Mapping[Place, Tensor], replacements: Mapping[Place, Tensor], usable: Tensor
+) -> dict[str, Tensor]:
+    """By hook point: the replacement at tokens that count, the activation itself at the others."""
+    return {
+        place[1]: torch.where(usable[..., None], value.to(activations[place].dtype), activations[place])
+        for place, value in replacements.items()
+    }
+
+
+def _spliced(models: Sequence[LanguageModel], model: int, ids: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+    return models[model].logits_with(ids, {name: lambda _, value=value: value for name, value in values.items()})

@@ -18,6 +18,13 @@ METRICS: dict[str, str] = {
     "relative_reconstruction_bias": "E‖ŷ‖² / E(y·ŷ); 1 means no shrinkage.",
     "explained_variance_legacy": "Mean over tokens of 1 - ‖y - ŷ‖² / ‖y - held-aside mean‖², as older tables print.",
     "frac_variance_explained": "As explained_variance, with the mean error removed (dictionary_learning's formula).",
+    "recovery_cosine": "Of known features: mean largest cosine of a feature's direction and any latent's.",
+    "recovery_correlation": "Of known features: mean largest correlation of a feature's amount and any latent's code.",
+    "conversion_explained_variance_before": "Explained variance on held-aside tokens before conversion to jumprelu.",
+    "conversion_explained_variance_after": "The same after it; the difference is what it costs.",
+    "conversion_l0_before": "Active latents a held-aside token before conversion to jumprelu.",
+    "conversion_l0_after": "The same after it.",
+    "conversion_tokens": "Held-aside tokens on which the cost of conversion was measured.",
     "l1": "Mean over tokens of the sum of |codes|.",
     "ce_clean": "Cross-entropy of the model itself; nats a token.",
     "ce_spliced": "Cross-entropy of the model with the reconstruction in place; nats a token.",
@@ -39,3 +46,10 @@ def in_order(names: Iterable[str]) -> list[str]:
     """Metric names as tables show them; those without a definition come last, by name."""
     present = set(names)
     return [name for name in METRICS if name in present] + sorted(present - METRICS.keys())
+
+
+def definition(name: str) -> str:
+    """What a metric is; of `mse[hook point]`, the same at one of several hook points. Empty if nobody knows."""
+    plain, bracket, place = name.partition("[")
+    text = METRICS.get(plain, "")
+    return f"At {place.removesuffix(']')}: {text}" if bracket and text else text

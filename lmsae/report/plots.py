@@ -110,7 +110,9 @@ class _Styles:
         return COLOURS[self.order.index(architecture) % len(COLOURS)]
 
     def marker(self, architecture: str) -> str:
-        return MARKERS[self.order.index(architecture) % len(MARKERS)]
+        # One further with each round of the colours, so that no two have both in common.
+        number = self.order.index(architecture)
+        return MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
 
     def legend(self, figure: Figure, group: Sequence[Result], handles: Sequence[Line2D] | None = None) -> None:
         present = {result.architecture for result in group}

@@ -13,7 +13,10 @@ from lmsae.artifact import Artifact, Artifacts
 from lmsae.report.health import Verdict, verdict
 
 # Settings by which dictionaries trade reconstruction for sparsity: rows that differ in nothing else form one line.
-SPARSITY_SETTINGS = frozenset({"sae.k", "sae.l1_coefficient", "sae.l0_coefficient"})
+SPARSITY_SETTINGS = frozenset(
+    {"sae.k", "sae.target_l0"}
+    | {f"sae.{loss}_coefficient" for loss in ("l0", "l1", "lp", "p_anneal", "tanh", "tanh_quad")}
+)
 
 
 class Row(Protocol):

@@ -9,17 +9,25 @@ from pydantic import Field
 from lmsae.config import Frozen
 from lmsae.lm import Backend, Dtype, ResolvedModel
 from lmsae.runtime import Runtime
+from lmsae.stages.resuming import NOTE, discard, resumed_from
+from lmsae.stages.sites import Reading
 from lmsae.stages.stage import Done, Job, Stage
 
 if TYPE_CHECKING:
     from lmsae.lm.protocol import LanguageModel
 
 
+STORE = "activations.zarr"
+
+
 class ModelSection(Frozen):
     """The language model: the columns `model.*`."""
 
     name: str = Field(
-        default="builtin:stdlib-4m", description="A builtin model, a local folder, or a model on the hub."
+        default="builtin:stdlib-4m",
+        description="A builtin model (`builtin:stdlib-4m`, or `builtin:features?features=512&width=64`, which has no "
+        "weights and makes activations of known sparse features: see docs/recovery.md), a local folder, or a model on "
+        "the hub.",
     )
     revision: str | None = Field(
         default=None, description="Branch, tag or commit on the hub; empty means the main branch."
@@ -29,6 +37,11 @@ class ModelSection(Frozen):
         description="The library that runs the model; both give the same activations up to rounding.",
     )
     dtype: Dtype = Field(default="float32", description="Precision the model runs in.")
+    others: tuple[str, ...] = Field(
+        default=(),
+        description="Further models, or checkpoints, over the same tokens: `name` or `name@revision`. A crosscoder "
+        "shares its latents between all of them; no other dictionary reads several models.",
+    )
 
 
 class LMConfig(Frozen):
@@ -51,14 +64,18 @@ class LMConfig(Frozen):
         )
 
 
-class ActivationsSection(Frozen):
-    """The columns `activations.*`."""
+class Capture(Frozen):
+    """How activations are captured and stored."""
 
     dtype: Literal["float16", "bfloat16", "float32"] = Field(default="float16", description="Precision on disk.")
     batch_contexts: int = Field(default=32, gt=0, description="Contexts in one forward pass of the model.")
 
 
-class Config(ActivationsSection):
+class ActivationsSection(Capture, Reading):
+    """The columns `activations.*`."""
+
+
+class Config(Capture):
     model: LMConfig
     hook_point: str
     width: int = Field(gt=0)
@@ -79,35 +96,53 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
 
     from lmsae.errors import ShapeError
     from lmsae.progress import bar
-    from lmsae.store.layout import Layout, require_space
-    from lmsae.store.writer import StoreWriter
+    from lmsae.store.layout import require_space
     from lmsae.text.tokens import open_tokens
 
     first: Config = jobs[0].config
     tokens = open_tokens(jobs[0].inputs["tokens"].path).train
     contexts, context_size = tokens.shape
-    layouts = {job.reference: Layout(contexts, context_size, job.config.width, job.config.dtype) for job in jobs}
-    require_space(jobs[0].out, sum(layout.nbytes for layout in layouts.values()))
+    captures = [_Capture(job, contexts, context_size) for job in jobs]
+    require_space(jobs[0].out, sum(capture.bytes_to_come for capture in captures))
     model = first.model.load(runtime)
-    writers = {job.reference: StoreWriter(job.out / "activations.zarr", layouts[job.reference]) for job in jobs}
     hook_points = list(dict.fromkeys(job.config.hook_point for job in jobs))
-    total = contexts * context_size
+    # Whoever goes on runs the model on the very batches of an uninterrupted pass: in others it rounds differently.
+    begin = min(capture.kept for capture in captures) // first.batch_contexts * first.batch_contexts
+    total = max(contexts - begin, 0) * context_size
     with bar("activations", unit="token", total=total, runtime=runtime) as progress, torch.inference_mode():
-        for start in range(0, contexts, first.batch_contexts):
+        for start in range(begin, contexts, first.batch_contexts):
             batch = torch.from_numpy(tokens[start : start + first.batch_contexts].astype("int64")).to(model.device)
             read = model.read(batch, hook_points)
-            for job in jobs:
-                activations = read[job.config.hook_point]
-                if activations.shape[-1] != job.config.width:
+            for capture in captures:
+                activations = read[capture.job.config.hook_point]
+                if activations.shape[-1] != capture.job.config.width:
                     raise ShapeError(
-                        f"{job.config.hook_point} of {first.model.source.name} has width {activations.shape[-1]}; "
-                        f"its config.json promised {job.config.width}."
+                        f"{capture.job.config.hook_point} of {first.model.source.name} has width "
+                        f"{activations.shape[-1]}; its config.json promised {capture.job.config.width}."
                     )
-                writers[job.reference].append(activations)
+                capture.writer.append(activations[max(capture.kept - start, 0) :])
             progress.advance(batch.numel())
-    for job in jobs:
-        writers[job.reference].close()
-        yield job, progress.rates()
+    for capture in captures:
+        capture.writer.close()
+        discard(capture.job.out / NOTE)
+        yield capture.job, {**progress.rates(), "resumed_from_contexts": capture.resumed}
 
 
-STAGE = Stage("activations", 1, Config, {"tokens": "tokenize"}, make)
+class _Capture:
+    """The store of one job. Whole shards that an interrupted pass left are kept, and nothing else of it."""
+
+    def __init__(self, job: Job, contexts: int, context_size: int) -> None:
+        from lmsae.store.layout import Layout
+        from lmsae.store.writer import StoreWriter, drop_unfinished, finished_contexts
+
+        path, layout = job.out / STORE, Layout(contexts, context_size, job.config.width, job.config.dtype)
+        self.job, self.kept = job, finished_contexts(path, layout)
+        drop_unfinished(path, layout, self.kept)
+        self.resumed = resumed_from(job.out, self.kept)
+        there = sum(shard.stat().st_size for shard in path.glob("c.*"))
+        self.bytes_to_come = layout.nbytes - there
+        self.writer = StoreWriter(path, layout, self.kept)
+
+
+KEEPS = frozenset({STORE, NOTE})
+STAGE = Stage("activations", 1, Config, {"tokens": "tokenize"}, make, KEEPS)

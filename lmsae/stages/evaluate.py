@@ -1,14 +1,18 @@
 """eval: dictionary + held-out tokens + model -> metrics and densities."""
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 from pydantic import Field
 
 from lmsae.config import Frozen
 from lmsae.runtime import Runtime
 from lmsae.stages.activations import LMConfig
+from lmsae.stages.sites import Reading, Sites, inputs_from
 from lmsae.stages.stage import Done, Job, Stage
+from lmsae.stages.train import CONVERSION
 
 
 class EvalSection(Frozen):
@@ -22,46 +26,70 @@ class EvalSection(Frozen):
     batch_contexts: int = Field(default=16, gt=0, description="Contexts in one forward pass of the model.")
 
 
-class Config(EvalSection):
-    model: LMConfig
+class Place(Frozen):
+    """A hook point of one of the models."""
+
+    model: int
     hook_point: str
 
 
+class Config(EvalSection, Reading):
+    models: tuple[LMConfig, ...]
+    places: tuple[Place, ...]
+    sites: Sites
+
+
+SHARED = ("models", "tokens", "batch_contexts", "skip_first_positions", "skip_last_positions")
+"""What evals must have in common, beside their tokens, to share the models' passes."""
+
+
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
-    """Write `metrics.json` and `latents.safetensors`; the model's clean and ablated passes are shared."""
+    """Write `metrics.json` and `latents.safetensors`; the models' clean and ablated passes are shared."""
     passes: dict[tuple, list[Job]] = defaultdict(list)
     for job in jobs:
-        config: Config = job.config
-        passes[(config.model, config.tokens, config.batch_contexts, job.inputs["tokens"].reference)].append(job)
+        shared = (getattr(job.config, name) for name in SHARED)
+        passes[(job.inputs["tokens"].reference, *shared)].append(job)
     for together in passes.values():
         yield from _one_pass(together, runtime)
 
 
 def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
     from lmsae.dictionary.dictionary import Dictionary
-    from lmsae.evaluation.scoring import Subject, score
+    from lmsae.evaluation.scoring import Scored, Subject, score
     from lmsae.progress import bar
-    from lmsae.stages.reading import mean_of
+    from lmsae.stages.reading import moments_of
     from lmsae.text.tokens import open_tokens
 
     first: Config = jobs[0].config
     tokens = open_tokens(jobs[0].inputs["tokens"].path)
-    model = first.model.load(runtime)
-    subjects = [
-        Subject(
-            dictionary=Dictionary.load(job.inputs["dictionary"].path).to(model.device),
-            hook_point=job.config.hook_point,
-            mean=mean_of(job.inputs["norm"]).to(model.device),
+    models = [model.load(runtime) for model in first.models]
+    subjects = []
+    for job in jobs:
+        places = [(place.model, place.hook_point) for place in job.config.places]
+        means = [moments_of(norm)["mean"].float().to(models[0].device) for norm in inputs_from("norm", job.inputs)]
+        subject = Subject(
+            dictionary=Dictionary.load(job.inputs["dictionary"].path).to(models[0].device),
+            reads=[places[number] for number in job.config.sites.reads],
+            writes=[places[number] for number in job.config.sites.writes],
+            means=[means[number] for number in job.config.sites.writes],
         )
-        for job in jobs
-    ]
+        subjects.append(subject)
     contexts = max(1, min(len(tokens.held_out), first.tokens // tokens.held_out.shape[1]))
+    usable = tokens.usable("held_out", slice(0, contexts), first.skip_first_positions, first.skip_last_positions)
     total = contexts * tokens.held_out.shape[1]
     with bar("eval", unit="token", total=total, runtime=runtime) as progress:
-        scores = score(model, subjects, tokens, contexts, first.batch_contexts, progress.advance)
+        text = Scored(tokens.held_out, usable)
+        scores = score(models, subjects, text, first.batch_contexts, progress.advance)
     for job, result in zip(jobs, scores, strict=True):
+        result.metrics.update(_conversion(job.inputs["dictionary"].path))
         result.save(job.out)
         yield job, progress.rates()
+
+
+def _conversion(dictionary: Path) -> dict[str, float]:
+    """What conversion to jumprelu has cost a dictionary, if it was converted."""
+    path = dictionary / CONVERSION
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 STAGE = Stage("eval", 1, Config, {"dictionary": "train", "norm": "norm", "tokens": "tokenize"}, make)

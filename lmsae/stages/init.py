@@ -1,64 +1,72 @@
 """init: activations + norm + architecture -> the weights that training starts from."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from lmsae.config import Frozen
 from lmsae.dictionary.config import DictionaryConfig
+from lmsae.initialisation.config import InitConfig
 from lmsae.runtime import Runtime
+from lmsae.stages.activations import LMConfig
+from lmsae.stages.sites import Reading, Sites, inputs_from
 from lmsae.stages.stage import Done, Job, Stage
 
-
-class InitSection(Frozen):
-    """The columns `init.*`."""
-
-    seed: int = Field(default=0, ge=0, description="Seed of the random decoder directions.")
-    grid_search: bool = Field(
-        default=True,
-        description="Choose the decoder norm that reconstructs held-aside activations best before training.",
-    )
-    decoder_norm: float = Field(default=0.1, gt=0, description="Norm of decoder rows when `init.grid_search` is off.")
-    b_dec_mean: bool = Field(default=True, description="Start the decoder bias at the mean activation instead of 0.")
-    tokens: int = Field(default=4096, gt=0, description="Held-aside tokens that the grid search reconstructs.")
+if TYPE_CHECKING:
+    from lmsae.initialisation.from_model import ModelWeights
 
 
-class Config(InitSection):
+class Layer(LMConfig):
+    """The layer of a language model whose weights are taken over."""
+
+    layer: int
+
+
+class Config(InitConfig, Reading):
     dictionary: DictionaryConfig
-    normalize_activations: bool
+    sites: Sites
     unit_norm_decoder: bool
+    layer: Layer | None = None
 
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
-    """Write `weights.safetensors`, in normalised units, and `search.json`: the loss of every decoder norm tried."""
+    """Write `weights.safetensors`, in training's units and with the normalisers that lead to them, and `search.json`:
+    the loss of every decoder norm tried."""
     import json
 
     from safetensors.torch import save_file
 
     from lmsae.dictionary.dictionary import Dictionary
-    from lmsae.initialisation import initialise
-    from lmsae.stages.reading import aside_activations, scale_of, store_for
+    from lmsae.initialisation.initialise import initialise
+    from lmsae.stages.reading import aside, moments_of
 
     device = runtime.torch_device()
     for job in jobs:
         config: Config = job.config
-        scale = scale_of(job.inputs["norm"], config.dictionary.d_in) if config.normalize_activations else 1.0
-        store_for(config.dictionary, job.inputs["activations"])
-        x = aside_activations(job.inputs["activations"], job.inputs["tokens"]).to(device) * scale
+        batch = aside(config.dictionary, config.sites, job.inputs, config).to(device)
+        moments = [moments_of(norm) for norm in inputs_from("norm", job.inputs)]
         dictionary = Dictionary(config.dictionary).to(device)
+        x, target = (side if batch.usable is None else side[batch.usable] for side in (batch.x, batch.target))
+        reads, writes = ([moments[n] for n in numbers] for numbers in (config.sites.reads, config.sites.writes))
+        dictionary.fit(reads, writes, x, target)
         search = initialise(
             dictionary,
-            x,
-            seed=config.seed,
-            decoder_norm=None if config.grid_search else config.decoder_norm,
-            b_dec_mean=config.b_dec_mean,
+            *dictionary.normalised(batch.x, batch.target),
+            batch.usable,
+            config,
             unit_norm_decoder=config.unit_norm_decoder,
-            search_tokens=config.tokens,
+            model_weights=_weights_of(config.layer, config.dictionary, runtime),
         )
         weights = {name: value.cpu().contiguous() for name, value in dictionary.state_dict().items()}
         save_file(weights, job.out / "weights.safetensors")
         (job.out / "search.json").write_text(json.dumps(search, indent=1) + "\n")
         yield job, {}
+
+
+def _weights_of(layer: Layer | None, dictionary: DictionaryConfig, runtime: Runtime) -> "ModelWeights | None":
+    if layer is None:
+        return None
+    from lmsae.stages.layer_weights import layer_weights
+
+    return layer_weights(layer.load(runtime), layer.layer, dictionary)
 
 
 STAGE = Stage("init", 1, Config, {"activations": "activations", "norm": "norm", "tokens": "tokenize"}, make)

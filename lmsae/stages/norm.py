@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from lmsae.config import Frozen
 from lmsae.runtime import Runtime
+from lmsae.stages.sites import Reading
 from lmsae.stages.stage import Done, Job, Stage
 
 
-class Config(Frozen):
-    """Nothing to choose: every usable held-aside token counts once."""
+class Config(Reading):
+    """Every usable held-aside token counts once."""
 
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
@@ -19,7 +19,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
 
     del runtime
     for job in jobs:
-        x = aside_activations(job.inputs["activations"], job.inputs["tokens"]).double()
+        x = aside_activations(job.inputs["activations"], job.inputs["tokens"], job.config).double()
         moments = {"mean_norm": x.norm(dim=1).mean(), "mean": x.mean(0), "variance": x.var(0, unbiased=False)}
         save_file(moments, job.out / "norm.safetensors")
         yield job, {"tokens": len(x)}

@@ -1,54 +1,85 @@
 """What stages read from the artifacts of earlier ones."""
 
-import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lmsae.artifact import Artifact
 from lmsae.errors import ShapeError
+from lmsae.stages.sites import Reading, Sites, inputs_from
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lmsae.dictionary.config import DictionaryConfig
     from lmsae.store.reader import StoreReader
+    from lmsae.training.batch import Batch
 
 
-def store_for(dictionary: "DictionaryConfig", activations: Artifact) -> "StoreReader":
-    """The store of activations that a dictionary reads; raises ShapeError if their width is not its own."""
+def stores_for(dictionary: "DictionaryConfig", sites: Sites, inputs: Mapping[str, Artifact]) -> "list[StoreReader]":
+    """The stores among a job's inputs, by number; raises ShapeError if a width is not the dictionary's own."""
     from lmsae.store.reader import StoreReader
 
-    store = StoreReader(activations.path / "activations.zarr")
-    if store.width != dictionary.d_in:
-        raise ShapeError(
-            f"the activations in {store.path} have width {store.width}, but the dictionary reads vectors of width "
-            f"{dictionary.d_in}. Plan the sweep again (`lmsae plan`): there the width is the model's own."
-        )
-    return store
+    stores = [StoreReader(one.path / "activations.zarr") for one in inputs_from("activations", inputs)]
+    wanted = [*zip(sites.reads, dictionary.reads, strict=True), *zip(sites.writes, dictionary.writes, strict=True)]
+    for number, width in wanted:
+        if stores[number].width != width:
+            raise ShapeError(
+                f"the activations in {stores[number].path} have width {stores[number].width}, but the dictionary has "
+                f"{width} there. Plan the sweep again (`lmsae plan`): there the width is the model's own."
+            )
+    return stores
 
 
-def aside_activations(activations: Artifact, tokens: Artifact) -> "Tensor":
-    """The activations of usable held-aside tokens, (tokens, width) float32: never part of the training stream."""
+def batch_of(
+    parts: "Sequence[Tensor]", sites: Sites, usable: "Tensor | None" = None, ids: "Tensor | None" = None
+) -> "Batch":
+    """A batch from the activations of every store: those of the hook points read, and written, side by side."""
+    from lmsae.training.batch import Batch
+
+    x = _side_by_side(parts, sites.reads)
+    return Batch(x, x if sites.writes == sites.reads else _side_by_side(parts, sites.writes), usable, ids)
+
+
+def aside(dictionary: "DictionaryConfig", sites: Sites, inputs: Mapping[str, Artifact], reading: Reading) -> "Batch":
+    """The raw activations of all usable held-aside tokens, float32, in whole contexts if the geometry reads those:
+    never part of the training stream."""
+    import torch
+
+    from lmsae.text.tokens import open_tokens
+
+    split = open_tokens(inputs["tokens"].path)
+    contexts = slice(0, split.aside_contexts)
+    usable = torch.from_numpy(
+        split.usable("train", contexts, reading.skip_first_positions, reading.skip_last_positions)
+    )
+    parts = [store.read(0, split.aside_contexts).float() for store in stores_for(dictionary, sites, inputs)]
+    if dictionary.geometry.grain == "context":
+        return batch_of(parts, sites, usable)
+    return batch_of([part[usable] for part in parts], sites)
+
+
+def aside_activations(activations: Artifact, tokens: Artifact, reading: Reading) -> "Tensor":
+    """The activations of usable held-aside tokens at one hook point, (tokens, width) float32."""
     import torch
 
     from lmsae.store.reader import StoreReader
     from lmsae.text.tokens import open_tokens
 
     split = open_tokens(tokens.path)
-    usable = torch.from_numpy(split.usable("train", slice(0, split.aside_contexts)))
-    return StoreReader(activations.path / "activations.zarr").read(0, split.aside_contexts)[usable].float()
+    contexts = slice(0, split.aside_contexts)
+    usable = split.usable("train", contexts, reading.skip_first_positions, reading.skip_last_positions)
+    store = StoreReader(activations.path / "activations.zarr")
+    return store.read(0, split.aside_contexts)[torch.from_numpy(usable)].float()
 
 
-def scale_of(norm: Artifact, width: int) -> float:
-    """The factor that gives activations a mean norm of sqrt(width)."""
-    return math.sqrt(width) / _moments(norm)["mean_norm"].item()
-
-
-def mean_of(norm: Artifact) -> "Tensor":
-    """The mean activation (width,), float32."""
-    return _moments(norm)["mean"].float()
-
-
-def _moments(norm: Artifact) -> dict[str, "Tensor"]:
+def moments_of(norm: Artifact) -> "dict[str, Tensor]":
+    """What the norm stage measured: mean_norm (), mean (width,), variance (width,), float64."""
     from safetensors.torch import load_file
 
     return load_file(norm.path / "norm.safetensors")
+
+
+def _side_by_side(parts: "Sequence[Tensor]", numbers: Sequence[int]) -> "Tensor":
+    import torch
+
+    return parts[numbers[0]] if len(numbers) == 1 else torch.cat([parts[number] for number in numbers], dim=-1)

@@ -28,7 +28,8 @@ LIBRARIES = ("torch", "transformers", "transformer-lens", "zarr", "datasets", "n
 def make_artifacts(stage: Stage, references: Sequence[str], artifacts: Artifacts, runtime: Runtime) -> list[str]:
     """Make those artifacts of one pass that are not finished; returns their references.
 
-    An artifact that is finished costs a look at its manifest. Whatever an interrupted run left behind is removed first.
+    An artifact that is finished costs a look at its manifest. Whatever an interrupted run left behind is removed first,
+    but for what its stage goes on from.
     """
     wanted = [artifacts[reference] for reference in dict.fromkeys(references)]
     if all(artifact.is_finished for artifact in wanted):
@@ -71,7 +72,7 @@ def _job(stage: Stage, artifact: Artifact, artifacts: Artifacts) -> Job:
         message = f"is of {spec.stage} version {spec.version}; this lmsae makes {stage.name} version {stage.version}"
         raise ConfigError([Fault(str(artifact.path / "spec.json"), None, None, f"{message}. Plan the sweep again")])
     inputs = {name: artifacts[reference].opened() for name, reference in spec.inputs.items()}
-    artifact.clear()
+    artifact.clear(stage.keeps)
     return Job(artifact.reference, stage.config.model_validate(spec.config), inputs, artifact.path)
 
 

@@ -30,7 +30,7 @@ class Stage:
     `inputs` maps the names of its inputs to the stages they come from. `make` takes the jobs of one pass, writes each
     one's payload into `job.out`, and yields the job with facts for its provenance (times, rates) as soon as it is
     whole; what it has yielded is published even if a later job fails. `version` goes up when the same config must give
-    other bytes.
+    other bytes. `keeps` are the names in `job.out` that outlive an interrupted `make`, for the next one to go on from.
     """
 
     name: str
@@ -38,3 +38,4 @@ class Stage:
     config: type[Frozen]
     inputs: Mapping[str, str]
     make: Callable[[Sequence[Job], Runtime], Done]
+    keeps: frozenset[str] = frozenset()

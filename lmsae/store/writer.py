@@ -1,5 +1,6 @@
 """Writes the activations of one hook point, in token order, as they come from the model."""
 
+import shutil
 from pathlib import Path
 from types import TracebackType
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from lmsae.errors import ArtifactError, DamagedArtifact, NotEnoughTokens, ShapeError, SourceError
 from lmsae.store.array import create_array, layout_at, shard_path
 from lmsae.store.layout import Layout
-from lmsae.store.shard import ShardWriter, read_index
+from lmsae.store.shard import ShardWriter, read_chunk, read_index
 
 
 class StoreWriter:
@@ -145,7 +146,10 @@ class StoreWriter:
 
 
 def finished_contexts(path: Path, layout: Layout) -> int:
-    """Contexts in the whole shards that an earlier writer of the same layout left at `path`, counted from the first."""
+    """Contexts in the whole shards that an earlier writer of the same layout left at `path`, counted from the first.
+
+    All of them are read, and their checksums looked at.
+    """
     try:
         if layout_at(path) != layout:
             return 0
@@ -153,7 +157,23 @@ def finished_contexts(path: Path, layout: Layout) -> int:
         return 0
     for shard in range(layout.shards):
         try:
-            read_index(shard_path(path, shard), layout, shard)
+            _check_shard(shard_path(path, shard), layout, shard)
         except DamagedArtifact:
             return shard * layout.shard_contexts
     return layout.contexts
+
+
+def drop_unfinished(path: Path, layout: Layout, contexts: int) -> None:
+    """Remove whatever is in the store's folder besides its metadata and the shards of its first contexts."""
+    kept = {shard_path(path, shard).name for shard in range(-(-contexts // layout.shard_contexts))}
+    for entry in path.iterdir() if path.exists() else ():
+        if contexts == 0 or entry.name not in {"zarr.json", *kept}:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _check_shard(path: Path, layout: Layout, shard: int) -> None:
+    """Raise DamagedArtifact unless a shard is what a writer writes: its index, and every chunk with its checksum."""
+    places, chunk = read_index(path, layout, shard), np.empty(layout.chunk_bytes, dtype=np.uint8)
+    with path.open("rb") as file:
+        for number, (offset, _) in enumerate(places):
+            read_chunk(file.fileno(), path, number, int(offset), chunk)

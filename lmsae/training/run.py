@@ -1,135 +1,218 @@
 """A Run: one dictionary learning from batches that somebody hands to it."""
 
-import csv
+from __future__ import annotations
+
 import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from lmsae import schedules
-from lmsae.catalog import Objective
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.errors import TrainingError
 from lmsae.losses import Forward, Progress, reconstruction_loss
-from lmsae.optim import adam, normalise_rows, remove_radial_gradient, set_lr_factor
+from lmsae.optim import normalise_rows, remove_radial_gradient, set_lr_factor
+from lmsae.training import curves, optimisers, resampling
+from lmsae.training.batch import Batch
 from lmsae.training.config import TrainConfig
+from lmsae.training.ema import WeightMean
 
-CURVE_POINTS = 200
-
-
-class Log(Protocol):
-    """Where curve points go as they are made, besides the curves themselves."""
-
-    def __call__(self, point: dict[str, float]) -> None: ...
-
-    def finish(self) -> None: ...
+if TYPE_CHECKING:
+    from lmsae.catalog import Objective
+    from lmsae.training.splice import Splice
 
 
 class Run:
-    """One dictionary, its optimiser, schedules and counters. Nothing outside `step` changes them."""
+    """One dictionary, its optimisers, schedules, memories and counters. Nothing outside `step` changes them."""
 
     def __init__(
-        self, dictionary: Dictionary, objective: Objective, config: TrainConfig, name: str, log: Log | None = None
+        self,
+        dictionary: Dictionary,
+        objective: Objective,
+        config: TrainConfig,
+        name: str,
+        log: curves.Log | None = None,
+        splice: Splice | None = None,
     ) -> None:
         self.dictionary = dictionary.train().requires_grad_(True)
         self.objective, self.config, self.name, self.log = objective, config, name, log
+        self.splice = splice
         self.steps_done = 0
         self.curves: list[dict[str, float]] = []
-        self.optimiser = adam(
-            dictionary.named_parameters(),
-            config.lr,
-            (config.adam_beta1, config.adam_beta2),
-            config.threshold_lr_factor,
-        )
-        self.since_fired = torch.zeros(dictionary.config.d_sae, dtype=torch.int64, device=dictionary.scale_in.device)
+        latents = dictionary.geometry.latents
+        device = self.device
+        self.lr = config.peak_lr(latents)
+        self.optimisers = optimisers.build(config, dictionary.named_parameters(), self.lr)
+        self.since_fired = torch.zeros(latents, dtype=torch.int64, device=device)
+        self.memory = {
+            loss.kind: {name: value.to(device) for name, value in loss.memory().items()} for loss in objective.losses
+        }
+        self.ema = WeightMean(dictionary.named_parameters(), config.ema) if config.ema else None
+        self._last_k: int = getattr(dictionary.sparsity, "k", 0)
+        self._reconstructs = not any(loss.replaces_reconstruction for loss in objective.losses)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.dictionary.parameters()).device
 
     @property
     def is_finished(self) -> bool:
         return self.steps_done >= self.config.steps
 
-    def step(self, activations: Tensor) -> None:
-        """One optimiser step on raw activations (batch, d_in). Raises TrainingError when the loss is not finite."""
-        config, geometry = self.config, self.dictionary.geometry
-        progress = Progress(
-            sparsity_warm_up=schedules.warm_up(self.steps_done, config.steps, config.sparsity_warm_up_steps),
-            dead=self.since_fired >= config.dead_threshold,
-        )
-        lr_factor = schedules.trapezoid(
-            self.steps_done, config.steps, config.lr_warm_up_steps, config.lr_cool_down_steps, config.lr_end_ratio
-        )
-        x = activations * self.dictionary.scale_in
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            forward = self.dictionary.training_pass(x, x)
-            terms = {"reconstruction": reconstruction_loss(forward)}
+    def step(self, batch: Batch) -> None:
+        """One optimiser step on a batch, which stays as it is. Raises TrainingError when the loss is not finite."""
+        step, config = self.steps_done, self.config
+        self._set_k()
+        lr_factor = config.lr_factor(step)
+        tally = curves.Tally() if curves.is_point(step, config.steps) else None
+        dead = self.since_fired >= config.dead_threshold
+        self._accumulate(batch, dead, tally)
+        self._update_weights(lr_factor)
+        if tally:
+            self._record({**tally.point(), "dead": int(dead.sum()), "lr": self.lr * lr_factor})
+        self.steps_done += 1
+        if config.resamples_after(step):
+            self._resample(batch)
+        if self.is_finished:
+            self._finish()
+
+    def _accumulate(self, batch: Batch, dead: Tensor, tally: curves.Tally | None) -> None:
+        """Gradients of a batch, part by part, and what is learned from it without them."""
+        tokens, fired = batch.tokens, torch.zeros_like(dead)
+        progress = {loss.kind: self._progress(dead, self.memory[loss.kind]) for loss in self.objective.losses}
+        for part in batch.parts(self.config.gradient_accumulation):
+            share = part.tokens / tokens
+            forward, terms = self._losses(part, progress)
+            (share * torch.stack(list(terms.values())).sum()).backward()
+            fired |= (forward.codes != 0).any(0)
+            if tally:
+                tally.add(forward, terms, share)
+        self.since_fired += tokens
+        self.since_fired.masked_fill_(fired, 0)
+        # Once a step, whatever the number of parts: the last one stands for the batch.
+        with torch.no_grad():
+            self.dictionary.observe(forward)
             for loss in self.objective.losses:
-                terms[loss.kind] = loss(geometry, self.dictionary.sparsity, forward, progress)
-            total = torch.stack(list(terms.values())).sum()
-        total.backward()
+                loss.observe(self.memory[loss.kind], forward, progress[loss.kind])
+
+    def _losses(self, batch: Batch, progress: dict[str, Progress]) -> tuple[Forward, dict[str, Tensor]]:
+        x, target = self.dictionary.normalised(batch.x, batch.target)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            forward = self.dictionary.training_pass(x, target, batch.usable)
+            if self.splice:
+                forward = replace(forward, model=self.splice.run(self.dictionary, batch, forward.reconstruction))
+            terms = {"reconstruction": reconstruction_loss(forward)} if self._reconstructs else {}
+            for loss in self.objective.losses:
+                terms[loss.kind] = loss(
+                    self.dictionary.geometry, self.dictionary.sparsity, forward, progress[loss.kind]
+                )
+        return forward, terms
+
+    def _progress(self, dead: Tensor, memory: dict[str, Tensor]) -> Progress:
+        config = self.config
+        return Progress(
+            sparsity_warm_up=config.sparsity_factor(self.steps_done),
+            dead=dead,
+            step=self.steps_done,
+            steps=config.steps,
+            seed=config.seed,
+            memory=memory,
+        )
+
+    def _set_k(self) -> None:
+        if self.config.initial_k:
+            sparsity: Any = self.dictionary.sparsity
+            sparsity.k = self.config.k_at(self.steps_done, self._last_k)
+
+    def _update_weights(self, lr_factor: float) -> None:
+        geometry: Any = self.dictionary.geometry
         if self.objective.unit_norm_decoder:
             remove_radial_gradient(geometry.W_dec)
-        if config.grad_clip:
-            torch.nn.utils.clip_grad_norm_(self.dictionary.parameters(), config.grad_clip)
-        set_lr_factor(self.optimiser, lr_factor)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        if self.config.grad_clip:
+            torch.nn.utils.clip_grad_norm_(self.dictionary.parameters(), self.config.grad_clip)
+        for optimiser in self.optimisers:
+            set_lr_factor(optimiser, lr_factor)
+            optimiser.step()
+            optimiser.zero_grad()
         if self.objective.unit_norm_decoder:
             normalise_rows(geometry.W_dec)
-        self._observe(forward)
-        if self._is_curve_point():
-            self._record(forward, terms, progress, lr_factor)
-        self.steps_done += 1
-        if self.is_finished:
-            self._require_finite_weights()
+        if self.ema:
+            self.ema.update(self.dictionary.named_parameters())
+
+    @torch.no_grad()
+    def _resample(self, batch: Batch) -> None:
+        """Dead latents begin anew from the badly reconstructed tokens of a batch."""
+        dead = self.since_fired >= self.config.dead_threshold
+        if not dead.any():
+            return
+        x, losses = [], []
+        for part in batch.parts(self.config.gradient_accumulation):
+            forward = self.dictionary.training_pass(*self.dictionary.normalised(part.x, part.target), part.usable)
+            x.append(forward.x)
+            losses.append((forward.reconstruction - forward.target).pow(2).sum(1))
+        seed = (self.config.seed, self.steps_done)
+        new = resampling.rebirth(self.dictionary.geometry, torch.cat(x), torch.cat(losses), dead, seed)
+        new.take_place(self.dictionary.geometry, self.optimisers)
+        self.since_fired[new.latents] = 0
+
+    def _finish(self) -> None:
+        """Bring the weights to what is saved."""
+        if self.ema:
+            self.ema.copy_to(self.dictionary.named_parameters())
+            if self.objective.unit_norm_decoder:
+                geometry: Any = self.dictionary.geometry
+                normalise_rows(geometry.W_dec)
+        for optimiser in self.optimisers:
+            optimisers.to_evaluation(optimiser)
+        self._set_k()
+        for name, weights in self.dictionary.named_parameters():
+            if not weights.isfinite().all():
+                raise self._breakdown(f"{name} is not finite")
+
+    def state(self) -> dict[str, Any]:
+        """All that steps change, as tensors, numbers, lists and dicts; what cannot change is the config's."""
+        return {
+            "steps_done": self.steps_done,
+            "dictionary": dict(self.dictionary.state_dict()),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "since_fired": self.since_fired,
+            "memory": self.memory,
+            "ema": (self.ema.updates, self.ema.sums) if self.ema else None,
+            "curves": self.curves,
+        }
+
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        """Take over the `state` of a run of the same config, on this run's device: the next step is the one that would
+        have come there. The log hears the points so far."""
+        self.dictionary.load_state_dict(state["dictionary"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.steps_done, self.curves = state["steps_done"], state["curves"]
+        self.since_fired, self.memory = state["since_fired"], state["memory"]
+        if self.ema:
+            self.ema.updates, self.ema.sums = state["ema"]
+        if self.log:
+            for point in self.curves:
+                self.log(point)
 
     def write_curves(self, path: Path) -> None:
         """Write the training curves as csv, one line a recorded step."""
-        with open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(self.curves[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.curves)
+        curves.write(self.curves, path)
 
     def close(self) -> None:
         """Say to the log that no more points will come."""
         if self.log:
             self.log.finish()
 
-    @torch.no_grad()
-    def _observe(self, forward: Forward) -> None:
-        codes = forward.codes.detach()
-        self.dictionary.sparsity.observe(codes)
-        self.since_fired += len(codes)
-        self.since_fired.masked_fill_((codes != 0).any(0), 0)
-
-    def _is_curve_point(self) -> bool:
-        every = max(1, self.config.steps // CURVE_POINTS)
-        return self.steps_done % every == 0 or self.steps_done == self.config.steps - 1
-
-    @torch.no_grad()
-    def _record(self, forward: Forward, terms: dict[str, Tensor], progress: Progress, lr_factor: float) -> None:
-        target = forward.target
-        variance = (target - target.mean(0)).pow(2).sum(-1).mean().item()
-        point = {
-            "step": self.steps_done,
-            "tokens": (self.steps_done + 1) * self.config.batch_size,
-            "loss": sum(term.item() for term in terms.values()),
-            **{f"{name}_loss": term.item() for name, term in terms.items()},
-            "explained_variance": 1 - terms["reconstruction"].item() / variance if variance else math.nan,
-            "l0": (forward.codes != 0).sum(-1).float().mean().item(),
-            "dead": int(progress.dead.sum()),
-            "lr": self.config.lr * lr_factor,
-        }
-        if not math.isfinite(point["loss"]):
-            raise self._breakdown(f"the loss is {point['loss']}")
+    def _record(self, measured: dict[str, float]) -> None:
+        if not math.isfinite(measured["loss"]):
+            raise self._breakdown(f"the loss is {measured['loss']}")
+        point = {"step": self.steps_done, "tokens": (self.steps_done + 1) * self.config.batch_size, **measured}
         self.curves.append(point)
         if self.log:
             self.log(point)
-
-    def _require_finite_weights(self) -> None:
-        for name, weights in self.dictionary.named_parameters():
-            if not weights.isfinite().all():
-                raise self._breakdown(f"{name} is not finite")
 
     def _breakdown(self, what: str) -> TrainingError:
         return TrainingError(

@@ -1,26 +1,41 @@
 """train_together: many dictionaries over one stream of activations; company never changes a result."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
 from lmsae.errors import TrainingError
-from lmsae.store.batches import ShuffledBatches
+from lmsae.training.batch import Batch
 from lmsae.training.run import Run
 
 
+class Stream(Protocol):
+    """Where batches come from."""
+
+    def batches(self, start_step: int, stop_step: int) -> Iterable[Batch]:
+        """The batches of steps start_step to stop_step, on the CPU."""
+        ...
+
+
 def train_together(
-    runs: Sequence[Run], batches: ShuffledBatches, device: str, advance: Callable[[int], None]
+    runs: Sequence[Run],
+    stream: Stream,
+    device: str,
+    advance: Callable[[int], None],
+    after_step: Callable[[Sequence[Run]], None] = lambda active: None,
 ) -> Iterator[Run]:
     """Train all runs in one pass over the data; yields each run when it has finished.
 
-    Runs share batches and nothing else. One that breaks down leaves the others alone: its TrainingError is raised
-    after they have finished.
+    Runs share batches and nothing else; each goes on from the steps that it has done, and lets earlier batches pass.
+    One that breaks down leaves the others alone: its TrainingError is raised after they have finished. `advance` is
+    told the tokens of each batch, and `after_step` which runs go on.
     """
     active, broken = list(runs), []
-    for (activations,) in batches.batches(0, max(run.config.steps for run in runs)):
-        x = activations.to(device)
-        for run in list(active):
+    first, last = min(run.steps_done for run in runs), max(run.config.steps for run in runs)
+    for step, on_cpu in enumerate(stream.batches(first, last), first):
+        batch = on_cpu.to(device)
+        for run in [run for run in active if run.steps_done == step]:
             try:
-                run.step(x)
+                run.step(batch)
             except TrainingError as error:
                 broken.append(error)
                 active.remove(run)
@@ -30,7 +45,8 @@ def train_together(
                 active.remove(run)
                 run.close()
                 yield run
-        advance(len(x))
+        advance(on_cpu.tokens)
+        after_step(active)
         if not active:
             break
     if broken:

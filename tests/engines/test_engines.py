@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.engines.sweep import TWO_ROWS, TWO_ROWS_MAKE, Sweep, environment
-from tests.miniature import manifests, write_config, write_sweep
+from tests.miniature import manifests, row_of, write_config, write_sweep
 
 ENGINES = ["snakemake", "dvc"]
 NOTHING: Counter[str] = Counter()
@@ -85,6 +85,14 @@ def test_a_row_of_another_hook_point_starts_no_job_of_the_rows_before_it(sweep: 
     assert sweep.computed() == NOTHING
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_row_over_two_hook_points_makes_the_store_that_is_missing_and_reads_both(sweep: Sweep, engine: str) -> None:
+    write_sweep(sweep.folder, [*TWO_ROWS, row_of("crosscoder")])
+    sweep.engine(engine)
+    assert sweep.computed() == Counter(activations=1, norm=1, init=1, train=1, eval=1, report=1)
+    assert {path.name for path in (sweep.folder / "results/rows/crosscoder").iterdir()} >= {"activations", "norm.1"}
+
+
 def test_a_manifest_deleted_by_hand_is_restored_and_nothing_computed(sweep: Sweep) -> None:
     before = manifests(sweep.folder)
     for manifest in sweep.artifacts.glob("*/*/manifest.json"):
@@ -105,7 +113,7 @@ def test_a_faulty_sheet_is_met_with_its_faults_before_anything_runs(empty: Sweep
     write_sweep(empty.folder, [{**TWO_ROWS[0], "sae.architecture": "tpok"}, {**TWO_ROWS[1], "train.lr": "quick"}])
     said = empty.engine(engine, fails=True)
     assert "config/sweep.tsv, row top, column sae.architecture" in said
-    assert "did you mean topk?" in said
+    assert "did you mean topk" in said
     assert "config/sweep.tsv, row batch, column train.lr" in said
     assert "Traceback" not in said
     assert not list(empty.artifacts.glob("*/*"))

@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lmsae.catalog import CATALOG
+from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.dictionary import Dictionary
-from lmsae.evaluation.scoring import Score, Subject, score
+from lmsae.evaluation.scoring import Score, Scored, Subject, score
 from lmsae.lm import load, resolve
 from lmsae.text.tokens import TokenSet, TokenWriter, open_tokens
-from tests.architectures import parts, randomise
+from tests.architectures import SAES, parts, randomise
 
 VOCAB, WIDTH, CONTEXTS, CONTEXT_SIZE, SPECIAL = 31, 8, 7, 10, 0
 HOOK, OTHER_HOOK = "blocks.0.hook_resid_post", "blocks.1.hook_mlp_out"
@@ -69,13 +70,18 @@ def mean(model: Any, ids: Tensor) -> Tensor:
     return model.read(ids, [HOOK])[HOOK].mean((0, 1)) + 0.1
 
 
-Scored = Callable[..., list[Score]]
+Scoring = Callable[..., list[Score]]
 
 
 @pytest.fixture(scope="module")
-def scored(model: Any, tokens: TokenSet) -> Scored:
+def text(tokens: TokenSet) -> Scored:
+    return Scored(tokens.held_out, tokens.usable("held_out"))
+
+
+@pytest.fixture(scope="module")
+def scored(model: Any, text: Scored) -> Scoring:
     def run(*subjects: Subject, batch_contexts: int = 3) -> list[Score]:
-        return score(model, subjects, tokens, CONTEXTS, batch_contexts, lambda count: None)
+        return score([model], subjects, text, batch_contexts, lambda count: None)
 
     return run
 
@@ -100,14 +106,25 @@ def constant(value: Tensor) -> Dictionary:
 
 
 def random(name: str = "topk", seed: int = 0) -> Dictionary:
-    made = randomise(Dictionary(parts(name, WIDTH, 24)[0]), seed)
-    made.set_scales(0.5, 0.5)
-    made.sparsity.observe(torch.rand(3, 24))
+    return filled(parts(name, WIDTH, 24)[0], seed)
+
+
+def filled(config: DictionaryConfig, seed: int = 0) -> Dictionary:
+    """Random weights, scales of a half, and statistics of some codes."""
+    made = randomise(Dictionary(config), seed)
+    for side in (made.read, made.write):
+        side.get_buffer("scale").fill_(0.5)
+    made.sparsity.observe(torch.rand(3, made.geometry.latents))
     return made.eval()
 
 
-def test_an_identity_loses_nothing(scored: Scored, mean: Tensor) -> None:
-    metrics = scored(Subject(identity(), HOOK, mean))[0].metrics
+def subject(dictionary: Dictionary, hook: str, mean: Tensor) -> Subject:
+    """A dictionary that writes what it reads."""
+    return Subject(dictionary, [(0, hook)], [(0, hook)], [mean])
+
+
+def test_an_identity_loses_nothing(scored: Scoring, mean: Tensor) -> None:
+    metrics = scored(subject(identity(), HOOK, mean))[0].metrics
     assert metrics["ce_difference"] == pytest.approx(0, abs=1e-6)
     assert metrics["kl_div"] == pytest.approx(0, abs=1e-9)
     for name in ("ce_loss_score_zero", "ce_loss_score_mean", "kl_div_score_zero", "kl_div_score_mean"):
@@ -116,14 +133,14 @@ def test_an_identity_loses_nothing(scored: Scored, mean: Tensor) -> None:
     assert metrics["l0"] == WIDTH
 
 
-def test_a_dictionary_that_writes_zeros_is_zero_ablation(scored: Scored, mean: Tensor) -> None:
-    metrics = scored(Subject(constant(torch.zeros(WIDTH)), HOOK, mean))[0].metrics
+def test_a_dictionary_that_writes_zeros_is_zero_ablation(scored: Scoring, mean: Tensor) -> None:
+    metrics = scored(subject(constant(torch.zeros(WIDTH)), HOOK, mean))[0].metrics
     assert metrics["ce_spliced"] == metrics["ce_zero_ablated"]
     assert metrics["ce_loss_score_zero"] == metrics["kl_div_score_zero"] == 0
 
 
-def test_a_dictionary_that_writes_the_mean_is_mean_ablation(scored: Scored, mean: Tensor) -> None:
-    metrics = scored(Subject(constant(mean), HOOK, mean))[0].metrics
+def test_a_dictionary_that_writes_the_mean_is_mean_ablation(scored: Scoring, mean: Tensor) -> None:
+    metrics = scored(subject(constant(mean), HOOK, mean))[0].metrics
     assert metrics["ce_spliced"] == metrics["ce_mean_ablated"]
     assert metrics["ce_loss_score_mean"] == metrics["kl_div_score_mean"] == 0
     assert metrics["ce_zero_ablated"] != metrics["ce_mean_ablated"]
@@ -151,12 +168,12 @@ def cross_entropy(model: Any, ids: Tensor, hook: str, replace: Callable[[Tensor]
 
 
 @pytest.mark.parametrize("hook", [HOOK, OTHER_HOOK])
-@pytest.mark.parametrize("name", CATALOG)
+@pytest.mark.parametrize("name", SAES)
 def test_cross_entropies_are_those_of_splices_worked_out_by_hand(
-    name: str, hook: str, scored: Scored, model: Any, ids: Tensor, mean: Tensor
+    name: str, hook: str, scored: Scoring, model: Any, ids: Tensor, mean: Tensor
 ) -> None:
     dictionary = random(name)
-    metrics = scored(Subject(dictionary, hook, mean))[0].metrics
+    metrics = scored(subject(dictionary, hook, mean))[0].metrics
     by_hand = {
         "ce_clean": lambda x: x,
         "ce_spliced": lambda x: dictionary(x[None])[0],
@@ -167,26 +184,26 @@ def test_cross_entropies_are_those_of_splices_worked_out_by_hand(
         assert metrics[metric] == pytest.approx(cross_entropy(model, ids, hook, replace), rel=1e-5), metric
 
 
-def test_it_matters_that_special_tokens_are_spared(scored: Scored, model: Any, ids: Tensor, mean: Tensor) -> None:
-    spared = scored(Subject(random(), HOOK, mean))[0].metrics["ce_zero_ablated"]
+def test_it_matters_that_special_tokens_are_spared(scored: Scoring, model: Any, ids: Tensor, mean: Tensor) -> None:
+    spared = scored(subject(random(), HOOK, mean))[0].metrics["ce_zero_ablated"]
     assert abs(spared - cross_entropy(model, ids, HOOK, torch.zeros_like, spare=False)) > 1e-3
 
 
-@pytest.mark.parametrize("name", CATALOG)
+@pytest.mark.parametrize("name", SAES)
 def test_reconstruction_metrics_are_over_text_tokens(
-    name: str, scored: Scored, model: Any, ids: Tensor, mean: Tensor
+    name: str, scored: Scoring, model: Any, ids: Tensor, mean: Tensor
 ) -> None:
     dictionary = random(name)
-    found = scored(Subject(dictionary, HOOK, mean))[0]
+    found = scored(subject(dictionary, HOOK, mean))[0]
     x = model.read(ids, [HOOK])[HOOK][ids != SPECIAL]
     with torch.no_grad():
         codes, y, y_hat = dictionary.encode(x), x.double().numpy(), dictionary(x).double().numpy()
     assert found.metrics["tokens"] == len(x) == CONTEXTS * (CONTEXT_SIZE - 1) - 2
     explained = 1 - ((y - y_hat) ** 2).sum() / ((y - y.mean(0)) ** 2).sum()
     assert found.metrics["explained_variance"] == pytest.approx(explained, rel=1e-5)
-    assert found.metrics["l0"] == pytest.approx((codes > 0).sum().item() / len(x), rel=1e-6)
+    assert found.metrics["l0"] == pytest.approx((codes != 0).sum().item() / len(x), rel=1e-6)
     assert found.metrics["dead"] == (codes == 0).all(0).sum().item()
-    torch.testing.assert_close(found.latents["density"], (codes > 0).float().mean(0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.latents["density"], (codes != 0).float().mean(0), rtol=1e-5, atol=1e-6)
 
 
 def require_close(found: Score, expected: Score, rel: float) -> None:
@@ -197,43 +214,44 @@ def require_close(found: Score, expected: Score, rel: float) -> None:
         torch.testing.assert_close(found.latents[name], value, rtol=rel, atol=rel)
 
 
-@pytest.mark.parametrize("name", CATALOG)
+@pytest.mark.parametrize("name", SAES)
 @pytest.mark.parametrize("batch_contexts", [1, 2, CONTEXTS, 100])
-def test_batch_size_changes_nothing(name: str, batch_contexts: int, scored: Scored, mean: Tensor) -> None:
-    subject = Subject(random(name), HOOK, mean)
-    require_close(scored(subject, batch_contexts=batch_contexts)[0], scored(subject)[0], 1e-6)
+def test_batch_size_changes_nothing(name: str, batch_contexts: int, scored: Scoring, mean: Tensor) -> None:
+    one = subject(random(name), HOOK, mean)
+    require_close(scored(one, batch_contexts=batch_contexts)[0], scored(one)[0], 1e-6)
 
 
-def test_company_changes_nothing(scored: Scored, mean: Tensor) -> None:
+def test_company_changes_nothing(scored: Scoring, mean: Tensor) -> None:
     subjects = [
-        Subject(random("topk"), HOOK, mean),
-        Subject(random("jumprelu"), OTHER_HOOK, mean),
-        Subject(random("batchtopk"), HOOK, mean - 1),  # the mean of other text, at the same place
-        Subject(random("topk", seed=1), HOOK, torch.zeros(WIDTH)),
+        subject(random("topk"), HOOK, mean),
+        subject(random("jumprelu"), OTHER_HOOK, mean),
+        subject(random("batchtopk"), HOOK, mean - 1),  # the mean of other text, at the same place
+        subject(random("topk", seed=1), HOOK, torch.zeros(WIDTH)),
     ]
     together = scored(*subjects)
-    for subject, found in zip(subjects, together, strict=True):
-        alone = scored(subject)[0]
+    for one, found in zip(subjects, together, strict=True):
+        alone = scored(one)[0]
         assert found.metrics == alone.metrics
         assert all(torch.equal(found.latents[name], value) for name, value in alone.latents.items())
     assert len({found.metrics["ce_mean_ablated"] for found in together}) == 4
 
 
-def test_scales_and_their_fold_score_alike(scored: Scored, mean: Tensor) -> None:
+def test_scales_and_their_fold_score_alike(scored: Scoring, mean: Tensor) -> None:
     dictionary = random("batchtopk")
-    plain, folded = scored(Subject(dictionary, HOOK, mean), Subject(dictionary.folded(), HOOK, mean))
+    plain, folded = scored(subject(dictionary, HOOK, mean), subject(dictionary.folded(), HOOK, mean))
     require_close(folded, plain, 1e-5)
 
 
 def test_only_the_contexts_asked_for_are_scored(model: Any, tokens: TokenSet, mean: Tensor) -> None:
     counts: list[int] = []
-    found = score(model, [Subject(random(), HOOK, mean)], tokens, 4, 3, counts.append)[0]
+    text = Scored(tokens.held_out, tokens.usable("held_out", slice(0, 4)))
+    found = score([model], [subject(random(), HOOK, mean)], text, 3, counts.append)[0]
     assert found.metrics["tokens"] == 4 * (CONTEXT_SIZE - 1) - 1
     assert counts == [3 * CONTEXT_SIZE, CONTEXT_SIZE]
 
 
-def test_a_score_is_saved_as_json_and_vectors(scored: Scored, mean: Tensor, tmp_path: Path) -> None:
-    found = scored(Subject(random(), HOOK, mean))[0]
+def test_a_score_is_saved_as_json_and_vectors(scored: Scoring, mean: Tensor, tmp_path: Path) -> None:
+    found = scored(subject(random(), HOOK, mean))[0]
     found.save(tmp_path)
     assert json.loads((tmp_path / "metrics.json").read_text()) == found.metrics
     latents = load_file(tmp_path / "latents.safetensors")
@@ -241,3 +259,64 @@ def test_a_score_is_saved_as_json_and_vectors(scored: Scored, mean: Tensor, tmp_
         name: ((24,), torch.float32) for name in ("density", "mean_activation")
     }
     assert sum(found.metrics["density_histogram"]) == 24 - found.metrics["dead"]
+
+
+def site(name: str, reads: int, writes: int) -> Dictionary:
+    """A random dictionary of a catalog entry, over so many hook points."""
+    config = parts(name, WIDTH, 24)[0]
+    return filled(config.model_copy(update={"reads": (WIDTH,) * reads, "writes": (WIDTH,) * writes}))
+
+
+def test_a_transcoder_is_spliced_where_it_writes(scored: Scoring, model: Any, ids: Tensor, mean: Tensor) -> None:
+    dictionary = site("transcoder", 1, 1)
+    found = scored(Subject(dictionary, [(0, HOOK)], [(0, OTHER_HOOK)], [mean]))[0].metrics
+    x, y = (model.read(ids, [hook])[hook] for hook in (HOOK, OTHER_HOOK))
+    y_hat = dictionary(x)
+    replaced = torch.where((ids != SPECIAL)[..., None], y_hat, y)
+    log_p = model.logits_with(ids, {OTHER_HOOK: lambda _: replaced}).double().log_softmax(-1)
+    losses = -log_p[:, :-1].gather(-1, ids[:, 1:, None]).squeeze(-1)[ids[:, :-1] != SPECIAL]
+    assert found["ce_spliced"] == pytest.approx(losses.mean().item(), rel=1e-5)
+    usable = (ids != SPECIAL)[..., None]
+    error = ((y_hat - y).double() * usable).pow(2).sum() / usable.sum()
+    assert found["mse"] == pytest.approx(error.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in CATALOG if name not in SAES])
+def test_every_other_geometry_is_scored(name: str, scored: Scoring, mean: Tensor) -> None:
+    config = parts(name, WIDTH, 24)[0]
+    read = [(0, HOOK), (0, "blocks.1.hook_resid_post")][: len(config.reads)]
+    written = read if config.geometry.autoencodes else [(0, "blocks.0.hook_mlp_out"), (0, OTHER_HOOK)][: len(read)]
+    found = scored(Subject(filled(config), read, written, [mean] * len(written)))[0]
+    assert found.metrics["tokens"] == CONTEXTS * (CONTEXT_SIZE - 1) - 2
+    assert 0 < found.metrics["l0"] < found.metrics["d_sae"]
+    assert found.metrics["kl_div"] > 0
+    sites = [metric for metric in found.metrics if metric.startswith("explained_variance[")]
+    assert sites == ([f"explained_variance[{hook}]" for _, hook in written] if len(written) > 1 else [])
+
+
+def test_hook_points_spliced_together_and_their_own_metrics_add_up(
+    scored: Scoring, model: Any, ids: Tensor, mean: Tensor
+) -> None:
+    hooks = [(0, "blocks.0.hook_mlp_out"), (0, OTHER_HOOK)]
+    found = scored(Subject(site("crosscoder", 2, 2), hooks, hooks, [mean, mean]))[0].metrics
+    parts_of_it = [found[f"mse[{hook}]"] for _, hook in hooks]
+    assert found["mse"] == pytest.approx(sum(parts_of_it), rel=1e-9)
+    zeros = {hook: torch.zeros_like for _, hook in hooks}
+
+    def spared(hook: str) -> Callable[[Tensor], Tensor]:
+        return lambda activations: torch.where((ids != SPECIAL)[..., None], zeros[hook](activations), activations)
+
+    log_p = model.logits_with(ids, {hook: spared(hook) for hook in zeros}).double().log_softmax(-1)
+    losses = -log_p[:, :-1].gather(-1, ids[:, 1:, None]).squeeze(-1)[ids[:, :-1] != SPECIAL]
+    assert found["ce_zero_ablated"] == pytest.approx(losses.mean().item(), rel=1e-5)
+
+
+def test_two_models_are_pooled(model: Any, text: Scored, mean: Tensor) -> None:
+    places = [(0, HOOK), (1, HOOK)]
+    dictionary = site("crosscoder", 2, 2)
+    both = score([model, model], [Subject(dictionary, places, places, [mean, mean])], text, 3, lambda count: None)[0]
+    one = score([model], [subject(random(), HOOK, mean)], text, 3, lambda count: None)[0]
+    # The same model twice: what does not depend on the dictionary is the same as of one.
+    for metric in ("ce_clean", "ce_zero_ablated", "ce_mean_ablated"):
+        assert both.metrics[metric] == pytest.approx(one.metrics[metric], rel=1e-12)
+    assert both.metrics[f"explained_variance[{HOOK}@0]"] != both.metrics[f"explained_variance[{HOOK}@1]"]

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Mapping
+from fnmatch import fnmatch
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,61 +12,46 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lmsae.catalog import CATALOG, SaeSection, resolve, with_defaults
-from lmsae.dictionary.dictionary import Dictionary
+from lmsae.catalog import CATALOG
+from lmsae.dictionary.conversion import as_jumprelu
 from lmsae.errors import ExportError
-from lmsae.interop.saelens import export, load
+from lmsae.interop.saelens import ARCHITECTURES, export, load, why_not
+from tests.interop.peers import (
+    LATENTS,
+    MADE,
+    NORMALISATIONS,
+    OUT_WIDTH,
+    PROVENANCE,
+    REFUSED_UNITS,
+    WIDTH,
+    activations,
+    assert_computes_the_same,
+    assert_same,
+    exported,
+    fitted,
+    made_as,
+    rewritten,
+    saelens,
+)
 
-WIDTH, LATENTS = 6, 24
-# What each architecture needs beside its name. A new entry of the catalog must be added, and so is exported or refused.
-PIECES: dict[str, dict[str, Any]] = {
-    "standard": {"l1_coefficient": 1.0},
-    "standard_new": {"l1_coefficient": 1.0},
-    "topk": {"k": 4},
-    "batchtopk": {"k": 4},
-    "jumprelu": {"l0_coefficient": 1.0},
+JUMPRELU_FIRST = "make it a jumprelu first: `lmsae convert KEY FOLDER`"
+STAY = r"open it with lmsae instead: Dictionary.load\(folder\)"
+REFUSED = {
+    "groupmax": f"no sae with groupmax, .*; {JUMPRELU_FIRST}",
+    "transcoder": f"no transcoder with topk, only with relu, jumprelu; {JUMPRELU_FIRST}",
+    "skip_transcoder": f"no skip_transcoder with topk, only with relu, jumprelu; {JUMPRELU_FIRST}",
+    "crosscoder": f"has no crosscoder; {STAY}",
+    "clt": f"has no clt; {STAY}",
+    "lorsa": f"has no lorsa; {STAY}",
+    "molt": f"has no molt; {STAY}",
 }
-PROVENANCE = {
-    "model_name": "tiny",
-    "hook_name": "blocks.1.hook_resid_post",
-    "context_size": 8,
-    "prepend_bos": True,
-    "dataset_path": "some-text",
-    "lmsae_artifact": "train/0123456789abcdef",
-}
-EVERY = pytest.mark.parametrize("architecture", PIECES)
+"""Entries of the catalog that SAELens cannot compute, and what the refusal says. A new entry stands here or in MADE."""
+EVERY = pytest.mark.parametrize("name", MADE)
+UNITS = list(product(MADE, NORMALISATIONS))
 
 
-def dictionary(architecture: str, *, apply_b_dec_to_input: bool = True, scale: float = 1.0) -> Dictionary:
-    """A dictionary with random weights, thresholds and bias, as the catalog makes it."""
-    given = {**PIECES[architecture], "apply_b_dec_to_input": apply_b_dec_to_input}
-    values = with_defaults({"hook_point": "blocks.0.hook_resid_post", "architecture": architecture, "d_sae": LATENTS})
-    section = SaeSection(**{name: value for name, value in values.items() if name in SaeSection.model_fields})
-    config, _ = resolve(section, given, frozenset(given), WIDTH)
-    made = Dictionary(config)
-    generator = torch.Generator().manual_seed(len(architecture))
-    with torch.no_grad():
-        for name, parameter in made.named_parameters():
-            shift = -1.0 if name == "sparsity.log_threshold" else 0.0
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5 + shift)
-        made.sparsity.observe(torch.full((1, LATENTS), 0.35))
-    made.set_scales(scale, scale)
-    return made.eval().requires_grad_(False)
-
-
-def saelens(folder: Path) -> Any:
-    from sae_lens import SAE
-
-    return SAE.load_from_disk(folder)
-
-
-def activations(count: int = 64) -> Tensor:
-    return torch.randn(count, WIDTH, generator=torch.Generator().manual_seed(7))
-
-
-def assert_same(found: Tensor, wanted: Tensor) -> None:
-    # Both round in float32, in another order.
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+def refusal(name: str, normalisation: str) -> str | None:
+    return next((said for pattern, said in REFUSED_UNITS.items() if fnmatch(f"{name}/{normalisation}", pattern)), None)
 
 
 def files(folder: Path) -> Mapping[str, bytes]:
@@ -72,88 +59,122 @@ def files(folder: Path) -> Mapping[str, bytes]:
 
 
 def test_every_architecture_of_the_catalog_is_exported_or_refused_here() -> None:
-    assert PIECES.keys() == CATALOG.keys()
+    assert CATALOG.keys() == {name for name in MADE if "-" not in name} | REFUSED.keys()
+    assert not MADE.keys() & REFUSED.keys()
+
+
+def test_every_architecture_of_saelens_is_compared_here_but_temporal() -> None:
+    from sae_lens.registry import SAE_CLASS_REGISTRY
+
+    assert SAE_CLASS_REGISTRY.keys() == ARCHITECTURES.keys() | {"temporal"}
+    assert {theirs for theirs, _ in MADE.values()} == ARCHITECTURES.keys()
+
+
+@pytest.mark.parametrize(("name", "normalisation"), [unit for unit in UNITS if refusal(*unit) is None])
+def test_saelens_computes_the_same_codes_and_outputs(tmp_path: Path, name: str, normalisation: str) -> None:
+    ours = made_as(name, normalize_activations=normalisation)
+    theirs = saelens(exported(ours, tmp_path))
+    assert theirs.cfg.architecture() == MADE[name][0]
+    # Rows that are also the encoder keep norm 1, and codes take the scale.
+    scaled = (name, normalisation) == ("matching_pursuit", "dataset")
+    assert_computes_the_same(theirs, ours, 1 / ours.read.affine().scale[0] if scaled else 1.0)
+
+
+@pytest.mark.parametrize(("name", "normalisation"), [unit for unit in UNITS if refusal(*unit)])
+def test_a_normalisation_that_saelens_cannot_compute_is_refused(tmp_path: Path, name: str, normalisation: str) -> None:
+    with pytest.raises(ExportError, match=f"{refusal(name, normalisation)}.*; {STAY}"):
+        exported(made_as(name, normalize_activations=normalisation), tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in MADE if name not in ("gated", "matching_pursuit")])
+def test_latents_selected_by_norm_have_their_norms_in_saelens_codes(tmp_path: Path, name: str) -> None:
+    ours = made_as(name, sparsity_include_decoder_norm=True)
+    assert_computes_the_same(saelens(exported(ours, tmp_path)), ours, ours.geometry.norms())
+
+
+@pytest.mark.parametrize("name", ["standard_new", "gated", "topk", "abstopk", "jumprelu", "batchtopk"])
+@pytest.mark.parametrize("option", [{"apply_b_dec_to_input": False}, {"tied_encoder": True}], ids=str)
+def test_options_of_an_sae_are_kept_or_folded(tmp_path: Path, name: str, option: dict[str, Any]) -> None:
+    ours = made_as(name, **option)
+    assert_computes_the_same(saelens(exported(ours, tmp_path)), ours)
 
 
 @EVERY
-@pytest.mark.parametrize("scale", [1.0, 0.37])
-@pytest.mark.parametrize("apply_b_dec_to_input", [True, False])
-def test_saelens_computes_the_same_codes_and_reconstruction(
-    tmp_path: Path, architecture: str, scale: float, apply_b_dec_to_input: bool
+@pytest.mark.parametrize("normalisation", ["none", "dataset", "token"])
+def test_load_gives_back_what_was_written_and_writing_it_again_gives_the_same_bytes(
+    tmp_path: Path, name: str, normalisation: str
 ) -> None:
-    ours = dictionary(architecture, apply_b_dec_to_input=apply_b_dec_to_input, scale=scale)
-    export(ours, tmp_path, provenance=PROVENANCE, density=None)
-    theirs = saelens(tmp_path)
-    x = activations()
-    with torch.inference_mode():
-        codes = ours.encode(x)
-        assert 0 < (codes != 0).float().mean() < 1
-        assert_same(theirs.encode(x), codes)
-        assert_same(theirs(x), ours(x))
-
-
-@EVERY
-@pytest.mark.parametrize("scale", [1.0, 0.37])
-def test_load_gives_back_the_dictionary_and_saving_it_again_gives_the_same_bytes(
-    tmp_path: Path, architecture: str, scale: float
-) -> None:
-    density = torch.linspace(0, 1, LATENTS)
-    ours = dictionary(architecture, scale=scale)
+    ours, density = made_as(name, normalize_activations=normalisation), torch.linspace(0, 1, LATENTS)
+    if why_not(ours.config):
+        assert refusal(name, normalisation)
+        return
     export(ours, tmp_path / "first", provenance=PROVENANCE, density=density)
     again = load(tmp_path / "first")
     export(again, tmp_path / "second", provenance=PROVENANCE, density=density)
     assert files(tmp_path / "first") == files(tmp_path / "second")
-    assert again.config == ours.config
+    assert again.config.act_fn.kind == ours.config.act_fn.kind
     assert_same(again(activations()), ours(activations()))
+    if normalisation == "none":  # nothing is folded, and so nothing is rounded: thresholds least of all
+        assert torch.equal(again.encode(activations()), ours.encode(activations()))
 
 
 @EVERY
-def test_a_folder_without_metadata_of_lmsae_computes_what_saelens_does(tmp_path: Path, architecture: str) -> None:
-    export(dictionary(architecture), tmp_path, provenance=PROVENANCE, density=None)
-    config = json.loads((tmp_path / "cfg.json").read_text())
-    del config["metadata"]["lmsae_dictionary"]
-    (tmp_path / "cfg.json").write_text(json.dumps(config))
-    with torch.inference_mode():
-        assert_same(load(tmp_path)(activations()), saelens(tmp_path)(activations()))
+@pytest.mark.parametrize("normalisation", ["none", "token"])
+def test_a_folder_of_saelens_computes_here_what_it_computes_there(
+    tmp_path: Path, name: str, normalisation: str
+) -> None:
+    ours = made_as(name, normalize_activations=normalisation)
+    if why_not(ours.config):
+        assert refusal(name, normalisation)
+        return
+    saelens(exported(ours, tmp_path / "ours")).save_model(tmp_path / "theirs")
+    folder = rewritten(tmp_path / "theirs")
+    assert_computes_the_same(saelens(folder), load(folder))
 
 
-@pytest.mark.parametrize("architecture", ["batchtopk", "jumprelu"])
-def test_a_latent_exactly_at_its_threshold_is_silent_in_both(tmp_path: Path, architecture: str) -> None:
-    ours = dictionary(architecture)
-    with torch.no_grad():
-        for weight in (ours.geometry.W_enc, ours.geometry.b_enc, ours.geometry.b_dec):
-            weight.zero_()
-        ours.geometry.W_enc[0] = 1.0
-    threshold = cast(Tensor, ours.sparsity.threshold).expand(LATENTS)
-    at, above = threshold[0].item(), torch.nextafter(threshold[0], torch.tensor(torch.inf)).item()
+def test_a_topk_dictionary_that_is_refused_can_be_converted_and_exported(tmp_path: Path) -> None:
+    for name in ("groupmax", "transcoder", "skip_transcoder"):
+        converted = as_jumprelu(fitted(name))
+        assert_computes_the_same(saelens(exported(converted, tmp_path / name)), converted)
+
+
+@pytest.mark.parametrize("name", ["batchtopk", "jumprelu"])
+def test_a_latent_exactly_at_its_threshold_is_silent_in_both(tmp_path: Path, name: str) -> None:
+    ours: Any = made_as(name, normalize_activations="none")
+    for weight in (ours.geometry.W_enc, ours.geometry.b_enc, ours.geometry.b_dec):
+        weight.zero_()
+    ours.geometry.W_enc[0] = 1.0
+    at, above = ours.sparsity.threshold[0], torch.nextafter(ours.sparsity.threshold[0], torch.tensor(torch.inf))
     x = torch.zeros(2, WIDTH)
-    x[:, 0] = torch.tensor([at, above])
-    export(ours, tmp_path, provenance=PROVENANCE, density=None)
+    x[:, 0] = torch.stack([at, above])
+    theirs = saelens(exported(ours, tmp_path))
     with torch.inference_mode():
         assert (ours.encode(x)[:, 0] != 0).tolist() == [False, True]
-        assert (saelens(tmp_path).encode(x)[:, 0] != 0).tolist() == [False, True]
+        assert (theirs.encode(x)[:, 0] != 0).tolist() == [False, True]
 
 
-def test_topk_that_saelens_rescales_by_decoder_norms_is_read_exactly(tmp_path: Path) -> None:
-    export(dictionary("topk"), tmp_path, provenance=PROVENANCE, density=None)
-    config = json.loads((tmp_path / "cfg.json").read_text())
-    config["rescale_acts_by_decoder_norm"] = True
-    del config["metadata"]["lmsae_dictionary"]
-    (tmp_path / "cfg.json").write_text(json.dumps(config))
-    with torch.inference_mode():
-        theirs = saelens(tmp_path)
-        assert_same(load(tmp_path).encode(activations()), theirs.encode(activations()))
-        assert_same(load(tmp_path)(activations()), theirs(activations()))
+@pytest.mark.parametrize("name", ["topk", "abstopk"])
+def test_selection_that_saelens_rescales_by_decoder_norms_is_read_exactly(tmp_path: Path, name: str) -> None:
+    folder = rewritten(exported(made_as(name), tmp_path), rescale_acts_by_decoder_norm=True)
+    assert_computes_the_same(saelens(folder), load(folder))
 
 
 def test_decoder_rows_keep_their_norms(tmp_path: Path) -> None:
-    ours = dictionary("topk")
-    export(ours, tmp_path, provenance=PROVENANCE, density=None)
-    assert torch.equal(load_file(tmp_path / "sae_weights.safetensors")["W_dec"], ours.geometry.W_dec)
+    ours = made_as("topk", normalize_activations="none")
+    exported(ours, tmp_path)
+    assert torch.equal(load_file(tmp_path / "sae_weights.safetensors")["W_dec"], cast(Tensor, ours.geometry.W_dec))
+
+
+def test_matching_pursuit_keeps_its_unit_rows_in_any_units(tmp_path: Path) -> None:
+    exported(made_as("matching_pursuit", normalize_activations="dataset"), tmp_path)
+    weights = load_file(tmp_path / "sae_weights.safetensors")
+    assert weights.keys() == {"W_dec", "b_dec"}
+    assert_same(weights["W_dec"].norm(dim=1), torch.ones(LATENTS))
 
 
 def test_the_folder_says_where_the_dictionary_comes_from(tmp_path: Path) -> None:
-    export(dictionary("topk", scale=0.37), tmp_path, provenance=PROVENANCE, density=torch.tensor([0.0, 1.0] * 12))
+    export(made_as("topk"), tmp_path, provenance=PROVENANCE, density=torch.tensor([0.0, 1.0] * 12))
     metadata = saelens(tmp_path).cfg.metadata
     assert {name: metadata[name] for name in PROVENANCE} == PROVENANCE
     config = json.loads((tmp_path / "cfg.json").read_text())
@@ -162,42 +183,90 @@ def test_the_folder_says_where_the_dictionary_comes_from(tmp_path: Path) -> None
     assert_same(sparsity[:2], torch.tensor([-10.0, 0.0]))
 
 
-def test_saelens_flattens_attention_heads_as_lmsae_does(tmp_path: Path) -> None:
-    ours = dictionary("topk")
-    export(ours, tmp_path, provenance={**PROVENANCE, "hook_name": "blocks.0.attn.hook_z"}, density=None)
-    heads = activations(6).view(2, 3, 2, WIDTH // 2)
+def test_a_transcoder_says_both_its_widths_and_where_saelens_puts_its_output(tmp_path: Path) -> None:
+    theirs = saelens(exported(made_as("transcoder-relu"), tmp_path))
+    assert (theirs.cfg.d_in, theirs.cfg.d_out, theirs.cfg.apply_b_dec_to_input) == (WIDTH, OUT_WIDTH, False)
+    assert theirs.cfg.metadata.hook_name_out == PROVENANCE["hook_name_out"]
+
+
+@pytest.mark.parametrize("normalisation", ["dataset", "token"])
+def test_saelens_flattens_attention_heads_as_lmsae_does(tmp_path: Path, normalisation: str) -> None:
+    ours = made_as("topk", normalize_activations=normalisation)
+    theirs = saelens(exported(ours, tmp_path, hook_name="blocks.0.attn.hook_z"))
+    heads = activations(count=6).view(2, 3, 2, WIDTH // 2)
     with torch.inference_mode():
-        assert_same(saelens(tmp_path)(heads), ours(heads.flatten(2)).view_as(heads))
+        assert_same(theirs(heads), ours(heads.flatten(2)).view_as(heads))
 
 
-def test_two_different_scales_are_refused_with_both_numbers(tmp_path: Path) -> None:
-    ours = dictionary("topk")
-    ours.set_scales(1.0, 0.37)
-    with pytest.raises(ExportError, match=r"read at 1 and written at 0\.37"):
-        export(ours, tmp_path, provenance=PROVENANCE, density=None)
-    assert files(tmp_path) == {}
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_saelens_has_not_is_refused_with_what_to_do_instead(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ExportError, match=REFUSED[name]):
+        exported(fitted(name), tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "message"),
+    ("name", "columns", "message"),
     [
-        ("architecture", "gated", "standard, topk, jumprelu; this is 'gated'"),
-        ("normalize_activations", "layer_norm", "normalize_activations is 'layer_norm'"),
+        ("topk", {"glu_encoder": True}, rf"no gate on the encoder \(glu_encoder\); {STAY}"),
+        ("transcoder-relu", {"glu_encoder": True}, "no gate on the encoder"),
+        ("transcoder-relu", {"act_fn": "gated", "losses": ("gated_aux",)}, f"no transcoder with gated, .*; {STAY}"),
+        ("transcoder-relu", {"act_fn": "abstopk", "losses": ()}, f"no transcoder with abstopk, .*; {STAY}"),
+        ("matching_pursuit", {"apply_b_dec_to_input": False}, f"leaves b_dec out where .*; {STAY}"),
+        ("gated", {"apply_b_dec_to_input": False, "normalize_activations": "whiten"}, "has no b_enc to take up"),
+    ],
+)
+def test_an_option_that_saelens_has_not_is_refused_by_name(
+    tmp_path: Path, name: str, columns: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        exported(made_as(name, **columns), tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
+def test_matching_pursuit_with_an_encoder_of_its_own_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="this one has an encoder of its own"):
+        exported(made_as("matching_pursuit").folded(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("topk", {"architecture": "temporal"}, "standard, gated, topk, .*; this is 'temporal'"),
+        ("topk", {"normalize_activations": "layer_norm"}, "normalize_activations is 'layer_norm'"),
+        ("topk", {"normalize_activations": "expected_average_only_in"}, "whose scale is folded into the weights"),
+        ("topk", {"metadata": {"sae_lens_version": "5.9.1"}}, "older than SAELens 6; .* save it again"),
+        ("topk", {"metadata": {}}, "older than SAELens 6"),
+        ("skip_transcoder-relu", {"normalize_activations": "constant_norm_rescale"}, "W_skip reads tokens as they are"),
+        ("matching_pursuit", {"stop_on_duplicate_support": True}, r"has stop_on_duplicate_support False, and .* True"),
+        ("matching_pursuit", {"residual_threshold": 0.01}, r"has residual_threshold 0.0, and .* 0.01"),
+        ("standard", {"architecture": "jumprelu"}, "jumprelu has the weights .*threshold, but"),
     ],
 )
 def test_a_folder_without_counterpart_is_refused_with_the_reason(
-    tmp_path: Path, field: str, value: str, message: str
+    tmp_path: Path, name: str, fields: dict[str, Any], message: str
 ) -> None:
-    export(dictionary("topk"), tmp_path, provenance=PROVENANCE, density=None)
-    config = json.loads((tmp_path / "cfg.json").read_text())
-    (tmp_path / "cfg.json").write_text(json.dumps({**config, field: value}))
+    folder = rewritten(exported(made_as(name), tmp_path), **fields)
     with pytest.raises(ExportError, match=message):
-        load(tmp_path)
+        load(folder)
+
+
+def test_a_matching_pursuit_without_a_number_of_steps_takes_as_many_as_there_are_dimensions(tmp_path: Path) -> None:
+    folder = rewritten(exported(made_as("matching_pursuit"), tmp_path), max_iterations=None)
+    assert_computes_the_same(saelens(folder), load(folder))
 
 
 def test_a_negative_threshold_of_others_acts_as_relu(tmp_path: Path) -> None:
-    export(dictionary("jumprelu"), tmp_path, provenance=PROVENANCE, density=None)
-    weights = load_file(tmp_path / "sae_weights.safetensors")
-    save_file({**weights, "threshold": weights["threshold"] * -1}, tmp_path / "sae_weights.safetensors")
+    folder = rewritten(exported(made_as("jumprelu"), tmp_path))
+    weights = load_file(folder / "sae_weights.safetensors")
+    save_file({**weights, "threshold": weights["threshold"] * -1}, folder / "sae_weights.safetensors")
     with torch.inference_mode():
-        assert_same(load(tmp_path)(activations()), saelens(tmp_path)(activations()))
+        assert_same(load(folder)(activations()), saelens(folder)(activations()))
+
+
+def test_a_token_of_zeros_is_no_number_in_saelens_and_stays_small_here(tmp_path: Path) -> None:
+    # The one input on which an exported dictionary differs: SAELens divides it by its norm, 0.
+    ours = made_as("topk", normalize_activations="token")
+    with torch.inference_mode():
+        assert ours(torch.zeros(1, WIDTH)).abs().max() < 1e-4
+        assert saelens(exported(ours, tmp_path))(torch.zeros(1, WIDTH)).isnan().all()

@@ -57,7 +57,8 @@ class Sweep:
         usual = {"sae.architecture": "topk", "sae.k": "2", "sae.hook_point": "blocks.0.hook_resid_post"}
         settings = {**usual, **(settings or {})}
         inputs = {"tokens": self.tokens.reference, "activations": self.activations.reference}
-        train = self._begun("train", {"settings": settings, "name": name}, inputs)
+        config = {"settings": settings, "name": name, "sites": {"reads": [0], "writes": [0]}}
+        train = self._begun("train", config, inputs)
         _dictionary(settings["sae.k"]).save(train.path)
         _write_curves(train.path / "curves.csv")
         train.publish({})
@@ -111,12 +112,10 @@ class Sweep:
 
 
 def _dictionary(k: str) -> Dictionary:
-    sizes = {"d_in": WIDTH, "d_out": WIDTH, "d_sae": LATENTS}
-    config = DictionaryConfig(**sizes, geometry=SAEConfig.model_validate({}), act_fn=TopKConfig(k=int(k)))
-    dictionary = Dictionary(config)
-    with torch.no_grad():
-        dictionary.geometry.W_dec.copy_(torch.arange(LATENTS * WIDTH).view(LATENTS, WIDTH) / 10)
-        dictionary.geometry.W_enc.copy_(dictionary.geometry.W_dec.T)
+    sizes: dict[str, Any] = {"reads": (WIDTH,), "writes": (WIDTH,), "d_sae": LATENTS}
+    dictionary = Dictionary(DictionaryConfig(**sizes, geometry=SAEConfig(), act_fn=TopKConfig(k=int(k))))
+    rows = torch.arange(LATENTS * WIDTH).view(LATENTS, WIDTH) / 10
+    dictionary.load_state_dict({**dictionary.state_dict(), "geometry.W_dec": rows, "geometry.W_enc": rows.T})
     return dictionary
 
 

@@ -13,12 +13,13 @@ from urllib.parse import unquote
 import pyarrow.parquet as pq
 import pytest
 
+from lmsae.losses import LOSSES
 from lmsae.metrics import HISTOGRAM_BINS
 from lmsae.report.definitions import METRICS
 from lmsae.report.page import number
 from lmsae.report.plots import plots
 from lmsae.report.report import write_report
-from lmsae.report.rows import read_results
+from lmsae.report.rows import SPARSITY_SETTINGS, read_results
 from lmsae.report.tables import write_tables
 
 if TYPE_CHECKING:
@@ -93,6 +94,37 @@ def test_every_hook_point_has_figures_of_its_own_and_densities_come_in_pages(swe
         sweep.add(f"row-{i}", settings={"sae.hook_point": f"blocks.{i % 2}.hook_resid_post", "train.seed": str(i)})
     names = [plot.name for plot in plots(read_results(sweep.rows, sweep.inputs))]
     assert names == ["pareto-1", "pareto-2", "density-1", "density-2", "curves-1", "curves-2"]
+
+
+def test_rows_that_differ_in_how_sparse_they_are_wanted_form_one_line(sweep: Sweep) -> None:
+    """Whatever the loss: a sparsity penalty has its own weight, or an L0 to steer towards."""
+    for value in ("0.1", "0.2"):
+        sweep.add(f"tanh-{value}", settings={"sae.act_fn": "jumprelu", "sae.tanh_coefficient": value})
+    sweep.add("other", settings={"sae.act_fn": "jumprelu", "sae.tanh_coefficient": "0.2", "train.seed": "1"})
+    lines = [result.line for result in read_results(sweep.rows, sweep.inputs)]
+    assert lines[0] == lines[1] != lines[2]
+    weights = {
+        f"sae.{name}"
+        for loss in LOSSES.values()
+        if loss.sparsifies
+        for name, info in loss.model_fields.items()
+        if name.endswith("_coefficient") and info.is_required()
+    }
+    assert {"sae.k", "sae.target_l0", *weights} - {"sae.target_l0_coefficient"} == SPARSITY_SETTINGS
+
+
+def test_what_is_measured_at_one_of_several_hook_points_stands_in_the_table_and_on_the_page(sweep: Sweep) -> None:
+    metric = "explained_variance[blocks.1.hook_mlp_out]"
+    sweep.add("one")
+    where = "blocks.0.hook_resid_post -> blocks.1.hook_resid_post"
+    sweep.add("several", {metric: 0.875}, {"sae.architecture": "clt", "sae.hook_point": where})
+    report = sweep.report().path
+    one, several = read(report / "table.csv")
+    assert (one[metric], several[metric]) == ("nan", "0.875")
+    assert several["sae.hook_point"] == where
+    html = (report / "report.html").read_text()
+    assert metric in html
+    assert where.replace(">", "&gt;") in html
 
 
 def test_whatever_a_setting_holds_is_escaped(sweep: Sweep) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.errors import ArtifactError, MissingArtifact
@@ -105,12 +104,12 @@ def test_a_row_of_the_same_name_with_other_settings_gets_its_new_dictionary(swee
 def test_a_dictionary_without_counterpart_gets_the_reason_instead(sweep: Sweep, results: Path) -> None:
     row = sweep.add("one")
     train = sweep.artifacts[row.artifacts["train"]]
-    weights = load_file(train.path / "dictionary.safetensors")
-    save_file({**weights, "scale_in": torch.tensor(2.0)}, train.path / "dictionary.safetensors")
+    standardised = Dictionary.load(train.path).config.model_copy(update={"normalize_activations": "layer_norm"})
+    Dictionary(standardised).save(train.path)
     train.publish({})
     published(sweep, results)
     assert {path.name for path in (results / "saelens/one").iterdir()} == {"why-not.txt", ".source.json"}
-    assert "read at 2 and written at 1" in (results / "saelens/one/why-not.txt").read_text()
+    assert "sae.normalize_activations is layer_norm" in (results / "saelens/one/why-not.txt").read_text()
 
 
 def test_a_folder_in_the_place_of_a_link_is_not_removed(sweep: Sweep, results: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmsae.errors import DamagedArtifact, ShapeError
+from lmsae.errors import DamagedArtifact, NotEnoughTokens, ShapeError
 from lmsae.store.batches import ShuffledBatches
 from lmsae.store.order import WindowOrder
 from lmsae.store.reader import StoreReader
@@ -128,6 +128,65 @@ def test_stores_of_other_tokens_are_refused(store: Path, make_store: MakeStore, 
     other = make_store(torch.zeros(CONTEXTS, 4, 3), name="other")
     with pytest.raises(ShapeError, match="50 contexts of 4"):
         shuffled([store, other], usable)
+
+
+@pytest.fixture
+def sparse(usable: np.ndarray) -> np.ndarray:
+    """Some contexts hold no usable token at all."""
+    usable[[3, 17, 18, 49]] = False
+    return usable
+
+
+def in_contexts(paths: list[Path], usable: np.ndarray, batch_size: int = 16, **kwargs) -> ShuffledBatches:
+    return shuffled(paths, usable, batch_size, whole_contexts=True, **kwargs)
+
+
+def test_whole_contexts_come_once_an_epoch_unless_none_of_their_tokens_is_usable(
+    store: Path, sparse: np.ndarray
+) -> None:
+    batches = in_contexts([store], sparse, batch_size=8, first=2, last=47)
+    wanted = [number for number in range(2, 47) if sparse[number].any()]
+    assert batches.tokens_per_epoch == 8 * len(wanted)
+    numbers = [int(number) for _, (number,) in batches.batches(0, 3 * len(wanted))]
+    epochs = [numbers[epoch * len(wanted) :][: len(wanted)] for epoch in range(3)]
+    assert [sorted(epoch) for epoch in epochs] == [wanted] * 3
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert epochs[0] != wanted
+
+
+def test_a_batch_of_whole_contexts_holds_all_their_tokens_in_order_and_says_which_they_are(
+    make_store: MakeStore, store: Path, sparse: np.ndarray, numbered_tokens: NumberedTokens
+) -> None:
+    """Batches of five contexts, which cross windows and epochs, of two stores of different widths."""
+    other = make_store(1000 + numbered_tokens(CONTEXTS, 2), "float32", name="other")
+    batches = list(in_contexts([store, other], sparse, batch_size=47).batches(0, 30))
+    assert len(batches) == 30
+    tokens = torch.arange(8)
+    for first, second, numbers in batches:
+        assert (first.shape, second.shape, numbers.shape) == ((5, 8, 3), (5, 8, 2), (5,))
+        assert torch.equal(first[..., 0].long(), numbers[:, None] * 8 + tokens)
+        assert torch.equal(first[..., :2] + 1000, second)
+        assert first.dtype == second.dtype == torch.float32
+
+
+def test_whole_contexts_from_a_step_on_are_the_same_as_skipping_to_it(store: Path, sparse: np.ndarray) -> None:
+    whole = list(in_contexts([store], sparse).batches(0, 60))
+    for start in (0, 1, 22, 23, 24, 59, 60):
+        rest = list(in_contexts([store], sparse).batches(start, 60))
+        assert len(rest) == 60 - start
+        for again, before in zip(rest, whole[start:], strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(again, before, strict=True))
+
+
+def test_batches_of_whole_contexts_outlive_the_next(store: Path, usable: np.ndarray) -> None:
+    batches = list(in_contexts([store], usable).batches(0, 20))
+    assert len({tuple(numbers.tolist()) for _, numbers in batches}) == 20
+
+
+def test_a_batch_that_holds_no_whole_context_is_refused(store: Path, usable: np.ndarray) -> None:
+    in_contexts([store], usable, batch_size=8)
+    with pytest.raises(NotEnoughTokens, match=r"a batch of 7 tokens holds no whole context of 8.*train\.batch_size"):
+        in_contexts([store], usable, batch_size=7)
 
 
 def damage_chunk(path: Path, chunk: int) -> None:

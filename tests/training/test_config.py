@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+from lmsae.dictionary.config import DictionaryConfig
 from lmsae.errors import NotEnoughTokens
 from lmsae.training.config import TrainConfig
 
@@ -48,3 +49,80 @@ def test_a_share_of_more_than_all_steps_is_refused(duration: object) -> None:
 def test_a_negative_duration_is_refused(column: str, duration: float) -> None:
     with pytest.raises(ValidationError, match="greater than or equal to 0"):
         TrainConfig.model_validate({"tokens": 1, column: duration})
+
+
+def test_a_learning_rate_is_a_number_or_auto() -> None:
+    assert TrainConfig.model_validate({"tokens": 1, "lr": "0.01"}).lr == 0.01
+    assert TrainConfig(tokens=1, lr="auto").lr == "auto"
+
+
+@pytest.mark.parametrize("lr", ["fast", 0, -1.0, "nan", "inf", None])
+def test_any_other_learning_rate_is_one_fault(lr: object) -> None:
+    with pytest.raises(ValidationError, match="wanted: a number greater than 0, or auto") as raised:
+        TrainConfig.model_validate({"tokens": 1, "lr": lr})
+    assert [error["loc"] for error in raised.value.errors()] == [("lr",)]
+
+
+def test_an_automatic_learning_rate_is_2e_4_at_16384_latents_and_falls_with_their_root() -> None:
+    config = TrainConfig(tokens=1, lr="auto")
+    assert config.peak_lr(2**14) == 2e-4
+    assert config.peak_lr(2**16) == 1e-4
+    assert TrainConfig(tokens=1, lr=0.3).peak_lr(2**16) == 0.3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr_schedule": "exponential"}, "never reaches 0: set lr_end_ratio"),
+        ({"optimizer": "schedule_free"}, "takes the place of lr_schedule trapezoid: set it to constant"),
+        ({"optimizer": "schedule_free", "lr_schedule": "constant", "ema": 0.9}, "averages weights itself: leave ema 0"),
+        ({"optimizer": "schedule_free", "lr_schedule": "constant", "adam_beta1": 0}, "adam_beta1 above 0"),
+        ({"initial_k": 9, "k_warm_up_steps": 1.0}, "k would reach sae.k after 100 steps .* but there are 100"),
+        ({"initial_k": 9, "k_warm_up_steps": 60, "k_cold_boot_steps": 0.5}, "after 110 steps"),
+    ],
+)
+def test_settings_that_do_not_hang_together_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TrainConfig.model_validate({"tokens": 4096 * 100, **settings})
+
+
+def dictionary(act_fn: dict[str, object], geometry: dict[str, object]) -> DictionaryConfig:
+    parts = {"geometry": {"kind": "sae"} | geometry, "act_fn": act_fn}
+    return DictionaryConfig.model_validate({"reads": (8,), "writes": (8,), "d_sae": 32, **parts})
+
+
+RELU, TOPK = {"kind": "relu"}, {"kind": "topk", "k": 4}
+RESAMPLED, WITH_K = {"resample_steps": 0.25}, {"initial_k": 16}
+
+
+@pytest.mark.parametrize(
+    ("settings", "act_fn", "geometry", "unit_rows", "column", "message"),
+    [
+        (RESAMPLED, RELU, {"kind": "transcoder"}, False, "resample_steps", "a transcoder writes something else"),
+        (RESAMPLED, RELU, {"tied_encoder": True}, False, "resample_steps", "leave sae.tied_encoder"),
+        (RESAMPLED, RELU, {"glu_encoder": True}, False, "resample_steps", "sae.glu_encoder false"),
+        (RESAMPLED, {"kind": "jumprelu"}, {}, False, "resample_steps", "biases and thresholds of jumprelu"),
+        (RESAMPLED, {"kind": "gated"}, {}, False, "resample_steps", "biases and thresholds of gated"),
+        (WITH_K, RELU, {}, False, "initial_k", "relu cannot change the number of its codes"),
+        (WITH_K, {"kind": "groupmax", "k": 4}, {}, False, "initial_k", "groupmax cannot change"),
+        ({"initial_k": 33}, TOPK, {}, False, "initial_k", "it is 33, but there are only 32 latents"),
+        ({"optimizer": "schedule_free", "lr_schedule": "constant"}, RELU, {}, True, "optimizer", "no norm of 1"),
+    ],
+)
+def test_what_training_cannot_do_for_a_dictionary_is_refused_with_what_to_use_instead(
+    settings: dict[str, object],
+    act_fn: dict[str, object],
+    geometry: dict[str, object],
+    unit_rows: bool,
+    column: str,
+    message: str,
+) -> None:
+    config = TrainConfig.model_validate({"tokens": 4096 * 100, **settings})
+    ((refused, why),) = config.refusals(dictionary(act_fn, geometry), unit_rows)
+    assert refused == f"train.{column}"
+    assert message in why
+
+
+@pytest.mark.parametrize("settings", [RESAMPLED, WITH_K, {"optimizer": "muon"}, {}])
+def test_what_goes_together_is_not_refused(settings: dict[str, object]) -> None:
+    assert TrainConfig.model_validate({"tokens": 4096 * 100, **settings}).refusals(dictionary(TOPK, {}), True) == []

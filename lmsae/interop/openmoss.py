@@ -1,0 +1,104 @@
+"""Folders of Language-Model-SAEs (OpenMOSS), read: `config.json` and `sae_weights.safetensors`.
+
+Its SAEs with relu or jumprelu become the geometry sae, or transcoder where they write another hook point than they
+read. It normalises activations before it encodes and restores them after; a dictionary here does so itself, and so
+reads and writes raw activations, with the same codes.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lmsae.dictionary.config import DictionaryConfig
+from lmsae.dictionary.dictionary import Dictionary
+from lmsae.dictionary.normaliser import Scale
+from lmsae.errors import ExportError
+from lmsae.interop.filling import filled, require
+
+CONFIG, WEIGHTS = "config.json", "sae_weights.safetensors"
+THRESHOLD, NORM = "activation_function.log_jumprelu_threshold", "dataset_average_activation_norm."
+ACT_FNS = ("relu", "jumprelu")
+NORMALISATIONS = {"dataset-wise": "dataset", "token-wise": "token", "inference": "none"}
+"""Normalisations here. `inference` is what it calls scales that are folded into the weights."""
+GEOMETRY = {"W_E": "W_enc", "b_E": "b_enc", "W_D": "W_dec", "b_D": "b_dec", "W_E_glu": "W_glu", "b_E_glu": "b_glu"}
+
+
+def load(folder: Path | str) -> Dictionary:
+    """The dictionary in a folder of Language-Model-SAEs, on the CPU, ready for inference.
+
+    Raises ExportError where lmsae has no exact counterpart.
+    """
+    fields, file = json.loads((Path(folder) / CONFIG).read_text()), Path(folder) / WEIGHTS
+    if reason := _why_not(fields):
+        raise ExportError(f"{folder}: {reason}")
+    found = {name: weight.float() for name, weight in load_file(file).items()}
+    norms = {name.removeprefix(NORM): value.item() for name, value in found.items() if name.startswith(NORM)}
+    weights = {name: value for name, value in found.items() if not name.startswith(NORM)}
+    require(_names(fields), weights, file, "such an SAE", "Its save_pretrained writes what can be read here.")
+    config = _config(fields, d_sae=len(weights["W_D"]))
+    dictionary = filled(config, _geometry(weights, config.d_out), _act_fn(weights))
+    if config.normalize_activations == "dataset":
+        for normaliser, end in ((dictionary.read, "in"), (dictionary.write, "out")):
+            norm = _norm(norms, fields[f"hook_point_{end}"], file)
+            cast(Scale, normaliser).set([math.sqrt(fields["d_model"]) / norm])
+    return dictionary
+
+
+def _norm(norms: Mapping[str, float], hook_point: str, file: Path) -> float:
+    if not norms.get(hook_point, 0) > 0:
+        raise ExportError(f"{file} does not say the mean norm of activations at {hook_point} ({NORM}{hook_point}).")
+    return norms[hook_point]
+
+
+def _why_not(fields: Mapping[str, Any]) -> str | None:
+    if fields.get("sae_type") != "sae":
+        return f"lmsae reads OpenMOSS' SAEs and transcoders (sae_type 'sae'); this is {fields.get('sae_type')!r}."
+    if fields["act_fn"] not in ACT_FNS:
+        return (
+            f"lmsae reads act_fn {' and '.join(ACT_FNS)}; this is {fields['act_fn']!r}, whose codes need not be the "
+            "same here. Convert it to jumprelu in Language-Model-SAEs first."
+        )
+    if fields["norm_activation"] not in NORMALISATIONS:
+        return f"norm_activation is {fields['norm_activation']!r}, so that codes depend on the other tokens of a batch."
+    if fields["norm_activation"] == "token-wise" and fields["hook_point_in"] != fields["hook_point_out"]:
+        return "norm_activation is 'token-wise', but the norm of an output that is not read cannot be known."
+    return None
+
+
+def _names(fields: Mapping[str, Any]) -> list[str]:
+    names = ["W_E", "b_E", "W_D"]
+    names += ["b_D"] if fields.get("use_decoder_bias", True) else []
+    names += ["W_E_glu", "b_E_glu"] if fields.get("use_glu_encoder") else []
+    return names + ([THRESHOLD] if fields["act_fn"] == "jumprelu" else [])
+
+
+def _geometry(weights: Mapping[str, Tensor], d_out: int) -> dict[str, Tensor]:
+    without_bias = {"b_dec": torch.zeros(d_out)}
+    return without_bias | {ours: weights[theirs] for theirs, ours in GEOMETRY.items() if theirs in weights}
+
+
+def _act_fn(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {"log_threshold": weights[THRESHOLD]} if THRESHOLD in weights else {}
+
+
+def _config(fields: Mapping[str, Any], d_sae: int) -> DictionaryConfig:
+    # b_D is never subtracted from the input.
+    sae = {"kind": "sae", "apply_b_dec_to_input": False}
+    geometry = sae if fields["hook_point_in"] == fields["hook_point_out"] else {"kind": "transcoder"}
+    return DictionaryConfig.model_validate(
+        {
+            "reads": [fields["d_model"]],
+            "writes": [fields["d_model"]],
+            "d_sae": d_sae,
+            "geometry": {**geometry, "glu_encoder": bool(fields.get("use_glu_encoder"))},
+            "act_fn": {"kind": fields["act_fn"]},
+            "normalize_activations": NORMALISATIONS[fields["norm_activation"]],
+            "sparsity_include_decoder_norm": fields.get("sparsity_include_decoder_norm", True),
+        }
+    )

@@ -1,0 +1,20 @@
+"""SAELens folders, written and read: `cfg.json`, `sae_weights.safetensors` and `sparsity.safetensors`.
+
+What is written computes what the dictionary computes in `eval()` mode, on raw activations. Scales are folded into the
+weights, and decoder rows keep their norms. Codes are the same too, but for two cases: where latents are selected by
+pre * norm they are multiplied by decoder norms, and matching pursuit's are divided by the scale of `dataset`, because
+its rows, which are also its encoder, keep the norm 1.
+
+    lmsae                                                 SAELens
+    sae with relu, gated, topk, abstopk, jumprelu         standard, gated, topk, abstopk, jumprelu
+        with batchtopk                                    jumprelu, every latent with the learned threshold
+        with matching_pursuit                             matching_pursuit, without early stops
+    transcoder or skip_transcoder with relu               transcoder, skip_transcoder
+        with jumprelu or batchtopk                        jumprelu_transcoder, jumprelu_skip_transcoder
+"""
+
+from lmsae.interop.saelens.layout import ARCHITECTURES
+from lmsae.interop.saelens.reading import load
+from lmsae.interop.saelens.writing import export, why_not
+
+__all__ = ["ARCHITECTURES", "export", "load", "why_not"]

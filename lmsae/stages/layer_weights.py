@@ -1,0 +1,136 @@
+"""The weights of a layer of the language model, in the layout of TransformerLens, for a dictionary in its place."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from lmsae.dictionary.config import DictionaryConfig
+from lmsae.errors import SourceError
+from lmsae.geometry.config import LorsaConfig
+from lmsae.lm.hook_points import family_of, head_sizes, split
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lmsae.initialisation.from_model import ModelWeights
+    from lmsae.lm.protocol import LanguageModel
+
+STANDS_FOR = {"transcoder": "mlp", "skip_transcoder": "mlp", "lorsa": "attention"}
+"""Geometries that can start from the language model's own weights, and the part of a layer that these are of."""
+
+
+def fault(kind: str, read: str, written: str, config: Mapping[str, Any]) -> str | None:
+    """Why a geometry of this kind, between these hook points of the model that config.json describes, cannot start from
+    the model's own weights; None if it can."""
+    if why := _closed(kind, config):
+        return why
+    part = STANDS_FOR[kind]
+    one_norm = part == "attention" or "ln2.hook_normalized" in family_of(config).absent(config)
+    norm, sum_ = "ln1" if one_norm else "ln2", {"mlp": "hook_mlp_out", "attention": "hook_attn_out"}[part]
+    layer = f"blocks.{split(read)[0]}"
+    wanted = f"{layer}.{norm}.hook_normalized", f"{layer}.{sum_}"
+    if (read, written) == wanted:
+        return None
+    return f"weights of the model's {part} lead from {wanted[0]} to {wanted[1]}, not from {read} to {written}"
+
+
+def layer_weights(model: "LanguageModel", layer: int, dictionary: DictionaryConfig) -> "ModelWeights":
+    """What a dictionary takes over from a layer: neurons of its MLP, or heads of its attention.
+
+    Raises SourceError where the model's weights cannot be those of such a dictionary.
+    """
+    if why := _closed(dictionary.geometry.kind, model.config):
+        raise SourceError(why)
+    return _READERS[STANDS_FOR[dictionary.geometry.kind]](_Layer(model, layer), dictionary)
+
+
+def _closed(kind: str, config: Mapping[str, Any]) -> str | None:
+    """Why no weights of this family can be those of a geometry of this kind; None if they can."""
+    why = family_of(config).closed(config).get(STANDS_FOR[kind])
+    return (
+        f"a {kind} cannot start from the weights of a model of the family {config['model_type']}: {why}"
+        if why
+        else None
+    )
+
+
+class _Layer:
+    """The weights of one layer, float32, each projection as it is multiplied from the right: (in, out)."""
+
+    def __init__(self, model: "LanguageModel", number: int) -> None:
+        self.config = model.config
+        self.family = family_of(model.config)
+        self.projections = self.family.projections
+        self._weights, self._name = model.weights, f"{self.family.layers}.{number}"
+
+    def projection(self, module: str) -> "tuple[Tensor, Tensor]":
+        """Weight (in, out) and bias (out,), zeros where there is none."""
+        weight = self._weights[f"{self._name}.{module}.weight"].float()
+        weight = weight.T if self.projections.transposed else weight
+        bias = self._weights.get(f"{self._name}.{module}.bias")
+        return weight, weight.new_zeros(weight.shape[1]) if bias is None else bias.float()
+
+
+def _neurons(layer: _Layer, dictionary: DictionaryConfig) -> "ModelWeights":
+    from lmsae.initialisation.from_model import Neurons
+
+    del dictionary
+    return Neurons(
+        *layer.projection(layer.projections.mlp), *layer.projection(layer.family.sites["mlp.hook_post"].module)
+    )
+
+
+def _heads(layer: _Layer, dictionary: DictionaryConfig) -> "ModelWeights":
+    """Raises SourceError where the lorsa's positions are not the model's: its patterns would be others."""
+    from lmsae.geometry.lorsa import Attention
+    from lmsae.initialisation.from_model import Heads
+
+    assert isinstance(dictionary.geometry, LorsaConfig)
+    _require_positions(layer.config, dictionary.geometry)
+    n_heads, d_head = head_sizes(layer.config)
+    (W_Q, b_Q), (W_K, b_K), (W_V, _) = _by_head(layer, n_heads, d_head)
+    W_O, _ = layer.projection(layer.family.sites["attn.hook_z"].module)
+    # A lorsa divides by sqrt(d_qk) whatever the model does.
+    factor = 1.0 if layer.projections.scaled else d_head**0.5
+    return Heads(Attention(W_Q * factor, W_K, W_V, W_O.unflatten(0, (n_heads, d_head)), b_Q * factor, b_K))
+
+
+def _by_head(layer: _Layer, n_heads: int, d_head: int) -> "list[tuple[Tensor, Tensor]]":
+    """Of queries, keys and values the weights (heads, d_model, d_head) and biases (heads, d_head).
+
+    Keys and values that several heads share are repeated for each.
+    """
+    found = [layer.projection(name) for name in layer.projections.attention]
+    if len(found) == 1:
+        of_all = (n_heads, 3, d_head) if layer.projections.by_head else (3, n_heads, d_head)
+        dim = 1 if layer.projections.by_head else 0
+        weight, bias = (one.unflatten(-1, of_all) for one in found[0])
+        found = [(weight.select(1 + dim, n).flatten(1), bias.select(dim, n).flatten()) for n in range(3)]
+    made = []
+    for weight, bias in found:
+        weight, bias = weight.unflatten(1, (-1, d_head)).movedim(1, 0), bias.unflatten(0, (-1, d_head))
+        made.append(tuple(one.repeat_interleave(n_heads // len(one), dim=0) for one in (weight, bias)))
+    return made
+
+
+def _require_positions(config: Mapping[str, Any], lorsa: LorsaConfig) -> None:
+    """Raise SourceError unless a lorsa rotates its queries and keys as the model does."""
+    _, d_head = head_sizes(config)
+    rotary = config.get("rope_parameters") or {}
+    wanted: dict[str, Any] = {"lorsa_rotary": bool(rotary)}
+    found: dict[str, Any] = {"lorsa_rotary": lorsa.lorsa_rotary}
+    if rotary:
+        if (kind := rotary.get("rope_type", "default")) != "default":
+            raise SourceError(
+                f"the model's rotary positions are of the kind {kind}, which a lorsa has not: set init.from_model false"
+            )
+        wanted |= {
+            "lorsa_rotary_dim": int(d_head * rotary.get("partial_rotary_factor", 1.0)),
+            "lorsa_rotary_base": float(rotary["rope_theta"]),
+        }
+        found |= {"lorsa_rotary_dim": lorsa.rotated, "lorsa_rotary_base": lorsa.lorsa_rotary_base}
+    if found != wanted:
+        mend = ", ".join(f"sae.{name} {value}" for name, value in wanted.items())
+        raise SourceError(f"a lorsa that starts from this model's heads must have their positions: set {mend}")
+
+
+_READERS: Mapping[str, Callable[[_Layer, DictionaryConfig], "ModelWeights"]] = {"mlp": _neurons, "attention": _heads}

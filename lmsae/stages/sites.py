@@ -1,0 +1,42 @@
+"""Sites: which stores of activations a dictionary reads and writes, where there may be several."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from lmsae.config import Frozen
+
+
+class Reading(Frozen):
+    """Which stored tokens are used: a filter at read time, so that nothing is captured anew."""
+
+    skip_first_positions: int = Field(
+        default=0,
+        ge=0,
+        description="Positions at the start of every context that are left out of all statistics, "
+        "training and evaluation; they are captured all the same.",
+    )
+    skip_last_positions: int = Field(default=0, ge=0, description="The same at the end of every context.")
+
+
+class Sites(Frozen):
+    """The stores that a dictionary reads and those that it writes, by their numbers among its inputs."""
+
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+
+
+def numbered(stage: str, number: int) -> str:
+    """The name of a spec's input number `number` from a stage: `norm`, `norm.1`, `norm.2` ..."""
+    return f"{stage}.{number}" if number else stage
+
+
+def inputs_from(stage: str, inputs: Mapping[str, Any]) -> list[Any]:
+    """A spec's inputs from a stage, in the order of their numbers."""
+    names = sorted((name for name in inputs if name.partition(".")[0] == stage), key=_number)
+    return [inputs[name] for name in names]
+
+
+def _number(name: str) -> int:
+    return int(name.partition(".")[2] or 0)

@@ -1,0 +1,66 @@
+"""Training curves: what is recorded of a step, and where it goes."""
+
+import csv
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lmsae.losses import Forward
+
+POINTS = 200
+
+
+class Log(Protocol):
+    """Where curve points go as they are made, besides the curves themselves."""
+
+    def __call__(self, point: dict[str, float]) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+class Tally:
+    """The losses and sums of one step, over the parts of its batch."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.losses: dict[str, float] = {}
+        self._squared_error = self._active = 0.0
+        self._targets: list[Tensor] = []
+
+    @torch.no_grad()
+    def add(self, forward: Forward, terms: Mapping[str, Tensor], share: float) -> None:
+        """Take in a part of the batch, which holds `share` of its tokens."""
+        self.tokens += len(forward.target)
+        for name, term in terms.items():
+            self.losses[name] = self.losses.get(name, 0.0) + share * term.item()
+        self._squared_error += (forward.reconstruction - forward.target).pow(2).sum().item()
+        self._active += (forward.codes != 0).sum().item()
+        self._targets.append(forward.target)
+
+    def point(self) -> dict[str, float]:
+        """The step's loss, its terms, explained variance (NaN for a batch without any), and mean L0."""
+        target = torch.cat(self._targets)
+        variance = (target - target.mean(0)).pow(2).sum().item()
+        return {
+            "loss": sum(self.losses.values()),
+            **{f"{name}_loss": value for name, value in self.losses.items()},
+            "explained_variance": 1 - self._squared_error / variance if variance else math.nan,
+            "l0": self._active / self.tokens,
+        }
+
+
+def is_point(step: int, steps: int) -> bool:
+    """Whether `step` of `steps` is recorded: about 200 evenly spaced ones are, and always the last."""
+    return step % max(1, steps // POINTS) == 0 or step == steps - 1
+
+
+def write(points: list[dict[str, float]], path: Path) -> None:
+    """Write the points as csv, one line each."""
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(points[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(points)

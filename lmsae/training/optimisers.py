@@ -1,0 +1,99 @@
+"""Optimisers by their names in `train.optimizer`: one for all parameters, or two that share them."""
+
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from lmsae.errors import SourceError
+from lmsae.optim import SparseAdam
+from lmsae.training.config import TrainConfig
+
+Named = tuple[str, nn.Parameter]
+MUON_MOMENTUM = 0.95
+
+
+def build(config: TrainConfig, parameters: Iterable[Named], lr: float) -> tuple[Optimizer, ...]:
+    """The optimisers of named parameters, each of which belongs to exactly one of them.
+
+    Parameters named `...threshold` learn at `lr * threshold_lr_factor`; only matrices decay. Every group keeps its
+    own rate in `base_lr`. Raises SourceError where a library is missing.
+    """
+    optimisers = _BUILDERS[config.optimizer](config, list(parameters), lr)
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["base_lr"] = group["lr"]
+    return optimisers
+
+
+def to_evaluation(optimiser: Optimizer) -> None:
+    """Bring the parameters of an optimiser that trains other weights than it means to those that it means."""
+    switch: Callable[[], None] | None = getattr(optimiser, "eval", None)
+    if switch:
+        switch()
+
+
+def _groups(config: TrainConfig, parameters: Iterable[Named], lr: float) -> list[dict[str, Any]]:
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in parameters:
+        rate = lr * config.threshold_lr_factor if name.endswith("threshold") else lr
+        decay = config.weight_decay if _is_matrix(name, parameter) else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
+
+
+def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter is a matrix or a stack of matrices; the biases of several heads are not."""
+    return parameter.ndim > 1 and not name.rpartition(".")[2].startswith("b_")
+
+
+def _adam(config: TrainConfig, parameters: list[Named], lr: float) -> tuple[Optimizer, ...]:
+    adam = torch.optim.Adam(
+        _groups(config, parameters, lr), decoupled_weight_decay=True, fused=True, **_moments(config)
+    )
+    return (adam,)
+
+
+def _sparse_adam(config: TrainConfig, parameters: list[Named], lr: float) -> tuple[Optimizer, ...]:
+    return (SparseAdam(_groups(config, parameters, lr), **_moments(config)),)
+
+
+def _muon(config: TrainConfig, parameters: list[Named], lr: float) -> tuple[Optimizer, ...]:
+    # torch's Muon takes matrices only, not stacks of them.
+    matrices = [(name, value) for name, value in parameters if _is_matrix(name, value) and value.ndim == 2]
+    taken = {name for name, _ in matrices}
+    others = [(name, value) for name, value in parameters if name not in taken]
+    muon = torch.optim.Muon(_groups(config, matrices, lr), momentum=MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw")
+    return (muon, *_adam(config, others, lr))
+
+
+def _schedule_free(config: TrainConfig, parameters: list[Named], lr: float) -> tuple[Optimizer, ...]:
+    library = _library("schedulefree", config)
+    optimiser = library.AdamWScheduleFree(_groups(config, parameters, lr), **_moments(config))
+    optimiser.train()
+    return (optimiser,)
+
+
+def _moments(config: TrainConfig) -> dict[str, Any]:
+    return {"betas": (config.adam_beta1, config.adam_beta2), "eps": config.adam_eps}
+
+
+def _library(name: str, config: TrainConfig) -> Any:
+    try:
+        return import_module(name)
+    except ImportError:
+        raise SourceError(
+            f"train.optimizer {config.optimizer} needs the library {name}, which is not installed: "
+            "pip install 'lmsae[optimisers]', or choose adam"
+        ) from None
+
+
+_BUILDERS: Mapping[str, Callable[[TrainConfig, list[Named], float], tuple[Optimizer, ...]]] = {
+    "adam": _adam,
+    "sparse_adam": _sparse_adam,
+    "muon": _muon,
+    "schedule_free": _schedule_free,
+}

@@ -1,0 +1,108 @@
+"""Training with the language model at hand, as commands run it: end-to-end losses, and starts from its weights."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.miniature import Said, write_sweep
+
+HERE = {"sae.hook_point": "blocks.0.hook_resid_post", "sae.architecture": "topk", "sae.k": "4"}
+E2E = HERE | {"sae.losses": "aux_k e2e_kl", "sae.e2e_kl_coefficient": "1000"}
+CE = HERE | {"sae.losses": "e2e_ce", "sae.e2e_ce_coefficient": "100"}
+MLP = {
+    "sae.architecture": "transcoder",
+    "sae.hook_point_in": "blocks.1.ln2.hook_normalized",
+    "sae.hook_point_out": "blocks.1.hook_mlp_out",
+    "sae.act_fn": "relu",
+    "sae.losses": "l1",
+    "sae.l1_coefficient": "0.01",
+}
+HEADS = {
+    "sae.architecture": "lorsa",
+    "sae.hook_point_in": "blocks.1.ln1.hook_normalized",
+    "sae.hook_point_out": "blocks.1.hook_attn_out",
+    "sae.lorsa_qk_heads": "2",
+    "sae.lorsa_d_qk": "8",
+    "sae.lorsa_rotary_dim": "2",
+    "sae.k": "16",
+}
+FROM_MODEL = {"init.from_model": "true"}
+Command = Callable[..., Said]
+
+
+def run(lmsae: Command, rows: dict[str, dict[str, str]]) -> dict[str, Path]:
+    """The artifacts of each row, in folders by stage."""
+    write_sweep(Path(), [{"name": name} | row for name, row in rows.items()])
+    said = lmsae("run")
+    assert said.code == 0, said.err
+    return {name: Path("results/rows", name) for name in rows}
+
+
+def curves(row: Path) -> list[dict[str, float]]:
+    with open(row / "train" / "curves.csv") as file:
+        return [{name: float(value) for name, value in line.items()} for line in csv.DictReader(file)]
+
+
+def test_an_end_to_end_row_lowers_the_divergence_below_that_of_a_plain_one(fresh: Path, lmsae: Command) -> None:
+    made = run(lmsae, {"plain": HERE, "e2e_kl": E2E, "e2e_ce": CE})
+    kl = {name: json.loads((row / "eval" / "metrics.json").read_text())["kl_div"] for name, row in made.items()}
+    assert kl["e2e_kl"] < 0.9 * kl["plain"]
+    for name in ("e2e_kl", "e2e_ce"):
+        points = curves(made[name])
+        assert points[-1][f"{name}_loss"] < points[0][f"{name}_loss"]
+
+
+def test_rows_come_out_the_same_alone_and_in_company_of_end_to_end_rows(fresh: Path, lmsae: Command) -> None:
+    rows = {"plain": HERE, "end_to_end": E2E}
+    artifacts = [run(lmsae, {name: row})[name].joinpath("train").resolve() for name, row in rows.items()]
+    files = [artifact / name for artifact in artifacts for name in ("dictionary.safetensors", "curves.csv")]
+    alone = [file.read_bytes() for file in files]
+    for artifact in artifacts:
+        shutil.rmtree(artifact)
+    run(lmsae, {**rows, "more": E2E | {"sae.k": "5"}, "less": E2E | {"sae.e2e_kl_coefficient": "10"}})
+    assert [file.read_bytes() for file in files] == alone
+
+
+def test_only_rows_with_end_to_end_losses_hold_the_model_in_their_spec(fresh: Path, lmsae: Command) -> None:
+    write_sweep(fresh, [{"name": "plain"} | HERE, {"name": "end"} | E2E])
+    assert lmsae("plan").code == 0
+    found = [json.loads(path.read_text())["config"] for path in Path("artifacts/train").glob("*/spec.json")]
+    spliced = [config["spliced"] for config in found if config["spliced"]]
+    assert len(found) == 2
+    assert [(one["hook_points"], one["model"]["backend"]) for one in spliced] == [
+        ([HERE["sae.hook_point"]], "huggingface")
+    ]
+
+
+@pytest.mark.parametrize("row", [MLP, HEADS])
+def test_a_dictionary_that_starts_from_the_model_reconstructs_better_than_a_random_one(
+    fresh: Path, lmsae: Command, row: dict[str, str]
+) -> None:
+    made = run(lmsae, {"random": row, "model": row | FROM_MODEL})
+    first = {name: curves(folder)[0]["reconstruction_loss"] for name, folder in made.items()}
+    assert first["model"] < first["random"]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (MLP | FROM_MODEL | {"sae.hook_point_in": "blocks.1.hook_resid_pre"}, "not from blocks.1.hook_resid_pre to"),
+        (HEADS | {"train.batch_size": "16"}, "16 tokens hold no whole context of 32"),
+        (E2E | {"train.batch_size": "16"}, "16 tokens hold no whole context of 32"),
+        (
+            E2E
+            | {"sae.architecture": "crosscoder", "sae.l1_coefficient": "1", "sae.losses": "l1 e2e_kl"}
+            | {"sae.k": "", "model.others": "model"},
+            "e2e_kl runs one model, not several",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_in_planning(fresh: Path, lmsae: Command, row: dict[str, str], said: str) -> None:
+    write_sweep(fresh, [{"name": "wrong"} | row])
+    answer = lmsae("plan")
+    assert answer.code != 0
+    assert said in answer.err + answer.out
