@@ -55,6 +55,7 @@ CATALOG: dict[str, Entry] = {
     ),
 }
 
+MOST_LATENTS = 2**31 - 1
 PIECES: Mapping[str, Mapping[str, type[Frozen]]] = {"geometry": GEOMETRIES, "act_fn": ACT_FNS, "losses": LOSSES}
 
 
@@ -173,6 +174,9 @@ def resolve(
         raise SectionFault(
             "expansion_factor", f"{section.expansion_factor:g} times the width {reads[0]:,} is no latent"
         )
+    if d_sae > MOST_LATENTS:
+        column = "d_sae" if section.d_sae else "expansion_factor"
+        raise SectionFault(column, f"makes {d_sae:,} latents; there can be {MOST_LATENTS:,} at most")
     refuse_too_many(act_fn, d_sae * (len(reads) if act_fn.joins_groups else 1))
     impossible = geometry.fault(reads, writes, d_sae)
     if impossible:
@@ -200,6 +204,11 @@ def places(section: SaeSection) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if kind not in GEOMETRIES:
         raise SectionFault("geometry", _unknown("geometry", kind, GEOMETRIES))
     geometry = GEOMETRIES[kind]
+    for column in ("hook_point", "hook_point_in", "hook_point_out"):
+        names = getattr(section, column) or ()
+        twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+        if twice and not geometry.one_each:
+            raise SectionFault(column, f"names {' '.join(twice)} more than once; name each hook point once")
     if geometry.autoencodes:
         for column in ("hook_point_in", "hook_point_out"):
             if getattr(section, column):
@@ -248,12 +257,13 @@ def _piece(part: str, kind: str | None, values: Mapping[str, Any]) -> Any:
 
 
 def _unknown(part: str, kind: str, known: Mapping[str, Any]) -> str:
-    return f"there is no {part} {kind!r}; there are {', '.join(known)}{nearest(kind, known)}"
+    return f"there is no {part.replace('losses', 'loss')} {kind!r}; there are {', '.join(known)}{nearest(kind, known)}"
 
 
 def _refuse_unused(written: frozenset[str], chosen: list[Frozen], section: SaeSection) -> None:
     used = {name for piece in chosen for name in type(piece).model_fields}
     for name in sorted(written - used):
         owners = [kind for pieces in PIECES.values() for kind, piece in pieces.items() if name in piece.model_fields]
-        what = section.architecture or section.act_fn
-        raise SectionFault(name, f"{what} has no {name}; it belongs to {', '.join(owners)}. Leave the cell empty")
+        parts = (section.geometry or "sae", section.act_fn, *(section.losses or ()))
+        what = f"a row of {' · '.join(map(str, parts))} has no {name}"
+        raise SectionFault(name, f"{what}; it belongs to {', '.join(owners)}. Leave the cell empty")

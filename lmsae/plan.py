@@ -5,7 +5,7 @@ Both engines, `lmsae plan` and `lmsae run` call `make_plan`; whatever they run, 
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -127,12 +127,13 @@ def make_plan(rows: Iterable[Row], artifacts: Artifacts, faults: Iterable[Fault]
 
 def _check_tokens(row: Row, specs: Mapping[str, Spec], artifacts: Artifacts, faults: list[Fault]) -> None:
     counts = token_counts(specs["tokenize"], artifacts)
-    if counts is not None:
-        config = TrainConfig.model_validate({name: specs["train"].config[name] for name in TrainConfig.model_fields})
+    config = TrainConfig.model_validate({name: specs["train"].config[name] for name in TrainConfig.model_fields})
+    if counts is not None or not config.steps:
         try:
-            config.require_tokens(_usable_tokens(specs["train"].config, counts))
+            config.require_tokens(_usable_tokens(specs["train"].config, counts) if counts is not None else 0)
         except LmsaeError as error:
-            faults.append(row.fault("train.tokens", str(error)))
+            # How many tokens there are depends on the row, wherever train.tokens stands.
+            faults.append(replace(row.fault("train.tokens", str(error)), row=row.name))
 
 
 def _usable_tokens(config: Mapping[str, Any], counts: Mapping[str, Any]) -> int:

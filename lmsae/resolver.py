@@ -181,7 +181,10 @@ class Resolver:
         dictionary, objective = parts
         if sections["init"].from_model:
             read, written = places.reads[0].hook_point, places.writes[0].hook_point
-            why = layer_weights.fault(dictionary.geometry.kind, read, written, models_of.read_config(models[0]))
+            config = models_of.read_config(models[0])
+            why = layer_weights.fault(dictionary.geometry.kind, read, written, config)
+            if why is None and dictionary.geometry.kind == "lorsa":
+                why = layer_weights.heads_fault(dictionary.geometry, config)
             faults.extend([row.fault("init.from_model", why)] if why else [])
         if objective.needs_model and len(models) > 1:
             kinds = " and ".join(loss.kind for loss in objective.losses if "model" in loss.needs)
@@ -213,6 +216,10 @@ def _check_positions(row: Row, packed: Any, section: Any, faults: list[Fault]) -
         column = "skip_first_positions" if section.skip_first_positions else "skip_last_positions"
         message = f"{left_out} positions are left out of contexts of {packed.context_size} (tokenize.context_size)"
         faults.append(row.fault(f"activations.{column}", f"{message}; nothing would be left"))
+    elif section.skip_first_positions >= packed.context_size - 1:
+        message = f"of contexts of {packed.context_size} (tokenize.context_size) only the last position is left, which"
+        message = f"{message} has no next token to score; lower it"
+        faults.append(row.fault("activations.skip_first_positions", message))
 
 
 # Stands in for all widths where a hook point is at fault itself: no k is beyond its multiples.

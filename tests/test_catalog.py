@@ -113,6 +113,10 @@ def test_the_number_of_latents_is_given_or_a_multiple_of_the_width() -> None:
             "losses",
             "p_anneal",
         ),
+        ({"architecture": "p_anneal", "p_start": 0.2, "p_end": 0.5, "d_sae": 64, **P}, "losses", "above p_start"),
+        ({"architecture": "topk", "k": 4, "d_sae": 10**12}, "d_sae", "at most"),
+        ({"architecture": "topk", "k": 4, "d_sae": 64, "losses": ("auxk",)}, "losses", "there is no loss 'auxk'"),
+        ({"architecture": "molt", "molt_ranks": "9" * 5000 + "x1", "d_sae": 64}, "molt_ranks", "not RANKxSHARE"),
     ],
 )
 def test_what_makes_no_sense_is_refused_at_its_column(values: dict[str, Any], column: str, message: str) -> None:
@@ -189,6 +193,8 @@ def test_hook_points_are_those_that_the_geometry_takes() -> None:
         ),
         ({"geometry": "clt", "hook_point_in": (A, B), "hook_point_out": (C,)}, "hook_point_out", "names 1 hook points"),
         ({"geometry": "transcode", "hook_point": (A,)}, "geometry", "did you mean transcoder"),
+        ({"geometry": "crosscoder", "hook_point": (A, B, A)}, "hook_point", "more than once"),
+        ({"geometry": "clt", "hook_point_in": (A, B), "hook_point_out": (C, C)}, "hook_point_out", "more than once"),
     ],
 )
 def test_hook_points_that_a_geometry_does_not_take_are_refused(

@@ -212,6 +212,11 @@ def without_encoder_gradient(run: Run) -> None:
         run.dictionary.geometry.get_parameter(name).requires_grad_(False)
 
 
+def with_the_wrong_sign(run: Run) -> None:
+    for name in ("W_enc", "b_enc"):
+        run.dictionary.geometry.get_parameter(name).register_hook(torch.neg)
+
+
 @pytest.mark.parametrize("name", ["standard_new", "jumprelu"])
 def test_without_a_sparsity_loss_the_features_are_missed(name: str) -> None:
     truth, run = known("sae", 0), trained(name, spoil=without_sparsity)
@@ -225,6 +230,12 @@ def test_without_a_sparsity_loss_the_features_are_missed(name: str) -> None:
 def test_without_a_gradient_for_the_encoder_the_features_are_missed(name: str) -> None:
     run = trained(name, spoil=without_encoder_gradient)
     assert known("sae", 0).accord(run.dictionary) < IN_STEP - 0.05
+
+
+@pytest.mark.parametrize("name", ["topk", "standard_new"])
+def test_with_an_encoder_gradient_of_the_wrong_sign_the_features_are_missed(name: str) -> None:
+    run = trained(name, spoil=with_the_wrong_sign)
+    assert known("sae", 0).accord(run.dictionary) < IN_STEP - 0.3
 
 
 @pytest.mark.parametrize("name", ["standard", "jumprelu"])

@@ -1,5 +1,6 @@
 """Recovery of known features: where the language model is `builtin:features`, the truth behind activations is known."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -30,13 +31,25 @@ class KnownFeatures:
     def metrics(self, dictionary: Dictionary) -> dict[str, float]:
         """Mean max cosine similarity of directions, and mean max correlation of amounts and codes, over features.
 
-        A skip connection writes a linear part of each feature, and leaves the rest to the latents.
+        A skip connection writes a linear part of each feature, and leaves the rest to the latents. The cosine is nan
+        where latents have no directions.
         """
-        none = self.read.new_zeros(len(self.read), dictionary.geometry.latents)
-        skipped = dictionary.decode(none, self.read) - dictionary.decode(none, 0 * self.read)
-        cosine, _ = mean_max_cosine(self.written - skipped, _written_by_each(dictionary))
+        cosine = math.nan
+        if dictionary.config.geometry.writes_directions:
+            cosine, _ = mean_max_cosine(self.written - self._skipped(dictionary), _written_by_each(dictionary))
         correlation, _ = self.correlations.mean_max()
         return {"recovery_cosine": cosine, "recovery_correlation": correlation}
+
+    def _skipped(self, dictionary: Dictionary) -> Tensor:
+        """What is written of each feature without any latent (features, d_out).
+
+        Nothing where a dictionary writes what it reads: that raw activations follow those read there, in the units of
+        each token, is no connection.
+        """
+        if dictionary.config.geometry.autoencodes:
+            return torch.zeros_like(self.written)
+        none = self.read.new_zeros(len(self.read), dictionary.geometry.latents)
+        return dictionary.decode(none, self.read) - dictionary.decode(none, 0 * self.read)
 
 
 def known_features(

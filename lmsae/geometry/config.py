@@ -22,6 +22,8 @@ class GeometryBase(Frozen):
     """It reads one hook point and writes one."""
     grain: ClassVar[Literal["token", "context"]] = "token"
     """Whether `encode` needs whole contexts, or takes tokens one by one."""
+    writes_directions: ClassVar[bool] = True
+    """Each latent writes along a direction of its own, whatever x is."""
 
     def fault(self, reads: Sequence[int], writes: Sequence[int], d_sae: int) -> str | None:
         """Why there cannot be a dictionary of these widths, or None if there can."""
@@ -136,6 +138,8 @@ class LorsaConfig(GeometryBase):
 class MOLTConfig(GeometryBase):
     """Mixture of linear transforms: each latent applies a matrix of low rank to x (Lindsey et al. 2025)."""
 
+    writes_directions: ClassVar[bool] = False
+
     kind: Literal["molt"] = "molt"
     molt_ranks: tuple[str, ...] = Field(
         default=("64x1", "32x2", "16x4", "8x8"),
@@ -148,7 +152,7 @@ class MOLTConfig(GeometryBase):
     @classmethod
     def _are_ranks_and_shares(cls, words: tuple[str, ...]) -> tuple[str, ...]:
         for word in words:
-            if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", word):
+            if not re.fullmatch(r"[1-9]\d{0,8}x[1-9]\d{0,8}", word):
                 raise ValueError(f"{word!r} is not RANKxSHARE, two positive integers such as 64x1")
         ranks = [word.split("x")[0] for word in words]
         if twice := sorted({rank for rank in ranks if ranks.count(rank) > 1}):

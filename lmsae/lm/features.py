@@ -27,7 +27,7 @@ class Features(Frozen):
     The first features have no parent; each feature's children stand behind them, in the order of their parents.
     """
 
-    features: int = Field(default=256, gt=0, description="Features of a token.")
+    features: int = Field(default=256, gt=0, le=2**20, description="Features of a token.")
     width: int = Field(default=64, gt=1, description="Width of every hook point.")
     probability: float = Field(default=0.02, gt=0, le=1, description="Mean firing rate of features without a parent.")
     skew: float = Field(default=0.0, ge=0, description="Firing rates fall as rank ** -skew; 0 makes them equal.")
@@ -42,7 +42,7 @@ class Features(Frozen):
     child_probability: float = Field(
         default=0.5, gt=0, le=1, description="How often a child fires where its parent does."
     )
-    layers: int = Field(default=2, ge=1, description="Layers of the network; each turns directions a little.")
+    layers: int = Field(default=2, ge=1, le=1024, description="Layers of the network; each turns directions a little.")
     moved: int = Field(
         default=0, ge=0, description="So many features of the token before are written by the attention of each layer."
     )

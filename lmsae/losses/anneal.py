@@ -34,6 +34,8 @@ class PAnneal(Loss):
 
     @model_validator(mode="after")
     def _starts_before_it_ends(self) -> PAnneal:
+        if self.p_end > self.p_start:
+            raise ValueError(f"p falls, but p_end {self.p_end} is above p_start {self.p_start}; lower it")
         if self.p_anneal_start >= self.p_anneal_end:
             raise ValueError(
                 f"p_anneal_start is {self.p_anneal_start}, not before p_anneal_end at {self.p_anneal_end}; lower it"

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field
 
 from lmsae.config import Frozen
+from lmsae.errors import NotEnoughTokens
 from lmsae.runtime import Runtime
 from lmsae.stages.activations import LMConfig
 from lmsae.stages.sites import Reading, Sites, inputs_from
@@ -76,6 +77,11 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
         subjects.append(subject)
     contexts = max(1, min(len(tokens.held_out), first.tokens // tokens.held_out.shape[1]))
     usable = tokens.usable("held_out", slice(0, contexts), first.skip_first_positions, first.skip_last_positions)
+    if not usable[:, :-1].any():
+        raise NotEnoughTokens(
+            f"of {usable.size:,} held-out tokens none counts that has a next token: raise eval.tokens or "
+            "tokenize.held_out_tokens, lower activations.skip_*_positions, or see what tokenize masks"
+        )
     total = contexts * tokens.held_out.shape[1]
     with bar("eval", unit="token", total=total, runtime=runtime) as progress:
         text = Scored(tokens.held_out, usable)

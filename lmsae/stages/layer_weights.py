@@ -33,6 +33,18 @@ def fault(kind: str, read: str, written: str, config: Mapping[str, Any]) -> str 
     return f"weights of the model's {part} lead from {wanted[0]} to {wanted[1]}, not from {read} to {written}"
 
 
+def heads_fault(lorsa: LorsaConfig, config: Mapping[str, Any]) -> str | None:
+    """Why a lorsa cannot start from attention heads as config.json describes them; None if it can, or where an older
+    config.json leaves rotary positions to the model's code, which `layer_weights` asks then."""
+    n_heads, d_head = head_sizes(config)
+    if lorsa.lorsa_qk_heads % n_heads or lorsa.lorsa_d_qk != d_head:
+        return (
+            f"the model has {n_heads} heads of width {d_head}, the lorsa {lorsa.lorsa_qk_heads} of {lorsa.lorsa_d_qk}: "
+            f"set sae.lorsa_qk_heads to a multiple of {n_heads}, and sae.lorsa_d_qk {d_head}"
+        )
+    return _positions_fault(config, lorsa) if config.get("rope_parameters") else None
+
+
 def layer_weights(model: "LanguageModel", layer: int, dictionary: DictionaryConfig) -> "ModelWeights":
     """What a dictionary takes over from a layer: neurons of its MLP, or heads of its attention.
 
@@ -85,7 +97,8 @@ def _heads(layer: _Layer, dictionary: DictionaryConfig) -> "ModelWeights":
     from lmsae.initialisation.from_model import Heads
 
     assert isinstance(dictionary.geometry, LorsaConfig)
-    _require_positions(layer.config, dictionary.geometry)
+    if why := _positions_fault(layer.config, dictionary.geometry):
+        raise SourceError(why)
     n_heads, d_head = head_sizes(layer.config)
     (W_Q, b_Q), (W_K, b_K), (W_V, _) = _by_head(layer, n_heads, d_head)
     W_O, _ = layer.projection(layer.family.sites["attn.hook_z"].module)
@@ -112,15 +125,15 @@ def _by_head(layer: _Layer, n_heads: int, d_head: int) -> "list[tuple[Tensor, Te
     return made
 
 
-def _require_positions(config: Mapping[str, Any], lorsa: LorsaConfig) -> None:
-    """Raise SourceError unless a lorsa rotates its queries and keys as the model does."""
+def _positions_fault(config: Mapping[str, Any], lorsa: LorsaConfig) -> str | None:
+    """Why a lorsa does not rotate its queries and keys as the model does; None if it does."""
     _, d_head = head_sizes(config)
     rotary = config.get("rope_parameters") or {}
     wanted: dict[str, Any] = {"lorsa_rotary": bool(rotary)}
     found: dict[str, Any] = {"lorsa_rotary": lorsa.lorsa_rotary}
     if rotary:
         if (kind := rotary.get("rope_type", "default")) != "default":
-            raise SourceError(
+            return (
                 f"the model's rotary positions are of the kind {kind}, which a lorsa has not: set init.from_model false"
             )
         wanted |= {
@@ -128,9 +141,10 @@ def _require_positions(config: Mapping[str, Any], lorsa: LorsaConfig) -> None:
             "lorsa_rotary_base": float(rotary["rope_theta"]),
         }
         found |= {"lorsa_rotary_dim": lorsa.rotated, "lorsa_rotary_base": lorsa.lorsa_rotary_base}
-    if found != wanted:
-        mend = ", ".join(f"sae.{name} {value}" for name, value in wanted.items())
-        raise SourceError(f"a lorsa that starts from this model's heads must have their positions: set {mend}")
+    if found == wanted:
+        return None
+    mend = ", ".join(f"sae.{name} {value}" for name, value in wanted.items())
+    return f"a lorsa that starts from this model's heads must have their positions: set {mend}"
 
 
 _READERS: Mapping[str, Callable[[_Layer, DictionaryConfig], "ModelWeights"]] = {"mlp": _neurons, "attention": _heads}

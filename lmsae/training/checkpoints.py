@@ -33,13 +33,15 @@ class Checkpoints:
     def __init__(self, folder: Path, run: Run) -> None:
         self._folder, self._run = folder, run
         self._written = -1
+        self._of_use: list[Path] = []
 
     def write(self) -> None:
-        """Write the run as it is, unless that has been done; the newest earlier checkpoint stays."""
+        """Write the run as it is, unless that has been done. Of earlier checkpoints the newest of use stays."""
         if self._run.steps_done == self._written:
             return
         self._folder.mkdir(exist_ok=True)
-        for older in self._newest_first()[KEPT - 1 :]:
+        self._of_use = self._of_use[1 - KEPT :]
+        for older in set(self._newest_first()).difference(self._of_use):
             older.unlink()
         draft = self._folder / ".draft"
         try:
@@ -47,12 +49,13 @@ class Checkpoints:
                 torch.save({"made_by": _maker(self._run), "state": self._run.state()}, file)
                 file.flush()
                 os.fsync(file.fileno())
-            digest = digest_of_file(draft)[:DIGEST_DIGITS]
-            draft.replace(self._folder / f"{self._run.steps_done:012}-{digest}.pt")
+            path = self._folder / f"{self._run.steps_done:012}-{digest_of_file(draft)[:DIGEST_DIGITS]}.pt"
+            draft.replace(path)
         except BaseException:
             with suppress(OSError):
                 draft.unlink(missing_ok=True)
             raise
+        self._of_use.append(path)
         self._written = self._run.steps_done
 
     def restore(self) -> int:
@@ -68,7 +71,7 @@ class Checkpoints:
                 reason = _difference(saved["made_by"], _maker(self._run))
                 if not reason:
                     self._run.go_on_from(saved["state"])
-                    self._written = self._run.steps_done
+                    self._of_use, self._written = [path], self._run.steps_done
                     return self._run.steps_done
             print(f"{path}: passed over: {reason}", file=sys.stderr)
         return 0

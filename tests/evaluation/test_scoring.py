@@ -91,8 +91,8 @@ def identity() -> Dictionary:
     made = Dictionary(parts("standard_new", WIDTH, 2 * WIDTH)[0])
     eye = torch.eye(WIDTH)
     with torch.no_grad():
-        made.geometry.W_enc.copy_(torch.cat([eye, -eye], dim=1))
-        made.geometry.W_dec.copy_(torch.cat([eye, -eye]))
+        made.geometry.get_parameter("W_enc").copy_(torch.cat([eye, -eye], dim=1))
+        made.geometry.get_parameter("W_dec").copy_(torch.cat([eye, -eye]))
     return made.eval()
 
 
@@ -100,8 +100,8 @@ def constant(value: Tensor) -> Dictionary:
     """Writes this vector, whatever it reads."""
     made = Dictionary(parts("standard_new", WIDTH, 4)[0])
     with torch.no_grad():
-        made.geometry.b_dec.copy_(value)
-        made.geometry.b_enc.fill_(1.0)
+        made.geometry.get_parameter("b_dec").copy_(value)
+        made.geometry.get_parameter("b_enc").fill_(1.0)
     return made.eval()
 
 

@@ -190,9 +190,10 @@ def test_the_log_hears_the_points_that_were_recorded_before_the_stop(make_run: A
 def two(make_run: Any, batches_for: Any, tmp_path: Path) -> list[Path]:
     """Checkpoints after steps 3 and 4, the older first."""
     run = make_run("topk", 10)
+    kept = Checkpoints(tmp_path / "checkpoint", run)
     for batch in batches_for("topk")[:4]:
         run.step(batch)
-        Checkpoints(tmp_path / "checkpoint", run).write()
+        kept.write()
     return sorted((tmp_path / "checkpoint").iterdir())
 
 
@@ -220,6 +221,16 @@ def test_a_damaged_checkpoint_is_passed_over(
     damage(two[0])
     run = make_run("topk", 10)
     assert Checkpoints(two[0].parent, run).restore() == run.steps_done == 0
+
+
+def test_the_one_that_a_run_went_on_from_stays_and_not_a_damaged_newer_one(two: list[Path], make_run: Any) -> None:
+    truncate(two[1])
+    run = make_run("topk", 10)
+    kept = Checkpoints(two[0].parent, run)
+    kept.restore()
+    run.steps_done = 7
+    kept.write()
+    assert [path.name.partition("-")[0] for path in sorted(two[0].parent.iterdir())] == [f"{3:012}", f"{7:012}"]
 
 
 def test_a_draft_counts_for_nothing(two: list[Path], make_run: Any) -> None:
