@@ -4,6 +4,7 @@ artifacts/<stage>/<key>/spec.json       what it is; sha256 of this file begins w
                         <payload>       what the stage wrote
                         manifest.json   every file's size and digest; written last, byte-deterministic
                         run.json        provenance: when, where, by which versions; not identity
+                        checkpoint/     what an unfinished run goes on from, or a longer one; not identity either
 """
 
 import json
@@ -22,7 +23,8 @@ SPEC, MANIFEST, RUN = "spec.json", "manifest.json", "run.json"
 # The manifest's twin. Workflow engines delete declared outputs before a rerun; from this, one is restored for free.
 TWIN = ".manifest.json"
 DRAFT = ".draft"
-NOT_PAYLOAD = frozenset({SPEC, MANIFEST, RUN, TWIN})
+CHECKPOINT = "checkpoint"
+NOT_PAYLOAD = frozenset({SPEC, MANIFEST, RUN, TWIN, CHECKPOINT})
 
 
 class Spec(Frozen):
@@ -174,11 +176,13 @@ class Artifacts:
         return Artifact(self.root / reference)
 
     def add(self, spec: Spec) -> Artifact:
-        """Write the spec where its artifact will be, unless it is there already."""
+        """Write the spec where its artifact will be, unless it is there already, and whole: so there is no waiting for
+        the disk, which would take most of the time of a large plan."""
         artifact = self[spec.reference]
-        if not (artifact.path / SPEC).exists():
+        path = artifact.path / SPEC
+        if not path.exists() or path.stat().st_size != len(spec.canonical.encode()):
             artifact.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(artifact.path / SPEC, spec.canonical)
+            write_atomically(path, spec.canonical, survives_power_cut=False)
         return artifact
 
     def __iter__(self) -> Iterator[Artifact]:
@@ -227,13 +231,14 @@ def digest_of_file(path: Path) -> str:
     return blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees all of it or nothing, even after a power cut."""
+def write_atomically(path: Path, text: str, *, survives_power_cut: bool = True) -> None:
+    """Write a small file so that a reader sees all of it or nothing, even after a power cut unless that is waived."""
     draft = path.with_name(f".{path.name}.{os.getpid()}{DRAFT}")
     with open(draft, "w", encoding="utf-8", newline="\n") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+        if survives_power_cut:
+            file.flush()
+            os.fsync(file.fileno())
     draft.replace(path)
 
 
@@ -244,4 +249,5 @@ def _copy_atomically(source: Path, target: Path) -> None:
 def _payload(path: Path) -> list[str]:
     names = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
     # Claims and drafts may stay for ever where a process was killed.
-    return sorted(n for n in names if n not in NOT_PAYLOAD and not n.startswith(".claim") and not n.endswith(DRAFT))
+    mine = (n for n in names if not n.startswith(".claim") and not n.endswith(DRAFT))
+    return sorted(n for n in mine if n.partition("/")[0] not in NOT_PAYLOAD)

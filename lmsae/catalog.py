@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from lmsae.combinations import SectionFault, refuse_nonsense, refuse_too_many
 from lmsae.config import Frozen, typed
 from lmsae.dictionary.config import DictionaryConfig, Normalisation
-from lmsae.errors import nearest
+from lmsae.errors import found_and_wanted, nearest, wanted
 from lmsae.geometry.config import GEOMETRIES
 from lmsae.losses import LOSSES, LossConfig
 from lmsae.sparsity.config import ACT_FNS
@@ -82,7 +82,8 @@ class SaeSection(Frozen):
         default=None, description="How pre-activations become codes; replaces the architecture's."
     )
     losses: tuple[str, ...] | None = Field(
-        default=None, description="Losses beside reconstruction, separated by spaces; replace the architecture's."
+        default=None,
+        description="Losses beside reconstruction, separated by spaces; replace the architecture's, which empty keeps.",
     )
     d_sae: int | None = Field(
         default=None,
@@ -249,11 +250,11 @@ def _piece(part: str, kind: str | None, values: Mapping[str, Any]) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:
-            raise SectionFault(part, f"{kind}: {first['msg'].removeprefix('Value error, ')}") from None
+            raise SectionFault(part, f"{kind}: {wanted(first)}") from None
         column = str(first["loc"][0])
         if first["type"] == "missing":
             raise SectionFault(column, f"{kind} needs it ({piece.model_fields[column].description})") from None
-        raise SectionFault(column, f"found {first['input']!r}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise SectionFault(column, found_and_wanted(first)) from None
 
 
 def _unknown(part: str, kind: str, known: Mapping[str, Any]) -> str:

@@ -60,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     convert.add_argument("key", help="the train artifact's key or the first digits of it")
     convert.add_argument("folder", type=Path, help="where to write the dictionary, as lmsae and as SAELens read it")
     gc = _command(commands, "gc", "artifacts that no row wants (listed, and with --delete removed)", _gc, sweep=True)
+    gc.add_argument("--states", action="store_true", help="also the training states that finished dictionaries kept")
     gc.add_argument("--delete", action="store_true", help="remove them")
     docs = _command(commands, "docs", "write config/README.md and the JSON schema for editors", _docs)
     docs.add_argument("--check", action="store_true", help="only say whether they are up to date")
@@ -171,7 +172,7 @@ def _gc(arguments: argparse.Namespace) -> int:
     from lmsae.upkeep import collect
 
     plan, runtime = _planned(arguments)
-    collect(plan, Artifacts(runtime.artifacts), delete=arguments.delete, say=print)
+    collect(plan, Artifacts(runtime.artifacts), delete=arguments.delete, say=print, states=arguments.states)
     return 0
 
 

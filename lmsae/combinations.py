@@ -1,6 +1,6 @@
 """Which parts of an architecture go together; what does not is refused by name, with what to use instead."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lmsae.losses import LOSSES
@@ -91,3 +91,33 @@ def _refuse_act_fn(section: Any, geometry: Any, act_fn: Any) -> None:
         raise SectionFault("act_fn", message)
     if section.convert_to_jumprelu and act_fn.not_jumprelu_because is not None:
         raise SectionFault("convert_to_jumprelu", f"{kind} cannot be converted: {act_fn.not_jumprelu_because}")
+
+
+def idle(init: Any, train: Any, dictionary: Any, objective: Any) -> Iterator[tuple[str, str]]:
+    """Columns that change nothing beside a row's others, and what they would need. Rows that write them are refused:
+    they would be other artifacts with the same bytes."""
+    geometry, act_fn = dictionary.geometry, dictionary.act_fn
+    searches = geometry.autoencodes if init.grid_search is None else init.grid_search
+    needs = (
+        ("init.datapoint_blend", init.decoder_init == "datapoint", "init.decoder_init datapoint"),
+        ("init.subspace_rank", init.decoder_init == "active_subspace", "init.decoder_init active_subspace"),
+        ("init.decoder_norm", not searches, "init.grid_search false, for a search chooses the norm"),
+        ("init.tokens", searches or init.b_enc != "zero", "init.grid_search true or init.b_enc minus_mean_pre"),
+        ("train.lr_cool_down_steps", train.lr_schedule == "trapezoid", "train.lr_schedule trapezoid"),
+        ("train.lr_end_ratio", train.lr_schedule != "constant", "a train.lr_schedule that falls"),
+        ("train.k_cold_boot_steps", train.initial_k, "train.initial_k"),
+        ("train.k_warm_up_steps", train.initial_k, "train.initial_k"),
+        ("train.k_schedule", train.initial_k, "train.initial_k"),
+        ("train.resample_times", train.resample_steps, "train.resample_steps above 0"),
+        ("train.threshold_lr_factor", act_fn.kind == "jumprelu", "jumprelu, which alone learns thresholds by gradient"),
+        (
+            "train.sparsity_warm_up_steps",
+            any(loss.sparsifies for loss in objective.losses),
+            "a loss that makes codes sparse",
+        ),
+        ("sae.lorsa_rotary_dim", getattr(geometry, "lorsa_rotary", True), "sae.lorsa_rotary true"),
+        ("sae.lorsa_rotary_base", getattr(geometry, "lorsa_rotary", True), "sae.lorsa_rotary true"),
+    )
+    for column, has_use, needed in needs:
+        if not has_use:
+            yield column, f"changes nothing in this row: it needs {needed}. Leave the cell empty"

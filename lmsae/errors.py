@@ -16,8 +16,10 @@ LmsaeError
 """
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 class LmsaeError(Exception):
@@ -96,3 +98,21 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """The known names most like `name`, as the end of an error message: `; did you mean a, b?`, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
     return f"; did you mean {', '.join(close)}?" if close else ""
+
+
+def found_and_wanted(problem: Mapping[str, Any]) -> str:
+    """One of pydantic's errors as a message: what was found, and what was wanted."""
+    found = problem["input"]
+    shown = " ".join(map(str, found)) if isinstance(found, tuple) else found
+    return f"found {shown!r}; {wanted(problem)}"
+
+
+def wanted(problem: Mapping[str, Any]) -> str:
+    """What one of pydantic's errors says of the value that was wanted."""
+    if problem["type"] == "literal_error":
+        expected = problem["ctx"]["expected"]
+        options = re.findall(r"'([^']*)'", expected)
+        return f"allowed are {expected}{nearest(str(problem['input']), options)}"
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    return f"wanted: {problem['msg'].removeprefix('Input should be ')}"

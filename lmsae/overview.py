@@ -3,13 +3,14 @@
 import json
 
 from lmsae.artifact import Artifact, Artifacts, Spec
+from lmsae.estimates import Estimator, spelled
 from lmsae.plan import ROW_STAGES, Plan, token_counts
 from lmsae.runtime import Runtime
-from lmsae.stages import STAGES
+from lmsae.stages import STAGES, activations
+from lmsae.store.layout import Layout
 from lmsae.text.packing import TokenizeConfig
 
 MOST_ROWS = 40
-BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
 def overview(plan: Plan, artifacts: Artifacts, runtime: Runtime) -> str:
@@ -18,22 +19,24 @@ def overview(plan: Plan, artifacts: Artifacts, runtime: Runtime) -> str:
         spec.reference for stage in STAGES for spec in plan.specs(stage) if artifacts[spec.reference].is_finished
     }
     header = ["stage", "wanted", "shared by", "done", "to do", "passes to run", "to come"]
-    lines = [header]
+    lines, times = [header], dict[str, float | None]()
+    estimator = Estimator(artifacts, runtime.device, {s.reference: s for stage in STAGES for s in plan.specs(stage)})
     for stage in STAGES:
         specs = plan.specs(stage)
         todo = [spec for spec in specs if spec.reference not in finished]
-        passes = sum(
-            any(spec.reference not in finished for spec in group) for group in plan.passes(stage, runtime.together)
-        )
+        groups = [[s for s in group if s.reference not in finished] for group in plan.passes(stage, runtime.together)]
+        passes = [group for group in groups if group]
         uses = sum(len(row.of(stage)) for row in plan.rows) if stage != "report" else len(plan.rows)
         shared = f"{uses / len(specs):.3g} rows"
-        cost = _cost(stage, todo, artifacts)
-        lines.append([stage, str(len(specs)), shared, str(len(specs) - len(todo)), str(len(todo)), str(passes), cost])
+        times |= {stage: _time(estimator, stage, passes)} if passes else {}
+        cost = ", ".join(filter(None, [_cost(stage, todo, artifacts), spelled(times.get(stage))]))
+        counts = (len(specs) - len(todo), len(todo), len(passes))
+        lines.append([stage, str(len(specs)), shared, *map(str, counts), cost])
     rows = [["row", *ROW_STAGES]]
     for row in plan.rows[:MOST_ROWS]:
         rows.append([row.row.name, *(_mark(row.of(stage), finished) for stage in ROW_STAGES)])
     more = [f"... and {len(plan.rows) - MOST_ROWS} more rows"] if len(plan.rows) > MOST_ROWS else []
-    return "\n".join([*_table(lines), "", *_table(rows), *more])
+    return "\n".join([*_table(lines), *_foreseen(times), "", *_table(rows), *more])
 
 
 def describe(artifact: Artifact, plan: Plan, artifacts: Artifacts) -> str:
@@ -55,10 +58,41 @@ def describe(artifact: Artifact, plan: Plan, artifacts: Artifacts) -> str:
         lines.append(f"  {reference}  {'finished' if artifacts[reference].is_finished else 'not finished'}")
     if artifact.is_finished:
         lines += ["", f"files     {_bytes(artifact.bytes())} in {len(artifact.manifest()['files'])} files"]
+        lines += _cost_of(artifact)
         run = artifact.path / "run.json"
         if run.exists():
             lines += ["", "provenance", *("  " + line for line in run.read_text().splitlines()[1:-1])]
     return "\n".join(lines)
+
+
+def _time(estimator: Estimator, stage: str, passes: list[list[Spec]]) -> float | None:
+    """Seconds that a stage will take, one pass after the other; None where of any it is not known."""
+    times = [estimator.seconds(stage, group) for group in passes]
+    return None if None in times else sum(filter(None, times))
+
+
+def _foreseen(times: dict[str, float | None]) -> list[str]:
+    """A line on the time to come, if there is any."""
+    unknown = [stage for stage, seconds in times.items() if seconds is None]
+    known = sum(seconds for seconds in times.values() if seconds)
+    said = [f"{spelled(known)} to come, as finished artifacts took and one pass after the other"] if known else []
+    said += [f"no estimate yet of {', '.join(unknown)}: none that is alike has been made here"] if unknown else []
+    return ["", "; ".join(said)] if said else []
+
+
+def _cost_of(artifact: Artifact) -> list[str]:
+    """A line on what an artifact cost, as far as its run.json says."""
+    from lmsae.report.cost import Cost, count, duration
+
+    cost = Cost.of(artifact)
+    if cost.seconds is None:
+        return []
+    said = [duration(cost.seconds) + (f", its share of a pass of {cost.in_pass}" if (cost.in_pass or 1) > 1 else "")]
+    said += [f"{count(cost.tokens_per_second)} tokens/s"] if cost.tokens_per_second else []
+    said += [f"waiting for data {100 * cost.waiting:.1f} % of the time"] if cost.waiting is not None else []
+    said += [f"{count(cost.flops_per_second)}FLOP/s"] if cost.flops_per_second else []
+    said += [f"{count(cost.memory)}B of memory at most"] if cost.memory else []
+    return [f"cost      {'; '.join(said)}"]
 
 
 def _mark(specs: list[Spec], finished: set[str]) -> str:
@@ -88,9 +122,13 @@ def _activations_cost(todo: list[Spec], artifacts: Artifacts) -> str:
         contexts = counts["train_contexts"] if counts else packing.most_train_contexts
         if contexts is None:
             return "known once tokenized"
+        contexts = activations.contexts_stored(
+            activations.Config.model_validate(spec.config), contexts, packing.aside_contexts
+        )
         at_most = at_most if counts else "at most "
         tokens += contexts * packing.context_size
-        size += contexts * packing.context_size * spec.config["width"] * BYTES[spec.config["dtype"]]
+        layout = Layout(contexts, packing.context_size, spec.config["width"], spec.config["dtype"])
+        size += layout.nbytes + layout.norms_nbytes
     return f"{at_most}{_count(tokens)} tokens, {_bytes(size)}"
 
 

@@ -63,7 +63,16 @@ class Plan:
         """The stage's specs, each once, in the order of the rows."""
         if stage == "report":
             return [self.report]
-        return list({spec.key: spec for row in self.rows for spec in row.of(stage)}.values())
+        return list(self._of_rows[stage].values())
+
+    @cached_property
+    def _of_rows(self) -> Mapping[str, Mapping[str, Spec]]:
+        """The specs of every stage but the report, by key, in the order of the rows."""
+        found: dict[str, dict[str, Spec]] = {stage: {} for stage in ROW_STAGES}
+        for row in self.rows:
+            for name, spec in row.specs.items():
+                found[name.partition(".")[0]].setdefault(spec.key, spec)
+        return found
 
     def passes(self, stage: str, together: int) -> list[list[Spec]]:
         """The stage's specs, grouped into what one job makes: in one forward pass, or over one stream of activations.
@@ -73,7 +82,7 @@ class Plan:
         groups: dict[Any, list[Spec]] = {}
         for spec in self.specs(stage):
             groups.setdefault(PASS_OF.get(stage, _alone)(spec), []).append(spec)
-        limit = together if stage in ("train", "eval") else len(self.rows)
+        limit = together if stage in ("train", "eval") else len(self.specs(stage))
         return [group[i : i + limit] for group in groups.values() for i in range(0, len(group), limit)]
 
     def write_specs(self, artifacts: Artifacts) -> None:
@@ -183,9 +192,9 @@ def _same(*names: str) -> Callable[[Spec], str]:
 
 
 PASS_OF: dict[str, Callable[[Spec], Any]] = {
-    "activations": _same("model", "batch_contexts"),
+    "activations": _same("model", "batch_contexts", "source"),
     # Starting weights take seconds, as starting a job does.
     "init": lambda spec: spec.inputs["activations"],
-    "eval": _same(*evaluate.SHARED),
+    "eval": lambda spec: evaluate.pass_of(spec.config, spec.inputs),
     "train": lambda spec: train.stream_of(spec.config, spec.inputs),
 }

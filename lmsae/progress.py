@@ -1,4 +1,4 @@
-"""Progress bars: tokens/s and time left on a terminal, silence elsewhere, and the same rates for provenance."""
+"""Progress bars: tokens/s and time left on a terminal, silence elsewhere, and what the work cost for provenance."""
 
 import contextlib
 import sys
@@ -12,21 +12,31 @@ from lmsae.runtime import Runtime
 
 @dataclass
 class Progress:
-    """Counts units of work done, and how long that took."""
+    """Counts units of work done, and how long that took; `waited_s` of it went by in waiting for data, if known."""
 
     display: Any
     started: float = field(default_factory=time.perf_counter)
     done: int = 0
+    waited_s: float | None = None
 
     def advance(self, count: int) -> None:
         """Say that `count` more units are done."""
         self.done += count
         self.display.update(count)
 
-    def rates(self) -> dict[str, float]:
-        """Seconds and units per second so far."""
-        seconds = time.perf_counter() - self.started
-        return {"seconds": round(seconds, 3), "per_second": round(self.done / max(seconds, 1e-9), 1)}
+    def facts(self, in_pass: int = 1, flops: float | None = None, pass_flops: float | None = None) -> dict[str, Any]:
+        """What a pass has cost so far, for provenance (docs/artifacts.md): one of `in_pass` artifacts, which took
+        `flops` of the `pass_flops` operations done; None where there is no formula for them."""
+        seconds = max(time.perf_counter() - self.started, 1e-9)
+        return {
+            "seconds": round(seconds, 3),
+            "tokens": self.done,
+            "tokens_per_second": round(self.done / seconds, 1),
+            "waited_s": None if self.waited_s is None else round(self.waited_s, 3),
+            "flops": flops,
+            "flops_per_second": pass_flops and round(pass_flops / seconds),
+            "in_pass": in_pass,
+        }
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 from lmsae import catalog
 from lmsae.artifact import Artifacts, Spec
 from lmsae.catalog import SaeSection, SectionFault
+from lmsae.combinations import idle
 from lmsae.digests import DigestCache
 from lmsae.errors import Fault, LmsaeError
 from lmsae.geometry.config import GEOMETRIES
@@ -50,6 +51,7 @@ class Resolver:
             for model in models:
                 self._check_context(row, packed, model, faults)
             _check_positions(row, packed, sections["activations"], faults)
+        _check_live(row, sections["activations"], faults)
         places = self._places(row, sae, models, faults)
         widths = self._widths(row, places, models, faults)
         parts = self._parts(row, sae, places, widths, faults)
@@ -167,6 +169,12 @@ class Resolver:
         if sections["train"] is not None:
             for column, message in sections["train"].refusals(dictionary, objective.unit_norm_decoder):
                 faults.append(row.fault(column, message))
+        if sections["init"] is not None and sections["train"] is not None:
+            for column, message in idle(sections["init"], sections["train"], dictionary, objective):
+                # Values that all rows share, and `null`, may mean nothing to some rows.
+                cell = row.cells.get(column)
+                if cell is not None and cell.row is not None and cell.value is not None:
+                    faults.append(row.fault(column, message))
 
     def _check_model_use(
         self,
@@ -222,7 +230,15 @@ def _check_positions(row: Row, packed: Any, section: Any, faults: list[Fault]) -
         faults.append(row.fault("activations.skip_first_positions", message))
 
 
-# Stands in for all widths where a hook point is at fault itself: no k is beyond its multiples.
-_UNKNOWN_WIDTH = 1 << 30
+def _check_live(row: Row, section: Any, faults: list[Fault]) -> None:
+    if section is not None and section.source == "live" and section.max_norm_factor is not None:
+        message = "which tokens have too large a norm must be known before the first is trained on, and with "
+        message = f"{message}activations.source live no norms are stored: leave it empty, or set the source to cached"
+        faults.append(row.fault("activations.max_norm_factor", message))
+
+
+# Stands in for all widths where a hook point is at fault itself: as wide as models are, so that no k is beyond its
+# multiples, and none of those (expansion_factor is 2^16 at most) is beyond catalog.MOST_LATENTS.
+_UNKNOWN_WIDTH = 1 << 14
 HOOK_POINTS = ("hook_point", "hook_point_in", "hook_point_out")
 _PLAIN_SECTIONS = ("model", "dataset", "tokenize", "activations", "init", "train", "eval")

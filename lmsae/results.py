@@ -1,6 +1,7 @@
 """Publishing: make `results/` show a report, with links from row names to artifacts and a SAELens folder of each row.
 
 results/report.html, table.csv, plots/, ...     the report's files
+        cost.html, cost.csv                      what the artifacts cost, by their run.json
         rows/<row>/<stage>                       a relative link to the artifact
         saelens/<row>/                           the dictionary for SAELens, or why-not.txt
         .published.json                          what of all this was made here, and so may be removed here
@@ -17,6 +18,8 @@ from typing import Any
 import lmsae
 from lmsae.artifact import Artifact, Artifacts, write_atomically
 from lmsae.errors import ArtifactError, ExportError
+from lmsae.report import cost
+from lmsae.stages import STAGES
 from lmsae.stages.report import ReportRow
 from lmsae.stages.sites import inputs_from
 
@@ -38,13 +41,20 @@ def publish(report: Artifact, rows: Sequence[ReportRow], artifacts_root: Path, r
     names = [entry["path"] for entry in report.manifest()["files"]]
     links = {f"rows/{row.name}/{stage}": ref for row in rows for stage, ref in row.artifacts.items()}
     folders = {f"saelens/{row.name}": row for row in rows}
-    ours = {*names, *links, *(f"{folder}/{file}" for folder in folders for file in SAELENS_FILES)}
+    ours = {
+        *names,
+        *links,
+        cost.TABLE,
+        cost.PAGE,
+        *(f"{folder}/{file}" for folder in folders for file in SAELENS_FILES),
+    }
     results.mkdir(parents=True, exist_ok=True)
     before = _published(results)
     # Noted before it is made, so that an interrupted call leaves nothing that is nobody's.
     _note(results, before | ours)
     for name in sorted(names, key=lambda name: name == PAGE):
         _copy(report.path / name, results / name)
+    cost.write_cost(rows, artifacts, STAGES, results)
     for link, reference in links.items():
         _link(results / link, artifacts[reference].path)
     for folder, row in folders.items():

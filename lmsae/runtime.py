@@ -43,6 +43,14 @@ class Runtime(Frozen):
         description="Seconds between two checkpoints of a training pass; 0 means after every step. Where they are slow "
         "to write they come more seldom, to take at most a twentieth of the time.",
     )
+    checkpoint_steps: int = Field(
+        default=0, ge=0, description="Steps between two checkpoints, whatever the time between them; 0 is off."
+    )
+    keep_training_state: bool = Field(
+        default=False,
+        description="Keep, beside a finished dictionary, the state that a run with more `train.tokens` can go on from. "
+        "It is three times as large as the weights, or more; `lmsae gc --states` removes it.",
+    )
     time_limit: float | None = Field(
         default=None,
         gt=0,

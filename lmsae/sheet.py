@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from lmsae.catalog import SaeSection, piece_fields
 from lmsae.config import Frozen, typed
 from lmsae.config_file import load
-from lmsae.errors import ConfigError, Fault, nearest
+from lmsae.errors import ConfigError, Fault, found_and_wanted, nearest, wanted
 from lmsae.initialisation.config import InitConfig
 from lmsae.runtime import Runtime
 from lmsae.stages.activations import ActivationsSection, ModelSection
@@ -136,8 +136,8 @@ def section_of(row: Row, name: str, values: Mapping[str, Any], faults: list[Faul
                 description = model.model_fields[str(problem["loc"][0])].description
                 faults.append(row.fault(column, f"is missing, and has no default ({description})"))
             else:
-                found = f"found {problem['input']!r}; " if column else f"{name}: "
-                faults.append(row.fault(column, f"{found}{_allowed(problem)}"))
+                message = found_and_wanted(problem) if column else f"{name}: {wanted(problem)}"
+                faults.append(row.fault(column, message))
         return None
 
 
@@ -244,18 +244,9 @@ def _runtime(values: Any, file: str, faults: list[Fault]) -> Runtime:
         for problem in error.errors():
             column = ".".join(str(part) for part in ("runtime", *problem["loc"]))
             known = [f"runtime.{name}" for name in Runtime.model_fields]
-            hint = nearest(column, known) if problem["type"] == "extra_forbidden" else ""
-            faults.append(Fault(file, None, column, f"found {problem['input']!r}; {problem['msg']}{hint}"))
+            if problem["type"] == "extra_forbidden":
+                message = f"found {problem['input']!r}; there is no such field{nearest(column, known)}"
+            else:
+                message = found_and_wanted(problem)
+            faults.append(Fault(file, None, column, message))
         return Runtime()
-
-
-def _allowed(problem: Any) -> str:
-    if problem["type"] == "literal_error":
-        return f"allowed are {problem['ctx']['expected']}{nearest(str(problem['input']), _options(problem))}"
-    if problem["type"] == "value_error":
-        return str(problem["ctx"]["error"])
-    return f"wanted: {problem['msg'].removeprefix('Input should be ')}"
-
-
-def _options(problem: Any) -> list[str]:
-    return re.findall(r"'([^']*)'", problem["ctx"]["expected"])

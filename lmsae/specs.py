@@ -47,7 +47,7 @@ class Resolved:
     objective: Objective
 
     @property
-    def reading(self) -> dict[str, int]:
+    def reading(self) -> dict[str, Any]:
         """Which stored tokens are used."""
         return self.sections["activations"].model_dump(include=set(Reading.model_fields))
 

@@ -1,8 +1,10 @@
 """Upkeep of the artifacts folder: verify that bytes are what they were, and collect what no row wants."""
 
+import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 
-from lmsae.artifact import Artifacts
+from lmsae.artifact import CHECKPOINT, Artifacts
 from lmsae.claim import claimed
 from lmsae.errors import ArtifactError, MissingArtifact
 from lmsae.plan import Plan, passes_on_disk
@@ -37,20 +39,27 @@ def verify(artifacts: Artifacts, keys: Sequence[str], say: Say) -> int:
     return 1 if damaged or missing else 0
 
 
-def collect(plan: Plan, artifacts: Artifacts, *, delete: bool, say: Say) -> None:
-    """List the artifacts that the plan does not want, with their sizes; with `delete`, remove them."""
+def collect(plan: Plan, artifacts: Artifacts, *, delete: bool, say: Say, states: bool = False) -> None:
+    """List the artifacts that the plan does not want, with their sizes; with `delete`, remove them. With `states` also
+    the training states that finished dictionaries have kept for longer runs."""
     wanted = {spec.reference for stage in STAGES for spec in plan.specs(stage)}
     freed = count = 0
     for artifact in artifacts:
-        if artifact.reference in wanted:
+        if artifact.reference not in wanted:
+            what, path, remove = artifact.reference, artifact.path, artifact.remove
+        elif states and (state := artifact.path / CHECKPOINT).exists() and artifact.is_finished:
+            what, path, remove = f"state of {artifact.reference}", state, partial(shutil.rmtree, state)
+        else:
             continue
-        size = sum(file.stat().st_size for file in artifact.path.rglob("*") if file.is_file())
-        say(f"{'removed' if delete else 'unwanted'} {artifact.reference}  {size:,} bytes")
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        say(f"{'removed' if delete else 'unwanted'} {what}  {size:,} bytes")
         if delete:
             with claimed(artifact.path):
-                artifact.remove()
+                remove()
         freed, count = freed + size, count + 1
-    say(f"{count} artifacts, {freed:,} bytes" + ("" if delete or not count else "; `lmsae gc --delete` removes them"))
+    things, command = ("artifacts and states", "gc --states") if states else ("artifacts", "gc")
+    advice = "" if delete or not count else f"; `lmsae {command} --delete` removes them"
+    say(f"{count} {things}, {freed:,} bytes{advice}")
 
 
 def _planned(artifacts: Artifacts) -> set[str]:

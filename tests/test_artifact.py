@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lmsae.artifact import MANIFEST, RUN, SPEC, TWIN, Artifact, Artifacts, Spec, digest_of_file
+from lmsae.artifact import CHECKPOINT, MANIFEST, RUN, SPEC, TWIN, Artifact, Artifacts, Spec, digest_of_file
 from lmsae.errors import ArtifactError, DamagedArtifact, MissingArtifact
 
 
@@ -72,6 +72,26 @@ def test_a_manifest_lists_every_file_with_its_size_and_digest(artifact: Artifact
         ],
     }
     assert artifact.bytes() == 1040
+
+
+def test_a_training_state_is_no_part_of_the_artifact(artifact: Artifact) -> None:
+    before = (artifact.path / MANIFEST).read_text()
+    (artifact.path / CHECKPOINT).mkdir()
+    (artifact.path / CHECKPOINT / "000000000003-12345678.pt").write_bytes(b"state")
+    assert artifact.damaged_files() == []
+    artifact.publish({"host": "here"})
+    assert (artifact.path / MANIFEST).read_text() == before
+
+
+def test_a_spec_that_a_power_cut_left_short_is_written_again(tmp_path: Path) -> None:
+    artifacts = Artifacts(tmp_path)
+    artifact = artifacts.add(a_spec(lr=0.1))
+    for left in ("", artifact.spec().canonical[:10]):
+        (artifact.path / SPEC).write_text(left)
+        assert artifacts.add(a_spec(lr=0.1)).spec() == a_spec(lr=0.1)
+    touched = (artifact.path / SPEC).stat().st_mtime_ns
+    artifacts.add(a_spec(lr=0.1))
+    assert (artifact.path / SPEC).stat().st_mtime_ns == touched
 
 
 def test_a_manifest_says_nothing_of_time_or_place(artifact: Artifact, tmp_path: Path) -> None:

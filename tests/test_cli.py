@@ -390,7 +390,8 @@ from lmsae.store.writer import StoreWriter
 append = StoreWriter.append
 def half(self, activations):
     append(self, activations)
-    if self._written > 400:
+    if self._appended > 400:
+        self._coming.result()  # what the background writes
         os.kill(os.getpid(), signal.SIGKILL)
 StoreWriter.append = half
 main(["activations", sys.argv[1]])

@@ -28,6 +28,7 @@ from lmsae.sheet import columns
 from lmsae.sparsity.config import ACT_FNS
 from lmsae.stages import STAGES
 from lmsae.store.layout import Layout
+from lmsae.store.reader import StoreReader
 from lmsae.store.writer import StoreWriter
 from tests.miniature import CONFIG, ROWS
 
@@ -86,10 +87,24 @@ def test_bfloat16_activations_are_read_with_plain_zarr_as_the_page_says(tmp_path
     x = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
     with StoreWriter(tmp_path / "activations" / "activations.zarr", Layout(2, 4, 3, "bfloat16")) as writer:
         writer.append(x)
+    np.testing.assert_array_equal(context_as_the_page_reads_it(tmp_path), x[0].bfloat16().float().numpy())
+
+
+def test_int8_activations_are_read_with_plain_zarr_as_the_page_says(tmp_path: Path) -> None:
+    x = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 10.0, 100.0]) + 5
+    with StoreWriter(tmp_path / "activations" / "activations.zarr", Layout(2, 4, 3, "int8")) as writer:
+        writer.append(x)
+    context = context_as_the_page_reads_it(tmp_path)
+    stored = StoreReader(tmp_path / "activations" / "activations.zarr").read(0, 1)[0].numpy()
+    np.testing.assert_allclose(context, stored, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(context, x[0].numpy(), rtol=0, atol=2)
+
+
+def context_as_the_page_reads_it(row: Path) -> np.ndarray:
     (snippet,) = (text for text in blocks(ROOT / "docs/artifacts.md", "python") if "bfloat16" in text)
-    names: dict[str, Any] = {"row": tmp_path}
+    names: dict[str, Any] = {"row": row}
     exec(snippet, names)
-    np.testing.assert_array_equal(names["context"], x[0].bfloat16().float().numpy())
+    return names["context"]
 
 
 def commands(page: Path) -> Iterator[str]:

@@ -28,10 +28,11 @@ def test_a_plan_of_nothing_made_says_what_is_to_come(fresh: Path, lmsae: Lmsae) 
 
 def test_once_the_tokens_are_counted_a_plan_knows_the_bytes_to_come(made: Path, lmsae: Lmsae) -> None:
     counts = json.loads(next((made / "artifacts").glob("tokenize/*/counts.json")).read_text())
+    there = sum(file.stat().st_size for file in (made / "artifacts").glob("activations/*/*.zarr/c.*"))
     for key in keys(made, "activations"):
         Artifact(made / "artifacts" / "activations" / key).clear()
     tokens = 2 * 32 * counts["train_contexts"]  # two hook points
-    size = f"{tokens / 1e3:.3g}k tokens, {tokens * 16 * 2 / 1e6:.3g}MB"
+    size = f"{tokens / 1e3:.3g}k tokens, {there / 1e6:.3g}MB"
     assert table(lmsae("plan"))["activations"] == ["2", "2 rows", "0", "2", "1", size]
 
 
@@ -63,6 +64,16 @@ def test_show_tells_what_an_artifact_is_where_it_comes_from_and_who_wants_it(mad
     assert [line.split("/")[0].strip() for line in lineage] == ["tokenize", "activations", "norm"]
     for word in ("peak_memory_bytes", '"lmsae": ', "in 1 files"):
         assert word in said
+
+
+def test_show_says_what_an_artifact_cost(made: Path, lmsae: Lmsae) -> None:
+    (line,) = [line for line in lmsae("show", keys(made, "train")[0]).out.splitlines() if line.startswith("cost")]
+    assert "its share of a pass of 3; " in line
+    for word in ("tokens/s; waiting for data ", " % of the time; ", "FLOP/s; ", " MB of memory at most"):
+        assert word in line
+    run = made / "artifacts" / "norm" / keys(made, "norm")[0] / "run.json"
+    run.unlink()
+    assert "\ncost" not in lmsae("show", keys(made, "norm")[0]).out
 
 
 def test_show_names_every_row_for_the_report_and_none_for_what_is_unwanted(made: Path, lmsae: Lmsae) -> None:

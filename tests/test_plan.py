@@ -65,6 +65,7 @@ MOVES: list[tuple[str, str, Sequence[str], str]] = [
     ("tokenize.tokenizer", "other", EVERYTHING, "top"),
     ("activations.dtype", "float32", ["activations"], "top"),
     ("activations.batch_contexts", "7", ["activations"], "top"),
+    ("activations.source", "live", ["activations"], "top"),
     ("sae.hook_point", "blocks.1.hook_mlp_out", ["activations"], "top"),
     ("sae.architecture", "batchtopk", ["init"], "top"),
     ("sae.act_fn", "batchtopk", ["init"], "top"),
@@ -105,6 +106,7 @@ MOVES: list[tuple[str, str, Sequence[str], str]] = [
     ("eval.batch_contexts", "7", ["eval"], "top"),
     ("activations.skip_first_positions", "2", ["norm"], "top"),
     ("activations.skip_last_positions", "2", ["norm"], "top"),
+    ("activations.max_norm_factor", "3", ["norm"], "top"),
     ("dataset.messages_column", "chat", EVERYTHING, "top"),
     ("dataset.seed", "1", EVERYTHING, "top"),
     ("model.others", "other", ["activations"], "crosscoder"),
@@ -264,11 +266,11 @@ def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down
         specs[stage] = Spec(stage=stage, version=STAGES[stage].version, config=dumped, inputs=inputs)
     assert {stage: spec.key for stage, spec in specs.items()} == {
         "tokenize": "d2a51ac96c42523e",
-        "activations": "96b7ad6954d52a4d",
-        "norm": "4bdb0951bb38ccff",
-        "init": "ab95bc1e6b0846a4",
-        "train": "2393b77547210d85",
-        "eval": "b0b58d5a113286d4",
+        "activations": "76ce4aa9a98bacd8",
+        "norm": "390dfdba66841375",
+        "init": "0582a801230648b9",
+        "train": "56b10f366ad4613a",
+        "eval": "e9153b3d7512e4ea",
     }
 
 
@@ -354,6 +356,11 @@ def test_two_models_have_stores_of_their_own_over_the_same_tokens(sources: Path)
     assert {spec.inputs["tokens"] for spec in both.of("activations")} == {alone.specs["tokenize"].reference}
     assert both.specs["eval"].config["places"] == [{"model": m, "hook_point": HERE} for m in range(2)]
     assert len(planned().passes("activations", 16)) == 2
+
+
+def test_the_hook_points_of_a_single_row_are_captured_in_one_pass(fresh: Path) -> None:
+    write_sweep(fresh, [row_of("clt")])
+    assert [len(group) for group in planned().passes("activations", 16)] == [4]
 
 
 def test_only_dictionaries_of_one_stream_are_trained_in_one_pass(fresh: Path) -> None:

@@ -1,17 +1,20 @@
 """Progress bars: for people at a terminal, and for provenance."""
 
+from typing import Any
+
 import pytest
 
 from lmsae.progress import bar
 from lmsae.runtime import Runtime
 
 
-def advance_in_a_bar(runtime: Runtime) -> dict[str, float]:
+def advance_in_a_bar(runtime: Runtime) -> dict[str, Any]:
     with bar("train", unit="token", total=30, runtime=runtime) as progress:
         progress.advance(10)
         progress.advance(20)
     assert progress.done == 30
-    return progress.rates()
+    progress.waited_s = 0.25
+    return progress.facts(in_pass=2, flops=600.0, pass_flops=1200.0)
 
 
 def test_a_bar_is_silent_where_stderr_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
@@ -36,7 +39,14 @@ def test_a_bar_shows_on_a_terminal_unless_it_is_unwanted(
     assert "train: 100%" in capfd.readouterr().err
 
 
-def test_rates_are_the_work_done_over_the_time_it_took() -> None:
-    rates = advance_in_a_bar(Runtime())
-    assert rates["seconds"] >= 0
-    assert rates["per_second"] > 30
+def test_facts_are_the_work_done_and_the_time_it_took() -> None:
+    facts = advance_in_a_bar(Runtime())
+    assert (facts["tokens"], facts["in_pass"], facts["waited_s"], facts["flops"]) == (30, 2, 0.25, 600)
+    assert facts["tokens_per_second"] > 30
+    assert facts["flops_per_second"] == pytest.approx(1200 / 30 * facts["tokens_per_second"], rel=1e-3)
+
+
+def test_without_a_formula_there_are_no_flops_per_second() -> None:
+    with bar("norm", unit="token", total=None, runtime=Runtime()) as progress:
+        progress.advance(10)
+    assert progress.facts()["flops_per_second"] is None

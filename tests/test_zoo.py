@@ -222,4 +222,4 @@ def test_dictionaries_of_different_geometries_share_a_pass_and_are_none_the_wors
     assert {name: after[name] for name in before} == before
     (added,) = set(after) - set(before) - {f"init/{key}" for key in keys(mine, "init")}
     written = json.loads((mine / "artifacts" / added / "run.json").read_text())
-    assert written["facts"]["dictionaries_in_pass"] == 3
+    assert written["facts"]["in_pass"] == 3

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -13,7 +14,10 @@ from lmsae import geometry, sparsity
 from lmsae.dictionary import normaliser
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.normaliser import Moments
+from lmsae.entries import Entries, spread
+from lmsae.geometry.geometry import EntrywiseGeometry
 from lmsae.losses import Forward
+from lmsae.sparsity.sparsity import EntrywiseSparsity
 
 WEIGHTS, CONFIG = "dictionary.safetensors", "dictionary.json"
 
@@ -75,17 +79,52 @@ class Dictionary(nn.Module):
         With `usable` (contexts, context_size), x (contexts, context_size, d_in) is encoded in whole contexts, and only
         usable tokens go on from there.
         """
+        return self._everywhere(*self._encoded(x, target, usable))
+
+    @property
+    def entrywise(self) -> bool:
+        """Whether there is an `entrywise_pass`."""
+        return isinstance(self.geometry, EntrywiseGeometry) and isinstance(self.sparsity, EntrywiseSparsity)
+
+    def entrywise_pass(self, x: Tensor, target: Tensor, usable: Tensor | None = None) -> Forward:
+        """`training_pass` at those entries of (tokens, latents) alone that matter, for losses that are `entrywise`.
+
+        All pre-activations are computed to tell which entries those are, under autocast in half precision; theirs are
+        then computed again from the weights as they are. Where entries are too many it is the dense `training_pass`.
+        """
+        assert isinstance(self.sparsity, EntrywiseSparsity)
+        x, target, pre = self._encoded(x, target, usable)
+        entries = self.sparsity.entries(pre.detach())
+        return self._everywhere(x, target, pre) if entries is None else self._at(entries, x, target, pre.detach())
+
+    def _encoded(self, x: Tensor, target: Tensor, usable: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Input, target and what latents are selected by, of usable tokens."""
         pre = self._selected_by(self.geometry.encode(x))
-        if usable is not None:
-            x, target, pre = x[usable], target[usable], pre[usable]
+        return (x, target, pre) if usable is None else (x[usable], target[usable], pre[usable])
+
+    def _everywhere(self, x: Tensor, target: Tensor, pre: Tensor) -> Forward:
         codes = self._codes(pre)
         reconstruction = self.geometry.decode(codes, x)
-        return Forward(x, target, pre, codes, reconstruction, self.config.sparsity_include_decoder_norm)
+        by_norm = self.config.sparsity_include_decoder_norm
+        return Forward(x, target, pre, codes, reconstruction, by_norm, signed=self.sparsity.signed)
+
+    def _at(self, entries: Entries, x: Tensor, target: Tensor, everywhere: Tensor) -> Forward:
+        assert isinstance(self.geometry, EntrywiseGeometry)
+        assert isinstance(self.sparsity, EntrywiseSparsity)
+        by_norm = self.config.sparsity_include_decoder_norm
+        norms = spread(self.geometry.norms(), entries) if by_norm else torch.ones(())
+        with torch.autocast(x.device.type, enabled=False):
+            pre = self.geometry.pre_at(x, entries) * norms
+            codes = self.sparsity.at_entries(pre, entries.latents) / norms.clamp(min=1e-12)
+            reconstruction = self.geometry.decode_at(codes, entries, x)
+        return Forward(x, target, everywhere, codes, reconstruction, by_norm, None, entries, pre, self.sparsity.signed)
 
     def observe(self, forward: Forward) -> None:
         """Take a training step into the activation function's statistics, in the units that latents are selected in."""
         codes = forward.codes.detach()
-        self.sparsity.observe(codes * self.geometry.norms() if self.config.sparsity_include_decoder_norm else codes)
+        if self.config.sparsity_include_decoder_norm:
+            codes = codes * forward.where_codes_are(self.geometry.norms())
+        self.sparsity.observe(codes, forward.entries)
 
     def _selected_by(self, pre: Tensor) -> Tensor:
         return pre * self.geometry.norms() if self.config.sparsity_include_decoder_norm else pre

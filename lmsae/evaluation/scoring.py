@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,20 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The text to score on: token ids and which of them count, both (contexts, context_size)."""
+    """The text to score on: token ids and which of them count, both (contexts, context_size).
+
+    Tokens whose activation has a norm above `max_norms` at any of its places do not count either.
+    """
 
     ids: Any
     usable: np.ndarray
+    max_norms: Mapping[Place, float] = field(default_factory=dict)
+
+    def counted(self, usable: Tensor, activations: Mapping[Place, Tensor]) -> Tensor:
+        """Which tokens of a batch count, (contexts, context_size) bool."""
+        for place, limit in self.max_norms.items():
+            usable = usable & (torch.linalg.vector_norm(activations[place], dim=-1, dtype=torch.float32) <= limit)
+        return usable
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Ids and counted positions of `size` contexts at a time."""
@@ -98,6 +108,7 @@ def score(
     for ids, usable in text.batches(batch_contexts):
         ids, usable = ids.to(models[0].device), usable.to(models[0].device)
         activations = _read(models, subjects, ids)
+        usable = text.counted(usable, activations)
         logits = {model: models[model].logits(ids) for model in clean}
         for model, measured in clean.items():
             measured.update(logits[model], ids, usable)

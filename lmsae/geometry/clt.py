@@ -12,7 +12,7 @@ from lmsae.errors import ExportError, ShapeError
 from lmsae.geometry.blocks import by_block
 from lmsae.geometry.config import CLTConfig
 from lmsae.geometry.folding import shift_pre
-from lmsae.geometry.geometry import Affine, Chosen, Geometry
+from lmsae.geometry.geometry import Affine, Chosen, Geometry, latent_by_latent
 
 
 class CLT(Geometry):
@@ -31,7 +31,7 @@ class CLT(Geometry):
             raise ShapeError(fault)
         self.groups, self.latents = len(reads), len(reads) * d_sae
         self.width_in, self.width_out = reads[0], writes[0]
-        self.W_enc = nn.Parameter(torch.zeros(self.groups, self.width_in, d_sae))
+        self.W_enc = latent_by_latent(self.groups, self.width_in, d_sae)
         self.b_enc = nn.Parameter(torch.zeros(self.latents)) if encoder_bias else None
         self.W_dec = nn.ParameterList(torch.zeros(d_sae, sum(writes[j:])) for j in range(self.groups))
         self.b_dec = nn.Parameter(torch.zeros(sum(writes)))

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,8 +13,16 @@ def _listed(values: Iterable[object]) -> str:
     return ", ".join(map(str, values))
 
 
+class Products(NamedTuple):
+    """Multiply-adds a token: of encoding and of decoding with every latent, and of what no code has a share in."""
+
+    encode: float
+    decode: float
+    apart: float = 0
+
+
 class GeometryBase(Frozen):
-    """What must be known of a geometry to plan a row: which hook points it takes."""
+    """What must be known of a geometry to plan a row: which hook points it takes, and how much work it is."""
 
     autoencodes: ClassVar[bool] = False
     """It writes the hook points that it reads."""
@@ -29,6 +37,10 @@ class GeometryBase(Frozen):
         """Why there cannot be a dictionary of these widths, or None if there can."""
         return None
 
+    def products(self, reads: Sequence[int], writes: Sequence[int], d_sae: int, context_size: int) -> Products:
+        """The work of a dictionary of these widths; that of attention depends on the size of contexts."""
+        raise NotImplementedError
+
     folded: ClassVar[Mapping[str, object]] = {}
     """Fields that change when normalisers are folded into the weights."""
 
@@ -39,6 +51,15 @@ class LinearConfig(GeometryBase):
     glu_encoder: bool = Field(
         default=False, description="Multiply pre-activations by a learned gate, sigmoid(x W_glu + b_glu)."
     )
+    passes_x_on: ClassVar[bool] = False
+    """x W_skip is added to what latents write."""
+
+    def products(self, reads: Sequence[int], writes: Sequence[int], d_sae: int, context_size: int) -> Products:
+        """d_in n, twice with a gate; n d_out; d_in d_out for x W_skip."""
+        del context_size
+        d_in, d_out = sum(reads), sum(writes)
+        encode = (1 + self.glu_encoder) * d_in * d_sae
+        return Products(encode, d_sae * d_out, self.passes_x_on * d_in * d_out)
 
 
 class SAEConfig(LinearConfig):
@@ -62,6 +83,8 @@ class TranscoderConfig(LinearConfig):
 
 class SkipTranscoderConfig(LinearConfig):
     """A transcoder that also passes x W_skip on (Paulo et al. 2025, arXiv 2501.18823)."""
+
+    passes_x_on: ClassVar[bool] = True
 
     kind: Literal["skip_transcoder"] = "skip_transcoder"
 
@@ -91,6 +114,11 @@ class CLTConfig(GeometryBase):
             if len(set(widths)) > 1:
                 return f"all hook points that a clt {verb} must have the same width, not {_listed(widths)}"
         return None
+
+    def products(self, reads: Sequence[int], writes: Sequence[int], d_sae: int, context_size: int) -> Products:
+        """d_in n; n d_out (layers + 1) / 2, since the latents of the first layer write to all, of the last to one."""
+        del context_size
+        return Products(sum(reads) * d_sae, d_sae * sum(writes) * (len(writes) + 1) / 2)
 
 
 class LorsaConfig(GeometryBase):
@@ -133,6 +161,13 @@ class LorsaConfig(GeometryBase):
         if d_sae % self.lorsa_qk_heads:
             return f"d_sae {d_sae} cannot be shared equally by lorsa_qk_heads {self.lorsa_qk_heads}"
         return None
+
+    def products(self, reads: Sequence[int], writes: Sequence[int], d_sae: int, context_size: int) -> Products:
+        """Values d_in n and their sums T n / 2; n d_out; q heads of queries and keys, q (2 d_in + T / 2) d_qk. T / 2 is
+        how many tokens one attends to, on average."""
+        seen, d_in = context_size / 2, sum(reads)
+        patterns = self.lorsa_qk_heads * self.lorsa_d_qk * (2 * d_in + seen)
+        return Products((d_in + seen) * d_sae, d_sae * sum(writes), patterns)
 
 
 class MOLTConfig(GeometryBase):
@@ -180,6 +215,12 @@ class MOLTConfig(GeometryBase):
             widths = f"widths {sum(reads)} and {sum(writes)}"
             return f"molt_ranks {_listed(above)} cannot be: between {widths} a rank is {most} at most"
         return None
+
+    def products(self, reads: Sequence[int], writes: Sequence[int], d_sae: int, context_size: int) -> Products:
+        """d_in n; the sum of ranks (d_in + d_out)."""
+        del context_size
+        ranks = sum(rank * count for rank, count in self.transforms(d_sae))
+        return Products(sum(reads) * d_sae, ranks * (sum(reads) + sum(writes)))
 
 
 GeometryConfig = Annotated[

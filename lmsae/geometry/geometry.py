@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lmsae.entries import Entries
+
 Chosen = Tensor | slice
 """Some of the latents: indices, or a stretch of them."""
 
@@ -99,6 +101,36 @@ class Geometry(nn.Module, ABC):
         """The reconstruction of the target."""
         return self.contribution(codes, slice(None), x) + self.base(x)
 
-    def forward(self, codes: Tensor, x: Tensor) -> Tensor:
+    def forward(self, codes: Tensor, x: Tensor, entries: Entries | None = None) -> Tensor:
         """`decode`, so that torch.func.functional_call can decode with other weights, such as detached ones."""
-        return self.decode(codes, x)
+        if entries is None:
+            return self.decode(codes, x)
+        assert isinstance(self, EntrywiseGeometry)
+        return self.decode_at(codes, entries, x)
+
+
+class EntrywiseGeometry(Geometry):
+    """A geometry that can work at few entries of (tokens, latents) and touch nothing else, gradients included."""
+
+    @abstractmethod
+    def pre_at(self, x: Float[Tensor, "tokens d_in"], entries: Entries) -> Float[Tensor, " entries"]:
+        """`encode`, at the entries alone."""
+
+    @abstractmethod
+    def written_by(self, codes: Float[Tensor, " entries"], entries: Entries) -> Float[Tensor, "tokens d_out"]:
+        """`contribution` of codes that are 0 outside of the entries."""
+
+    def decode_at(
+        self, codes: Float[Tensor, " entries"], entries: Entries, x: Float[Tensor, "tokens d_in"]
+    ) -> Float[Tensor, "tokens d_out"]:
+        """`decode` of such codes."""
+        return self.written_by(codes, entries) + self.base(x)
+
+
+def latent_by_latent(*shape: int) -> nn.Parameter:
+    """An encoder (..., d_in, latents) of zeros in which the weights of a latent stand together in memory.
+
+    Few entries of (tokens, latents) are then read, and their gradients written, one latent after the other.
+    """
+    *batch, d_in, latents = shape
+    return nn.Parameter(torch.zeros(*batch, latents, d_in).mT)

@@ -5,14 +5,15 @@ from collections.abc import Mapping, Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import linear, normalize
 
+from lmsae.entries import Entries, combined, products, spread
 from lmsae.errors import ExportError
 from lmsae.geometry.folding import shift_pre
-from lmsae.geometry.geometry import Affine, Chosen, Geometry
+from lmsae.geometry.geometry import Affine, Chosen, EntrywiseGeometry, latent_by_latent
 
 
-class Linear(Geometry):
+class Linear(EntrywiseGeometry):
     """pre = (x W_enc + b_enc) * sigmoid(x W_glu + b_glu), reconstruction = codes W_dec + x W_skip^T + b_dec.
 
     Each kind says which of these parts it has; those it has not are None. Hook points stand side by side, so that one
@@ -40,9 +41,9 @@ class Linear(Geometry):
         self.latents = d_sae
         self.writes = tuple(writes)
         self.apply_b_dec_to_input = apply_b_dec_to_input
-        self.W_enc = None if tied else _zeros(d_in, d_sae)
+        self.W_enc = None if tied else latent_by_latent(d_in, d_sae)
         self.b_enc = _zeros(d_sae) if encoder_bias else None
-        self.W_glu = _zeros(d_in, d_sae) if glu else None
+        self.W_glu = latent_by_latent(d_in, d_sae) if glu else None
         self.b_glu = _zeros(d_sae) if glu else None
         self.W_dec = _zeros(d_sae, d_out)
         self.b_dec = _zeros(d_out)
@@ -54,10 +55,7 @@ class Linear(Geometry):
         return self.W_dec.T if self.W_enc is None else self.W_enc
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        pre = x @ self.encoder
-        bias = self._bias()
-        if bias is not None:
-            pre = pre + bias
+        pre = linear(x, self.encoder.T, self._bias())
         if self.W_glu is None or self.b_glu is None:
             return pre
         return pre * (x @ self.W_glu + self.b_glu).sigmoid()
@@ -77,6 +75,18 @@ class Linear(Geometry):
     ) -> Float[Tensor, "*batch d_out"]:
         del x
         return codes @ self.W_dec[chosen]
+
+    def pre_at(self, x: Float[Tensor, "tokens d_in"], entries: Entries) -> Float[Tensor, " entries"]:
+        centred = x - self.b_dec if self.apply_b_dec_to_input else x
+        pre = products(centred, self.encoder.T, entries)
+        if self.b_enc is not None:
+            pre = pre + spread(self.b_enc, entries)
+        if self.W_glu is None or self.b_glu is None:
+            return pre
+        return pre * (products(x, self.W_glu.T, entries) + spread(self.b_glu, entries)).sigmoid()
+
+    def written_by(self, codes: Float[Tensor, " entries"], entries: Entries) -> Float[Tensor, "tokens d_out"]:
+        return combined(codes, self.W_dec, entries)
 
     def overlaps(self, latents: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch d_sae"]:
         """How much each latent's pre falls when a code of 1 at one of `latents` is explained away, without a gate."""
@@ -147,9 +157,9 @@ class Linear(Geometry):
     def _set_encoder(self, weights: Tensor) -> None:
         """Set the encoder alone: one that was tied is a parameter from here on."""
         if self.W_enc is None:
-            self.W_enc = nn.Parameter(weights.clone(), requires_grad=self.W_dec.requires_grad)
-        else:
-            self.W_enc.copy_(weights)
+            columns = latent_by_latent(*weights.shape).to(weights)
+            self.W_enc = nn.Parameter(columns, requires_grad=self.W_dec.requires_grad)
+        self.W_enc.copy_(weights)
 
 
 def _zeros(*shape: int) -> nn.Parameter:

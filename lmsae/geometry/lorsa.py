@@ -11,7 +11,7 @@ from torch.nn.functional import normalize, scaled_dot_product_attention
 from lmsae.errors import ShapeError
 from lmsae.geometry.config import LorsaConfig
 from lmsae.geometry.folding import shift_pre
-from lmsae.geometry.geometry import Affine, Chosen, Geometry
+from lmsae.geometry.geometry import Affine, Chosen, Geometry, latent_by_latent
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Lorsa(Geometry):
         self.b_Q = nn.Parameter(torch.zeros(heads, d_qk))
         self.W_K = nn.Parameter(torch.zeros(heads, d_in, d_qk))
         self.b_K = nn.Parameter(torch.zeros(heads, d_qk))
-        self.W_enc = nn.Parameter(torch.zeros(d_in, d_sae))
+        self.W_enc = latent_by_latent(d_in, d_sae)
         self.b_enc = nn.Parameter(torch.zeros(d_sae)) if encoder_bias else None
         self.W_dec = nn.Parameter(torch.zeros(d_sae, d_out))
         self.b_dec = nn.Parameter(torch.zeros(d_out))

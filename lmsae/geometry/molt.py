@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from lmsae.errors import ExportError, ShapeError
 from lmsae.geometry.blocks import by_block
 from lmsae.geometry.config import MOLTConfig
-from lmsae.geometry.geometry import Affine, Chosen, Geometry
+from lmsae.geometry.geometry import Affine, Chosen, Geometry, latent_by_latent
 
 
 class MOLT(Geometry):
@@ -29,7 +29,7 @@ class MOLT(Geometry):
             raise ShapeError(fault)
         d_in, d_out, transforms = sum(reads), sum(writes), config.transforms(d_sae)
         self.latents = d_sae
-        self.W_enc = nn.Parameter(torch.zeros(d_in, d_sae))
+        self.W_enc = latent_by_latent(d_in, d_sae)
         self.b_enc = nn.Parameter(torch.zeros(d_sae)) if encoder_bias else None
         self.V = nn.ParameterList(torch.zeros(count, rank, d_in) for rank, count in transforms)
         self.U = nn.ParameterList(torch.zeros(count, rank, d_out) for rank, count in transforms)

@@ -1,5 +1,6 @@
 """What can happen to activations as a forward pass comes by: they are recorded, or edited. Both backends use it."""
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -22,7 +23,10 @@ class Enough(Exception):
 
 
 class VisitedModel(ABC):
-    """A LanguageModel made of two things: a forward pass, and a way to visit the activations it makes."""
+    """A LanguageModel made of two things: a forward pass, and a way to visit the activations it makes.
+
+    Threads may share it: one forward pass ends before the next begins, so that none makes another's visits.
+    """
 
     def __init__(
         self, config: dict[str, Any], device: torch.device, weights: Mapping[str, Tensor] | None = None
@@ -32,6 +36,7 @@ class VisitedModel(ABC):
         self.weights: Mapping[str, Tensor] = weights or {}
         self.d_vocab: int = config["vocab_size"]
         self.max_context = points.max_context(config)
+        self._one_at_a_time = threading.Lock()
 
     @abstractmethod
     def hook_points(self) -> dict[str, int]:
@@ -52,7 +57,7 @@ class VisitedModel(ABC):
     ) -> dict[str, Float[Tensor, "batch context _"]]:
         """Activations at all the hook points, from one forward pass that ends at the last of them."""
         recording = Recording(hook_points)
-        with self._visited(recording.visits()), suppress(Enough):
+        with self._one_at_a_time, self._visited(recording.visits()), suppress(Enough):
             self._run(tokens)
         return recording.activations()
 
@@ -60,14 +65,15 @@ class VisitedModel(ABC):
     @torch.no_grad()
     def logits(self, tokens: Int[Tensor, "batch context"]) -> Float[Tensor, "batch context d_vocab"]:
         """Logits of the token after each token."""
-        return self._run(tokens)
+        with self._one_at_a_time:
+            return self._run(tokens)
 
     @final
     def logits_with(
         self, tokens: Int[Tensor, "batch context"], edits: Mapping[str, Edit]
     ) -> Float[Tensor, "batch context d_vocab"]:
         """Logits of the forward pass in which the activations at each hook point are replaced by its edit of them."""
-        with self._visited(edit_visits(edits)):
+        with self._one_at_a_time, self._visited(edit_visits(edits)):
             return self._run(tokens)
 
     def _run(self, tokens: Tensor) -> Tensor:

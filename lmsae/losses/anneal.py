@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from lmsae.losses.forward import Forward, Loss, Progress, full
-from lmsae.losses.penalties import magnitude, power
+from lmsae.losses.forward import Forward, Loss, Progress
+from lmsae.losses.penalties import power
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +22,7 @@ class PAnneal(Loss):
     """
 
     sparsifies: ClassVar[bool] = True
+    entrywise: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"unit_norm_decoder"})
 
     kind: Literal["p_anneal"] = "p_anneal"
@@ -43,7 +44,7 @@ class PAnneal(Loss):
         return self
 
     def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
-        penalty = _mean_power(forward.codes, self.p(progress.step, progress.steps))
+        penalty = _mean_power(forward, self.p(progress.step, progress.steps))
         return self.p_anneal_coefficient * progress.sparsity_warm_up * penalty * progress.memory["scale"]
 
     def p(self, step: int, steps: int) -> float:
@@ -54,6 +55,10 @@ class PAnneal(Loss):
         done = min(max(changes, 0), self.p_anneal_changes) / self.p_anneal_changes
         return (1 - done) * self.p_start + done * self.p_end
 
+    def at(self, step: int, steps: int) -> tuple[float, float]:
+        """The exponents at the step and the next, to which the coefficient adapts."""
+        return self.p(step, steps), self.p(step + 1, steps)
+
     def memory(self) -> dict[str, Tensor]:
         import torch
 
@@ -63,11 +68,10 @@ class PAnneal(Loss):
         p, p_next = (self.p(step, progress.steps) for step in (progress.step, progress.step + 1))
         if p == p_next:
             return
-        codes = forward.codes.detach()
-        before, after = _mean_power(codes, p), _mean_power(codes, p_next)
+        before, after = _mean_power(forward, p), _mean_power(forward, p_next)
         if after > 0:
             memory["scale"].mul_((before / after).to(memory["scale"]))
 
 
-def _mean_power(codes: Tensor, p: float) -> Tensor:
-    return power(magnitude(full(codes)), p).mean(0).sum()
+def _mean_power(forward: Forward, p: float) -> Tensor:
+    return forward.total(power(forward.magnitudes, p))

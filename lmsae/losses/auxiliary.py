@@ -23,6 +23,8 @@ class AuxK(Loss):
     appendix A.2); scaled by ||y||^2 so that alpha means the same whatever the units of the activations.
     """
 
+    entrywise: ClassVar[bool] = True
+
     kind: Literal["aux_k"] = "aux_k"
     aux_k_coefficient: float = Field(default=1 / 32, ge=0, description="Weight alpha of the AuxK loss; 0 turns it off.")
     k_aux: int | None = Field(
@@ -34,14 +36,34 @@ class AuxK(Loss):
         if not len(dead) or not self.aux_k_coefficient:
             return forward.reconstruction.new_zeros(())
         error = (forward.target - forward.reconstruction).detach()
-        pre = forward.pre[..., dead]
-        candidates = pre if sparsity.signed else pre.relu()
+        candidates = forward.pre.detach()[..., dead]
         k = min(self.k_aux or forward.target.shape[-1] // 2, len(dead))
-        indices = candidates.detach().abs().topk(k, dim=-1, sorted=False).indices
-        selected = pre.new_zeros(pre.shape).scatter(-1, indices, candidates.gather(-1, indices))
-        error_hat = geometry.contribution(forward.codes_of(selected, geometry, dead), dead, forward.x)
+        chosen = (candidates.abs() if sparsity.signed else candidates).topk(k, dim=-1, sorted=False).indices
+        write = _written if forward.entries is None else _written_at_entries
+        error_hat = write(geometry, sparsity, forward, dead, chosen)
         scale = forward.target.pow(2).sum(-1).mean() / error.pow(2).sum().clamp(min=1e-12)
         return self.aux_k_coefficient * scale * (error - error_hat).pow(2).sum()
+
+
+def _written(geometry: Any, sparsity: Any, forward: Forward, dead: Tensor, chosen: Tensor) -> Tensor:
+    """What each token's chosen ones of the dead latents write with ReLU(pre) for codes, or pre where codes have signs;
+    `chosen` (tokens, k) counts through `dead`."""
+    pre = forward.pre[..., dead]
+    candidates = pre if sparsity.signed else pre.relu()
+    selected = pre.new_zeros(pre.shape).scatter(-1, chosen, candidates.gather(-1, chosen))
+    return geometry.contribution(forward.codes_of(selected, geometry, dead), dead, forward.x)
+
+
+def _written_at_entries(geometry: Any, sparsity: Any, forward: Forward, dead: Tensor, chosen: Tensor) -> Tensor:
+    """`_written`, without a product of all dead latents."""
+    from lmsae.entries import Entries
+
+    entries = Entries.even(dead[chosen], geometry.latents)
+    pre = geometry.pre_at(forward.x, entries)
+    if forward.norms_in_pre:
+        pre = pre * geometry.norms()[entries.latents]
+    selected = sparsity.at_entries(pre, entries.latents)
+    return geometry.written_by(forward.codes_of(selected, geometry, entries.latents), entries)
 
 
 class GhostGrads(Loss):
@@ -95,6 +117,7 @@ class GatedAux(Loss):
     equation 8). Only the first is warmed up."""
 
     sparsifies: ClassVar[bool] = True
+    entrywise: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"gate"})
 
     kind: Literal["gated_aux"] = "gated_aux"
@@ -103,11 +126,12 @@ class GatedAux(Loss):
     def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
         from torch.func import functional_call
 
-        opening = full(sparsity.gate(forward.pre)).relu()
-        penalty = forward.sizes_of(opening, geometry).sum(-1).mean()
+        opening = full(sparsity.gate(forward.pre_at_codes, forward.latents)).relu()
+        penalty = forward.total(forward.sizes_of(opening, geometry))
         frozen = {name: value.detach() for name, value in geometry.state_dict(keep_vars=True).items()}
-        codes = forward.codes_of(opening, geometry)
-        reconstruction = functional_call(geometry, frozen, (codes, forward.x))
+        everywhere = slice(None) if forward.latents is None else forward.latents
+        codes = forward.codes_of(opening, geometry, everywhere)
+        reconstruction = functional_call(geometry, frozen, (codes, forward.x, forward.entries))
         return self.l1_coefficient * progress.sparsity_warm_up * penalty + squared_error(reconstruction, forward.target)
 
 

@@ -14,6 +14,8 @@ from lmsae.config import Frozen
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lmsae.entries import Entries
+
 
 @runtime_checkable
 class SplicedModel(Protocol):
@@ -35,6 +37,9 @@ class Forward:
     x (tokens, d_in), target and reconstruction (tokens, d_out), pre and codes (tokens, latents). `pre` is what latents
     are selected by: with `norms_in_pre` it is multiplied by decoder norms already, while codes never are. `model` is
     there for losses that need it.
+
+    Where a step is computed at few `entries` of (tokens, latents) alone, codes are (entries,), and `pre` has no
+    gradient: `pre_at_codes` does. Losses see it if they are `entrywise`. Codes below 0 are there only if `signed`.
     """
 
     x: Tensor
@@ -44,14 +49,47 @@ class Forward:
     reconstruction: Tensor
     norms_in_pre: bool = False
     model: SplicedModel | None = None
+    entries: Entries | None = None
+    pre_of_entries: Tensor | None = None
+    signed: bool = False
+
+    @property
+    def magnitudes(self) -> Tensor:
+        """|codes| in float32 or better, with slope 1 at 0 where codes have no signs. That of abs is 0 there, and the
+        straight-through estimator of jumprelu would lose what latents just below their threshold have to say."""
+        return full(self.codes).abs() if self.signed else full(self.codes)
+
+    @property
+    def pre_at_codes(self) -> Tensor:
+        """`pre` where codes stand, in their shape."""
+        return self.pre if self.pre_of_entries is None else self.pre_of_entries
+
+    @property
+    def latents(self) -> Tensor | None:
+        """The latent of each entry; None where codes are (tokens, latents)."""
+        return None if self.entries is None else self.entries.latents
+
+    def where_codes_are(self, per_latent: Tensor) -> Tensor:
+        """A number of each latent (latents,), to be multiplied by codes."""
+        return per_latent if self.latents is None else per_latent.index_select(0, self.latents)
+
+    def total(self, values: Tensor) -> Tensor:
+        """The mean over tokens of the sum over latents of something in the shape of codes."""
+        return values.mean(0).sum() if self.entries is None else values.sum() / len(self.target)
 
     def codes_of(self, selected: Tensor, geometry: Any, chosen: Tensor | slice = slice(None)) -> Tensor:
         """Something in the units of `pre` (tokens, chosen) as codes of those latents."""
         return selected / geometry.norms()[chosen].clamp(min=1e-12) if self.norms_in_pre else selected
 
     def sizes_of(self, selected: Tensor, geometry: Any) -> Tensor:
-        """Something in the units of `pre` (tokens, latents) times decoder norms, once."""
-        return selected if self.norms_in_pre else selected * geometry.norms()
+        """Something in the units of `pre`, in the shape of codes, times decoder norms, once."""
+        return selected if self.norms_in_pre else selected * self.where_codes_are(geometry.norms())
+
+    def fired(self) -> Tensor:
+        """Which latents have a code anywhere (latents,)."""
+        if self.latents is None:
+            return self.codes.any(0)
+        return self.pre.new_zeros(self.pre.shape[1]).index_fill(0, self.latents[self.codes != 0], 1) != 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +116,15 @@ class Loss(Frozen):
     """What it needs of the other parts: a learned `threshold`, a `gate` or a number `k` of active latents of the
     activation function, decoder rows of norm 1 (`unit_norm_decoder`), or the language `model` at every step."""
 
+    entrywise: ClassVar[bool] = False
+    """It asks nothing of latents whose code and threshold have no gradient: a forward pass at few entries will do."""
+
     def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
         """The term's value, a scalar."""
         raise NotImplementedError
+
+    def at(self, step: int, steps: int) -> Any:
+        """What of the loss, at a step, depends on how many steps there are; None for nothing."""
 
     def memory(self) -> dict[str, Tensor]:
         """What the loss must remember between steps, at the start of training."""

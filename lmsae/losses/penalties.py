@@ -23,14 +23,8 @@ L1_COEFFICIENT = (
 
 
 def sizes(geometry: Any, forward: Forward) -> Tensor:
-    """|f_i| ||W_dec,i||, (tokens, latents), in float32 or better."""
-    return magnitude(full(forward.codes)) * geometry.norms()
-
-
-def magnitude(codes: Tensor) -> Tensor:
-    """|f|, with slope 1 at 0. That of abs is 0 there, and the straight-through estimator of jumprelu would lose what
-    latents just below their threshold have to say."""
-    return codes.where(codes >= 0, -codes)
+    """|f_i| ||W_dec,i||, in the shape of codes, in float32 or better."""
+    return forward.magnitudes * forward.where_codes_are(geometry.norms())
 
 
 def power(values: Tensor, exponent: float, above: float = NEGLIGIBLE) -> Tensor:
@@ -48,14 +42,13 @@ class L1(Loss):
     """lambda * mean over tokens of sum_i |f_i| ||W_dec,i|| (Bricken et al. 2023; with norms, Conerly et al. 2024)."""
 
     sparsifies: ClassVar[bool] = True
+    entrywise: ClassVar[bool] = True
 
     kind: Literal["l1"] = "l1"
     l1_coefficient: float = Field(gt=0, description=L1_COEFFICIENT)
 
     def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
-        # The mean over tokens first: the same number, no matrix product, and in float32 even where products are in
-        # bfloat16.
-        penalty = (magnitude(full(forward.codes)).mean(0) * geometry.norms()).sum()
+        penalty = forward.total(sizes(geometry, forward))
         return self.l1_coefficient * progress.sparsity_warm_up * penalty
 
 
@@ -81,13 +74,14 @@ class Tanh(Loss):
     """lambda * mean over tokens of sum_i tanh(c size_i) (Anthropic, Circuits Updates, January 2025)."""
 
     sparsifies: ClassVar[bool] = True
+    entrywise: ClassVar[bool] = True
 
     kind: Literal["tanh"] = "tanh"
     tanh_coefficient: float = Field(gt=0, description="Weight of the tanh penalty on codes times decoder norms.")
     tanh_scale: float = Field(default=4.0, gt=0, description=TANH_SCALE)
 
     def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
-        penalty = (self.tanh_scale * sizes(geometry, forward)).tanh().sum(-1).mean()
+        penalty = forward.total((self.tanh_scale * sizes(geometry, forward)).tanh())
         return self.tanh_coefficient * progress.sparsity_warm_up * penalty
 
 
@@ -113,13 +107,14 @@ class TanhQuad(Loss):
 def mean_l0(sparsity: Any, forward: Forward) -> Tensor:
     """mean over tokens of sum_i 1[pre_i > theta_i], through JumpReLU's straight-through estimator
     (Rajamanoharan et al. 2024, arXiv 2407.14435, equation 9)."""
-    return full(sparsity.step(forward.pre)).sum(-1).mean()
+    return forward.total(full(sparsity.step(forward.pre_at_codes, forward.latents)))
 
 
 class L0(Loss):
     """lambda * the mean number of active latents (Rajamanoharan et al. 2024, arXiv 2407.14435, equation 9)."""
 
     sparsifies: ClassVar[bool] = True
+    entrywise: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"threshold"})
 
     kind: Literal["l0"] = "l0"
@@ -133,6 +128,7 @@ class _TowardsL0(Loss):
     """The columns of losses that hold the mean number of active latents at a target."""
 
     sparsifies: ClassVar[bool] = True
+    entrywise: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"threshold"})
 
     target_l0: float = Field(gt=0, description="Active latents a token that training steers towards.")

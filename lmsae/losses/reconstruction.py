@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -13,6 +14,8 @@ from lmsae.losses.forward import Forward, Loss, Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lmsae.entries import Entries
 
 SAMPLING_POWER = 0.5
 """A sampled prefix holds at most m of n latents with probability (m / n)^0.5, as in Nabeshima's code."""
@@ -34,6 +37,8 @@ def nested_loss(geometry: Any, forward: Forward, sizes: Sequence[int]) -> Tensor
     Sizes ascend, and the last is the whole group. A prefix is the one before plus a stretch, and the whole is decoded
     already: all prefixes together cost less than one decode more.
     """
+    if forward.entries is not None:
+        return _nested_at_entries(geometry, forward, forward.entries, sizes)
     starts, stops = [0, *sizes[:-1]], sizes[:-1]
     codes = forward.codes.unflatten(-1, (geometry.groups, -1))
     # One split, not a slice a stretch: its gradient is one concatenation.
@@ -41,6 +46,17 @@ def nested_loss(geometry: Any, forward: Forward, sizes: Sequence[int]) -> Tensor
     written, losses = geometry.base(forward.x), []
     for part, start, stop in zip(parts, starts, stops, strict=False):
         written = written + geometry.contribution(part.flatten(-2), _stretch(geometry, codes, start, stop), forward.x)
+        losses.append(squared_error(written, forward.target))
+    return sum(losses, start=reconstruction_loss(forward)) / len(sizes)
+
+
+def _nested_at_entries(geometry: Any, forward: Forward, entries: Entries, sizes: Sequence[int]) -> Tensor:
+    """`nested_loss` of codes at few entries."""
+    within = entries.latents % (geometry.latents // geometry.groups)
+    written, losses = geometry.base(forward.x), []
+    for start, stop in pairwise([0, *sizes[:-1]]):
+        part = (within >= start) & (within < stop)
+        written = written + geometry.written_by(forward.codes[part], entries.kept(part))
         losses.append(squared_error(written, forward.target))
     return sum(losses, start=reconstruction_loss(forward)) / len(sizes)
 
@@ -69,6 +85,7 @@ class Nested(Loss):
     (Bussmann et al. 2025, arXiv 2503.17547, equation 4). The whole dictionary is always one of them."""
 
     replaces_reconstruction: ClassVar[bool] = True
+    entrywise: ClassVar[bool] = True
 
     kind: Literal["nested"] = "nested"
     matryoshka_prefixes: Annotated[tuple[float, ...], BeforeValidator(_numbers), AfterValidator(_up_to_all)] = Field(
@@ -90,6 +107,7 @@ class NestedSampled(Loss):
     appendix): a length is at most m of n with probability (m / n)^0.5. The whole dictionary is always one of them."""
 
     replaces_reconstruction: ClassVar[bool] = True
+    entrywise: ClassVar[bool] = True
 
     kind: Literal["nested_sampled"] = "nested_sampled"
     matryoshka_sampled: int = Field(

@@ -2,25 +2,17 @@
 
 from typing import ClassVar, final
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
-from lmsae.sparsity.selection import Selection
+from lmsae.sparsity.selection import SelectsByToken, largest_of_each
 
 
 @final
-class AbsTopK(Selection):
+class AbsTopK(SelectsByToken):
     """A latent is one direction and its opposite."""
 
     signed: ClassVar[bool] = True
 
-    def forward(
-        self, pre: Float[Tensor, "*batch latents"], geometry: nn.Module | None = None
-    ) -> Float[Tensor, "*batch latents"]:
-        return self.at(pre, self.k_now)
-
-    def at(self, pre: Float[Tensor, "*batch latents"], k: int) -> Float[Tensor, "*batch latents"]:
-        parts = pre.unflatten(-1, (self.groups, -1))
-        indices = parts.detach().abs().topk(min(k, parts.shape[-1]), dim=-1, sorted=False).indices
-        return torch.zeros_like(parts).scatter(-1, indices, parts.gather(-1, indices)).flatten(-2)
+    def places(self, pre: Float[Tensor, "*batch latents"], k: int) -> Int[Tensor, "*batch kept"]:
+        return largest_of_each(pre.abs(), k, self.groups)

@@ -55,7 +55,7 @@ class JumpReLUConfig(ActFnBase):
     )
 
 
-class _SelectsK(ActFnBase):
+class SelectsK(ActFnBase):
     k: int = Field(
         gt=0,
         description="Active latents of a token (batchtopk, batchlayertopk: on average over the batch). A cross-layer "
@@ -64,7 +64,7 @@ class _SelectsK(ActFnBase):
     )
 
 
-class _TopKFamily(_SelectsK):
+class _TopKFamily(SelectsK):
     takes_any_k: ClassVar[bool] = True
     not_jumprelu_because: ClassVar[str | None] = None
 
@@ -100,7 +100,7 @@ class BatchLayerTopKConfig(_TopKFamily):
     kind: Literal["batchlayertopk"] = "batchlayertopk"
 
 
-class AbsTopKConfig(_SelectsK):
+class AbsTopKConfig(SelectsK):
     """The k largest of |pre| with their signs, token by token (Zhu et al. 2025, arXiv 2510.00404)."""
 
     takes_any_k: ClassVar[bool] = True
@@ -109,7 +109,7 @@ class AbsTopKConfig(_SelectsK):
     kind: Literal["abstopk"] = "abstopk"
 
 
-class GroupMaxConfig(_SelectsK):
+class GroupMaxConfig(SelectsK):
     """Latents in k groups of neighbours; of each group the largest of ReLU(pre) (sparsify, EleutherAI 2024)."""
 
     not_jumprelu_because: ClassVar[str | None] = None
@@ -117,7 +117,7 @@ class GroupMaxConfig(_SelectsK):
     kind: Literal["groupmax"] = "groupmax"
 
 
-class MatchingPursuitConfig(_SelectsK):
+class MatchingPursuitConfig(SelectsK):
     """k times: the latent with the largest pre explains its part of x away, and pre of the rest is taken again.
 
     Costa et al. 2025 (arXiv 2506.03093). No encoder bias; the encoder is the decoder transposed.

@@ -3,15 +3,16 @@
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lmsae.entries import Entries
 from lmsae.sparsity.config import GatedConfig
-from lmsae.sparsity.sparsity import Sparsity
+from lmsae.sparsity.sparsity import EntrywiseSparsity
 
 
 @final
-class Gated(Sparsity):
+class Gated(EntrywiseSparsity):
     """Parameters: b_gate, r_mag, b_mag (latents,), all 0 at the start, where codes are those of relu.
 
     The gate is a step and has no gradient: b_gate learns from the gated auxiliary loss alone.
@@ -24,12 +25,21 @@ class Gated(Sparsity):
         self.r_mag = nn.Parameter(torch.zeros(latents))
         self.b_mag = nn.Parameter(torch.zeros(latents))
 
-    def gate(self, pre: Float[Tensor, "*batch latents"]) -> Float[Tensor, "*batch latents"]:
-        """pi = pre + b_gate; a latent fires where it is above 0."""
-        return pre + self.b_gate
+    def gate(self, pre: Tensor, latents: Int[Tensor, " entries"] | None = None) -> Tensor:
+        """pi = pre + b_gate; a latent fires where it is above 0. `pre` is (*batch, latents), or (entries,) of these
+        latents."""
+        return pre + (self.b_gate if latents is None else self.b_gate[latents])
 
     def forward(
         self, pre: Float[Tensor, "*batch latents"], geometry: nn.Module | None = None
     ) -> Float[Tensor, "*batch latents"]:
         magnitude = (pre * self.r_mag.exp() + self.b_mag).relu()
-        return torch.where(self.gate(pre) > 0, magnitude, 0.0)
+        return magnitude * (self.gate(pre) > 0)
+
+    def entries(self, pre: Float[Tensor, "tokens latents"]) -> Entries | None:
+        """Wherever the gate is open, whatever the magnitude."""
+        return Entries.if_few(self.gate(pre) > 0, pre)
+
+    def at_entries(self, pre: Float[Tensor, " entries"], latents: Int[Tensor, " entries"]) -> Float[Tensor, " entries"]:
+        magnitude = (pre * self.r_mag.exp()[latents] + self.b_mag[latents]).relu()
+        return magnitude * (self.gate(pre, latents) > 0)

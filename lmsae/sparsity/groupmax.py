@@ -2,34 +2,26 @@
 
 from typing import final
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from lmsae.errors import ShapeError
 from lmsae.sparsity.config import GroupMaxConfig
-from lmsae.sparsity.selection import LearnsThreshold
+from lmsae.sparsity.selection import LearnsThreshold, SelectsByToken, largest_of_each
 
 
 @final
-class GroupMax(LearnsThreshold):
+class GroupMax(LearnsThreshold, SelectsByToken):
     """In each layer of a cross-layer transcoder there are k groups."""
 
     def __init__(self, config: GroupMaxConfig, latents: int, groups: int) -> None:
         super().__init__(config, latents, groups)
         self._require_equal_groups(config.k)
 
-    def forward(
-        self, pre: Float[Tensor, "*batch latents"], geometry: nn.Module | None = None
-    ) -> Float[Tensor, "*batch latents"]:
-        return self.at(pre, self.k_now)
-
-    def at(self, pre: Float[Tensor, "*batch latents"], k: int) -> Float[Tensor, "*batch latents"]:
+    def places(self, pre: Float[Tensor, "*batch latents"], k: int) -> Int[Tensor, "*batch kept"]:
         """Raises ShapeError where latents cannot stand in k equal groups."""
         self._require_equal_groups(k)
-        parts = pre.relu().unflatten(-1, (self.groups * k, -1))
-        values, indices = parts.max(-1, keepdim=True)
-        return torch.zeros_like(parts).scatter(-1, indices, values).flatten(-2)
+        return largest_of_each(pre, 1, self.groups * k)
 
     def _require_equal_groups(self, k: int) -> None:
         if self.width % k:

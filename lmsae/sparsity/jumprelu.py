@@ -10,14 +10,15 @@ from abc import abstractmethod
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lmsae.entries import Entries
 from lmsae.sparsity.config import JumpReLUConfig
-from lmsae.sparsity.sparsity import Sparsity
+from lmsae.sparsity.sparsity import EntrywiseSparsity
 
 
-class JumpReLU(Sparsity):
+class JumpReLU(EntrywiseSparsity):
     """What both parameterisations of theta share."""
 
     def __init__(self, config: JumpReLUConfig, latents: int, groups: int) -> None:
@@ -35,9 +36,18 @@ class JumpReLU(Sparsity):
     ) -> Float[Tensor, "*batch latents"]:
         return _Jump.apply(pre, self.threshold, self.bandwidth)
 
-    def step(self, pre: Float[Tensor, "*batch latents"]) -> Float[Tensor, "*batch latents"]:
-        """1[pre > theta], differentiable in theta through the kernel; its sum over latents is a token's L0."""
-        return _Step.apply(pre, self.threshold, self.bandwidth)
+    def entries(self, pre: Float[Tensor, "tokens latents"]) -> Entries | None:
+        """Below theta, too, as far as the kernel reaches."""
+        return Entries.if_few(pre > self.threshold.detach() - self.bandwidth / 2, pre)
+
+    def at_entries(self, pre: Float[Tensor, " entries"], latents: Int[Tensor, " entries"]) -> Float[Tensor, " entries"]:
+        return _Jump.apply(pre, self.threshold[latents], self.bandwidth)
+
+    def step(self, pre: Tensor, latents: Int[Tensor, " entries"] | None = None) -> Tensor:
+        """1[pre > theta], differentiable in theta through the kernel; its sum over latents is a token's L0. `pre` is
+        (*batch, latents), or (entries,) of these latents."""
+        theta = self.threshold if latents is None else self.threshold[latents]
+        return _Step.apply(pre, theta, self.bandwidth)
 
 
 @final
@@ -86,14 +96,14 @@ class _Jump(torch.autograd.Function):
     def forward(ctx, pre, theta, bandwidth):
         ctx.save_for_backward(pre, theta)
         ctx.bandwidth = bandwidth
-        return torch.where(pre > theta, pre, 0.0)
+        return pre * (pre > theta)  # a product with a mask takes a fifth of the time of torch.where
 
     @staticmethod
     def backward(ctx, grad):
         pre, theta = ctx.saved_tensors
         near = (pre - theta).abs() < ctx.bandwidth / 2
-        to_theta = torch.where(near, grad, 0.0).flatten(0, -2).sum(0) * (-theta / ctx.bandwidth)
-        return torch.where(pre > theta, grad, 0.0), to_theta, None
+        to_theta = (grad * near).sum_to_size(theta.shape) * (-theta / ctx.bandwidth)
+        return grad * (pre > theta), to_theta, None
 
 
 class _Step(torch.autograd.Function):
@@ -107,4 +117,4 @@ class _Step(torch.autograd.Function):
     def backward(ctx, grad):
         pre, theta = ctx.saved_tensors
         near = (pre - theta).abs() < ctx.bandwidth / 2
-        return None, torch.where(near, grad, 0.0).flatten(0, -2).sum(0) / -ctx.bandwidth, None
+        return None, (grad * near).sum_to_size(theta.shape) / -ctx.bandwidth, None

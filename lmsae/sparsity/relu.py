@@ -2,15 +2,16 @@
 
 from typing import final
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lmsae.entries import Entries
 from lmsae.sparsity.config import ReLUConfig
-from lmsae.sparsity.sparsity import Sparsity
+from lmsae.sparsity.sparsity import EntrywiseSparsity
 
 
 @final
-class ReLU(Sparsity):
+class ReLU(EntrywiseSparsity):
     """It has neither parameters nor statistics."""
 
     def __init__(self, config: ReLUConfig, latents: int, groups: int) -> None:
@@ -20,4 +21,10 @@ class ReLU(Sparsity):
     def forward(
         self, pre: Float[Tensor, "*batch latents"], geometry: nn.Module | None = None
     ) -> Float[Tensor, "*batch latents"]:
+        return pre.relu()
+
+    def entries(self, pre: Float[Tensor, "tokens latents"]) -> Entries | None:
+        return Entries.if_few(pre > 0, pre)
+
+    def at_entries(self, pre: Float[Tensor, " entries"], latents: Int[Tensor, " entries"]) -> Float[Tensor, " entries"]:
         return pre.relu()

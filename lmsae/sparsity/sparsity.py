@@ -3,8 +3,10 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from lmsae.entries import Entries
 
 
 class Sparsity(nn.Module, ABC):
@@ -22,5 +24,19 @@ class Sparsity(nn.Module, ABC):
         `geometry` is the one that `pre` comes from; matching pursuit alone asks for it.
         """
 
-    def observe(self, codes: Float[Tensor, "*batch latents"]) -> None:
-        """Take a training step's codes into running statistics. The trainer calls it once a step."""
+    def observe(self, codes: Tensor, entries: Entries | None = None) -> None:
+        """Take a training step's codes into running statistics: (tokens, latents), or (entries,) at `entries`. The
+        trainer calls it once a step."""
+
+
+class EntrywiseSparsity(Sparsity):
+    """An activation function that can say which entries a training step needs, and work at those alone."""
+
+    @abstractmethod
+    def entries(self, pre: Float[Tensor, "tokens latents"]) -> Entries | None:
+        """The entries outside of which codes are 0, and so is every gradient of a code or a threshold; None where
+        there are so many of them that the dense products are faster. The gradient of `pre` is not asked for."""
+
+    @abstractmethod
+    def at_entries(self, pre: Float[Tensor, " entries"], latents: Int[Tensor, " entries"]) -> Float[Tensor, " entries"]:
+        """The codes of entries, from their pre-activations and their latents."""

@@ -3,27 +3,21 @@
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lmsae.sparsity.selection import LearnsThreshold
+from lmsae.entries import Entries
+from lmsae.sparsity.selection import LearnsThreshold, SelectsByToken, largest_of_each
 
 SAMPLE = 65_536
 
 
 @final
-class TopK(LearnsThreshold):
+class TopK(LearnsThreshold, SelectsByToken):
     """The k largest of each token. It does not use its threshold, which is there for conversion to jumprelu."""
 
-    def forward(
-        self, pre: Float[Tensor, "*batch latents"], geometry: nn.Module | None = None
-    ) -> Float[Tensor, "*batch latents"]:
-        return self.at(pre, self.k_now)
-
-    def at(self, pre: Float[Tensor, "*batch latents"], k: int) -> Float[Tensor, "*batch latents"]:
-        positive = pre.relu().unflatten(-1, (self.groups, self.width))
-        values, indices = positive.topk(min(k, self.width), dim=-1, sorted=False)
-        return torch.zeros_like(positive).scatter(-1, indices, values).flatten(-2)
+    def places(self, pre: Float[Tensor, "*batch latents"], k: int) -> Int[Tensor, "*batch kept"]:
+        return largest_of_each(pre, k, self.groups)
 
 
 @final
@@ -35,15 +29,21 @@ class BatchTopK(LearnsThreshold):
     ) -> Float[Tensor, "*batch latents"]:
         if self.training:
             return self.at(pre, self.k_now)
-        return torch.where(pre > self.threshold, pre, 0.0)
+        return pre * (pre > self.threshold)
 
     def at(self, pre: Float[Tensor, "*batch latents"], k: int) -> Float[Tensor, "*batch latents"]:
         positive = pre.relu()
-        values = positive.detach().reshape(-1, self.groups, self.width)
-        count = min(k, self.width) * len(values)
-        chosen = torch.cat([self._place(largest(values[:, g].flatten(), count), g) for g in range(self.groups)])
-        kept = positive.flatten()[chosen]
-        return torch.zeros_like(positive).flatten().scatter(0, chosen, kept).view_as(pre)
+        chosen = self._chosen(positive.detach(), k)
+        return torch.zeros_like(positive).flatten().scatter(0, chosen, positive.flatten()[chosen]).view_as(pre)
+
+    def chosen(self, pre: Float[Tensor, "tokens latents"]) -> Entries:
+        return Entries.numbered(self._chosen(pre, self.k_now).sort().values, *pre.shape)
+
+    def _chosen(self, pre: Float[Tensor, "*batch latents"], k: int) -> Int[Tensor, " kept"]:
+        """Which entries a batch keeps, as indices into the flattened (tokens, latents), in no particular order."""
+        parts = pre.reshape(-1, self.groups, self.width)
+        count = min(k, self.width) * len(parts)
+        return torch.cat([self._place(largest(parts[:, g].flatten(), count), g) for g in range(self.groups)])
 
     def _place(self, indices: Tensor, group: int) -> Tensor:
         """Indices into a group's flattened (tokens, width) as indices into the flattened (tokens, latents)."""
@@ -57,7 +57,7 @@ def largest(values: Float[Tensor, " n"], count: int) -> Tensor:
     below it become candidates, and the exact selection is made among those few.
     """
     if values.numel() > 4 * SAMPLE:
-        stride = values.numel() // SAMPLE
+        stride = values.numel() // SAMPLE | 1  # odd, to meet all latents: their number is mostly even
         sample = values[::stride]
         rank = min(int(1.2 * count / stride) + 64, sample.numel())
         floor = sample.topk(rank, sorted=True).values[-1]

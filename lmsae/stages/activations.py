@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from lmsae.config import Frozen
-from lmsae.lm import Backend, Dtype, ResolvedModel
+from lmsae.flops import forward_flops
+from lmsae.lm import Backend, Dtype, ResolvedModel, read_config
 from lmsae.runtime import Runtime
 from lmsae.stages.resuming import NOTE, discard, resumed_from
 from lmsae.stages.sites import Reading
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from lmsae.lm.protocol import LanguageModel
 
 
-STORE = "activations.zarr"
+STORE, NORMS = "activations.zarr", "activations.norms.zarr"
 
 
 class ModelSection(Frozen):
@@ -67,8 +68,18 @@ class LMConfig(Frozen):
 class Capture(Frozen):
     """How activations are captured and stored."""
 
-    dtype: Literal["float16", "bfloat16", "float32"] = Field(default="float16", description="Precision on disk.")
+    dtype: Literal["float16", "bfloat16", "float32", "int8"] = Field(
+        default="float16",
+        description="Precision on disk. int8 takes half the bytes of float16: a byte a value, with a scale for each "
+        "token after a mean and a standard deviation for each channel, those of the first batch.",
+    )
     batch_contexts: int = Field(default=32, gt=0, description="Contexts in one forward pass of the model.")
+    source: Literal["cached", "live"] = Field(
+        default="cached",
+        description="`cached`: all activations are stored. `live`: training captures them window by window, just in "
+        "time, and drops them; only the held-aside contexts are stored. The dictionary is the same; the model runs "
+        "again in every training pass and epoch.",
+    )
 
 
 class ActivationsSection(Capture, Reading):
@@ -81,12 +92,20 @@ class Config(Capture):
     width: int = Field(gt=0)
 
 
+def contexts_stored(capture: Capture, contexts: int, aside_contexts: int) -> int:
+    """How many contexts of the train split are stored: live only the model's batches that hold any held-aside one."""
+    if capture.source == "cached":
+        return contexts
+    batches = -(-aside_contexts // capture.batch_contexts)
+    return min(contexts, batches * capture.batch_contexts)
+
+
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     """Write `activations.zarr` of every job, all hook points of one model and token set in one forward pass."""
     passes: dict[tuple, list[Job]] = defaultdict(list)
     for job in jobs:
         config: Config = job.config
-        passes[(config.model, config.batch_contexts, job.inputs["tokens"].reference)].append(job)
+        passes[(config.model, config.batch_contexts, config.source, job.inputs["tokens"].reference)].append(job)
     for together in passes.values():
         yield from _one_pass(together, runtime)
 
@@ -100,8 +119,9 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
     from lmsae.text.tokens import open_tokens
 
     first: Config = jobs[0].config
-    tokens = open_tokens(jobs[0].inputs["tokens"].path).train
-    contexts, context_size = tokens.shape
+    split = open_tokens(jobs[0].inputs["tokens"].path)
+    tokens, context_size = split.train, split.context_size
+    contexts = contexts_stored(first, len(tokens), split.aside_contexts)
     captures = [_Capture(job, contexts, context_size) for job in jobs]
     require_space(jobs[0].out, sum(capture.bytes_to_come for capture in captures))
     model = first.model.load(runtime)
@@ -122,10 +142,18 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
                     )
                 capture.writer.append(activations[max(capture.kept - start, 0) :])
             progress.advance(batch.numel())
+    flops = _flops(first.model, hook_points, context_size, progress.done)
     for capture in captures:
         capture.writer.close()
         discard(capture.job.out / NOTE)
-        yield capture.job, {**progress.rates(), "resumed_from_contexts": capture.resumed}
+        cost = progress.facts(len(jobs), flops, flops)
+        yield capture.job, {**cost, "resumed_from_contexts": capture.resumed}
+
+
+def _flops(model: LMConfig, hook_points: Sequence[str], context_size: int, tokens: int) -> float | None:
+    """What one forward pass up to the last of the hook points takes for so many tokens; all of them share it."""
+    a_token = forward_flops(read_config(model.source), context_size, hook_points)
+    return a_token and a_token * tokens
 
 
 class _Capture:
@@ -139,10 +167,10 @@ class _Capture:
         self.job, self.kept = job, finished_contexts(path, layout)
         drop_unfinished(path, layout, self.kept)
         self.resumed = resumed_from(job.out, self.kept)
-        there = sum(shard.stat().st_size for shard in path.glob("c.*"))
-        self.bytes_to_come = layout.nbytes - there
+        there = sum(shard.stat().st_size for folder in (STORE, NORMS) for shard in (job.out / folder).glob("c.*"))
+        self.bytes_to_come = layout.nbytes + layout.norms_nbytes - there
         self.writer = StoreWriter(path, layout, self.kept)
 
 
-KEEPS = frozenset({STORE, NOTE})
-STAGE = Stage("activations", 1, Config, {"tokens": "tokenize"}, make, KEEPS)
+KEEPS = frozenset({STORE, NORMS, NOTE})
+STAGE = Stage("activations", 2, Config, {"tokens": "tokenize"}, make, KEEPS)

@@ -2,12 +2,13 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
-from lmsae.config import Frozen
+from lmsae.config import Frozen, canonical_json
 from lmsae.errors import NotEnoughTokens
 from lmsae.runtime import Runtime
 from lmsae.stages.activations import LMConfig
@@ -40,16 +41,23 @@ class Config(EvalSection, Reading):
     sites: Sites
 
 
-SHARED = ("models", "tokens", "batch_contexts", "skip_first_positions", "skip_last_positions")
-"""What evals must have in common, beside their tokens, to share the models' passes."""
+SHARED = ("models", *EvalSection.model_fields, *Reading.model_fields)
+
+
+def pass_of(config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """What two eval specs must share to share the models' passes: which tokens they count above all."""
+    shared = [inputs["tokens"], *(config[name] for name in SHARED)]
+    if config["max_norm_factor"] is not None:
+        shared += [config["places"], inputs_from("norm", inputs)]
+    return canonical_json(shared)
 
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     """Write `metrics.json` and `latents.safetensors`; the models' clean and ablated passes are shared."""
-    passes: dict[tuple, list[Job]] = defaultdict(list)
+    passes: dict[str, list[Job]] = defaultdict(list)
     for job in jobs:
-        shared = (getattr(job.config, name) for name in SHARED)
-        passes[(job.inputs["tokens"].reference, *shared)].append(job)
+        references = {name: artifact.reference for name, artifact in job.inputs.items()}
+        passes[pass_of(job.config.model_dump(mode="json"), references)].append(job)
     for together in passes.values():
         yield from _one_pass(together, runtime)
 
@@ -64,10 +72,13 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
     first: Config = jobs[0].config
     tokens = open_tokens(jobs[0].inputs["tokens"].path)
     models = [model.load(runtime) for model in first.models]
-    subjects = []
+    subjects, max_norms = [], {}
     for job in jobs:
         places = [(place.model, place.hook_point) for place in job.config.places]
-        means = [moments_of(norm)["mean"].float().to(models[0].device) for norm in inputs_from("norm", job.inputs)]
+        moments = [moments_of(norm) for norm in inputs_from("norm", job.inputs)]
+        means = [moment["mean"].float().to(models[0].device) for moment in moments]
+        if job.config.max_norm_factor is not None:
+            max_norms = {place: float(moment["max_norm"]) for place, moment in zip(places, moments, strict=True)}
         subject = Subject(
             dictionary=Dictionary.load(job.inputs["dictionary"].path).to(models[0].device),
             reads=[places[number] for number in job.config.sites.reads],
@@ -84,12 +95,12 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
         )
     total = contexts * tokens.held_out.shape[1]
     with bar("eval", unit="token", total=total, runtime=runtime) as progress:
-        text = Scored(tokens.held_out, usable)
+        text = Scored(tokens.held_out, usable, max_norms)
         scores = score(models, subjects, text, first.batch_contexts, progress.advance)
     for job, result in zip(jobs, scores, strict=True):
         result.metrics.update(_conversion(job.inputs["dictionary"].path))
         result.save(job.out)
-        yield job, progress.rates()
+        yield job, progress.facts(len(jobs))
 
 
 def _conversion(dictionary: Path) -> dict[str, float]:

@@ -12,15 +12,19 @@ class Config(Reading):
 
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
-    """Write `norm.safetensors`: mean_norm (), mean (width,), variance (width,), float64, and the token count."""
+    """Write `norm.safetensors`, float64: mean_norm (), mean (width,), variance (width,) and max_norm (), the largest
+    that a usable token may have."""
+    import torch
     from safetensors.torch import save_file
 
-    from lmsae.stages.reading import aside_activations
+    from lmsae.stages.reading import aside_activations, max_norm_of
 
     del runtime
     for job in jobs:
-        x = aside_activations(job.inputs["activations"], job.inputs["tokens"], job.config).double()
+        read = job.inputs["activations"], job.inputs["tokens"], job.config
+        x = aside_activations(*read).double()
         moments = {"mean_norm": x.norm(dim=1).mean(), "mean": x.mean(0), "variance": x.var(0, unbiased=False)}
+        moments["max_norm"] = torch.tensor(max_norm_of(*read), dtype=torch.float64)
         save_file(moments, job.out / "norm.safetensors")
         yield job, {"tokens": len(x)}
 

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 from lmsae.artifact import Artifact
 from lmsae.errors import ShapeError
+from lmsae.stages.activations import STORE
 from lmsae.stages.sites import Reading, Sites, inputs_from
+from lmsae.stages.usable import Usable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +21,7 @@ def stores_for(dictionary: "DictionaryConfig", sites: Sites, inputs: Mapping[str
     """The stores among a job's inputs, by number; raises ShapeError if a width is not the dictionary's own."""
     from lmsae.store.reader import StoreReader
 
-    stores = [StoreReader(one.path / "activations.zarr") for one in inputs_from("activations", inputs)]
+    stores = [StoreReader(one.path / STORE) for one in inputs_from("activations", inputs)]
     wanted = [*zip(sites.reads, dictionary.reads, strict=True), *zip(sites.writes, dictionary.writes, strict=True)]
     for number, width in wanted:
         if stores[number].width != width:
@@ -47,12 +49,9 @@ def aside(dictionary: "DictionaryConfig", sites: Sites, inputs: Mapping[str, Art
 
     from lmsae.text.tokens import open_tokens
 
-    split = open_tokens(inputs["tokens"].path)
-    contexts = slice(0, split.aside_contexts)
-    usable = torch.from_numpy(
-        split.usable("train", contexts, reading.skip_first_positions, reading.skip_last_positions)
-    )
-    parts = [store.read(0, split.aside_contexts).float() for store in stores_for(dictionary, sites, inputs)]
+    split, stores = open_tokens(inputs["tokens"].path), stores_for(dictionary, sites, inputs)
+    usable = torch.from_numpy(Usable(split, [store.path for store in stores], reading)[0 : split.aside_contexts])
+    parts = [store.read(0, split.aside_contexts) for store in stores]
     if dictionary.geometry.grain == "context":
         return batch_of(parts, sites, usable)
     return batch_of([part[usable] for part in parts], sites)
@@ -65,15 +64,20 @@ def aside_activations(activations: Artifact, tokens: Artifact, reading: Reading)
     from lmsae.store.reader import StoreReader
     from lmsae.text.tokens import open_tokens
 
-    split = open_tokens(tokens.path)
-    contexts = slice(0, split.aside_contexts)
-    usable = split.usable("train", contexts, reading.skip_first_positions, reading.skip_last_positions)
-    store = StoreReader(activations.path / "activations.zarr")
-    return store.read(0, split.aside_contexts)[torch.from_numpy(usable)].float()
+    split, store = open_tokens(tokens.path), StoreReader(activations.path / STORE)
+    usable = Usable(split, [store.path], reading)[0 : split.aside_contexts]
+    return store.read(0, split.aside_contexts)[torch.from_numpy(usable)]
+
+
+def max_norm_of(activations: Artifact, tokens: Artifact, reading: Reading) -> float:
+    """The largest norm that a usable token may have at one hook point; infinite without `max_norm_factor`."""
+    from lmsae.text.tokens import open_tokens
+
+    return Usable(open_tokens(tokens.path), [activations.path / STORE], reading).max_norms[0]
 
 
 def moments_of(norm: Artifact) -> "dict[str, Tensor]":
-    """What the norm stage measured: mean_norm (), mean (width,), variance (width,), float64."""
+    """What the norm stage measured: mean_norm (), mean (width,), variance (width,), max_norm (), float64."""
     from safetensors.torch import load_file
 
     return load_file(norm.path / "norm.safetensors")

@@ -30,4 +30,4 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     del runtime
 
 
-STAGE = Stage("report", 1, Config, {"<row>": "eval"}, make)
+STAGE = Stage("report", 2, Config, {"<row>": "eval"}, make)

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ import lmsae
 from lmsae.artifact import Artifact, Artifacts
 from lmsae.claim import claimed
 from lmsae.errors import ConfigError, Fault, NoSpaceError
-from lmsae.memory import reuse_freed_memory
+from lmsae.memory import forget_peak, peak_memory, reuse_freed_memory
 from lmsae.runtime import Runtime
 from lmsae.stages.stage import Job, Stage
 
@@ -44,11 +43,13 @@ def make_artifacts(stage: Stage, references: Sequence[str], artifacts: Artifacts
         jobs = [_job(stage, artifact, artifacts) for artifact in missing]
         if jobs:
             _apply(runtime)
-            started = time.time()
+            started, began = time.time(), time.perf_counter()
             with _full_disk_explained(artifacts.root):
                 for job, facts in stage.make(jobs, runtime):
-                    Artifact(job.out).publish(_provenance(started, facts, runtime))
+                    cost = {"seconds": round(time.perf_counter() - began, 3), "in_pass": 1, **facts}
+                    Artifact(job.out).publish(_provenance(started, cost, runtime))
                     made.append(job.reference)
+                    began = time.perf_counter()
     return made
 
 
@@ -78,6 +79,7 @@ def _job(stage: Stage, artifact: Artifact, artifacts: Artifacts) -> Job:
 
 def _apply(runtime: Runtime) -> None:
     reuse_freed_memory()
+    forget_peak()
     if runtime.threads:
         import torch
 
@@ -91,23 +93,21 @@ def _provenance(started: float, facts: dict[str, Any], runtime: Runtime) -> dict
         "python": platform.python_version(),
         "libraries": {name: _version(name) for name in LIBRARIES},
         "host": platform.node(),
+        "device": _device(runtime),
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.time() - started, 3),
-        "peak_memory_bytes": _peak_memory(),
+        "peak_memory_bytes": peak_memory(),
         "runtime": runtime.model_dump(mode="json"),
         "facts": facts,
     }
 
 
-def _peak_memory() -> dict[str, int]:
-    """Peak resident memory of this process, and of its CUDA device if it used one."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+def _device(runtime: Runtime) -> str:
+    """What computed: a CUDA device by the name of its chip, another by torch's word for it, such as `cpu`."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        peak["device"] = torch.cuda.max_memory_allocated()
-    return peak
+    device = runtime.torch_device() if torch else "cpu"
+    return torch.cuda.get_device_name(device) if torch and device.startswith("cuda") else device
 
 
 def _commit() -> str | None:

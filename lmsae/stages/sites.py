@@ -18,6 +18,13 @@ class Reading(Frozen):
         "training and evaluation; they are captured all the same.",
     )
     skip_last_positions: int = Field(default=0, ge=0, description="The same at the end of every context.")
+    max_norm_factor: float | None = Field(
+        default=None,
+        gt=1,
+        description="Tokens whose activation's norm is more than so many times the mean norm of the held-aside ones "
+        "are left out of all statistics, training and evaluation: of several hook points, if it is at any that the "
+        "dictionary reads or writes. Empty leaves none out.",
+    )
 
 
 class Sites(Frozen):

@@ -62,7 +62,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
         counts["train_usable"] = int(usable.sum())
         counts["train_usable_by_position"] = usable.tolist()
         (job.out / COUNTS).write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n")
-        yield job, progress.rates()
+        yield job, progress.facts()
 
 
 def _encoder(config: Config, *, needs_tokenizer: bool) -> "Encoder":

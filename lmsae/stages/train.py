@@ -2,13 +2,18 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from lmsae.artifact import CHECKPOINT
 from lmsae.catalog import Objective
 from lmsae.config import Frozen
 from lmsae.dictionary.config import DictionaryConfig
+from lmsae.flops import dictionary_flops
 from lmsae.runtime import Runtime
 from lmsae.stages.activations import LMConfig
+from lmsae.stages.extending import extended, step_to_keep
+from lmsae.stages.live import Live, live_captures
 from lmsae.stages.resuming import NOTE, discard, resumed_from
 from lmsae.stages.sites import Reading, Sites, inputs_from
 from lmsae.stages.stage import Done, Job, Stage
@@ -16,13 +21,14 @@ from lmsae.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from lmsae.dictionary.dictionary import Dictionary
+    from lmsae.lm.protocol import LanguageModel
     from lmsae.store.batches import ShuffledBatches
     from lmsae.training.batch import Batch
     from lmsae.training.splice import Splice
 
-CONVERSION, CHECKPOINT = "conversion.json", "checkpoint"
+CONVERSION = "conversion.json"
 KEEPS = frozenset({CHECKPOINT, NOTE})
-STREAM = ("epochs", "batch_size", "window_tokens", "seed", "sites", "skip_first_positions", "skip_last_positions")
+STREAM = ("epochs", "batch_size", "window_tokens", "seed", "sites", *Reading.model_fields)
 
 
 class Spliced(Frozen):
@@ -73,10 +79,11 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
     from lmsae.wandb_log import curves_logger
 
     first: Config = jobs[0].config
-    splice = _splice(jobs, runtime)
-    stream = _Stream(jobs[0], with_ids=splice is not None)
+    models = _models(jobs, runtime)
+    splice = _splice(jobs, models)
+    stream = _Stream(jobs[0], models, with_ids=splice is not None)
     device = runtime.torch_device()
-    job_of, checkpoints, resumed = {}, {}, {}
+    job_of, checkpoints, extends, resumed = {}, {}, {}, {}
     for job in jobs:
         config: Config = job.config
         config.require_tokens(stream.source.tokens_per_epoch)
@@ -84,32 +91,52 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
         log = curves_logger(job.reference, config.model_dump(mode="json"), runtime)
         spliced = splice if config.spliced else None
         run = Run(_started(job).to(device), config.objective, config, job.reference, log, spliced)
-        job_of[run], checkpoints[run] = job, Checkpoints(job.out / CHECKPOINT, run)
-        resumed[run] = resumed_from(job.out, checkpoints[run].restore())
+        keeps = step_to_keep(job) if runtime.keep_training_state else 0
+        job_of[run], checkpoints[run] = job, Checkpoints(job.out / CHECKPOINT, run, keeps)
+        if not checkpoints[run].restore():
+            extends[run] = extended(job, STAGE.version, checkpoints[run])
+        resumed[run] = resumed_from(job.out, run.steps_done)
     steps = max(run.config.steps for run in job_of) - min(run.steps_done for run in job_of)
+    before = {run: run.steps_done for run in job_of}
     with (
         interruptible(runtime.time_limit) as interruption,
         bar("train", unit="token", total=steps * first.batch_size, runtime=runtime) as progress,
     ):
-        keeper = Keeper(checkpoints, runtime.checkpoint_seconds, interruption)
+        keeper = Keeper(checkpoints, runtime.checkpoint_seconds, interruption, runtime.checkpoint_steps)
+        stream.source.while_waiting = keeper.while_waiting
         for run in train_together(list(job_of), stream, device, progress.advance, keeper.after_step):
             job = job_of[run]
             _converted(run.dictionary, job).save(job.out)
             run.write_curves(job.out / "curves.csv")
-            for name in sorted(KEEPS):
-                discard(job.out / name)
-            facts = {"dictionaries_in_pass": len(jobs), "waited_s": round(stream.source.waited_s, 3)}
-            yield job, {**progress.rates(), **facts, **keeper.facts(), "resumed_from_steps": resumed[run]}
+            checkpoints[run].finish()
+            discard(job.out / NOTE)
+            progress.waited_s = stream.source.waited_s
+            flops = {one: _flops(job_of[one].config, one.steps_done - before[one], stream) for one in job_of}
+            cost = progress.facts(len(jobs), flops[run], sum(flops.values()))
+            came_by = {"resumed_from_steps": resumed[run], "extends": extends.get(run) and asdict(extends[run])}
+            yield job, {**cost, **keeper.facts(), **came_by}
 
 
-def _splice(jobs: Sequence[Job], runtime: Runtime) -> "Splice | None":
+def _flops(config: Config, steps: int, stream: "_Stream") -> float:
+    """What so many steps of a dictionary take."""
+    return dictionary_flops(config.dictionary, stream.context_size).step * steps * config.batch_size
+
+
+def _models(jobs: Sequence[Job], runtime: Runtime) -> "dict[LMConfig, LanguageModel]":
+    """The language models that a pass runs, each loaded once: those spliced, and those that activations come from."""
+    spliced = [job.config.spliced.model for job in jobs if job.config.spliced]
+    live = [capture.model for capture in live_captures(jobs[0].inputs)]
+    return {model: model.load(runtime) for model in dict.fromkeys(spliced + live)}
+
+
+def _splice(jobs: Sequence[Job], models: "Mapping[LMConfig, LanguageModel]") -> "Splice | None":
     """The language model for those jobs of a pass that splice it; they all write the same activations of it."""
     spliced: Spliced | None = next((job.config.spliced for job in jobs if job.config.spliced), None)
     if spliced is None:
         return None
     from lmsae.training.splice import Splice
 
-    return Splice(spliced.model.load(runtime), spliced.hook_points)
+    return Splice(models[spliced.model], spliced.hook_points)
 
 
 def _started(job: Job) -> "Dictionary":
@@ -140,23 +167,31 @@ def _converted(dictionary: "Dictionary", job: Job) -> "Dictionary":
 
 
 class _Stream:
-    """The batches of a pass: stored activations in their shuffled order, those read and those written side by side."""
+    """The batches of a pass: activations in their shuffled order, those read and those written side by side."""
 
     source: "ShuffledBatches"
 
-    def __init__(self, job: Job, *, with_ids: bool) -> None:
+    def __init__(self, job: Job, models: "Mapping[LMConfig, LanguageModel]", *, with_ids: bool) -> None:
         from lmsae.stages.reading import stores_for
+        from lmsae.stages.usable import Usable
         from lmsae.store.batches import ShuffledBatches
+        from lmsae.store.order import blocks_of
+        from lmsae.store.source import Stores
+        from lmsae.store.spilled import Spilled
         from lmsae.text.tokens import open_tokens
 
         config: Config = job.config
         tokens = open_tokens(job.inputs["tokens"].path)
+        self.context_size = tokens.context_size
         self._sites = config.sites
-        self._usable = tokens.usable("train", slice(None), config.skip_first_positions, config.skip_last_positions)
+        stores, live = stores_for(config.dictionary, config.sites, job.inputs), live_captures(job.inputs)
+        usable = Usable(tokens, [store.path for store in stores], config)
+        self._usable = Spilled(blocks_of(usable), job.out)
         self._in_contexts = with_ids or config.dictionary.geometry.grain == "context"
-        self._ids = tokens.train[:] if with_ids else None
+        ids = Spilled(blocks_of(tokens.train), job.out) if with_ids or live else None
+        self._ids = ids if with_ids else None
         self.source = ShuffledBatches(
-            stores_for(config.dictionary, config.sites, job.inputs),
+            Live(live, stores, ids, models) if live and ids else Stores(stores),
             self._usable,
             batch_size=config.batch_size,
             seed=config.seed,
@@ -180,4 +215,4 @@ class _Stream:
             yield batch_of(parts, self._sites, torch.from_numpy(self._usable[contexts]), ids)
 
 
-STAGE = Stage("train", 1, Config, {"activations": "activations", "init": "init", "tokens": "tokenize"}, make, KEEPS)
+STAGE = Stage("train", 2, Config, {"activations": "activations", "init": "init", "tokens": "tokenize"}, make, KEEPS)

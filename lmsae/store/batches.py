@@ -1,18 +1,23 @@
-"""Shuffled training batches from one or several aligned stores, read one window ahead in the background."""
+"""Shuffled training batches of one or several hook points, read one window ahead in the background."""
 
 import itertools
+import threading
 import time
-from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lmsae.errors import NotEnoughTokens, ShapeError
-from lmsae.store.order import WINDOW_TOKENS, Visit, WindowOrder
-from lmsae.store.reader import StoreReader
+from lmsae.store.order import WINDOW_TOKENS, Mask, Visit, WindowOrder, blocks_of
+from lmsae.store.source import Source
+
+PATIENCE_S = 0.2
+"""How often somebody is told that the consumer still waits."""
 
 Window = tuple[list[Tensor], Tensor]
 """Of each array the rows of a window, (rows, ·), and which of them to take in turn."""
@@ -22,16 +27,18 @@ class ShuffledBatches:
     """The batches of a training run: step s takes positions s x batch_size onward of the endless order.
 
     Steps are computed, never replayed: beginning at step k reads nothing of what lies before. A batch may cross the
-    border of a window or of an epoch. All stores are read at the same tokens.
+    border of a window or of an epoch. All hook points are read at the same tokens.
     """
 
     waited_s: float
     """Seconds for which the consumer has waited for data."""
+    while_waiting: Callable[[], None]
+    """Called now and then while the consumer waits. What it raises ends the batches."""
 
     def __init__(
         self,
-        readers: Sequence[StoreReader],
-        usable: np.ndarray,
+        source: Source,
+        usable: Mask,
         *,
         batch_size: int,
         seed: int,
@@ -43,47 +50,45 @@ class ShuffledBatches:
         """Prepare the batches; nothing is read yet.
 
         Args:
-            readers: stores of the same tokens, one a hook point.
-            usable: (contexts, context_size) bool: which tokens may be used; may be memory-mapped.
+            source: of the activations, at one or several hook points.
+            usable: (contexts, context_size) bool: which tokens may be used.
             batch_size: tokens in a batch.
             seed: of the order.
             first: the first context to use.
             last: behind the last context to use; all of them by default.
-            window_tokens: tokens shuffled together; two windows of each store are held in memory.
+            window_tokens: tokens shuffled together; two windows of each hook point are held in memory.
             whole_contexts: shuffle contexts instead of tokens; a batch is then as many whole contexts, with any usable
                 token, as batch_size holds.
 
         Raises:
-            ShapeError: if the stores and `usable` are not of the same tokens.
+            ShapeError: if the source and `usable` are not of the same tokens.
             NotEnoughTokens: if no token is usable.
         """
-        for reader in readers:
-            if (reader.contexts, reader.context_size) != usable.shape:
-                raise ShapeError(
-                    f"{reader.path}: {reader.contexts:,} contexts of {reader.context_size} tokens do not go with a "
-                    f"mask of {usable.shape[0]:,} contexts of {usable.shape[1]}: they come from different tokens."
-                )
-        chunk_contexts = {reader.layout.chunk_contexts for reader in readers}
-        if len(chunk_contexts) != 1:
-            raise ShapeError(f"the stores are cut differently, into chunks of {sorted(chunk_contexts)} contexts.")
+        if (source.contexts, source.context_size) != usable.shape:
+            raise ShapeError(
+                f"activations of {source.contexts:,} contexts of {source.context_size} tokens do not go with a mask of "
+                f"{usable.shape[0]:,} contexts of {usable.shape[1]}: they come from different tokens."
+            )
         if whole_contexts and batch_size < usable.shape[1]:
             raise NotEnoughTokens(
                 f"a batch of {batch_size:,} tokens holds no whole context of {usable.shape[1]:,}; raise "
                 "train.batch_size or lower tokenize.context_size"
             )
-        self._readers = tuple(readers)
+        self._source = source
         self._row_tokens = usable.shape[1] if whole_contexts else 1
         self._batch_rows = batch_size // self._row_tokens
-        self._chunk_contexts = chunk_contexts.pop()
         self._order = WindowOrder(
-            np.asarray(usable.any(axis=1, keepdims=True)) if whole_contexts else usable,
-            chunk_contexts=self._chunk_contexts,
+            np.concatenate([block.any(axis=1, keepdims=True) for block in blocks_of(usable)])
+            if whole_contexts
+            else usable,
+            chunk_contexts=source.chunk_contexts,
             seed=seed,
             first=first,
             last=last,
             window_tokens=window_tokens // self._row_tokens,
         )
         self.waited_s = 0.0
+        self.while_waiting = lambda: None
 
     @property
     def tokens_per_epoch(self) -> int:
@@ -92,7 +97,7 @@ class ShuffledBatches:
         return self._order.tokens_per_epoch * self._row_tokens
 
     def batches(self, start_step: int, stop_step: int) -> Generator[tuple[Tensor, ...], None, None]:
-        """The batches of steps start_step to stop_step: of each store a float32 tensor (batch_size, width).
+        """The batches of steps start_step to stop_step: of each hook point a float32 tensor (batch_size, width).
 
         Of whole contexts (contexts, context_size, width), and last the numbers of the contexts (contexts,).
         Closing the iterator ends the background reading.
@@ -113,41 +118,56 @@ class ShuffledBatches:
                         filled = 0
 
     def _handed_over(self, batch: list[Tensor]) -> tuple[Tensor, ...]:
-        """Copies that outlive the buffers."""
+        """The activations in memory of their own, which outlives the buffers."""
         if self._row_tokens == 1:
-            return tuple(part.to(torch.float32, copy=True) for part in batch)
+            return tuple(self._source.decode(batch))
         *activations, numbers = batch
-        contexts = (part.to(torch.float32, copy=True).view(len(part), self._row_tokens, -1) for part in activations)
-        return (*contexts, numbers[:, 0].clone())
+        rows = self._batch_rows, self._row_tokens
+        return (*self._source.decode([part.view(*rows, -1) for part in activations]), numbers[:, 0].clone())
 
     def _buffers(self, rows: int) -> list[Tensor]:
-        """Memory for so many rows of each store, and for the numbers of whole contexts."""
-        buffers = [reader.buffer(rows * self._row_tokens).view(rows, -1) for reader in self._readers]
+        """Memory for so many rows of each hook point, and for the numbers of whole contexts."""
+        buffers = [buffer.view(rows, -1) for buffer in self._source.buffers(rows * self._row_tokens)]
         return buffers if self._row_tokens == 1 else [*buffers, torch.empty((rows, 1), dtype=torch.int64)]
 
     def _windows(self, begin: int, end: int) -> Generator[Window, None, None]:
         """The windows of positions `begin` to `end`. Each is overwritten by the next but one."""
         memory = itertools.cycle([self._buffers(self._order.window_tokens) for _ in range(2)])
-        with ThreadPoolExecutor(1, "lmsae-window") as background:
-            loads = (background.submit(self._load, visit, next(memory)) for visit in self._order.visits(begin, end))
+        closed = threading.Event()
+        with ThreadPoolExecutor(2, "lmsae-window") as background:
+            visits = self._order.visits(begin, end)
+            loads = (
+                # The permutation is sorted while the disk works.
+                (background.submit(self._load, visit, next(memory), closed), background.submit(self._rows, visit))
+                for visit in visits
+            )
             coming = next(loads, None)
-            while coming:
-                window = self._wait(coming)
-                coming = next(loads, None)
-                yield window
+            try:
+                while coming:
+                    window = self._wait(*coming)
+                    coming = next(loads, None)
+                    yield window
+            finally:
+                closed.set()
 
-    def _load(self, visit: Visit, buffers: list[Tensor]) -> Window:
-        chunks = self._order.chunks(visit.epoch, visit.window)
-        for reader, buffer in zip(self._readers, buffers, strict=False):
-            reader.read_chunks(chunks, buffer.view(-1, reader.width))
+    def _load(self, visit: Visit, buffers: list[Tensor], closed: threading.Event) -> list[Tensor]:
+        chunks, chunk_contexts = self._order.chunks(visit.epoch, visit.window), self._source.chunk_contexts
+        activations = buffers if self._row_tokens == 1 else buffers[:-1]
+        tokens = self._order.window_tokens * self._row_tokens
+        self._source.load(chunks, [part.view(tokens, -1) for part in activations], lambda: not closed.is_set())
         if self._row_tokens > 1:
-            numbers = torch.from_numpy(chunks)[:, None] * self._chunk_contexts + torch.arange(self._chunk_contexts)
+            numbers = torch.from_numpy(chunks)[:, None] * chunk_contexts + torch.arange(chunk_contexts)
             buffers[-1][: numbers.numel(), 0] = numbers.flatten()
-        rows = self._order.rows(visit.epoch, visit.window)[visit.start : visit.stop]
-        return buffers, torch.from_numpy(rows)
+        return buffers
 
-    def _wait(self, coming: Future[Window]) -> Window:
+    def _rows(self, visit: Visit) -> Tensor:
+        return torch.from_numpy(self._order.rows(visit.epoch, visit.window)[visit.start : visit.stop])
+
+    def _wait(self, buffers: Future[list[Tensor]], rows: Future[Tensor]) -> Window:
         began = time.perf_counter()
-        window = coming.result()
+        coming: list[Future[Any]] = [buffers, rows]
+        while wait(coming, PATIENCE_S).not_done:
+            self.while_waiting()
+        window = buffers.result(), rows.result()
         self.waited_s += time.perf_counter() - began
         return window

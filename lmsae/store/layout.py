@@ -3,13 +3,29 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lmsae.errors import NoSpaceError
 
-StoreDtype = Literal["float16", "bfloat16", "float32"]
-ITEM_BYTES: dict[StoreDtype, int] = {"float16": 2, "bfloat16": 2, "float32": 4}
+StoreDtype = Literal["float16", "bfloat16", "float32", "int8"]
+
+
+class Stored(NamedTuple):
+    """What the array on disk holds: its Zarr dtype, the bytes of an item, and a token's items beside its values."""
+
+    zarr_dtype: str
+    item_bytes: int
+    more_items: int = 0
+
+
+STORED: dict[StoreDtype, Stored] = {
+    "float16": Stored("float16", 2),
+    "bfloat16": Stored("uint16", 2),  # Zarr 3.1 has none: its 16 bits, and the attribute `dtype` tells
+    "float32": Stored("float32", 4),
+    "int8": Stored("int8", 1, more_items=4),  # behind the values of a token the bytes of its scale, a float32
+}
 CHECKSUM_BYTES = 4
+NORM_BYTES = 4
 INDEX_ENTRY_BYTES = 16
 
 
@@ -31,8 +47,18 @@ class Layout:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """The array's shape: (contexts, context_size, width)."""
+        """The shape of the activations: (contexts, context_size, width)."""
         return self.contexts, self.context_size, self.width
+
+    @property
+    def stored_shape(self) -> tuple[int, int, int]:
+        """The shape of the array on disk: (contexts, context_size, items of a token)."""
+        return self.contexts, self.context_size, self.width + STORED[self.dtype].more_items
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of a token's activations on disk and in a reader's buffers."""
+        return self.stored_shape[2] * STORED[self.dtype].item_bytes
 
     @property
     def chunk_contexts(self) -> int:
@@ -47,7 +73,7 @@ class Layout:
     @property
     def chunk_bytes(self) -> int:
         """Bytes of a chunk's activations, without its checksum."""
-        return self.chunk_tokens * self.width * ITEM_BYTES[self.dtype]
+        return self.chunk_tokens * self.token_bytes
 
     @property
     def chunks(self) -> int:
@@ -79,6 +105,11 @@ class Layout:
         """Bytes of all shards on disk, checksums and indexes included."""
         return self.chunks * (self.chunk_bytes + CHECKSUM_BYTES) + self.shards * self.index_bytes
 
+    @property
+    def norms_nbytes(self) -> int:
+        """Bytes of the tokens' norms, which lie beside the activations: a file a shard."""
+        return self.shards * (self.shard_contexts * self.context_size * NORM_BYTES + CHECKSUM_BYTES)
+
 
 def require_space(path: Path, nbytes: int) -> None:
     """Refuse to begin writing `nbytes` bytes under `path`, which need not exist yet, when its disk has fewer free.
@@ -93,8 +124,8 @@ def require_space(path: Path, nbytes: int) -> None:
     if nbytes > free:
         raise NoSpaceError(
             f"{path} needs {_gigabytes(nbytes)} and its disk has {_gigabytes(free)} free. Make room (`lmsae gc` lists "
-            "artifacts that no row wants), ask for fewer tokens, store 16 bits a value (activations.dtype=bfloat16), "
-            "or set runtime.artifacts to another disk."
+            "artifacts that no row wants), ask for fewer tokens, store 16 or 8 bits a value "
+            "(activations.dtype=bfloat16 or int8), or set runtime.artifacts to another disk."
         )
 
 

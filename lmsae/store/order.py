@@ -11,14 +11,36 @@ generator: NumPy promises that bit streams and SeedSequence never change, and pr
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Protocol
 
 import numpy as np
 
 from lmsae.errors import NotEnoughTokens
 
 WINDOW_TOKENS = 262_144
+BLOCK_TOKENS = 2**20
 CHUNKS, ROWS = 0, 1
 """What a random stream permutes: the chunks of an epoch, or the tokens of a window."""
+
+
+class Contexts(Protocol):
+    """Something of every token, (contexts, context_size), that is had some contexts at a time."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __getitem__(self, contexts: slice, /) -> np.ndarray: ...
+
+
+class Mask(Contexts, Protocol):
+    """Which tokens may be used, bool (contexts, context_size): in memory, or on disk as `spilled.Spilled`."""
+
+    def __getitem__(self, contexts: slice | np.ndarray, /) -> np.ndarray: ...
+
+
+def blocks_of(array: Contexts, first: int = 0, last: int | None = None) -> Iterator[np.ndarray]:
+    """Contexts `first` to `last`, some at a time; at least one block, be it empty."""
+    last, step = array.shape[0] if last is None else last, max(1, BLOCK_TOKENS // array.shape[1])
+    return (array[start : min(start + step, last)] for start in range(first, max(last, first + 1), step))
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +58,7 @@ class WindowOrder:
 
     def __init__(
         self,
-        usable: np.ndarray,
+        usable: Mask,
         *,
         chunk_contexts: int,
         seed: int,
@@ -47,7 +69,7 @@ class WindowOrder:
         """Define the order; only the counts of usable tokens are computed.
 
         Args:
-            usable: (contexts, context_size) bool: which tokens may be used; may be memory-mapped.
+            usable: (contexts, context_size) bool: which tokens may be used.
             chunk_contexts: contexts in a chunk, the unit that is drawn.
             seed: not negative; another seed, another order.
             first: the first context to use.
@@ -58,7 +80,7 @@ class WindowOrder:
             NotEnoughTokens: if no token is usable.
         """
         self._usable = usable
-        self._first, self._last = first, len(usable) if last is None else last
+        self._first, self._last = first, usable.shape[0] if last is None else last
         self._chunk_contexts = chunk_contexts
         self._seed = seed
         chunk_tokens = chunk_contexts * usable.shape[1]
@@ -93,14 +115,15 @@ class WindowOrder:
         contexts = self.chunks(epoch, window)[:, None] * self._chunk_contexts + np.arange(self._chunk_contexts)
         contexts = contexts.reshape(-1)
         used = (contexts >= self._first) & (contexts < self._last)
-        usable = self._usable[np.minimum(contexts, len(self._usable) - 1)] & used[:, None]
+        usable = self._usable[np.minimum(contexts, self._usable.shape[0] - 1)] & used[:, None]
         rows = np.flatnonzero(usable)
         return rows[_permutation(len(rows), self._seed, (ROWS, epoch, window))]
 
     @cached_property
     def _chunk_counts(self) -> np.ndarray:
         """Usable tokens of each chunk that holds contexts `first` to `last`; the rest of the store is not looked at."""
-        counts = self._usable[self._first : self._last].sum(axis=1, dtype=np.int64)
+        blocks = blocks_of(self._usable, self._first, self._last)
+        counts = np.concatenate([block.sum(axis=1, dtype=np.int64) for block in blocks])
         before = self._first % self._chunk_contexts
         behind = -(before + len(counts)) % self._chunk_contexts
         return np.pad(counts, (before, behind)).reshape(-1, self._chunk_contexts).sum(axis=1)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmsae.store.array import layout_at, shard_path
+from lmsae.store.array import layout_at, shard_path, unreadable
+from lmsae.store.codec import CODECS, Codec
 from lmsae.store.layout import StoreDtype
 from lmsae.store.shard import read_chunk, read_index
 
@@ -35,7 +36,11 @@ class StoreReader:
             DamagedArtifact: if its metadata is not that of a store.
         """
         self.path = path
-        self.layout = layout_at(path)
+        self.layout, attributes = layout_at(path)
+        try:
+            self.codec: Codec = CODECS[self.dtype].of(self.layout, attributes)
+        except (KeyError, TypeError, ValueError) as error:
+            raise unreadable(path, error) from error
         self._indexes: dict[int, np.ndarray] = {}
 
     @property
@@ -55,11 +60,11 @@ class StoreReader:
 
     @property
     def dtype(self) -> StoreDtype:
-        """The dtype in which activations are stored and read."""
+        """The dtype in which activations are stored."""
         return self.layout.dtype
 
     def read(self, start: int, stop: int) -> Tensor:
-        """Contexts start to stop in token order: (contexts, context_size, width) in the stored dtype.
+        """Contexts start to stop in token order: (contexts, context_size, width), float32.
 
         Raises:
             DamagedArtifact: naming the damaged file and chunk.
@@ -70,11 +75,16 @@ class StoreReader:
         out = self.buffer((last - first) * self.layout.chunk_tokens)
         self.read_chunks(np.arange(first, last), out)
         skipped = first * self.layout.chunk_contexts
-        return out.view(-1, self.context_size, self.width)[start - skipped : stop - skipped]
+        rows = out.view(-1, *self.layout.stored_shape[1:])[start - skipped : stop - skipped]
+        return self.decode(rows)
+
+    def decode(self, rows: Tensor) -> Tensor:
+        """The activations of rows of a `buffer`, (*, width) float32, in memory of their own."""
+        return self.codec.decode(rows)
 
     def buffer(self, tokens: int) -> Tensor:
-        """Memory for so many tokens: (tokens, width) in the stored dtype, uninitialised."""
-        return torch.empty((tokens, self.width), dtype=getattr(torch, self.dtype))
+        """Memory for so many tokens as they are stored, uninitialised: (tokens, items), to be read by `decode`."""
+        return torch.empty((tokens, self.layout.stored_shape[2]), dtype=getattr(torch, self.dtype))
 
     def read_chunks(self, chunks: np.ndarray, out: Tensor) -> None:
         """Read chunks, best in ascending order, one behind the other into the front of `out`, a `buffer`.

@@ -32,7 +32,7 @@ class ShardWriter:
         self._index = np.full((chunks, 2), NOWHERE, dtype="<u8")
         self._written = 0
         self._offset = 0
-        with _disk_full_explained(path):
+        with disk_full_explained(path):
             self._file = self._partial.open("wb")
 
     @property
@@ -45,15 +45,15 @@ class ShardWriter:
         self._index[self._written] = self._offset, chunk.nbytes + CHECKSUM_BYTES
         self._offset += chunk.nbytes + CHECKSUM_BYTES
         self._written += 1
-        with _disk_full_explained(self._path):
+        with disk_full_explained(self._path):
             self._file.write(chunk.data)
-            self._file.write(_checksum(chunk))
+            self._file.write(checksum(chunk))
 
     def finish(self) -> None:
         """Write the index, put the file on the disk and give it its name."""
-        with _disk_full_explained(self._path), self._file as file:
+        with disk_full_explained(self._path), self._file as file:
             file.write(self._index.data)
-            file.write(_checksum(self._index))
+            file.write(checksum(self._index))
             file.flush()
             os.fsync(file.fileno())
         self._partial.replace(self._path)
@@ -76,11 +76,11 @@ def read_index(path: Path, layout: Layout, shard: int) -> np.ndarray:
             start = os.fstat(file.fileno()).st_size - layout.index_bytes
             whole = start >= 0 and _read_checked(file.fileno(), start, entries)
     except FileNotFoundError:
-        raise _damaged(path, "the file is missing") from None
+        raise damaged(path, "the file is missing") from None
     places = entries[: layout.chunks - shard * layout.shard_chunks]
     offsets, lengths = places.T
     if not whole or (lengths != layout.chunk_bytes + CHECKSUM_BYTES).any() or (offsets + lengths > start).any():
-        raise _damaged(path, "its index is not the one that was written: the file is cut short or altered")
+        raise damaged(path, "its index is not the one that was written: the file is cut short or altered")
     return places
 
 
@@ -99,28 +99,31 @@ def read_chunk(file: int, path: Path, chunk: int, offset: int, into: np.ndarray)
     """
     if not _read_checked(file, offset, into):
         end = offset + into.nbytes + CHECKSUM_BYTES
-        raise _damaged(path, f"chunk {chunk} (bytes {offset:,} to {end:,}) does not match its checksum")
+        raise damaged(path, f"chunk {chunk} (bytes {offset:,} to {end:,}) does not match its checksum")
 
 
 def _read_checked(file: int, offset: int, into: np.ndarray) -> bool:
     """Fill `into` from the file and say whether the crc32c that follows agrees."""
-    checksum = bytearray(CHECKSUM_BYTES)
-    read = os.preadv(file, [into.data, checksum], offset)
-    return read == into.nbytes + CHECKSUM_BYTES and checksum == _checksum(into)
+    behind = bytearray(CHECKSUM_BYTES)
+    read = os.preadv(file, [into.data, behind], offset)
+    return read == into.nbytes + CHECKSUM_BYTES and behind == checksum(into)
 
 
-def _checksum(block: np.ndarray) -> bytes:
+def checksum(block: np.ndarray) -> bytes:
+    """The crc32c of contiguous memory, as it stands on disk."""
     return google_crc32c.value(block).to_bytes(CHECKSUM_BYTES, "little")
 
 
-def _damaged(path: Path, what: str) -> DamagedArtifact:
+def damaged(path: Path, what: str) -> DamagedArtifact:
+    """The error for a file whose bytes are not those that were written."""
     return DamagedArtifact(
         f"{path}: {what}. `lmsae verify` lists all that is damaged; delete the artifact and run again."
     )
 
 
 @contextmanager
-def _disk_full_explained(path: Path) -> Iterator[None]:
+def disk_full_explained(path: Path) -> Iterator[None]:
+    """While this is entered, a full disk is a NoSpaceError that names the file."""
     try:
         yield
     except OSError as error:

@@ -1,6 +1,8 @@
 """Writes the activations of one hook point, in token order, as they come from the model."""
 
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 from types import TracebackType
 
@@ -9,16 +11,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lmsae.errors import ArtifactError, DamagedArtifact, NotEnoughTokens, ShapeError, SourceError
+from lmsae.errors import ArtifactError, DamagedArtifact, NotEnoughTokens, ShapeError
 from lmsae.store.array import create_array, layout_at, shard_path
+from lmsae.store.codec import CODECS, Codec, require_held
 from lmsae.store.layout import Layout
+from lmsae.store.norms import check_norms, create_norms, norms_file, norms_path, write_norms
 from lmsae.store.shard import ShardWriter, read_chunk, read_index
 
 
 class StoreWriter:
     """Appends contexts to a store; as a context manager it closes the store, or on an error drops the unfinished shard.
 
-    The same activations give the same bytes, however they are cut into batches. Finished shards stay when the writer
+    The disk is written to in the background, at most one batch behind. The same activations give the same bytes,
+    however they are cut into batches behind the first, to which a codec is fitted. Finished shards stay when the writer
     dies, and another may go on behind them: `start_context=finished_contexts(path, layout)`.
     """
 
@@ -28,48 +33,52 @@ class StoreWriter:
         Raises:
             ArtifactError: if the store to go on with has another layout.
         """
-        if start_context == 0:
-            path.mkdir(parents=True, exist_ok=True)
-            create_array(path, layout)
-        elif (found := layout_at(path)) != layout:
-            raise ArtifactError(f"{path}: cannot go on writing: the store there has {found}, wanted {layout}.")
         assert start_context % layout.shard_contexts == 0 or start_context == layout.contexts
-        self._path = path
-        self._layout = layout
-        self._written = start_context
-        self._shard: ShardWriter | None = None
-        self._chunk = np.empty((layout.chunk_contexts, layout.chunk_bytes // layout.chunk_contexts), dtype=np.uint8)
-        self._chunk_filled = 0
-        self._staging = torch.empty((0, *layout.shape[1:]), dtype=getattr(torch, layout.dtype))
+        self._path, self._layout = path, layout
+        path.mkdir(parents=True, exist_ok=True)
+        self._codec: Codec | None = None
+        if start_context:
+            found, attributes = layout_at(path)
+            if found != layout:
+                raise ArtifactError(f"{path}: cannot go on writing: the store there has {found}, wanted {layout}.")
+            self._codec = CODECS[layout.dtype].of(layout, attributes)
+        self._appended = start_context
+        self._files = _Files(path, layout, start_context)
+        self._background = ThreadPoolExecutor(1, "lmsae-writer")
+        self._coming: Future[None] | None = None
+        # Two, one filled while the other is written. Their memory is reused: fresh pages cost ten times the copy.
+        nothing = torch.empty((0, *layout.stored_shape[1:]), dtype=getattr(torch, layout.dtype))
+        self._staging = cycle([[nothing], [nothing.clone()]])
 
     def append(self, activations: Float[Tensor, "contexts context_size width"]) -> None:
-        """Write the next contexts, as many as there are, converted to the store's dtype.
+        """Write the next contexts, as many as there are, as the store's dtype has them.
 
         Raises:
             ShapeError: if contexts of this shape, or so many of them, do not belong in this store.
             SourceError: if a value is not a number, is infinite, or becomes so in the store's dtype.
-            NoSpaceError: if the disk is full.
+            NoSpaceError: if the disk is full; perhaps only with the next append, or with close.
         """
         shape, layout = tuple(activations.shape), self._layout
-        if shape[1:] != layout.shape[1:] or self._written + shape[0] > layout.contexts:
+        if shape[1:] != layout.shape[1:] or self._appended + shape[0] > layout.contexts:
             raise ShapeError(
-                f"{self._path}: activations of shape {shape} do not fit behind {self._written:,} contexts "
+                f"{self._path}: activations of shape {shape} do not fit behind {self._appended:,} contexts "
                 f"of a store of shape {layout.shape}."
             )
-        contexts = self._stage(activations).view(torch.uint8).numpy().reshape(shape[0], self._chunk.shape[1])
-        while len(contexts):
-            if self._chunk_filled == 0 and len(contexts) >= layout.chunk_contexts:
-                taken = layout.chunk_contexts
-                self._write_chunk(contexts[:taken])
-            else:
-                taken = min(len(contexts), layout.chunk_contexts - self._chunk_filled)
-                self._chunk[self._chunk_filled : self._chunk_filled + taken] = contexts[:taken]
-                self._chunk_filled += taken
-                if self._chunk_filled == layout.chunk_contexts:
-                    self._write_chunk(self._chunk)
-                    self._chunk_filled = 0
-            self._written += taken
-            contexts = contexts[taken:]
+        if not shape[0]:
+            return
+        norms = torch.linalg.vector_norm(activations, dim=-1, dtype=torch.float32).cpu()
+        # A norm bounds every value, and few are looked at one by one.
+        if not norms.isfinite().all():
+            require_held(activations, activations.isfinite(), layout.dtype, self._place)
+        codec = self._codec or self._begun(activations)
+        if norms.max() > codec.largest:
+            require_held(activations, codec.holds(activations), layout.dtype, self._place)
+        rows = self._memory(shape[0])
+        codec.encode(activations, rows)
+        self._appended += shape[0]
+        self._settle()
+        contexts = rows.view(torch.uint8).numpy().reshape(shape[0], -1)
+        self._coming = self._background.submit(self._files.append, contexts, norms.numpy())
 
     def close(self) -> None:
         """Write what is left; every context must have been appended.
@@ -77,24 +86,19 @@ class StoreWriter:
         Raises:
             NotEnoughTokens: if some have not.
         """
-        if self._written < self._layout.contexts:
+        if self._appended < self._layout.contexts:
             raise NotEnoughTokens(
-                f"{self._path}: {self._written:,} of {self._layout.contexts:,} contexts were written: "
+                f"{self._path}: {self._appended:,} of {self._layout.contexts:,} contexts were written: "
                 "the store is unfinished."
             )
-        if self._chunk_filled:
-            self._chunk[self._chunk_filled :] = 0
-            self._write_chunk(self._chunk)
-            self._chunk_filled = 0
-        if self._shard:
-            self._shard.finish()
-            self._shard = None
+        self._settle()
+        self._files.close()
+        self._background.shutdown()
 
     def abandon(self) -> None:
         """Drop the unfinished shard and keep the finished ones."""
-        if self._shard:
-            self._shard.abandon()
-            self._shard = None
+        self._background.shutdown()
+        self._files.abandon()
 
     def __enter__(self) -> "StoreWriter":
         return self
@@ -108,41 +112,88 @@ class StoreWriter:
         finally:
             self.abandon()
 
-    def _stage(self, activations: Tensor) -> Tensor:
-        """The activations on the CPU in the store's dtype. Reuses its memory: fresh pages cost ten times the copy."""
-        if len(self._staging) < len(activations):
-            self._staging = self._staging.new_empty(activations.shape)
-        staged = self._staging[: len(activations)]
-        staged.copy_(activations)
-        if staged.numel() and not torch.stack(torch.aminmax(staged)).isfinite().all():
-            raise self._not_finite(activations, staged)
-        return staged
+    def _begun(self, activations: Tensor) -> Codec:
+        """The codec of a new store, which is made with it."""
+        self._codec = CODECS[self._layout.dtype].fitted(self._layout, activations)
+        create_norms(self._path, self._layout)
+        create_array(self._path, self._layout, self._codec.attributes)
+        return self._codec
 
-    def _not_finite(self, activations: Tensor, staged: Tensor) -> SourceError:
-        context = int(staged.isfinite().flatten(1).all(dim=1).logical_not().nonzero()[0])
-        values = activations[context]
-        where = f"{self._path}: context {self._written + context:,}"
-        if values.isfinite().all():
-            largest, limit = values.abs().max().item(), torch.finfo(staged.dtype).max
-            return SourceError(
-                f"{where} holds an activation of size {largest:,.0f}, and {self._layout.dtype} ends at {limit:,.0f}: "
-                "set activations.dtype=bfloat16."
-            )
-        return SourceError(
-            f"{where} holds NaN or infinity: the model itself overflows there. Run it in float32 or "
-            "bfloat16, and look at that text."
-        )
+    def _memory(self, contexts: int) -> Tensor:
+        """Memory for the rows of so many contexts, which is written to until the next but one is asked for."""
+        slot = next(self._staging)
+        if len(slot[0]) < contexts:
+            slot[0] = slot[0].new_empty((contexts, *slot[0].shape[1:]))
+        return slot[0][:contexts]
+
+    def _settle(self) -> None:
+        """Wait until the disk has what was handed to it."""
+        coming, self._coming = self._coming, None
+        if coming:
+            coming.result()
+
+    def _place(self, context: int) -> str:
+        """What to call a context of those that are being appended."""
+        return f"{self._path}: context {self._appended + context:,}"
+
+
+class _Files:
+    """The files of a store and of its norms, shard by shard; both are finished at the same contexts."""
+
+    def __init__(self, path: Path, layout: Layout, start_context: int) -> None:
+        self._path, self._layout = path, layout
+        self._written = start_context
+        self._shard: ShardWriter | None = None
+        self._norms = np.zeros((layout.shard_contexts, layout.context_size), dtype="<f4")
+        self._chunk = np.empty((layout.chunk_contexts, layout.chunk_bytes // layout.chunk_contexts), dtype=np.uint8)
+        self._chunk_filled = 0
+
+    def append(self, contexts: np.ndarray, norms: np.ndarray) -> None:
+        """Write contexts, (contexts, bytes of a context) uint8, and the norms of their tokens."""
+        layout = self._layout
+        while len(contexts):
+            if self._chunk_filled == 0 and len(contexts) >= layout.chunk_contexts:
+                taken = layout.chunk_contexts
+                chunk = contexts[:taken]
+            else:
+                taken = min(len(contexts), layout.chunk_contexts - self._chunk_filled)
+                self._chunk[self._chunk_filled : self._chunk_filled + taken] = contexts[:taken]
+                chunk, self._chunk_filled = self._chunk, self._chunk_filled + taken
+            behind = self._written % layout.shard_contexts
+            self._norms[behind : behind + taken] = norms[:taken]
+            if self._chunk_filled in (0, layout.chunk_contexts):
+                self._chunk_filled = 0
+                self._write_chunk(chunk)
+            self._written += taken
+            contexts, norms = contexts[taken:], norms[taken:]
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._chunk_filled:
+            self._chunk[self._chunk_filled :] = 0
+            self._write_chunk(self._chunk)
+        if self._shard:
+            self._finish_shard(self._shard)
+
+    def abandon(self) -> None:
+        """Drop the unfinished shard."""
+        if self._shard:
+            self._shard.abandon()
+            self._shard = None
 
     def _write_chunk(self, chunk: np.ndarray) -> None:
-        layout = self._layout
         if self._shard is None:
-            self._shard = ShardWriter(
-                shard_path(self._path, self._written // layout.shard_contexts), layout.shard_chunks
-            )
+            self._number = self._written // self._layout.shard_contexts
+            self._shard = ShardWriter(shard_path(self._path, self._number), self._layout.shard_chunks)
         self._shard.add(chunk)
         if self._shard.is_full:
-            self._shard.finish()
-            self._shard = None
+            self._finish_shard(self._shard)
+
+    def _finish_shard(self, shard: ShardWriter) -> None:
+        write_norms(norms_file(self._path, self._number), self._norms)
+        self._norms[:] = 0
+        shard.finish()
+        self._shard = None
 
 
 def finished_contexts(path: Path, layout: Layout) -> int:
@@ -151,24 +202,28 @@ def finished_contexts(path: Path, layout: Layout) -> int:
     All of them are read, and their checksums looked at.
     """
     try:
-        if layout_at(path) != layout:
+        if layout_at(path)[0] != layout:
             return 0
     except ArtifactError:
         return 0
     for shard in range(layout.shards):
         try:
             _check_shard(shard_path(path, shard), layout, shard)
+            check_norms(norms_file(path, shard), layout)
         except DamagedArtifact:
             return shard * layout.shard_contexts
     return layout.contexts
 
 
 def drop_unfinished(path: Path, layout: Layout, contexts: int) -> None:
-    """Remove whatever is in the store's folder besides its metadata and the shards of its first contexts."""
-    kept = {shard_path(path, shard).name for shard in range(-(-contexts // layout.shard_contexts))}
-    for entry in path.iterdir() if path.exists() else ():
-        if contexts == 0 or entry.name not in {"zarr.json", *kept}:
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    """Remove whatever is in the folders of the store and its norms besides metadata and the shards of its first
+    contexts."""
+    shards = range(-(-contexts // layout.shard_contexts))
+    for folder, file in ((path, shard_path), (norms_path(path), norms_file)):
+        kept = {file(path, shard).name for shard in shards}
+        for entry in folder.iterdir() if folder.exists() else ():
+            if contexts == 0 or entry.name not in {"zarr.json", *kept}:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def _check_shard(path: Path, layout: Layout, shard: int) -> None:

@@ -30,8 +30,9 @@ MOST_SHARE = 0.05
 class Checkpoints:
     """The checkpoints of one run, in a folder of its own."""
 
-    def __init__(self, folder: Path, run: Run) -> None:
-        self._folder, self._run = folder, run
+    def __init__(self, folder: Path, run: Run, keeps: int = 0) -> None:
+        """The checkpoint of step `keeps`, if there is such a step, stays when the run has finished."""
+        self._folder, self._run, self._keeps = folder, run, keeps
         self._written = -1
         self._of_use: list[Path] = []
 
@@ -42,7 +43,8 @@ class Checkpoints:
         self._folder.mkdir(exist_ok=True)
         self._of_use = self._of_use[1 - KEPT :]
         for older in set(self._newest_first()).difference(self._of_use):
-            older.unlink()
+            if _step_of(older) != self._keeps:
+                older.unlink()
         draft = self._folder / ".draft"
         try:
             with open(draft, "wb") as file:
@@ -65,36 +67,82 @@ class Checkpoints:
         otherwise: by another run, another version of lmsae or torch, or in another format.
         """
         for path in self._newest_first():
-            reason = "its bytes are not those that were written"
-            if path.stem.partition("-")[2] == digest_of_file(path)[:DIGEST_DIGITS]:
-                saved = torch.load(path, map_location=self._run.device, weights_only=True)
-                reason = _difference(saved["made_by"], _maker(self._run))
-                if not reason:
-                    self._run.go_on_from(saved["state"])
-                    self._of_use, self._written = [path], self._run.steps_done
-                    return self._run.steps_done
-            print(f"{path}: passed over: {reason}", file=sys.stderr)
+            if self._taken(path, self._run.name):
+                self._of_use, self._written = [path], self._run.steps_done
+                return self._run.steps_done
         return 0
 
+    def go_on_from(self, folder: Path, name: str, most_steps: int) -> int:
+        """Bring the run to where a shorter one called `name` was, by the newest whole checkpoint in its `folder` of at
+        most so many steps; returns the steps done, 0 without any."""
+        for path in _newest_first(folder):
+            with suppress(FileNotFoundError):  # the shorter run is still at work, and has a newer one
+                if _step_of(path) <= most_steps and self._taken(path, name):
+                    return self._run.steps_done
+        return 0
+
+    def finish(self) -> None:
+        """Remove what was only to go on from, but for the checkpoint to keep."""
+        kept = {path for path in self._newest_first() if _step_of(path) == self._keeps}
+        if self._folder.exists():
+            for path in set(self._folder.iterdir()) - kept:
+                path.unlink()
+        if self._folder.exists() and not kept:
+            self._folder.rmdir()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the run stands where its checkpoint is to be kept."""
+        return self._run.steps_done == self._keeps
+
+    def _taken(self, path: Path, name: str) -> bool:
+        """Bring the run to a checkpoint of the run `name`, or say why not."""
+        reason = "its bytes are not those that were written"
+        if path.stem.partition("-")[2] == digest_of_file(path)[:DIGEST_DIGITS]:
+            saved = torch.load(path, map_location=self._run.device, weights_only=True)
+            reason = _difference(saved["made_by"], {**_maker(self._run), "run": name})
+            if not reason:
+                self._run.go_on_from(saved["state"])
+                return True
+        print(f"{path}: passed over: {reason}", file=sys.stderr)
+        return False
+
     def _newest_first(self) -> list[Path]:
-        return sorted(self._folder.glob("*.pt"), reverse=True)
+        return _newest_first(self._folder)
 
 
 class Keeper:
     """Writes checkpoints of the runs of a pass: every so many seconds, and when the pass is asked to stop."""
 
-    def __init__(self, checkpoints: Mapping[Run, Checkpoints], seconds: float, interruption: Interruption) -> None:
-        """`seconds` is the time between two rounds; 0 means after every step."""
+    def __init__(
+        self, checkpoints: Mapping[Run, Checkpoints], seconds: float, interruption: Interruption, steps: int = 0
+    ) -> None:
+        """`seconds` is the time between two rounds, 0 means after every step; `steps` are the steps between two, and 0
+        means that they do not count."""
         self._checkpoints, self._seconds, self._interruption = checkpoints, seconds, interruption
+        self._steps = steps
+        self._active: Sequence[Run] = list(checkpoints)
         self._last, self._cost = time.monotonic(), 0.0
         self._rounds, self._spent = 0, 0.0
 
     def after_step(self, runs: Sequence[Run]) -> None:
         """To be called after every step with the runs that go on. Ends the pass if somebody asked for that."""
+        self._active = runs
         pause = self._seconds and max(self._seconds, self._cost / MOST_SHARE)
         if self._interruption.is_asked or time.monotonic() - self._last >= pause:
             self._write(runs)
+        elif due := [run for run in runs if self._is_due(run)]:
+            self._write(due)
         self._interruption.obey()
+
+    def _is_due(self, run: Run) -> bool:
+        by_step = bool(self._steps) and run.steps_done % self._steps == 0
+        return by_step or self._checkpoints[run].is_due
+
+    def while_waiting(self) -> None:
+        """To be called now and then while the next batch is made, which can take long. Ends the pass if asked to."""
+        if self._interruption.is_asked:
+            self.after_step(self._active)
 
     def facts(self) -> dict[str, float]:
         """For provenance: how often checkpoints of the pass were written, and the seconds which that took."""
@@ -111,6 +159,15 @@ class Keeper:
         self._cost = self._last - began
         self._rounds += 1
         self._spent += self._cost
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[0-9]*-*.pt"), reverse=True)
+
+
+def _step_of(path: Path) -> int:
+    """The steps done, by the name of a checkpoint's file."""
+    return int(path.stem.partition("-")[0])
 
 
 def _maker(run: Run) -> dict[str, Any]:

@@ -125,7 +125,9 @@ class TrainConfig(Frozen):
     )
     resample_times: int = Field(default=4, gt=0, description="How often that happens at most.")
     precision: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="Precision of matrix products; master weights and sums are float32 in both."
+        default="float32",
+        description="Precision of matrix products; master weights and sums are float32 in both. Where few latents are "
+        "active only their selection is in bfloat16: their codes are computed from the weights as they are.",
     )
 
     @model_validator(mode="after")

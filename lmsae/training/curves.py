@@ -54,8 +54,12 @@ class Tally:
 
 
 def is_point(step: int, steps: int) -> bool:
-    """Whether `step` of `steps` is recorded: about 200 evenly spaced ones are, and always the last."""
-    return step % max(1, steps // POINTS) == 0 or step == steps - 1
+    """Whether `step` of `steps` is recorded: 200 to 400 evenly spaced ones are, and always the last.
+
+    They are a power of two apart, so that those of a longer run are among those of a shorter one.
+    """
+    apart = 1 << max(0, (steps // POINTS).bit_length() - 1)
+    return step % apart == 0 or step == steps - 1
 
 
 def write(points: list[dict[str, float]], path: Path) -> None:

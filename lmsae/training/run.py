@@ -51,6 +51,8 @@ class Run:
         }
         self.ema = WeightMean(dictionary.named_parameters(), config.ema) if config.ema else None
         self._last_k: int = getattr(dictionary.sparsity, "k", 0)
+        entrywise = dictionary.entrywise and all(loss.entrywise for loss in objective.losses)
+        self._pass = dictionary.entrywise_pass if entrywise else dictionary.training_pass
         self._reconstructs = not any(loss.replaces_reconstruction for loss in objective.losses)
 
     @property
@@ -86,7 +88,7 @@ class Run:
             share = part.tokens / tokens
             forward, terms = self._losses(part, progress)
             (share * torch.stack(list(terms.values())).sum()).backward()
-            fired |= (forward.codes != 0).any(0)
+            fired |= forward.fired()
             if tally:
                 tally.add(forward, terms, share)
         self.since_fired += tokens
@@ -100,7 +102,7 @@ class Run:
     def _losses(self, batch: Batch, progress: dict[str, Progress]) -> tuple[Forward, dict[str, Tensor]]:
         x, target = self.dictionary.normalised(batch.x, batch.target)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            forward = self.dictionary.training_pass(x, target, batch.usable)
+            forward = self._pass(x, target, batch.usable)
             if self.splice:
                 forward = replace(forward, model=self.splice.run(self.dictionary, batch, forward.reconstruction))
             terms = {"reconstruction": reconstruction_loss(forward)} if self._reconstructs else {}
@@ -184,12 +186,13 @@ class Run:
         }
 
     def go_on_from(self, state: dict[str, Any]) -> None:
-        """Take over the `state` of a run of the same config, on this run's device: the next step is the one that would
-        have come there. The log hears the points so far."""
+        """Take over the `state` of a run of the same config, or of one that did the same so far (forks.py), on this
+        run's device: the next step is the one that would have come there. The log hears the points so far."""
         self.dictionary.load_state_dict(state["dictionary"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        self.steps_done, self.curves = state["steps_done"], state["curves"]
+        self.steps_done = state["steps_done"]
+        self.curves = [point for point in state["curves"] if curves.is_point(int(point["step"]), self.config.steps)]
         self.since_fired, self.memory = state["since_fired"], state["memory"]
         if self.ema:
             self.ema.updates, self.ema.sums = state["ema"]

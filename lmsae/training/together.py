@@ -32,7 +32,7 @@ def train_together(
     active, broken = list(runs), []
     first, last = min(run.steps_done for run in runs), max(run.config.steps for run in runs)
     for step, on_cpu in enumerate(stream.batches(first, last), first):
-        batch = on_cpu.to(device)
+        batch, finished = on_cpu.to(device), []
         for run in [run for run in active if run.steps_done == step]:
             try:
                 run.step(batch)
@@ -44,8 +44,9 @@ def train_together(
             if run.is_finished:
                 active.remove(run)
                 run.close()
-                yield run
+                finished.append(run)
         advance(on_cpu.tokens)
+        yield from finished
         after_step(active)
         if not active:
             break

@@ -25,6 +25,16 @@ def test_it_works_in_the_units_of_training_and_speaks_raw_activations(case: Case
     torch.testing.assert_close(made.write.restore(target_units, like), target)
 
 
+@pytest.mark.parametrize("act_fn", ["topk", "batchtopk", "groupmax"])
+def test_the_learned_threshold_is_in_the_units_that_latents_are_selected_in(act_fn: str) -> None:
+    made = trained(Case("sae", act_fn, include_norm=True)).train()
+    x = activations(Case("sae", act_fn))[0]
+    forward = made.training_pass(*made.normalised(x, x))
+    smallest = forward.pre[forward.codes != 0].min()  # of the one batch that it has observed
+    assert not torch.allclose(smallest, forward.codes[forward.codes != 0].min(), rtol=0.01)
+    torch.testing.assert_close(made.sparsity.threshold, smallest.expand(made.geometry.latents))
+
+
 @pytest.mark.parametrize("case", cases((True,)), ids=str)
 def test_saving_what_was_loaded_gives_the_same_bytes_and_outputs(case: Case, tmp_path: Path) -> None:
     x, _ = activations(case)

@@ -11,10 +11,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lmsae.artifact import Artifact
+from lmsae.artifact import Artifact, Artifacts, Spec
 from lmsae.dictionary.dictionary import Dictionary
+from lmsae.lm.source import ResolvedModel
 from lmsae.runtime import Runtime
+from lmsae.stages import activations as activations_stage
 from lmsae.stages import init, norm, train
+from lmsae.stages.activations import LMConfig
 from lmsae.stages.sites import Sites
 from lmsae.stages.stage import Job
 from lmsae.store.layout import Layout
@@ -26,6 +29,8 @@ WIDTH, D_SAE = 6, 24
 # Of each token set the first contexts are held aside; token 0 is special and opens each context.
 CONTEXTS, ASIDE, CONTEXT_SIZE = 12, 4, 32
 HERE = Sites(reads=(0,), writes=(0,))
+MODEL = LMConfig(source=ResolvedModel(name="none", revision="none"), backend="huggingface", dtype="float32")
+CAPTURE = activations_stage.Config(model=MODEL, hook_point="none", width=WIDTH).model_dump(mode="json")
 Stages = Callable[..., dict[str, Artifact]]
 
 
@@ -56,11 +61,11 @@ def stages(tmp_path: Path) -> Stages:
             writer.write_split(split, CONTEXTS, CONTEXT_SIZE, [(ids, ids)])
         special = {"bos_token_id": 0, "special_token_ids": [0]}
         writer.write_attributes({"n_aside_contexts": ASIDE, "d_vocab": CONTEXT_SIZE, "counts": {}, **special})
-        with StoreWriter(
-            folder / "activations" / "activations.zarr", Layout(CONTEXTS, CONTEXT_SIZE, WIDTH, "float32", 64)
-        ) as store:
+        captured = Artifacts(folder).add(Spec(stage="activations", version=2, config=CAPTURE, inputs={}))
+        layout = Layout(CONTEXTS, CONTEXT_SIZE, WIDTH, "float32", 64)
+        with StoreWriter(captured.path / "activations.zarr", layout) as store:
             store.append(activations)
-        made = {key: Artifact(folder / key) for key in ("tokens", "activations")}
+        made = {"tokens": Artifact(folder / "tokens"), "activations": captured}
         made["norm"] = make(norm, norm.Config(), made, folder / "norm")
         dictionary, _ = parts("batchtopk", WIDTH, D_SAE)
         config = init.Config(dictionary=dictionary, sites=HERE, unit_norm_decoder=False)

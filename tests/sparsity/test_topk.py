@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
 from lmsae import sparsity
-from lmsae.sparsity import topk
+from lmsae.sparsity import selection, topk
 from lmsae.sparsity.config import BatchTopKConfig, TopKConfig
 
 FLOATS = st.floats(-4, 4, width=32)
@@ -177,3 +177,21 @@ def test_with_all_latents_allowed_both_are_relu(pre: np.ndarray) -> None:
     for config in (TopKConfig(k=latents), BatchTopKConfig(k=latents)):
         codes = build(config, latents)(torch.from_numpy(pre))
         assert torch.equal(codes, torch.from_numpy(pre).relu())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(("width", "k", "groups"), [(512, 8, 1), (512, 8, 2), (509, 8, 1), (64, 60, 1), (8, 20, 1)])
+def test_the_k_largest_of_each_token_are_chosen_exactly(dtype: torch.dtype, width: int, k: int, groups: int) -> None:
+    random = torch.randn(9, width * groups, generator=torch.Generator().manual_seed(0))
+    few = torch.full((width * groups,), -torch.inf)
+    few[3] = 1.0
+    special = [torch.zeros_like(few), -torch.ones_like(few), few, random[0].sort().values, (random[0] * 2).round()]
+    values = torch.cat([random, torch.stack(special)]).to(dtype)
+    chosen = selection.largest_of_each(values, k, groups).unflatten(-1, (groups, -1))
+    assert chosen.shape[-1] == min(k, width)
+    for group in range(groups):
+        assert ((chosen[:, group] >= group * width) & (chosen[:, group] < (group + 1) * width)).all()
+    expected = np.sort(values.double().numpy().reshape(len(values), groups, width))[..., -min(k, width) :]
+    found = values.gather(1, chosen.flatten(1)).double().numpy().reshape(chosen.shape)
+    np.testing.assert_array_equal(np.sort(found), expected)
+    assert all(len(row.unique()) == row.numel() for row in chosen)

@@ -53,7 +53,8 @@ def uninterrupted(pristine: Path, tmp_path_factory: pytest.TempPathFactory, zygo
     folder = tmp_path_factory.mktemp("uninterrupted") / "here"
     shutil.copytree(pristine, folder)
     write_config(folder, **SECTIONS)
-    there = [{**row, "name": f"{row['name']}-there", "sae.hook_point": "blocks.1.hook_resid_post"} for row in ROWS[:1]]
+    elsewhere = {"sae.hook_point": "blocks.1.hook_resid_post", "activations.dtype": "int8"}
+    there = [{**row, "name": f"{row['name']}-there", **elsewhere} for row in ROWS[:1]]
     write_sweep(folder, [{"sae.hook_point": HERE} | row for row in ROWS] + there)
     for stage in ("plan", "tokenize", "activations", "norm", "init", "train"):
         ended = zygote.run(Order(str(folder), [stage], shard_bytes=SHARD_BYTES))

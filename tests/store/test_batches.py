@@ -11,6 +11,7 @@ from lmsae.errors import DamagedArtifact, NotEnoughTokens, ShapeError
 from lmsae.store.batches import ShuffledBatches
 from lmsae.store.order import WindowOrder
 from lmsae.store.reader import StoreReader
+from lmsae.store.source import Stores
 
 from .conftest import MakeStore
 
@@ -33,8 +34,8 @@ def store(make_store: MakeStore, numbered_tokens: NumberedTokens) -> Path:
 
 
 def shuffled(paths: list[Path], usable: np.ndarray, batch_size: int = 23, **kwargs) -> ShuffledBatches:
-    readers = [StoreReader(path) for path in paths]
-    return ShuffledBatches(readers, usable, batch_size=batch_size, seed=5, window_tokens=WINDOW, **kwargs)
+    stores = Stores([StoreReader(path) for path in paths])
+    return ShuffledBatches(stores, usable, batch_size=batch_size, seed=5, window_tokens=WINDOW, **kwargs)
 
 
 def lmsae_threads() -> list[threading.Thread]:
@@ -100,6 +101,16 @@ def test_sixteen_bit_stores_give_float32_batches(make_store: MakeStore, usable: 
     )
     assert half.dtype == torch.float32
     assert torch.equal(full.bfloat16().float(), half)
+
+
+def test_int8_stores_give_the_batches_of_what_they_hold(make_store: MakeStore, usable: np.ndarray) -> None:
+    """Read whole and read in shuffled batches, by tokens and by contexts."""
+    path = make_store(torch.randn(CONTEXTS, 8, 3), "int8")
+    held = make_store(StoreReader(path).read(0, CONTEXTS), "float32", name="held")
+    for whole_contexts in (False, True):
+        ours, wanted = (list(shuffled([p], usable, whole_contexts=whole_contexts).batches(0, 9)) for p in (path, held))
+        for got, expected in zip(ours, wanted, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
 def test_damage_met_in_the_background_reaches_the_consumer_and_ends_the_threads(

@@ -283,6 +283,8 @@ def test_a_checkpoint_that_cannot_be_written_ends_nothing_and_leaves_the_earlier
 class Clock:
     """Time that passes when it is told to; each checkpoint takes `cost` seconds."""
 
+    is_due = False
+
     def __init__(self, cost: float) -> None:
         self.now, self.cost, self.writes = 1000.0, cost, list[float]()
 
@@ -306,6 +308,33 @@ def test_checkpoints_come_every_so_many_seconds_and_never_take_more_than_a_twent
     gaps = [later - earlier - cost for earlier, later in zip(clock.writes, clock.writes[1:], strict=False)]
     assert set(gaps) == {max(1, pauses)}
     assert keeper.facts() == {"checkpoints": len(clock.writes), "checkpoint_s": pytest.approx(cost * len(clock.writes))}
+
+
+def test_checkpoints_may_come_every_so_many_steps(make_run: Any, batches_for: Any, tmp_path: Path) -> None:
+    run = make_run("topk", 10)
+    keeper = Keeper({run: Checkpoints(tmp_path / "checkpoint", run)}, 1e9, Interruption(), steps=4)
+    for batch in batches_for("topk")[:9]:
+        run.step(batch)
+        keeper.after_step([run])
+    assert [path.name[:12] for path in sorted((tmp_path / "checkpoint").iterdir())] == ["000000000004", "000000000008"]
+
+
+def test_the_checkpoint_to_keep_outlives_later_ones_and_the_end_of_the_run(
+    make_run: Any, batches_for: Any, tmp_path: Path
+) -> None:
+    run = make_run("topk", 10)
+    checkpoints = Checkpoints(tmp_path / "checkpoint", run, keeps=3)
+    keeper = Keeper({run: checkpoints}, 0, Interruption())
+    for batch in batches_for("topk")[:9]:
+        run.step(batch)
+        keeper.after_step([run])
+    there = [int(path.name[:12]) for path in sorted((tmp_path / "checkpoint").iterdir())]
+    assert there == [3, 8, 9]
+    (tmp_path / "checkpoint" / ".draft").touch()
+    checkpoints.finish()
+    assert [int(path.name[:12]) for path in (tmp_path / "checkpoint").iterdir()] == [3]
+    Checkpoints(tmp_path / "checkpoint", run).finish()
+    assert not (tmp_path / "checkpoint").exists()
 
 
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from lmsae import entries
 from lmsae.catalog import CATALOG
 from lmsae.errors import TrainingError
-from lmsae.losses import reconstruction_loss
+from lmsae.losses import Forward, reconstruction_loss
 from lmsae.training import curves
 from lmsae.training.batch import Batch
 from lmsae.training.run import Run
@@ -335,3 +336,27 @@ def test_memories_stay_with_their_losses_and_on_their_device(name: str, make_run
         assert {key: value.shape for key, value in run.memory[loss.kind].items()} == {
             key: value.shape for key, value in loss.memory().items()
         }
+
+
+@pytest.mark.parametrize("name", ["topk", "batchtopk", "matryoshka", "standard", "jumprelu", "gated", "abstopk"])
+def test_training_at_few_entries_goes_where_dense_training_goes(
+    name: str, make_run: Any, batches_for: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(share: float) -> tuple[dict[str, Tensor], bool]:
+        monkeypatch.setattr(entries, "FEW", share)
+        run = make_run(name, 10)
+        seen: list[bool] = []
+        observe = run.dictionary.observe
+
+        def observed(forward: Forward) -> None:
+            seen.append(forward.entries is None)
+            observe(forward)
+
+        monkeypatch.setattr(run.dictionary, "observe", observed)
+        return weights(learn(run, batches_for(name))), all(seen)
+
+    (dense, was_dense), (sparse, was_dense_too) = trained(0.0), trained(1.0)
+    assert was_dense
+    assert not was_dense_too
+    for key, value in dense.items():
+        torch.testing.assert_close(sparse[key], value, rtol=1e-3, atol=1e-4, msg=key)

@@ -1,0 +1,212 @@
+"""What a sweep costs when nothing is to be done: `lmsae plan`, and no-op runs of both engines, by the number of rows.
+
+    python benchmarks/planning.py > benchmarks/results/WHEN-WHERE-planning.md
+
+In a temporary folder with this repository's Snakefile and dvc.yaml: a sweep over hook points, architectures, sparsities
+and seeds of the built-in model, and all of its artifacts finished. Their specs and manifests are real, written by the
+code that every stage publishes with; their payloads are a few bytes, and nothing is trained. Every command is a process
+of its own, as a user starts it. Beside them the floor: `lmsae --version`, and a Snakefile without rules.
+"""
+
+import argparse
+import csv
+import itertools
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from lmsae.artifact import Artifacts
+from lmsae.experiment import plan_of
+from lmsae.plan import Plan
+from lmsae.results import PAGE, publish
+from lmsae.running import write_index
+from lmsae.stages import STAGES
+
+REPOSITORY = Path(__file__).parents[1]
+SHIPPED = ("Snakefile", "workflow", "profiles", "dvc.yaml", ".dvc/config", ".dvc/plots")
+HOOK_POINTS = [f"blocks.{layer}.hook_{kind}" for layer in range(4) for kind in ("resid_post", "mlp_out")]
+SPARSITIES = {
+    ("topk", "sae.k"): (8, 16, 32, 64, 128),
+    ("batchtopk", "sae.k"): (8, 16, 32, 64, 128),
+    ("matryoshka", "sae.k"): (8, 16, 32, 64, 128),
+    ("standard", "sae.l1_coefficient"): (0.5, 1, 2, 4, 8),
+    ("jumprelu", "sae.l0_coefficient"): (0.1, 0.2, 0.4, 0.8, 1.6),
+}
+COLUMNS = ("name", "sae.hook_point", "sae.architecture", *dict.fromkeys(name for _, name in SPARSITIES), "train.seed")
+PAYLOAD = {"tokenize": "counts.json", "report": PAGE}
+"""The files of an artifact that somebody looks at when nothing is to be done."""
+
+
+def rows() -> Iterator[dict[str, object]]:
+    """Rows without end: all dictionaries of one seed, then those of the next."""
+    for seed in itertools.count():
+        for hook_point in HOOK_POINTS:
+            for (architecture, column), values in SPARSITIES.items():
+                for value in values:
+                    settings = (hook_point, architecture, value, seed)
+                    names = ("sae.hook_point", "sae.architecture", column, "train.seed")
+                    yield {"name": "-".join(map(str, settings)), **dict(zip(names, settings, strict=True))}
+
+
+def write_sweep(folder: Path, count: int) -> None:
+    """config.yaml and sweep.tsv of so many rows."""
+    (folder / "config").mkdir(exist_ok=True)
+    (folder / "config/config.yaml").write_text("sae: {d_sae: 1024}\ntrain: {tokens: 500_000}\n")
+    with open(folder / "config/sweep.tsv", "w", newline="") as file:
+        sheet = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n")
+        sheet.writeheader()
+        sheet.writerows(itertools.islice(rows(), count))
+
+
+def finish(plan: Plan, artifacts: Artifacts) -> None:
+    """Publish an artifact of every spec of the plan, with a payload of a few bytes."""
+    counts = {"train_contexts": 8000, "aside_contexts": 64, "train_usable_by_position": [8000] * 256}
+    for stage in STAGES:
+        payload = json.dumps(counts if stage == "tokenize" else {"stage": stage})
+        for spec in plan.specs(stage):
+            artifact = artifacts.add(spec)
+            if not artifact.is_finished:
+                (artifact.path / PAYLOAD.get(stage, "payload.json")).write_text(payload)
+                artifact.publish({"facts": {}})
+
+
+def publish_page(plan: Plan, artifacts: Artifacts, results: Path) -> None:
+    """What the report's stage leaves in results/, of which DVC tracks some. No dictionary is exported."""
+    publish(artifacts[plan.report.reference], (), artifacts.root, results)
+    for name in ("table.csv", "table.parquet", "pareto.csv", "density.csv", "curves.csv", "metrics.json"):
+        (results / name).write_text("{}\n")
+    for name in ("plots", "saelens"):
+        (results / name).mkdir(exist_ok=True)
+        (results / name / "one").write_text("")
+
+
+def prepare(folder: Path, count: int) -> None:
+    """A sweep of so many rows whose artifacts are all finished, as both engines know."""
+    write_sweep(folder, count)
+    here = Path.cwd()
+    os.chdir(folder)
+    try:
+        plan, runtime = plan_of(Path("config/config.yaml"), Path("config/sweep.tsv"), [], {})
+        artifacts = Artifacts(runtime.artifacts)
+        plan.write(artifacts, runtime.together)
+        finish(plan, artifacts)
+        publish_page(plan, artifacts, runtime.results)
+        for stage in STAGES:
+            write_index(stage, [spec.reference for spec in plan.specs(stage)], artifacts)
+    finally:
+        os.chdir(here)
+    run(folder, "dvc", "commit", "--force", "--quiet")
+
+
+def run(folder: Path, *command: str) -> float:
+    """Seconds that a command takes, which must succeed."""
+    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": programs, "DVC_NO_ANALYTICS": "1", "PYTHONPATH": str(REPOSITORY)}
+    started = time.perf_counter()
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}: {done.stdout}{done.stderr}")
+    said = done.stdout + done.stderr
+    if command[0] == "snakemake" and "Nothing to be done" not in said and "-s" not in command:
+        raise SystemExit(f"snakemake found work to do:\n{said}")
+    if command[:2] == ("dvc", "repro") and "Running stage 'tokenize'" in said:
+        raise SystemExit(f"dvc found work to do:\n{said}")
+    return seconds
+
+
+COMMANDS = {
+    "lmsae plan": ("lmsae", "plan"),
+    "snakemake": ("snakemake", "--cores", "2"),
+    "dvc repro": ("dvc", "repro"),
+}
+
+
+def first_plan(folder: Path) -> float:
+    """Seconds of a plan that writes every spec, the digests of the built-in text and model unknown."""
+    shutil.rmtree(folder / "artifacts", ignore_errors=True)
+    return run(folder, "lmsae", "plan")
+
+
+def floors(folder: Path, times: int) -> str:
+    """What the programs take to start, medians."""
+    (folder / "Nothing.smk").write_text("rule all:\n    input: []\n")
+    commands = {
+        "python": (sys.executable, "-c", "pass"),
+        "lmsae --version": ("lmsae", "--version"),
+        "importing what a plan needs": (sys.executable, "-c", "import lmsae.experiment, lmsae.overview"),
+        "snakemake without rules": ("snakemake", "--cores", "2", "-s", "Nothing.smk"),
+        "dvc --version": ("dvc", "--version"),
+    }
+    found = {name: statistics.median(run(folder, *command) for _ in range(times)) for name, command in commands.items()}
+    return ", ".join(f"{name} {seconds:.2f}" for name, seconds in found.items())
+
+
+def line(count: int, wanted: int, taken: dict[str, list[float]]) -> str:
+    """A line of the table: medians, with all runs' range."""
+    cells = [f"{statistics.median(all_):.2f} ({min(all_):.2f}-{max(all_):.2f})" for all_ in taken.values()]
+    return f"| {count:,} | {wanted:,} | {' | '.join(cells)} |"
+
+
+def slopes(counts: Sequence[int], taken: Sequence[dict[str, list[float]]]) -> str:
+    """Milliseconds a row, between each number of rows and the next: a line stays a line if they do not grow."""
+    texts = []
+    for name in taken[0]:
+        medians = [statistics.median(one[name]) for one in taken]
+        steps = [
+            1000 * (after - before) / (high - low)
+            for (low, high), (before, after) in zip(
+                itertools.pairwise(counts), itertools.pairwise(medians), strict=True
+            )
+        ]
+        texts.append(f"{name} {', '.join(f'{step:.2f}' for step in steps)}")
+    return "; ".join(texts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[100, 300, 1000, 2000])
+    parser.add_argument("--times", type=int, default=3, help="runs of each command, in turn")
+    arguments = parser.parse_args()
+    measured = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for shipped in SHIPPED:
+            source, target = REPOSITORY / shipped, folder / shipped
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir() and not source.is_symlink():
+                shutil.copytree(source, target)
+            else:
+                shutil.copy(source, target, follow_symlinks=False)
+        run(folder, "dvc", "config", "core.no_scm", "true")
+        programs = ", ".join(f"{name} {version(name)}" for name in ("snakemake", "dvc"))
+        where = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {programs}"
+        print(f"`python benchmarks/planning.py`, {time.strftime('%Y-%m-%d')}, {where}.\n")
+        print(f"Seconds, medians of {arguments.times} runs (range).\n")
+        print(
+            "| rows | artifacts | first plan | " + " | ".join(COMMANDS) + " |\n|---|---|---|" + "---|" * len(COMMANDS)
+        )
+        for count in arguments.rows:
+            write_sweep(folder, count)
+            taken: dict[str, list[float]] = {"first plan": [first_plan(folder)]}
+            prepare(folder, count)
+            for label, command in list(COMMANDS.items()) * arguments.times:
+                taken.setdefault(label, []).append(run(folder, *command))
+            wanted = len(list((folder / "artifacts").glob("*/*/manifest.json")))
+            measured.append(taken)
+            print(line(count, wanted, taken), flush=True)
+        print(f"\nMilliseconds a row, from each number of rows to the next: {slopes(arguments.rows, measured)}.")
+        print(f"\nThe floor: {floors(folder, arguments.times)}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""Trainers of lmsae and of its peers behind one face, for benchmarks that run them on the same activations.
+
+dictionary_learning is optional: `pip install --no-deps dictionary-learning` into the environment of lmsae, and nnsight,
+which it imports.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmsae.catalog import SaeSection, resolve, with_defaults
+from lmsae.dictionary.dictionary import Dictionary
+from lmsae.initialisation.config import InitConfig
+from lmsae.initialisation.initialise import initialise
+from lmsae.training.batch import Batch
+from lmsae.training.config import TrainConfig
+from lmsae.training.run import Run
+
+PREFIXES = (0.25, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all trainers are told alike. Coefficients are in lmsae's units: activations of mean norm sqrt(width)."""
+
+    architecture: str
+    width: int
+    d_sae: int
+    batch: int
+    tokens: int
+    lr: float
+    k: int = 32
+    l1: float = 5.0
+    l0: float = 2.0
+
+    @property
+    def steps(self) -> int:
+        return self.tokens // self.batch
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """One library learning one dictionary from activations of mean norm sqrt(width)."""
+
+    name: str
+    step: Callable[[Tensor], None]
+    encode: Callable[[Tensor], Tensor]
+    reconstruct: Callable[[Tensor], Tensor]
+
+
+COLUMNS: Mapping[str, Callable[[Setting], dict[str, Any]]] = {
+    "topk": lambda setting: {"k": setting.k},
+    "batchtopk": lambda setting: {"k": setting.k},
+    "matryoshka": lambda setting: {"k": setting.k, "matryoshka_prefixes": PREFIXES},
+    "standard": lambda setting: {"l1_coefficient": setting.l1},
+    "gated": lambda setting: {"l1_coefficient": setting.l1},
+    "jumprelu": lambda setting: {"l0_coefficient": setting.l0},
+}
+
+
+def lmsae_run(setting: Setting, aside: Tensor, precision: str = "float32", seed: int = 0) -> Run:
+    """A Run of lmsae, from a grid-searched start."""
+    columns = {"architecture": setting.architecture, "d_sae": setting.d_sae, "normalize_activations": "none"}
+    values = with_defaults(columns)  # activations are scaled already, for all
+    common = {name: value for name, value in values.items() if name in SaeSection.model_fields}
+    chosen = COLUMNS[setting.architecture](setting)
+    parts, objective = resolve(SaeSection(**common), chosen, frozenset(chosen), (setting.width,), (setting.width,))
+    dictionary = Dictionary(parts)
+    init = InitConfig(seed=seed)
+    initialise(dictionary, aside, aside, None, init, unit_norm_decoder=objective.unit_norm_decoder)
+    config = TrainConfig.model_validate(
+        {
+            "tokens": setting.tokens,
+            "batch_size": setting.batch,
+            "lr": setting.lr,
+            "lr_cool_down_steps": 0,
+            "dead_threshold": 1000 * setting.batch,
+            "threshold_lr_factor": 5,
+            "precision": precision,
+        }
+    )
+    return Run(dictionary, objective, config, setting.architecture)
+
+
+def lmsae(setting: Setting, aside: Tensor, precision: str = "float32", seed: int = 0) -> Trainer:
+    """lmsae with float32 or bfloat16 products."""
+    run = lmsae_run(setting, aside, precision, seed)
+    dictionary = run.dictionary
+    return Trainer(
+        f"lmsae {precision}", lambda x: run.step(Batch(x, x)), dictionary.encode, lambda x: dictionary.eval()(x)
+    )
+
+
+def saelens(setting: Setting, autocast: bool = False) -> Trainer:
+    """SAELens' own trainer of the same architecture."""
+    import sae_lens
+    from sae_lens.config import SAETrainerConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    prefix, options = {
+        "topk": ("TopK", {"k": setting.k}),
+        "batchtopk": ("BatchTopK", {"k": setting.k}),
+        "matryoshka": (
+            "MatryoshkaBatchTopK",
+            {"k": setting.k, "matryoshka_widths": [int(share * setting.d_sae) for share in PREFIXES]},
+        ),
+        "standard": ("Standard", {"l1_coefficient": setting.l1}),
+        "gated": ("Gated", {"l1_coefficient": setting.l1}),
+        "jumprelu": ("JumpReLU", {"l0_coefficient": setting.l0}),
+    }[setting.architecture]
+    config = getattr(sae_lens, f"{prefix}TrainingSAEConfig")(d_in=setting.width, d_sae=setting.d_sae, **options)
+    sae = getattr(sae_lens, f"{prefix}TrainingSAE")(config)
+    training = SAETrainerConfig(
+        total_training_samples=setting.tokens,
+        train_batch_size_samples=setting.batch,
+        lr=setting.lr,
+        lr_end=setting.lr,
+        autocast=autocast,
+    )
+    trainer = SAETrainer(training, sae, data_provider=iter(()))
+
+    def step(x: Tensor) -> None:
+        trainer.step(x)
+        trainer.n_training_steps += 1
+
+    return Trainer("SAELens autocast" if autocast else "SAELens", step, sae.encode, sae)
+
+
+def dictionary_learning_trainer(setting: Setting) -> Any:
+    """dictionary_learning's own trainer object; its activations have a mean squared norm of 1."""
+    module, kind, options = {
+        "topk": ("top_k", "TopKTrainer", {"k": setting.k}),
+        "batchtopk": ("batch_top_k", "BatchTopKTrainer", {"k": setting.k}),
+        "matryoshka": (
+            "matryoshka_batch_top_k",
+            "MatryoshkaBatchTopKTrainer",
+            {"k": setting.k, "group_fractions": [0.25, 0.25, 0.5]},
+        ),
+        "standard": (
+            "standard",
+            "StandardTrainer",
+            {"l1_penalty": setting.l1 / setting.width**0.5, "sparsity_warmup_steps": 0},
+        ),
+        "gated": (
+            "gdm",
+            "GatedSAETrainer",
+            {"l1_penalty": setting.l1 / setting.width**0.5, "sparsity_warmup_steps": 0},
+        ),
+        "jumprelu": ("jumprelu", "JumpReluTrainer", {"target_l0": float(setting.k), "sparsity_warmup_steps": 0}),
+    }[setting.architecture]
+    trainer = getattr(importlib.import_module(f"dictionary_learning.trainers.{module}"), kind)
+    return trainer(
+        steps=setting.steps + 2,
+        activation_dim=setting.width,
+        dict_size=setting.d_sae,
+        layer=0,
+        lm_name="",
+        lr=setting.lr,
+        warmup_steps=0,
+        device="cpu",
+        seed=0,
+        **options,
+    )
+
+
+def dictionary_learning(setting: Setting) -> Trainer:
+    """dictionary_learning's trainer of the same architecture."""
+    trainer, scale = dictionary_learning_trainer(setting), setting.width**-0.5
+    steps_done = 0
+
+    def step(x: Tensor) -> None:
+        nonlocal steps_done
+        trainer.update(steps_done, x * scale)
+        steps_done += 1
+
+    dictionary = trainer.ae
+    return Trainer(
+        "dictionary_learning",
+        step,
+        lambda x: dictionary.encode(x * scale),
+        lambda x: dictionary(x * scale) / scale,
+    )
+
+
+def explained_variance(trainer: Trainer, x: Tensor) -> float:
+    """1 - FVU, pooled over x (tokens, width)."""
+    with torch.no_grad():
+        error = (trainer.reconstruct(x) - x).pow(2).sum()
+    return float(1 - error / (x - x.mean(0)).pow(2).sum())
+
+
+def l0_and_dead(trainer: Trainer, x: Tensor) -> tuple[float, float]:
+    """Mean active latents a token, and the share of latents that fire on no token of x."""
+    with torch.no_grad():
+        fires = trainer.encode(x) != 0
+    return float(fires.sum(1).float().mean()), float(fires.any(0).logical_not().float().mean())

@@ -1,0 +1,65 @@
+"""What training takes of memory, from what a row says, without torch: a formula that the dataset's size hardly enters.
+
+Two windows of activations, as they are stored, are held at a time: one that batches come from, one that is being read.
+Of each dictionary there are its weights and Adam's two moments. Dictionaries that share a pass take their steps in
+turn, so what a step needs besides, gradients among it, is needed once. `benchmarks/memory.py` holds this against what
+processes take.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+FLOAT_BYTES = 4
+ORDER_BYTES = 41
+"""Of a token of a window: its place in two permutations, and two arrays of 8 bytes while one is sorted."""
+DATASET_BYTES = 0.05
+"""Of a token of the dataset: its chunk's count and place in the order. Masks and ids lie on disk."""
+COPIES = 3
+"""Weights, and the two moments of Adam."""
+STEP_COPIES = 2
+"""The gradient, which is dropped when the step is done, and one array for its arithmetic."""
+STEP_ACTIVATIONS = 6
+"""Arrays (batch, width): raw, normalised, reconstructed, the error, and two gradients."""
+STEP_CODES, STEP_CODES_SORTED = 3.0, 5.5
+"""Arrays (batch, latents) that live at once in a step; where codes are selected over a whole batch, sorted ones too."""
+
+
+@dataclass(frozen=True, slots=True)
+class DictionarySize:
+    """How large a dictionary is: all its parameters, and its latents."""
+
+    parameters: int
+    latents: int
+    selects_over_batch: bool = False
+
+    @property
+    def step_codes(self) -> float:
+        """Items of the arrays that a token needs in a step."""
+        return self.latents * (STEP_CODES_SORTED if self.selects_over_batch else STEP_CODES)
+
+
+def training_bytes(
+    *,
+    window_tokens: int,
+    token_bytes: int,
+    batch_size: int,
+    width: int,
+    dictionaries: Sequence[DictionarySize],
+    dataset_tokens: int,
+) -> int:
+    """Bytes at the peak of a training pass on the CPU, beyond those of a process that has all libraries loaded.
+
+    Args:
+        window_tokens: `train.window_tokens`; fewer if the dataset has fewer.
+        token_bytes: of a token as it is stored (`Layout.token_bytes`), summed over hook points.
+        batch_size: `train.batch_size`, divided by `train.gradient_accumulation` for what a step needs.
+        width: of what is read and written, side by side, both counted if they differ.
+        dictionaries: those of the pass.
+        dataset_tokens: in the whole store.
+    """
+    data = 2 * window_tokens * token_bytes + window_tokens * ORDER_BYTES + DATASET_BYTES * dataset_tokens
+    states = FLOAT_BYTES * COPIES * sum(size.parameters for size in dictionaries)
+    codes = max(size.step_codes for size in dictionaries)
+    gradient = STEP_COPIES * max(size.parameters for size in dictionaries)
+    step = FLOAT_BYTES * (batch_size * (codes + STEP_ACTIVATIONS * width) + gradient)
+    return round(data + states + step + batch_size * token_bytes)

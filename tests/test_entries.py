@@ -1,0 +1,85 @@
+"""Products at few entries, against dense ones in float64."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from lmsae.entries import FEW, Entries, combined, products, spread
+
+TOKENS, LATENTS, WIDTH = 7, 11, 5
+
+
+@pytest.fixture(params=[0.0, 0.3, 1.0], ids=["no entry", "some entries", "all entries"])
+def chosen(request: pytest.FixtureRequest) -> Tensor:
+    """A mask in which, if it is neither empty nor full, a token and a latent have no entry at all."""
+    mask = torch.rand(TOKENS, LATENTS, generator=torch.Generator().manual_seed(0)) < request.param
+    if 0 < request.param < 1:
+        mask[2], mask[:, 4] = False, False
+    return mask
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+
+
+def test_products_are_those_of_the_dense_product(chosen: Tensor) -> None:
+    x, weights = random(TOKENS, WIDTH), random(LATENTS, WIDTH, seed=1)
+    torch.testing.assert_close(products(x, weights, Entries.where(chosen)), (x @ weights.T)[chosen])
+
+
+def test_a_combination_is_the_dense_product_of_values_with_zeros_around_them(chosen: Tensor) -> None:
+    values, weights = random(int(chosen.sum())), random(LATENTS, WIDTH, seed=1)
+    dense = torch.zeros(TOKENS, LATENTS, dtype=torch.float64).masked_scatter(chosen, values)
+    torch.testing.assert_close(combined(values, weights, Entries.where(chosen)), dense @ weights)
+
+
+def test_gradients_are_those_of_finite_differences(chosen: Tensor) -> None:
+    entries = Entries.where(chosen)
+    x, weights, values = random(TOKENS, WIDTH), random(LATENTS, WIDTH, seed=1), random(int(chosen.sum()))
+    assert torch.autograd.gradcheck(lambda x, weights: products(x, weights, entries), (x, weights))
+    assert torch.autograd.gradcheck(lambda weights: spread(weights[:, 0], entries), (weights,))
+    if len(values):
+        assert torch.autograd.gradcheck(lambda values, weights: combined(values, weights, entries), (values, weights))
+
+
+def test_float32_products_are_within_rounding_of_float64(chosen: Tensor) -> None:
+    x, weights, entries = random(TOKENS, WIDTH), random(LATENTS, WIDTH, seed=1), Entries.where(chosen)
+    torch.testing.assert_close(
+        products(x.float(), weights.float(), entries).double(), (x @ weights.T)[chosen], rtol=1e-5, atol=1e-5
+    )
+
+
+def test_entries_stand_token_by_token_and_latent_by_latent(chosen: Tensor) -> None:
+    entries = Entries.where(chosen)
+    rows, columns = chosen.nonzero(as_tuple=True)
+    assert torch.equal(entries.row, rows)
+    assert torch.equal(entries.latents, columns)
+    assert entries.starts.diff().tolist() == chosen.sum(1).tolist()
+    transposed, order = entries.by_latent
+    assert torch.equal(transposed.latents, entries.row[order])
+    assert transposed.starts.diff().tolist() == chosen.sum(0).tolist()
+
+
+def test_k_latents_of_each_token_are_entries() -> None:
+    latents = torch.tensor([[3, 1], [0, 4], [2, 3]])
+    entries = Entries.even(latents, 5)
+    assert entries.row.tolist() == [0, 0, 1, 1, 2, 2]
+    assert entries.latents.tolist() == [3, 1, 0, 4, 2, 3]
+
+
+def test_entries_that_are_kept_keep_their_places(chosen: Tensor) -> None:
+    entries, values = Entries.where(chosen), random(int(chosen.sum()))
+    part = entries.latents % 2 == 0
+    weights = random(LATENTS, WIDTH, seed=1)
+    dense = torch.zeros(TOKENS, LATENTS, dtype=torch.float64).masked_scatter(chosen, values)
+    dense[:, 1::2] = 0
+    torch.testing.assert_close(combined(values[part], weights, entries.kept(part)), dense @ weights)
+
+
+def test_many_entries_are_left_to_dense_products() -> None:
+    mask = torch.zeros(10, 100, dtype=torch.bool)
+    mask.view(-1)[: int(FEW * mask.numel())] = True
+    assert Entries.if_few(mask, torch.zeros(10, 100)) is not None
+    assert Entries.if_few(mask, torch.zeros(10, 100, dtype=torch.bfloat16)) is None
+    mask[-1, -1] = True
+    assert Entries.if_few(mask, torch.zeros(10, 100)) is None
