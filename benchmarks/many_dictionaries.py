@@ -27,9 +27,9 @@ from lmsae.training.together import train_together
 
 SPARSITIES = (
     {"k": 16, "l1": 4.0, "l0": 2.0},
-    {"k": 32, "l1": 2.0, "l0": 1.0},
+    {"k": 32, "l1": 3.5, "l0": 1.0},
     {"k": 64},
-    {"k": 96, "l1": 0.5, "l0": 0.2},
+    {"k": 96, "l1": 3.0, "l0": 0.2},
 )
 
 
@@ -96,7 +96,7 @@ def main() -> None:
     times: list[tuple[float, float, float]] = []
     for _ in range(arguments.rounds):
         first, second = (
-            [lmsae_run(setting, activations.aside[:4096], arguments.precision) for setting in wanted] for _ in range(2)
+            [lmsae_run(setting, activations.aside[:1024], arguments.precision) for setting in wanted] for _ in range(2)
         )
         listed = [dictionary_learning_trainer(setting) for setting in wanted]
         batches = activations.batches(arguments.batch, arguments.steps * arguments.batch)

@@ -1,7 +1,7 @@
 """Trainers of lmsae and of its peers behind one face, for benchmarks that run them on the same activations.
 
-dictionary_learning is optional: `pip install --no-deps dictionary-learning` into the environment of lmsae, and nnsight,
-which it imports.
+dictionary_learning and sparsify are optional: `pip install --no-deps dictionary-learning nnsight eai-sparsify` into the
+environment of lmsae, and natsort, which one of them imports.
 """
 
 import importlib
@@ -25,7 +25,8 @@ PREFIXES = (0.25, 0.5, 1.0)
 
 @dataclass(frozen=True)
 class Setting:
-    """What all trainers are told alike. Coefficients are in lmsae's units: activations of mean norm sqrt(width)."""
+    """What all trainers are told alike. Coefficients and jumprelu's threshold at the start are in lmsae's units:
+    activations of mean norm sqrt(width)."""
 
     architecture: str
     width: int
@@ -34,8 +35,10 @@ class Setting:
     tokens: int
     lr: float
     k: int = 32
-    l1: float = 5.0
+    l1: float = 3.0
     l0: float = 2.0
+    threshold: float = 1.0
+    device: str = "cpu"
 
     @property
     def steps(self) -> int:
@@ -57,8 +60,8 @@ COLUMNS: Mapping[str, Callable[[Setting], dict[str, Any]]] = {
     "batchtopk": lambda setting: {"k": setting.k},
     "matryoshka": lambda setting: {"k": setting.k, "matryoshka_prefixes": PREFIXES},
     "standard": lambda setting: {"l1_coefficient": setting.l1},
-    "gated": lambda setting: {"l1_coefficient": setting.l1},
-    "jumprelu": lambda setting: {"l0_coefficient": setting.l0},
+    "gated": lambda setting: {"l1_coefficient": 2 * setting.l1},  # the same is less sparse on a gate
+    "jumprelu": lambda setting: {"l0_coefficient": setting.l0, "jumprelu_init_threshold": setting.threshold},
 }
 
 
@@ -69,7 +72,7 @@ def lmsae_run(setting: Setting, aside: Tensor, precision: str = "float32", seed:
     common = {name: value for name, value in values.items() if name in SaeSection.model_fields}
     chosen = COLUMNS[setting.architecture](setting)
     parts, objective = resolve(SaeSection(**common), chosen, frozenset(chosen), (setting.width,), (setting.width,))
-    dictionary = Dictionary(parts)
+    dictionary = Dictionary(parts).to(setting.device)
     init = InitConfig(seed=seed)
     initialise(dictionary, aside, aside, None, init, unit_norm_decoder=objective.unit_norm_decoder)
     config = TrainConfig.model_validate(
@@ -109,10 +112,15 @@ def saelens(setting: Setting, autocast: bool = False) -> Trainer:
             {"k": setting.k, "matryoshka_widths": [int(share * setting.d_sae) for share in PREFIXES]},
         ),
         "standard": ("Standard", {"l1_coefficient": setting.l1}),
-        "gated": ("Gated", {"l1_coefficient": setting.l1}),
-        "jumprelu": ("JumpReLU", {"l0_coefficient": setting.l0}),
+        "gated": ("Gated", {"l1_coefficient": 2 * setting.l1}),
+        "jumprelu": (
+            "JumpReLU",
+            {"l0_coefficient": setting.l0, "jumprelu_init_threshold": 0.1 * setting.threshold},
+        ),  # its encoder starts at 0.1
     }[setting.architecture]
-    config = getattr(sae_lens, f"{prefix}TrainingSAEConfig")(d_in=setting.width, d_sae=setting.d_sae, **options)
+    config = getattr(sae_lens, f"{prefix}TrainingSAEConfig")(
+        d_in=setting.width, d_sae=setting.d_sae, device=setting.device, **options
+    )
     sae = getattr(sae_lens, f"{prefix}TrainingSAE")(config)
     training = SAETrainerConfig(
         total_training_samples=setting.tokens,
@@ -120,6 +128,7 @@ def saelens(setting: Setting, autocast: bool = False) -> Trainer:
         lr=setting.lr,
         lr_end=setting.lr,
         autocast=autocast,
+        device=setting.device,
     )
     trainer = SAETrainer(training, sae, data_provider=iter(()))
 
@@ -148,7 +157,7 @@ def dictionary_learning_trainer(setting: Setting) -> Any:
         "gated": (
             "gdm",
             "GatedSAETrainer",
-            {"l1_penalty": setting.l1 / setting.width**0.5, "sparsity_warmup_steps": 0},
+            {"l1_penalty": 2 * setting.l1 / setting.width**0.5, "sparsity_warmup_steps": 0},
         ),
         "jumprelu": ("jumprelu", "JumpReluTrainer", {"target_l0": float(setting.k), "sparsity_warmup_steps": 0}),
     }[setting.architecture]
@@ -161,7 +170,7 @@ def dictionary_learning_trainer(setting: Setting) -> Any:
         lm_name="",
         lr=setting.lr,
         warmup_steps=0,
-        device="cpu",
+        device=setting.device,
         seed=0,
         **options,
     )
@@ -184,6 +193,38 @@ def dictionary_learning(setting: Setting) -> Trainer:
         lambda x: dictionary.encode(x * scale),
         lambda x: dictionary(x * scale) / scale,
     )
+
+
+def sparsify(setting: Setting) -> Trainer:
+    """sparsify's sparse coder with its own losses and fused kernels, as its trainer drives it with Adam.
+
+    Its forward pass is under bfloat16 autocast on a GPU, and other float32 products are tfloat32 there.
+    """
+    from sparsify.config import SparseCoderConfig
+    from sparsify.sparse_coder import SparseCoder
+
+    coder = SparseCoder(setting.width, SparseCoderConfig(num_latents=setting.d_sae, k=setting.k), device=setting.device)
+    adam = torch.optim.Adam(coder.parameters(), lr=setting.lr, fused=True)
+    since_fired = torch.zeros(setting.d_sae, dtype=torch.int64, device=setting.device)
+
+    def step(x: Tensor) -> None:
+        allowed = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high")
+        coder.set_decoder_norm_to_unit_norm()
+        out = coder(x, dead_mask=since_fired >= 1000 * setting.batch)
+        (out.fvu + out.auxk_loss / 32).backward()
+        coder.remove_gradient_parallel_to_decoder_directions()
+        adam.step()
+        adam.zero_grad()
+        since_fired.add_(len(x))
+        since_fired[out.latent_indices.flatten()] = 0
+        torch.set_float32_matmul_precision(allowed)
+
+    def encode(x: Tensor) -> Tensor:
+        kept = coder.encode(x)
+        return x.new_zeros(len(x), setting.d_sae).scatter(1, kept[1].long(), kept[0].to(x.dtype))
+
+    return Trainer("sparsify", step, encode, lambda x: coder(x).sae_out.float())
 
 
 def explained_variance(trainer: Trainer, x: Tensor) -> float:

@@ -246,6 +246,7 @@ def test_the_numbers_of_known_features_are_all_described() -> None:
     assert dict(zip(names, defaults, strict=True)) == wanted
 
 
+@pytest.mark.slow
 def test_an_architecture_added_as_the_page_says_passes_its_tests(tmp_path: Path) -> None:
     for name in ("lmsae", "tests"):
         unwanted = shutil.ignore_patterns("__pycache__", "*.safetensors")

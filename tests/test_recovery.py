@@ -55,6 +55,8 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "molt": {"tanh_coefficient": 0.5, "jumprelu_bandwidth": 0.02, "molt_ranks": "1x1"},
 }
 """What each architecture must be given, of the size of the answer; all else is left at its default."""
+QUICK = {"standard_new", "jumprelu", "topk", "lorsa"}
+"""Those of every test run; CI trains all of them, with three seeds."""
 LOWER: dict[str, tuple[float, float, float]] = {
     "abstopk": (0.95, 0.85, 0.8),
     "groupmax": (0.95, 0.8, 0.8),
@@ -184,7 +186,9 @@ def test_every_architecture_has_its_columns_here() -> None:
     assert COLUMNS.keys() == CATALOG.keys()
 
 
-@pytest.mark.parametrize("name", CATALOG)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CATALOG]
+)
 def test_the_true_features_are_found_by_a_sparse_code(name: str) -> None:
     require_recovery(name, seed=0)
 

@@ -89,33 +89,45 @@ class Dictionary(nn.Module):
     def entrywise_pass(self, x: Tensor, target: Tensor, usable: Tensor | None = None) -> Forward:
         """`training_pass` at those entries of (tokens, latents) alone that matter, for losses that are `entrywise`.
 
-        All pre-activations are computed to tell which entries those are, under autocast in half precision; theirs are
-        then computed again from the weights as they are. Where entries are too many it is the dense `training_pass`.
+        All pre-activations are computed to tell which entries those are. Under autocast that is in half precision, and
+        theirs are then computed again from the weights as they are. Where entries are too many it is the dense
+        `training_pass`.
         """
         assert isinstance(self.sparsity, EntrywiseSparsity)
-        x, target, pre = self._encoded(x, target, usable)
-        entries = self.sparsity.entries(pre.detach())
-        return self._everywhere(x, target, pre) if entries is None else self._at(entries, x, target, pre.detach())
+        x, target, encoded = self._encoded(x, target, usable)
+        with torch.no_grad():
+            pre = self._selected_by(encoded)
+        entries = self.sparsity.entries(pre)
+        if entries is None:
+            return self._everywhere(x, target, encoded)
+        return self._at(entries, x, target, encoded.detach(), pre)
 
     def _encoded(self, x: Tensor, target: Tensor, usable: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Input, target and what latents are selected by, of usable tokens."""
-        pre = self._selected_by(self.geometry.encode(x))
-        return (x, target, pre) if usable is None else (x[usable], target[usable], pre[usable])
+        """Input, target and what the geometry encodes, of usable tokens."""
+        encoded = self.geometry.encode(x)
+        return (x, target, encoded) if usable is None else (x[usable], target[usable], encoded[usable])
 
-    def _everywhere(self, x: Tensor, target: Tensor, pre: Tensor) -> Forward:
+    def _everywhere(self, x: Tensor, target: Tensor, encoded: Tensor) -> Forward:
+        pre = self._selected_by(encoded)
         codes = self._codes(pre)
         reconstruction = self.geometry.decode(codes, x)
         by_norm = self.config.sparsity_include_decoder_norm
         return Forward(x, target, pre, codes, reconstruction, by_norm, signed=self.sparsity.signed)
 
-    def _at(self, entries: Entries, x: Tensor, target: Tensor, everywhere: Tensor) -> Forward:
+    def _at(self, entries: Entries, x: Tensor, target: Tensor, encoded: Tensor, everywhere: Tensor) -> Forward:
+        """The pass at these entries, where pre is `encoded` before norms and `everywhere` with them."""
         assert isinstance(self.geometry, EntrywiseGeometry)
         assert isinstance(self.sparsity, EntrywiseSparsity)
         by_norm = self.config.sparsity_include_decoder_norm
-        norms = spread(self.geometry.norms(), entries) if by_norm else torch.ones(())
         with torch.autocast(x.device.type, enabled=False):
-            pre = self.geometry.pre_at(x, entries) * norms
-            codes = self.sparsity.at_entries(pre, entries.latents) / norms.clamp(min=1e-12)
+            known = entries.of_all(encoded) if encoded.dtype == x.dtype else None
+            pre = self.geometry.pre_at(x, entries, known)
+            if by_norm:
+                norms = spread(self.geometry.norms(), entries)
+                pre = pre * norms
+                codes = self.sparsity.at_entries(pre, entries.latents) / norms.clamp(min=1e-12)
+            else:
+                codes = self.sparsity.at_entries(pre, entries.latents)
             reconstruction = self.geometry.decode_at(codes, entries, x)
         return Forward(x, target, everywhere, codes, reconstruction, by_norm, None, entries, pre, self.sparsity.signed)
 

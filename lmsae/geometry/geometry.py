@@ -113,8 +113,11 @@ class EntrywiseGeometry(Geometry):
     """A geometry that can work at few entries of (tokens, latents) and touch nothing else, gradients included."""
 
     @abstractmethod
-    def pre_at(self, x: Float[Tensor, "tokens d_in"], entries: Entries) -> Float[Tensor, " entries"]:
-        """`encode`, at the entries alone."""
+    def pre_at(
+        self, x: Float[Tensor, "tokens d_in"], entries: Entries, known: Float[Tensor, " entries"] | None = None
+    ) -> Float[Tensor, " entries"]:
+        """`encode`, at the entries alone. Values that are `known` from it already need not be computed, but their
+        gradients."""
 
     @abstractmethod
     def written_by(self, codes: Float[Tensor, " entries"], entries: Entries) -> Float[Tensor, "tokens d_out"]:

@@ -32,8 +32,10 @@ class AuxK(Loss):
     )
 
     def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
+        if progress.all_alive or not self.aux_k_coefficient:
+            return forward.reconstruction.new_zeros(())
         dead = progress.dead.nonzero().squeeze(1)
-        if not len(dead) or not self.aux_k_coefficient:
+        if not len(dead):
             return forward.reconstruction.new_zeros(())
         error = (forward.target - forward.reconstruction).detach()
         candidates = forward.pre.detach()[..., dead]
@@ -78,6 +80,8 @@ class GhostGrads(Loss):
     kind: Literal["ghost_grads"] = "ghost_grads"
 
     def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
+        if progress.all_alive:
+            return forward.reconstruction.new_zeros(())
         dead = progress.dead.nonzero().squeeze(1)
         if not len(dead):
             return forward.reconstruction.new_zeros(())

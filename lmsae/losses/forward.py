@@ -77,6 +77,12 @@ class Forward:
         """The mean over tokens of the sum over latents of something in the shape of codes."""
         return values.mean(0).sum() if self.entries is None else values.sum() / len(self.target)
 
+    def total_of(self, values: Tensor, per_latent: Tensor) -> Tensor:
+        """`total` of values in the shape of codes, each times a number of its latent (latents,)."""
+        if self.entries is None:
+            return (values.mean(0) * per_latent).sum()
+        return self.total(values * self.where_codes_are(per_latent))
+
     def codes_of(self, selected: Tensor, geometry: Any, chosen: Tensor | slice = slice(None)) -> Tensor:
         """Something in the units of `pre` (tokens, chosen) as codes of those latents."""
         return selected / geometry.norms()[chosen].clamp(min=1e-12) if self.norms_in_pre else selected
@@ -88,14 +94,19 @@ class Forward:
     def fired(self) -> Tensor:
         """Which latents have a code anywhere (latents,)."""
         if self.latents is None:
-            return self.codes.any(0)
-        return self.pre.new_zeros(self.pre.shape[1]).index_fill(0, self.latents[self.codes != 0], 1) != 0
+            # For numbers, any takes twice the time of a maximum.
+            return self.magnitudes.amax(0) > 0
+        latents = self.pre.shape[1]
+        return self.pre.new_zeros(latents + 1).index_fill(0, self.latents.where(self.codes != 0, latents), 1)[:-1] != 0
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """Where training stands: `step` of `steps`, the factor of the sparsity warm-up in [0, 1], which latents are dead
-    (latents,), the seed of whatever a loss draws at random, and the memory that this loss keeps between steps."""
+    (latents,), the seed of whatever a loss draws at random, and the memory that this loss keeps between steps.
+
+    `all_alive` says so without a look at `dead`, for which a GPU's queue would have to be waited for.
+    """
 
     sparsity_warm_up: float
     dead: Tensor
@@ -103,6 +114,7 @@ class Progress:
     steps: int = 1
     seed: int = 0
     memory: Mapping[str, Tensor] = field(default_factory=dict)
+    all_alive: bool = False
 
 
 class Loss(Frozen):

@@ -48,7 +48,7 @@ class L1(Loss):
     l1_coefficient: float = Field(gt=0, description=L1_COEFFICIENT)
 
     def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
-        penalty = forward.total(sizes(geometry, forward))
+        penalty = forward.total_of(forward.magnitudes, geometry.norms())
         return self.l1_coefficient * progress.sparsity_warm_up * penalty
 
 

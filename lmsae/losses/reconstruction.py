@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -23,7 +22,9 @@ SAMPLING_POWER = 0.5
 
 def squared_error(reconstruction: Tensor, target: Tensor) -> Tensor:
     """mean over tokens of ||reconstruction - target||^2."""
-    return (reconstruction - target).pow(2).sum(-1).mean()
+    from torch.nn.functional import mse_loss
+
+    return mse_loss(reconstruction, target, reduction="sum") / target.shape[:-1].numel()
 
 
 def reconstruction_loss(forward: Forward) -> Tensor:
@@ -51,12 +52,24 @@ def nested_loss(geometry: Any, forward: Forward, sizes: Sequence[int]) -> Tensor
 
 
 def _nested_at_entries(geometry: Any, forward: Forward, entries: Entries, sizes: Sequence[int]) -> Tensor:
-    """`nested_loss` of codes at few entries."""
-    within = entries.latents % (geometry.latents // geometry.groups)
+    """`nested_loss` of codes at few entries: all stretches are decoded in one go, each token's apart."""
+    import torch
+
+    width, stretches = geometry.latents // geometry.groups, len(sizes) - 1
+    if not stretches:
+        return reconstruction_loss(forward)
+    latents, on_gpu = entries.latents, entries.latents.is_cuda
+    ends = torch.tensor(sizes, pin_memory=on_gpu).to(latents.device, non_blocking=True)
+    stretch = torch.bucketize(latents % width, ends, right=True)
+    bag = stretch * entries.tokens + entries.row
+    # The last stretch is decoded for nothing on a GPU: to leave it out, its entries would have to be waited for.
+    inner = None if on_gpu else stretch.lt(stretches).nonzero().squeeze(1)
+    bag, order = (bag if inner is None else bag[inner]).sort(stable=True)
+    chosen = order if inner is None else inner[order]
+    parts = entries.of(bag, latents[chosen], (stretches + on_gpu) * entries.tokens, entries.width)
     written, losses = geometry.base(forward.x), []
-    for start, stop in pairwise([0, *sizes[:-1]]):
-        part = (within >= start) & (within < stop)
-        written = written + geometry.written_by(forward.codes[part], entries.kept(part))
+    for part in geometry.written_by(forward.codes[chosen], parts).unflatten(0, (-1, entries.tokens))[:stretches]:
+        written = written + part
         losses.append(squared_error(written, forward.target))
     return sum(losses, start=reconstruction_loss(forward)) / len(sizes)
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lmsae.entries import Entries, are_few
+from lmsae.entries import Entries, few
 from lmsae.sparsity.config import SelectsK
 from lmsae.sparsity.sparsity import EntrywiseSparsity
 
@@ -40,7 +40,7 @@ class Selection(EntrywiseSparsity):
         """The entries that training keeps. Some may be 0."""
 
     def entries(self, pre: Float[Tensor, "tokens latents"]) -> Entries | None:
-        return self.chosen(pre) if are_few(self.k * self.groups * len(pre), pre) else None
+        return self.chosen(pre) if self.k * self.groups * len(pre) <= few(pre) else None
 
     def at_entries(self, pre: Float[Tensor, " entries"], latents: Int[Tensor, " entries"]) -> Float[Tensor, " entries"]:
         return pre if self.signed else pre.relu()
@@ -91,7 +91,9 @@ class LearnsThreshold(Selection):
     @torch.no_grad()
     def observe(self, codes: Tensor, entries: Entries | None = None) -> None:
         positive = torch.where(codes > 0, codes, torch.inf)
-        if entries is None:
+        if self.groups == 1:
+            smallest = positive.amin().view(1)
+        elif entries is None:
             smallest = positive.reshape(-1, self.groups, self.width).amin((0, 2))
         else:
             group = entries.latents.div(self.width, rounding_mode="floor")

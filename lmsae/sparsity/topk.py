@@ -10,6 +10,8 @@ from lmsae.entries import Entries
 from lmsae.sparsity.selection import LearnsThreshold, SelectsByToken, largest_of_each
 
 SAMPLE = 65_536
+LARGE_ON_GPU = 1 << 27
+"""From so many values on, a GPU sooner finds candidates, and waits to hear how many, than it selects among all."""
 
 
 @final
@@ -56,7 +58,7 @@ def largest(values: Float[Tensor, " n"], count: int) -> Tensor:
     A full selection over tens of millions of values is slow. A sample says roughly where the cut lies; values a little
     below it become candidates, and the exact selection is made among those few.
     """
-    if values.numel() > 4 * SAMPLE:
+    if values.numel() > (LARGE_ON_GPU if values.is_cuda else 4 * SAMPLE):
         stride = values.numel() // SAMPLE | 1  # odd, to meet all latents: their number is mostly even
         sample = values[::stride]
         rank = min(int(1.2 * count / stride) + 64, sample.numel())

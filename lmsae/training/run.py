@@ -121,6 +121,8 @@ class Run:
             steps=config.steps,
             seed=config.seed,
             memory=memory,
+            # Whoever has not yet seen as many tokens as a latent must have been silent for has no dead one.
+            all_alive=self.steps_done * config.batch_size < config.dead_threshold,
         )
 
     def _set_k(self) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from lmsae.errors import TrainingError
-from lmsae.training.batch import Batch
+from lmsae.training.batch import Batch, fed
 from lmsae.training.run import Run
 
 
@@ -31,8 +31,8 @@ def train_together(
     """
     active, broken = list(runs), []
     first, last = min(run.steps_done for run in runs), max(run.config.steps for run in runs)
-    for step, on_cpu in enumerate(stream.batches(first, last), first):
-        batch, finished = on_cpu.to(device), []
+    for step, batch in enumerate(fed(stream.batches(first, last), device), first):
+        finished = []
         for run in [run for run in active if run.steps_done == step]:
             try:
                 run.step(batch)
@@ -45,7 +45,7 @@ def train_together(
                 active.remove(run)
                 run.close()
                 finished.append(run)
-        advance(on_cpu.tokens)
+        advance(batch.tokens)
         yield from finished
         after_step(active)
         if not active:

@@ -56,6 +56,7 @@ def test_a_new_row_trains_and_evaluates_one_dictionary(sweep: Sweep, engine: str
     assert "quicker" in (sweep.folder / "results/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_changed_learning_rate_retrains_one_dictionary_and_changed_back_none(sweep: Sweep) -> None:
     write_sweep(sweep.folder, [TWO_ROWS[0], {**TWO_ROWS[1], "train.lr": "0.01"}])
     sweep.dvc("repro")
@@ -67,6 +68,7 @@ def test_a_changed_learning_rate_retrains_one_dictionary_and_changed_back_none(s
     assert (sweep.folder / "results/report.html").read_bytes() != report, "the first report is published again"
 
 
+@pytest.mark.slow
 def test_a_changed_context_size_moves_everything_and_changed_back_nothing(sweep: Sweep) -> None:
     write_config(sweep.folder, tokenize={"context_size": 16})
     sweep.dvc("repro")
@@ -85,6 +87,7 @@ def test_a_row_of_another_hook_point_starts_no_job_of_the_rows_before_it(sweep: 
     assert sweep.computed() == NOTHING
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_row_over_two_hook_points_makes_the_store_that_is_missing_and_reads_both(sweep: Sweep, engine: str) -> None:
     write_sweep(sweep.folder, [*TWO_ROWS, row_of("crosscoder")])

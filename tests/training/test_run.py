@@ -13,7 +13,7 @@ from torch import Tensor
 from lmsae import entries
 from lmsae.catalog import CATALOG
 from lmsae.errors import TrainingError
-from lmsae.losses import Forward, reconstruction_loss
+from lmsae.losses import AuxK, Forward, Progress, reconstruction_loss
 from lmsae.training import curves
 from lmsae.training.batch import Batch
 from lmsae.training.run import Run
@@ -166,6 +166,25 @@ def test_dead_means_so_many_tokens_and_not_so_many_steps(
     learn(run, batches_for("standard_new", batch_size))
     seen = [step * batch_size for step in range(10)]
     assert [point["dead"] for point in run.curves] == [3 if tokens >= threshold else 0 for tokens in seen]
+
+
+def test_losses_are_told_that_all_latents_live_while_none_can_be_dead(
+    make_run: Any, batches_for: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Progress] = []
+    compute = AuxK.__call__
+
+    def spy(loss: AuxK, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
+        told.append(progress)
+        return compute(loss, geometry, sparsity, forward, progress)
+
+    monkeypatch.setattr(AuxK, "__call__", spy)
+    run = make_run("topk", 6, batch_size=16, dead_threshold=48)
+    with torch.no_grad():
+        run.dictionary.geometry.b_enc[:3] = -1e6
+    learn(run, batches_for("topk", 16))
+    assert [progress.all_alive for progress in told] == 3 * [True] + 3 * [False]
+    assert [bool(progress.dead.any()) for progress in told] == 3 * [False] + 3 * [True]
 
 
 def test_statistics_are_observed_once_a_step(make_run: Any, batches_for: Any) -> None:
