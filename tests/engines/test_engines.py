@@ -48,6 +48,7 @@ def test_dvc_computes_nothing_after_snakemake_and_then_skips_every_stage(sweep: 
     assert sweep.computed() == NOTHING
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_new_row_trains_and_evaluates_one_dictionary(sweep: Sweep, engine: str) -> None:
     write_sweep(sweep.folder, [*TWO_ROWS, {**TWO_ROWS[0], "name": "quicker", "train.lr": "0.01"}])
@@ -173,6 +174,7 @@ def test_snakemake_finds_nothing_to_say_against_the_workflow(empty: Sweep) -> No
     assert "your workflow is in a good condition" in empty.run("snakemake", "--lint")
 
 
+@pytest.mark.slow
 def test_dvc_shows_and_compares_metrics_and_plots(committed: Sweep, tmp_path: Path) -> None:
     sweep = committed.copy(tmp_path / "sweep")
     write_sweep(sweep.folder, TWO_ROWS[:1])
