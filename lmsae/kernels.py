@@ -3,7 +3,7 @@
 torch's `embedding_bag` takes two to six times as long there. Tests run these kernels in Triton's interpreter on a CPU.
 """
 
-# pyright: reportMissingImports=false, reportCallIssue=false
+# pyright: reportMissingImports=false, reportCallIssue=false, reportIndexIssue=false
 import torch
 import triton
 import triton.language as tl
