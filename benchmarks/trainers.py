@@ -44,6 +44,16 @@ class Setting:
     def steps(self) -> int:
         return self.tokens // self.batch
 
+    @property
+    def l1_of_gate(self) -> float:
+        """The same coefficient is less sparse on a gate."""
+        return 2 * self.l1
+
+    @property
+    def dead_after(self) -> int:
+        """Tokens."""
+        return 1000 * self.batch
+
 
 @dataclass(frozen=True)
 class Trainer:
@@ -60,7 +70,7 @@ COLUMNS: Mapping[str, Callable[[Setting], dict[str, Any]]] = {
     "batchtopk": lambda setting: {"k": setting.k},
     "matryoshka": lambda setting: {"k": setting.k, "matryoshka_prefixes": PREFIXES},
     "standard": lambda setting: {"l1_coefficient": setting.l1},
-    "gated": lambda setting: {"l1_coefficient": 2 * setting.l1},  # the same is less sparse on a gate
+    "gated": lambda setting: {"l1_coefficient": setting.l1_of_gate},
     "jumprelu": lambda setting: {"l0_coefficient": setting.l0, "jumprelu_init_threshold": setting.threshold},
 }
 
@@ -81,7 +91,7 @@ def lmsae_run(setting: Setting, aside: Tensor, precision: str = "float32", seed:
             "batch_size": setting.batch,
             "lr": setting.lr,
             "lr_cool_down_steps": 0,
-            "dead_threshold": 1000 * setting.batch,
+            "dead_threshold": setting.dead_after,
             "threshold_lr_factor": 5,
             "precision": precision,
         }
@@ -112,11 +122,9 @@ def saelens(setting: Setting, autocast: bool = False) -> Trainer:
             {"k": setting.k, "matryoshka_widths": [int(share * setting.d_sae) for share in PREFIXES]},
         ),
         "standard": ("Standard", {"l1_coefficient": setting.l1}),
-        "gated": ("Gated", {"l1_coefficient": 2 * setting.l1}),
-        "jumprelu": (
-            "JumpReLU",
-            {"l0_coefficient": setting.l0, "jumprelu_init_threshold": 0.1 * setting.threshold},
-        ),  # its encoder starts at 0.1
+        "gated": ("Gated", {"l1_coefficient": setting.l1_of_gate}),
+        # A tenth of the threshold, for its encoder starts with norm 0.1.
+        "jumprelu": ("JumpReLU", {"l0_coefficient": setting.l0, "jumprelu_init_threshold": setting.threshold / 10}),
     }[setting.architecture]
     config = getattr(sae_lens, f"{prefix}TrainingSAEConfig")(
         d_in=setting.width, d_sae=setting.d_sae, device=setting.device, **options
@@ -157,7 +165,7 @@ def dictionary_learning_trainer(setting: Setting) -> Any:
         "gated": (
             "gdm",
             "GatedSAETrainer",
-            {"l1_penalty": 2 * setting.l1 / setting.width**0.5, "sparsity_warmup_steps": 0},
+            {"l1_penalty": setting.l1_of_gate / setting.width**0.5, "sparsity_warmup_steps": 0},
         ),
         "jumprelu": ("jumprelu", "JumpReluTrainer", {"target_l0": float(setting.k), "sparsity_warmup_steps": 0}),
     }[setting.architecture]
@@ -211,7 +219,7 @@ def sparsify(setting: Setting) -> Trainer:
         allowed = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("high")
         coder.set_decoder_norm_to_unit_norm()
-        out = coder(x, dead_mask=since_fired >= 1000 * setting.batch)
+        out = coder(x, dead_mask=since_fired >= setting.dead_after)
         (out.fvu + out.auxk_loss / 32).backward()
         coder.remove_gradient_parallel_to_decoder_directions()
         adam.step()

@@ -49,7 +49,8 @@ def why_not(mark: str) -> str | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not (REQUIRE_ALL_TESTS or config.option.markexpr or any("::" in name for name in config.args)):
+    chosen = config.option.keyword or config.option.markexpr or any("::" in name for name in config.args)
+    if not (REQUIRE_ALL_TESTS or chosen):
         slow = [item for item in items if item.get_closest_marker("slow")]
         items[:] = [item for item in items if item not in slow]
         config.hook.pytest_deselected(items=slow)

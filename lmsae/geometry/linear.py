@@ -79,23 +79,20 @@ class Linear(EntrywiseGeometry):
     def pre_at(
         self, x: Float[Tensor, "tokens d_in"], entries: Entries, known: Float[Tensor, " entries"] | None = None
     ) -> Float[Tensor, " entries"]:
-        rows, bias = self.encoder.T, self.b_enc
+        read, bias = x, self.b_enc
         if self.apply_b_dec_to_input:
             # b_dec learns by way of the bias, from a vector instead of a batch; the value added is 0.
             moved = (self.b_dec.detach() - self.b_dec) @ self.encoder.detach()
-            bias, x_read = (moved if bias is None else bias + moved), x - self.b_dec.detach()
-        else:
-            x_read = x
-        if self.W_glu is not None and self.b_glu is not None:
-            gate = products(x, self.W_glu.T, entries) + spread(self.b_glu, entries)
-            return self._biased(products(x_read, rows, entries), bias, entries) * gate.sigmoid()
-        if known is None or bias is None:
-            return self._biased(products(x_read, rows, entries, known), bias, entries)
-        return products(x_read, rows, entries, known) + spread(bias - bias.detach(), entries)
-
-    @staticmethod
-    def _biased(pre: Tensor, bias: Tensor | None, entries: Entries) -> Tensor:
-        return pre if bias is None else pre + spread(bias, entries)
+            read, bias = x - self.b_dec.detach(), (moved if bias is None else bias + moved)
+        if self.W_glu is not None:
+            known = None  # the gate is in it
+        pre = products(read, self.encoder.T, entries, known)
+        if bias is not None:
+            # What is known has the value of the bias in it, and lacks its gradient.
+            pre = pre + spread(bias if known is None else bias - bias.detach(), entries)
+        if self.W_glu is None or self.b_glu is None:
+            return pre
+        return pre * (products(x, self.W_glu.T, entries) + spread(self.b_glu, entries)).sigmoid()
 
     def written_by(self, codes: Float[Tensor, " entries"], entries: Entries) -> Float[Tensor, "tokens d_out"]:
         return combined(codes, self.W_dec, entries)

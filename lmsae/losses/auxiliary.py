@@ -32,10 +32,8 @@ class AuxK(Loss):
     )
 
     def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
-        if progress.all_alive or not self.aux_k_coefficient:
-            return forward.reconstruction.new_zeros(())
-        dead = progress.dead.nonzero().squeeze(1)
-        if not len(dead):
+        dead = progress.dead_latents() if self.aux_k_coefficient else None
+        if dead is None:
             return forward.reconstruction.new_zeros(())
         error = (forward.target - forward.reconstruction).detach()
         candidates = forward.pre.detach()[..., dead]
@@ -80,10 +78,8 @@ class GhostGrads(Loss):
     kind: Literal["ghost_grads"] = "ghost_grads"
 
     def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
-        if progress.all_alive:
-            return forward.reconstruction.new_zeros(())
-        dead = progress.dead.nonzero().squeeze(1)
-        if not len(dead):
+        dead = progress.dead_latents()
+        if dead is None:
             return forward.reconstruction.new_zeros(())
         residual = (forward.target - forward.reconstruction).detach()
         pre = full(forward.pre[..., dead])

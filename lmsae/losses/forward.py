@@ -94,8 +94,8 @@ class Forward:
     def fired(self) -> Tensor:
         """Which latents have a code anywhere (latents,)."""
         if self.latents is None:
-            # For numbers, any takes twice the time of a maximum.
-            return self.magnitudes.amax(0) > 0
+            # Of numbers, any takes twice the time of a maximum.
+            return (self.codes.abs() if self.signed else self.codes).amax(0) > 0
         latents = self.pre.shape[1]
         return self.pre.new_zeros(latents + 1).index_fill(0, self.latents.where(self.codes != 0, latents), 1)[:-1] != 0
 
@@ -115,6 +115,13 @@ class Progress:
     seed: int = 0
     memory: Mapping[str, Tensor] = field(default_factory=dict)
     all_alive: bool = False
+
+    def dead_latents(self) -> Tensor | None:
+        """The numbers of the dead latents; None while there is none."""
+        if self.all_alive:
+            return None
+        numbers = self.dead.nonzero().squeeze(1)
+        return numbers if len(numbers) else None
 
 
 class Loss(Frozen):
