@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmsae.errors import NotEnoughTokens
-from lmsae.store.order import WindowOrder
+from lmsae.store.order import WindowOrder, order_of
 
 
 def tokens(order: WindowOrder, begin: int, end: int, chunk_tokens: int) -> np.ndarray:
@@ -105,3 +105,15 @@ def test_windows_mix_autocorrelated_activations_nearly_as_well_as_an_ideal_shuff
     assert mixing(rng.permutation(values), 128) == pytest.approx(1, abs=0.1)
     # A window's mean varies as that of 1,024 documents: that adds 128/1024 of the documents' half of the variance.
     assert mixing(shuffled, 128) == pytest.approx(1, abs=0.1)
+
+
+@given(words=st.lists(st.one_of(st.integers(0, 3), st.integers(0, 2**64 - 1)), max_size=40))
+def test_words_are_sorted_and_equal_ones_keep_their_places(words: list[int]) -> None:
+    found = order_of(np.array(words, dtype=np.uint64))
+    assert found.dtype == np.int64
+    assert found.tolist() == sorted(range(len(words)), key=words.__getitem__)
+
+
+def test_many_random_words_are_sorted() -> None:
+    words = np.random.default_rng(0).integers(0, 2**64, 300_000, dtype=np.uint64)
+    np.testing.assert_array_equal(order_of(words), np.argsort(words, kind="stable"))

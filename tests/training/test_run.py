@@ -357,13 +357,20 @@ def test_memories_stay_with_their_losses_and_on_their_device(name: str, make_run
         }
 
 
-@pytest.mark.parametrize("name", ["topk", "batchtopk", "matryoshka", "standard", "jumprelu", "gated", "abstopk"])
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        *((name, {}) for name in ("topk", "batchtopk", "matryoshka", "standard", "jumprelu", "gated", "abstopk")),
+        ("topk", {"glu_encoder": True}),
+        ("batchtopk", {"apply_b_dec_to_input": False}),
+    ],
+)
 def test_training_at_few_entries_goes_where_dense_training_goes(
-    name: str, make_run: Any, batches_for: Any, monkeypatch: pytest.MonkeyPatch
+    name: str, columns: dict[str, Any], make_run: Any, batches_for: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def trained(share: float) -> tuple[dict[str, Tensor], bool]:
         monkeypatch.setattr(entries, "FEW", share)
-        run = make_run(name, 10)
+        run = make_run(name, 10, columns=columns)
         seen: list[bool] = []
         observe = run.dictionary.observe
 
