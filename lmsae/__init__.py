@@ -1,9 +1,14 @@
 """lmsae: sparse autoencoders and their relatives, as a workflow with content-addressed artifacts."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lmsae.experiment import Experiment, run
+
+# After each of its loops, GNU OpenMP's threads spin for milliseconds, and what else wants their cores waits: a process
+# beside this one, or a thread of our own. A tenth of that is enough. It is read when torch is first imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.1.0"
 __all__ = ["Experiment", "run"]

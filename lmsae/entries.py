@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn.functional import embedding_bag
 
+from lmsae import cpu_kernels
+
 _dots = torch.ops.aten._embedding_bag_per_sample_weights_backward
 """embedding_bag's gradient by its weights is the scalar product of each entry's token and latent, read where they lie:
 a tenth of the time of gathering both."""
@@ -33,13 +35,13 @@ def few(pre: Float[Tensor, "tokens latents"]) -> int:
 
 
 @cache
-def _kernels() -> ModuleType | None:
+def _gpu_kernels() -> ModuleType | None:
     """Triton's kernels, where it is installed: it comes with torch's CUDA builds."""
     try:
-        from lmsae import kernels
+        from lmsae import gpu_kernels
     except ImportError:
         return None
-    return kernels
+    return gpu_kernels
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,17 @@ class Entries:
         return made
 
     @classmethod
-    def if_few(cls, chosen: Bool[Tensor, "tokens latents"], pre: Tensor) -> "Entries | None":
-        """The entries where a mask is true, unless they are more than `few`."""
-        if chosen.is_cuda:  # counting there takes longer than finding them, and waits for the GPU once more
-            made = cls.where(chosen)
-            return made if len(made.latents) <= few(pre) else None
-        return cls.where(chosen) if int(chosen.count_nonzero()) <= few(pre) else None
+    def above(cls, pre: Float[Tensor, "tokens latents"], floor: Float[Tensor, " latents"]) -> "Entries | None":
+        """The entries above the floor of their latent, unless they are more than `few`."""
+        if cpu_kernels.choose(pre):
+            starts = cpu_kernels.count_above(pre, floor).cumsum(0)
+            starts = torch.cat([starts.new_zeros(1), starts])
+            if starts[-1] > few(pre):
+                return None
+            return cls(starts, cpu_kernels.columns_above(pre, floor, starts), pre.shape[1])
+        # Counting them on a GPU takes longer than finding them, and waits for it once more.
+        made = cls.where(pre > floor)
+        return made if len(made.latents) <= few(pre) else None
 
     @classmethod
     def of(cls, row: Tensor, latents: Tensor, tokens: int, width: int) -> "Entries":
@@ -87,6 +94,15 @@ class Entries:
         """As many entries of each token."""
         tokens, k = latents.shape
         return cls(torch.arange(0, tokens * k + 1, k, device=latents.device), latents.flatten(), width)
+
+    @classmethod
+    def sorted(cls, row: Tensor, latents: Tensor, tokens: int, width: int) -> "tuple[Entries, Tensor]":
+        """Entries from their tokens, in any order, and latents; and which of those given stands at each place."""
+        if cpu_kernels.sort(row):
+            starts, order = cpu_kernels.sorted_by_column(row, tokens)
+            return cls(starts, latents[order], width), order
+        ordered, order = row.sort(stable=True)
+        return cls.of(ordered, latents[order], tokens, width), order
 
     @property
     def tokens(self) -> int:
@@ -107,15 +123,23 @@ class Entries:
     @cached_property
     def by_latent(self) -> "tuple[Entries, Tensor]":
         """The same entries latent by latent (the transposed matrix), and which entry stands at each place there."""
-        ordered, order = self.latents.sort(stable=True)
-        return Entries.of(ordered, self.row[order], self.width, self.tokens), order
+        return Entries.sorted(self.latents, self.row, self.width, self.tokens)
 
-    def kept(self, chosen: Bool[Tensor, " entries"]) -> "Entries":
-        """Those of the entries that are chosen."""
+    def kept(self, chosen: Bool[Tensor, " entries"] | Int[Tensor, " kept"]) -> "Entries":
+        """Those of the entries that are chosen, by a mask or by their places in ascending order."""
         return Entries.of(self.row[chosen], self.latents[chosen], self.tokens, self.width)
+
+    def latents_with(self, codes: Float[Tensor, " entries"]) -> Bool[Tensor, " latents"]:
+        """Which latents have a code other than 0."""
+        if cpu_kernels.sum_up(codes):
+            return cpu_kernels.columns_with(codes, self.latents, self.width)
+        beyond = self.latents.where(codes != 0, self.width)
+        return codes.new_zeros(self.width + 1).index_fill(0, beyond, 1)[:-1] != 0
 
     def of_all(self, everywhere: Float[Tensor, "tokens latents"]) -> Float[Tensor, " entries"]:
         """What a whole matrix holds at the entries."""
+        if cpu_kernels.choose(everywhere):
+            return cpu_kernels.at(everywhere, self.starts, self.latents)
         return everywhere.flatten().index_select(0, self.places)
 
     def dense(self, values: Float[Tensor, " entries"]) -> Float[Tensor, "tokens latents"]:
@@ -178,28 +202,34 @@ class _Combined(Function):
 
 def _dot(x: Tensor, weights: Tensor, entries: Entries) -> Tensor:
     """<x of its token, weights of its latent> for each entry."""
-    if (kernels := _kernels_for(x)) is not None:
+    if cpu_kernels.sum_up(x):
+        return cpu_kernels.entry_dots(entries.starts, entries.latents, x, weights)
+    if (kernels := _gpu_kernels_for(x)) is not None:
         return kernels.entry_dots(entries.row, entries.latents, x.contiguous(), weights.contiguous())
     return _dots(x, weights, entries.latents, entries.starts[:-1], entries.row, 0)
 
 
 def _sum(values: Tensor, weights: Tensor, entries: Entries) -> Tensor:
     """For each token the sum of its entries' values times the weights of their latents."""
-    if (kernels := _kernels_for(weights)) is not None:
+    if cpu_kernels.sum_up(weights):
+        return cpu_kernels.bag_sums(entries.starts, entries.latents, values, weights)
+    if (kernels := _gpu_kernels_for(weights)) is not None:
         return kernels.bag_sums(entries.starts, entries.latents, values.contiguous(), weights.contiguous())
     return embedding_bag(
         entries.latents, weights, entries.starts, mode="sum", per_sample_weights=values, include_last_offset=True
     )
 
 
-def _kernels_for(x: Tensor) -> ModuleType | None:
-    return _kernels() if x.is_cuda and x.dtype == torch.float32 else None
-
-
 def _sum_by_latent(values: Tensor, x: Tensor, entries: Entries) -> Tensor:
     """For each latent the sum of its entries' values times x of their tokens."""
     transposed, order = entries.by_latent
+    if cpu_kernels.sum_up(x):
+        return cpu_kernels.bag_sums(transposed.starts, transposed.latents, values, x, order)
     return _sum(values[order], x, transposed)
+
+
+def _gpu_kernels_for(x: Tensor) -> ModuleType | None:
+    return _gpu_kernels() if x.is_cuda and x.dtype == torch.float32 else None
 
 
 def _starts(row: Tensor, rows: int) -> Tensor:

@@ -4,9 +4,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from lmsae import cpu_kernels
 from lmsae.entries import FEW, Entries, combined, products, spread
 
 TOKENS, LATENTS, WIDTH = 7, 11, 5
+
+
+@pytest.fixture(params=["kernels", "torch"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the kernels for processors, and as on a GPU without Triton."""
+    if request.param == "torch":
+        for kind in (cpu_kernels.choose, cpu_kernels.sort, cpu_kernels.sum_up):
+            monkeypatch.setattr(cpu_kernels, kind.__name__, lambda values: False)
 
 
 @pytest.fixture(params=[0.0, 0.3, 1.0], ids=["no entry", "some entries", "all entries"])
@@ -77,9 +86,20 @@ def test_entries_that_are_kept_keep_their_places(chosen: Tensor) -> None:
 
 
 def test_many_entries_are_left_to_dense_products() -> None:
-    mask = torch.zeros(10, 100, dtype=torch.bool)
-    mask.view(-1)[: int(FEW * mask.numel())] = True
-    assert Entries.if_few(mask, torch.zeros(10, 100)) is not None
-    assert Entries.if_few(mask, torch.zeros(10, 100, dtype=torch.bfloat16)) is None
-    mask[-1, -1] = True
-    assert Entries.if_few(mask, torch.zeros(10, 100)) is None
+    pre, floor = torch.zeros(10, 100), torch.zeros(100)
+    pre.view(-1)[: int(FEW * pre.numel())] = 1
+    assert Entries.above(pre, floor) is not None
+    assert Entries.above(pre.bfloat16(), floor) is None
+    pre[-1, -1] = 1
+    assert Entries.above(pre, floor) is None
+
+
+def test_entries_above_a_floor_are_those_of_a_mask() -> None:
+    pre, floor = random(50, 200).detach().float(), 1.5 + random(200).detach().float().abs()
+    above, mask = Entries.above(pre, floor), Entries.where(pre > floor)
+    assert above is not None
+    assert above.width == 200
+    assert torch.equal(above.starts, mask.starts)
+    assert torch.equal(above.latents, mask.latents)
+    codes = pre[mask.row, mask.latents] * (mask.latents % 2)
+    assert torch.equal(above.latents_with(codes), ((pre > floor) & (torch.arange(200) % 2 == 1)).any(0))

@@ -93,11 +93,10 @@ class Forward:
 
     def fired(self) -> Tensor:
         """Which latents have a code anywhere (latents,)."""
-        if self.latents is None:
+        if self.entries is None:
             # Of numbers, any takes twice the time of a maximum.
             return (self.codes.abs() if self.signed else self.codes).amax(0) > 0
-        latents = self.pre.shape[1]
-        return self.pre.new_zeros(latents + 1).index_fill(0, self.latents.where(self.codes != 0, latents), 1)[:-1] != 0
+        return self.entries.latents_with(self.codes)
 
 
 @dataclass(frozen=True, slots=True)

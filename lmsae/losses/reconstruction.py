@@ -64,11 +64,13 @@ def _nested_at_entries(geometry: Any, forward: Forward, entries: Entries, sizes:
     bag = stretch * entries.tokens + entries.row
     # The last stretch is decoded for nothing on a GPU: to leave it out, its entries would have to be waited for.
     inner = None if on_gpu else stretch.lt(stretches).nonzero().squeeze(1)
-    bag, order = (bag if inner is None else bag[inner]).sort(stable=True)
-    chosen = order if inner is None else inner[order]
-    parts = entries.of(bag, latents[chosen], (stretches + on_gpu) * entries.tokens, entries.width)
+    if inner is None:
+        codes = forward.codes
+    else:
+        bag, latents, codes = bag[inner], latents[inner], forward.codes[inner]
+    parts, order = entries.sorted(bag, latents, (stretches + on_gpu) * entries.tokens, entries.width)
     written, losses = geometry.base(forward.x), []
-    for part in geometry.written_by(forward.codes[chosen], parts).unflatten(0, (-1, entries.tokens))[:stretches]:
+    for part in geometry.written_by(codes[order], parts).unflatten(0, (-1, entries.tokens))[:stretches]:
         written = written + part
         losses.append(squared_error(written, forward.target))
     return sum(losses, start=reconstruction_loss(forward)) / len(sizes)

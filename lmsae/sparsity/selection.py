@@ -1,12 +1,12 @@
 """What activation functions that keep a given number of codes share: k, and the threshold that they learn."""
 
 from abc import abstractmethod
-from functools import cache
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lmsae import cpu_kernels
 from lmsae.entries import Entries, few
 from lmsae.sparsity.config import SelectsK
 from lmsae.sparsity.sparsity import EntrywiseSparsity
@@ -109,26 +109,10 @@ def largest_of_each(values: Float[Tensor, "*batch latents"], k: int, groups: int
     """Which k latents are the largest of each token, in each group of latents."""
     parts = values.unflatten(-1, (groups, -1))
     width = parts.shape[-1]
-    within = _levelled(parts, k).topk(min(k, width), dim=-1, sorted=False).indices
+    k = min(k, width)
+    if cpu_kernels.choose(parts):
+        within = cpu_kernels.largest_of_rows(parts.reshape(-1, width), k).view(*parts.shape[:-1], k)
+    else:
+        within = parts.topk(k, dim=-1, sorted=False).indices
     begins = width * torch.arange(groups, device=values.device)
     return (within + begins[:, None]).flatten(-2)
-
-
-def _levelled(parts: Float[Tensor, "*batch width"], k: int) -> Float[Tensor, "*batch width"]:
-    """The values, those that cannot be among the k largest of the last dimension all raised to one level below these.
-
-    torch.topk on a CPU takes a third of the time where most values are equal. Of the maxima of many groups, k are no
-    less than the k-th largest maximum: so are k values at least, and what is below it is not among the k largest.
-    """
-    groups = _divisor(parts.shape[-1], 4 * k)
-    if groups is None or parts.device.type != "cpu":
-        return parts
-    maxima = parts.unflatten(-1, (-1, groups)).amax(-2)
-    level = maxima.topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
-    return parts.maximum(level.nextafter(torch.full_like(level, -torch.inf)))
-
-
-@cache
-def _divisor(width: int, at_least: int) -> int | None:
-    """The smallest number of groups that is not below `at_least` and divides `width` into fours or more."""
-    return next((groups for groups in range(at_least, width // 4 + 1) if width % groups == 0), None)

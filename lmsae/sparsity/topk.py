@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lmsae import cpu_kernels
 from lmsae.entries import Entries
 from lmsae.sparsity.selection import LearnsThreshold, SelectsByToken, largest_of_each
 
@@ -39,7 +40,16 @@ class BatchTopK(LearnsThreshold):
         return torch.zeros_like(positive).flatten().scatter(0, chosen, positive.flatten()[chosen]).view_as(pre)
 
     def chosen(self, pre: Float[Tensor, "tokens latents"]) -> Entries:
-        return Entries.numbered(self._chosen(pre, self.k_now).sort().values, *pre.shape)
+        candidates = self._candidates(pre) if self.groups == 1 and cpu_kernels.choose(pre) else None
+        if candidates is None:
+            return Entries.numbered(self._chosen(pre, self.k_now).sort().values, *pre.shape)
+        return candidates.kept(cpu_kernels.largest(candidates.of_all(pre), self.k_now * len(pre)))
+
+    def _candidates(self, pre: Float[Tensor, "tokens latents"]) -> Entries | None:
+        """Entries among which the k*B largest are, and not many others; None where a sample does not tell."""
+        floor = likely_floor(pre.flatten(), self.k_now * len(pre))
+        entries = None if floor is None else Entries.above(pre, floor.float().expand(pre.shape[1]))
+        return entries if entries and len(entries.latents) >= self.k_now * len(pre) else None
 
     def _chosen(self, pre: Float[Tensor, "*batch latents"], k: int) -> Int[Tensor, " kept"]:
         """Which entries a batch keeps, as indices into the flattened (tokens, latents), in no particular order."""
@@ -55,15 +65,20 @@ class BatchTopK(LearnsThreshold):
 def largest(values: Float[Tensor, " n"], count: int) -> Tensor:
     """Indices of the `count` largest of `values`, exactly, in no particular order.
 
-    A full selection over tens of millions of values is slow. A sample says roughly where the cut lies; values a little
-    below it become candidates, and the exact selection is made among those few.
+    A full selection over tens of millions of values is slow: where it can, it is made among those above a likely floor.
     """
-    if values.numel() > (LARGE_ON_GPU if values.is_cuda else 4 * SAMPLE):
-        stride = values.numel() // SAMPLE | 1  # odd, to meet all latents: their number is mostly even
-        sample = values[::stride]
-        rank = min(int(1.2 * count / stride) + 64, sample.numel())
-        floor = sample.topk(rank, sorted=True).values[-1]
+    if (floor := likely_floor(values, count)) is not None:
         candidates = (values > floor).nonzero().squeeze(1)
         if candidates.numel() >= count:
             return candidates[values[candidates].topk(count, sorted=False).indices]
     return values.topk(count, sorted=False).indices
+
+
+def likely_floor(values: Float[Tensor, " n"], count: int) -> Tensor | None:
+    """A value a little below the `count` largest, most likely, as a sample tells; None where none is needed."""
+    if values.numel() <= (LARGE_ON_GPU if values.is_cuda else 4 * SAMPLE):
+        return None
+    stride = values.numel() // SAMPLE | 1  # odd, to meet all latents: their number is mostly even
+    sample = values[::stride]
+    rank = min(int(1.2 * count / stride) + 64, sample.numel())
+    return sample.topk(rank, sorted=True).values[-1]

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lmsae.entries import Entries
 
-kernels = pytest.importorskip("lmsae.kernels", reason="needs Triton: pip install triton")
+kernels = pytest.importorskip("lmsae.gpu_kernels", reason="needs Triton: pip install triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LENGTHS = {"bags of any length": [3, 0, 1, 20, 8, 0], "one long bag": [40], "empty bags": [0, 0], "no bag": []}
 WIDTHS = [1, 5, 16, 700]
