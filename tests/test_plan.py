@@ -269,8 +269,8 @@ def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down
         "activations": "76ce4aa9a98bacd8",
         "norm": "390dfdba66841375",
         "init": "0582a801230648b9",
-        "train": "8fddb06bdcac9db8",
-        "eval": "8bb7483c78c85a1e",
+        "train": "70a2e44396cedb55",
+        "eval": "426221c628010f61",
     }
 
 

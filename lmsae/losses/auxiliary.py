@@ -62,7 +62,7 @@ def _written_at_entries(geometry: Any, sparsity: Any, forward: Forward, dead: Te
     pre = geometry.pre_at(forward.x, entries)
     if forward.norms_in_pre:
         pre = pre * geometry.norms()[entries.latents]
-    selected = sparsity.at_entries(pre, entries.latents)
+    selected = pre if sparsity.signed else pre.relu()
     return geometry.written_by(forward.codes_of(selected, geometry, entries.latents), entries)
 
 

@@ -1,15 +1,20 @@
 """Training steps at few entries: the same codes, losses and gradients as dense ones, in float64."""
 
+import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from lmsae import entries
+from lmsae import entries, sparsity
 from lmsae.catalog import CATALOG, Objective
+from lmsae.combinations import OFFERS
 from lmsae.dictionary.dictionary import Dictionary
-from lmsae.losses import Forward, Progress, reconstruction_loss
+from lmsae.losses import LOSSES, Forward, Progress, reconstruction_loss
+from lmsae.sparsity.config import ACT_FNS
+from lmsae.sparsity.sparsity import EntrywiseSparsity
 from tests.architectures import parts, randomise
 
 TOKENS, WIDTH, LATENTS = 40, 6, 32
@@ -25,9 +30,40 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in CAT
     "a target": ("jumprelu", {"losses": ("target_l0",), "target_l0": 3.0, "target_l0_coefficient": 0.3}),
     "sampled prefixes": ("batchtopk", {"losses": ("nested_sampled",)}),
     "a gated transcoder": ("transcoder", {"act_fn": "gated", "losses": ("gated_aux",)}),
+    "a gated skip transcoder": ("skip_transcoder", {"act_fn": "gated", "losses": ("gated_aux",)}),
 }
 DENSE = {"matching_pursuit", "clt", "lorsa", "molt"}
 """Entries of the catalog that have no entrywise pass, for their geometry or their activation function."""
+
+ENTRYWISE = {kind: loss for kind, loss in LOSSES.items() if loss.entrywise}
+SELECTING: dict[str, dict[str, Any]] = {
+    "relu": {"losses": ("l1",)},
+    "gated": {"losses": ("gated_aux",)},
+    "jumprelu": {"losses": ("l1",), "jumprelu_init_threshold": 0.5},
+    "direct": {"act_fn": "jumprelu", "losses": ("l1",), "jumprelu_init_threshold": 0.5, "jumprelu_threshold": "direct"},
+    "topk": {},
+    "batchtopk": {},
+    "abstopk": {},
+    "groupmax": {},
+}
+"""Every activation function with an entrywise pass, and the loss without which a row of it is refused."""
+
+
+def combined(selecting: str, loss: str) -> dict[str, Any] | None:
+    """The columns of a row with this loss; None where they do not go together."""
+    columns = {"act_fn": selecting, "losses": (), **SELECTING[selecting]}
+    if not all(columns["act_fn"] in OFFERS.get(need, ACT_FNS) for need in ENTRYWISE[loss].needs):
+        return None
+    return columns | {
+        "losses": tuple(dict.fromkeys((*columns["losses"], loss))),
+        "unit_norm_decoder": "unit_norm_decoder" in ENTRYWISE[loss].needs,
+        "target_l0": 3.0,
+        "target_l0_coefficient": 0.3,
+    }
+
+
+GRID = [(selecting, loss) for selecting in SELECTING for loss in ENTRYWISE if combined(selecting, loss)]
+BY_NORM = [(selecting, loss, True) for selecting, loss in GRID if selecting != "gated"]  # with which it is refused
 
 
 @pytest.fixture(autouse=True)
@@ -65,15 +101,8 @@ def learned(dictionary: Dictionary, objective: Objective, forward: Forward) -> d
     return losses | dict(zip((name for name, _ in dictionary.named_parameters()), gradients, strict=True))
 
 
-def test_every_catalog_entry_has_an_entrywise_pass_or_is_known_to_have_none() -> None:
-    without = {name for name in CATALOG if not made(name)[0].entrywise}
-    assert without == DENSE
-    assert {name for name in CATALOG if not all(loss.entrywise for loss in made(name)[1].losses)} == {"clt", "molt"}
-
-
-@pytest.mark.parametrize("case", [case for case in CASES if case not in DENSE])
-def test_losses_and_gradients_are_those_of_the_dense_pass(case: str) -> None:
-    dictionary, objective = made(case)
+def same_as_dense(dictionary: Dictionary, objective: Objective) -> dict[str, Tensor]:
+    """What is learned in a dense pass, after a look whether a pass at few entries has the same codes and teaches it."""
     x, target = batch(dictionary)
     sparse, dense = dictionary.entrywise_pass(x, target), dictionary.training_pass(x, target)
     assert sparse.entries is not None
@@ -83,7 +112,65 @@ def test_losses_and_gradients_are_those_of_the_dense_pass(case: str) -> None:
     found, wanted = (learned(dictionary, objective, forward) for forward in (sparse, dense))
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-11, msg=name)
+    return wanted
+
+
+def test_every_catalog_entry_has_an_entrywise_pass_or_is_known_to_have_none() -> None:
+    without = {name for name in CATALOG if not made(name)[0].entrywise}
+    assert without == DENSE
+    assert {name for name in CATALOG if not all(loss.entrywise for loss in made(name)[1].losses)} == {"clt", "molt"}
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in DENSE])
+def test_losses_and_gradients_are_those_of_the_dense_pass(case: str) -> None:
+    wanted = same_as_dense(*made(case))
     assert any(value.abs().sum() > 0 for name, value in wanted.items() if name.startswith("geometry"))
+
+
+def subclasses(of: type) -> Iterator[type]:
+    for cls in of.__subclasses__():
+        yield cls
+        yield from subclasses(cls)
+
+
+def in_grid(selecting: str, loss: str, **columns: Any) -> tuple[Dictionary, Objective]:
+    """A row of the grid; thresholds, gates and magnitudes, too, differ from latent to latent."""
+    chosen = combined(selecting, loss)
+    assert chosen is not None
+    config, objective = parts("topk", WIDTH, LATENTS, **chosen | columns)
+    dictionary, generator = randomise(Dictionary(config)).double().train(), torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in dictionary.sparsity.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+    return dictionary, objective
+
+
+def test_the_grid_has_every_loss_and_every_activation_function_with_an_entrywise_pass() -> None:
+    loss_of = {selecting: loss for selecting, loss in reversed(GRID)}
+    assert loss_of.keys() == SELECTING.keys()
+    assert {loss for _, loss in GRID} == ENTRYWISE.keys()
+    config: Any
+    for config in ACT_FNS.values():
+        sparsity.build(config.model_construct(k=1), LATENTS)  # which imports it
+    classes = {cls for cls in subclasses(EntrywiseSparsity) if not inspect.isabstract(cls)}
+    assert {type(in_grid(*row)[0].sparsity) for row in loss_of.items()} == classes
+
+
+@pytest.mark.parametrize(("selecting", "loss", "by_norm"), [*((*row, False) for row in GRID), *BY_NORM])
+def test_every_loss_is_the_same_with_every_activation_function(selecting: str, loss: str, by_norm: bool) -> None:
+    dictionary, objective = in_grid(selecting, loss, sparsity_include_decoder_norm=by_norm)
+    wanted = same_as_dense(dictionary, objective)
+    assert wanted[loss].item() > 0
+
+
+@pytest.mark.parametrize("selecting", ["jumprelu", "direct"])
+def test_a_dead_latent_far_below_its_threshold_learns_from_auxk(selecting: str) -> None:
+    dictionary, objective = in_grid(selecting, "aux_k", jumprelu_init_threshold=1e3)
+    for forward in (dictionary.entrywise_pass(*batch(dictionary)), dictionary.training_pass(*batch(dictionary))):
+        assert not forward.fired().any()
+        gradient = learned(dictionary, objective, forward)["geometry.W_enc"]
+        assert gradient[:, ::3].any(0).sum() > LATENTS // 6
+        assert not gradient[:, 1::3].any()
 
 
 @pytest.mark.parametrize("case", ["batchtopk", "selected by norm", "groupmax"])
