@@ -22,6 +22,12 @@ class WeightMean:
             self.sums[name].lerp_(value, 1 - self.decay)
 
     @torch.no_grad()
+    def begin_anew(self, name: str, parameter: nn.Parameter, dim: int, chosen: Tensor) -> None:
+        """Make the mean of chosen places of a parameter's dimension what stands there now, as if it always had."""
+        present = parameter.index_select(dim, chosen)
+        self.sums[name].index_copy_(dim, chosen, present * (1 - self.decay**self.updates))
+
+    @torch.no_grad()
     def copy_to(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
         """Set parameters to their mean; after no update it is all zeros."""
         for name, value in parameters:

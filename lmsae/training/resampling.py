@@ -12,8 +12,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lmsae.optim import forget
+from lmsae.training.ema import WeightMean
 
 ENCODER_FACTOR = 0.2
+DIMENSIONS = {"W_enc": 1, "W_dec": 0, "b_enc": 0}
+"""Where a latent has its weights: parameters of the geometry, and which dimension of each counts latents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +28,18 @@ class Rebirth:
     decoder: Float[Tensor, "m d_out"]
 
     @torch.no_grad()
-    def take_place(self, geometry: Any, optimisers: Iterable[Optimizer]) -> None:
-        """Set the weights of these latents, encoder biases to 0, and let optimisers forget their moments."""
+    def take_place(self, geometry: Any, optimisers: Iterable[Optimizer], mean: WeightMean | None = None) -> None:
+        """Set the weights of these latents, encoder biases to 0, and let optimisers forget their moments, and a mean
+        of weights those they had."""
         geometry.W_enc[:, self.latents] = self.encoder
         geometry.W_dec[self.latents] = self.decoder
         geometry.b_enc[self.latents] = 0
-        for optimiser in optimisers:
-            forget(optimiser, geometry.W_enc, 1, self.latents)
-            forget(optimiser, geometry.W_dec, 0, self.latents)
-            forget(optimiser, geometry.b_enc, 0, self.latents)
+        for name, dim in DIMENSIONS.items():
+            parameter = getattr(geometry, name)
+            for optimiser in optimisers:
+                forget(optimiser, parameter, dim, self.latents)
+            if mean:
+                mean.begin_anew(f"geometry.{name}", parameter, dim, self.latents)
 
 
 @torch.no_grad()

@@ -158,7 +158,7 @@ class Run:
             losses.append((forward.reconstruction - forward.target).pow(2).sum(1))
         seed = (self.config.seed, self.steps_done)
         new = resampling.rebirth(self.dictionary.geometry, torch.cat(x), torch.cat(losses), dead, seed)
-        new.take_place(self.dictionary.geometry, self.optimisers)
+        new.take_place(self.dictionary.geometry, self.optimisers, self.ema)
         self.since_fired[new.latents] = 0
 
     def _finish(self) -> None:

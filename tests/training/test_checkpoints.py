@@ -35,6 +35,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {},
         {"resample_steps": 4, "dead_threshold": 32, "optimizer": "schedule_free", "lr_schedule": "constant"},
     ),
+    "ema of resampling": ("topk", {"k": 1}, {"resample_steps": 4, "dead_threshold": 32, "ema": 0.9}),
     "dead latents": ("topk", {"k": 1}, {"dead_threshold": 64}),
     "p_anneal": ("p_anneal", {"p_anneal_changes": 12}, {"ema": 0.8}),
     "warm-ups": ("jumprelu", {}, {"sparsity_warm_up_steps": 10, "lr_warm_up_steps": 10, "threshold_lr_factor": 10}),
