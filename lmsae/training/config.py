@@ -107,7 +107,8 @@ class TrainConfig(Frozen):
         ge=1,
         description="Parts that a batch is processed in, one after the other, to save memory. Losses are means over "
         "the whole batch; what looks beyond a token (batchtopk's selection, learned thresholds, the coefficient of "
-        "p_anneal, tanh_quad, target_l0) looks at a part.",
+        "p_anneal, tanh_quad, target_l0 and target_l0_gemma, the factors of aux_k and ghost_grads, the predictions of "
+        "e2e_kl and e2e_ce) looks at a part, whose loss counts by its tokens.",
     )
     ema: float = Field(
         default=0.0,

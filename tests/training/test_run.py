@@ -96,7 +96,7 @@ def test_decoder_rows_without_the_constraint_are_free(make_run: Any, batches_for
     assert (run.dictionary.geometry.norms() - 1).abs().max() > 0.05
 
 
-def gradients_at_first_step(run: Run, batch: Batch) -> dict[str, Tensor]:
+def gradients_at_next_step(run: Run, batch: Batch) -> dict[str, Tensor]:
     """What the optimiser is given."""
     seen: dict[str, Tensor] = {}
 
@@ -113,7 +113,7 @@ def gradients_at_first_step(run: Run, batch: Batch) -> dict[str, Tensor]:
 def test_the_constraint_removes_the_gradient_along_rows(make_run: Any, batches_for: Any) -> None:
     run = make_run("standard", 10)
     rows = run.dictionary.geometry.W_dec.detach().clone()
-    grad = gradients_at_first_step(run, batches_for("standard")[0])["geometry.W_dec"]
+    grad = gradients_at_next_step(run, batches_for("standard")[0])["geometry.W_dec"]
     assert (grad * rows).sum(1).abs().max() < 1e-5 * grad.norm(dim=1).max()
     assert grad.norm() > 0
 
@@ -121,8 +121,8 @@ def test_the_constraint_removes_the_gradient_along_rows(make_run: Any, batches_f
 @every_architecture
 def test_gradients_are_clipped_by_one_global_l2_norm(name: str, make_run: Any, batches_for: Any) -> None:
     batch = batches_for(name)[0]
-    whole = gradients_at_first_step(make_run(name, 10, grad_clip=0), batch)
-    clipped = gradients_at_first_step(make_run(name, 10, grad_clip=0.25), batch)
+    whole = gradients_at_next_step(make_run(name, 10, grad_clip=0), batch)
+    clipped = gradients_at_next_step(make_run(name, 10, grad_clip=0.25), batch)
     norm = math.sqrt(sum(grad.double().pow(2).sum().item() for grad in whole.values()))
     assert norm > 0.25
     for key, grad in clipped.items():
@@ -131,8 +131,8 @@ def test_gradients_are_clipped_by_one_global_l2_norm(name: str, make_run: Any, b
 
 def test_a_gradient_below_the_clip_is_let_be(make_run: Any, batches_for: Any) -> None:
     batch = batches_for("topk")[0]
-    whole = gradients_at_first_step(make_run("topk", 10, grad_clip=0), batch)
-    clipped = gradients_at_first_step(make_run("topk", 10, grad_clip=1e6), batch)
+    whole = gradients_at_next_step(make_run("topk", 10, grad_clip=0), batch)
+    clipped = gradients_at_next_step(make_run("topk", 10, grad_clip=1e6), batch)
     assert all(torch.equal(grad, whole[key]) for key, grad in clipped.items())
 
 
@@ -317,6 +317,46 @@ def test_a_batch_in_parts_is_a_batch_in_one(name: str, make_run: Any, batches_fo
         torch.testing.assert_close(value, expected[key], rtol=1e-9, atol=1e-12)
     for point, whole in zip(parted.curves, one.curves, strict=True):
         assert point == pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("topk", {"aux_k_coefficient": 1.0}),
+        ("skip_transcoder", {"aux_k_coefficient": 1.0}),
+        ("topk", {"losses": ("ghost_grads",)}),
+    ],
+)
+def test_with_dead_latents_a_step_in_parts_is_their_mean_by_tokens_and_factors_are_those_of_each_part(
+    name: str, columns: dict[str, Any], make_run: Any, batches_for: Any
+) -> None:
+    run = make_run(name, 4, columns=columns, gradient_accumulation=3, dead_threshold=BATCH, grad_clip=0)
+    run.dictionary.double()
+    first, batch = (Batch(b.x.double(), b.x.double() if b.target is b.x else b.target.double())
+                    for b in batches_for(name)[:2])  # fmt: skip
+    run.step(first)
+    run.since_fired[::3] = BATCH
+    before, (loss,) = copy.deepcopy(run.dictionary), run.objective.losses
+    progress = Progress(run.config.sparsity_factor(1), run.since_fired >= BATCH)
+
+    def learned(part: Batch) -> dict[str, Tensor]:
+        """The loss of a part, and the gradients that it and the reconstruction loss give."""
+        forward = before.training_pass(*before.normalised(part.x, part.target))
+        term = loss(before.geometry, before.sparsity, forward, progress)
+        total = reconstruction_loss(forward) + term
+        names, parameters = zip(*before.named_parameters(), strict=True)
+        gradients = torch.autograd.grad(total, parameters, materialize_grads=True)
+        return {"loss": term.detach(), **dict(zip(names, gradients, strict=True))}
+
+    parts = [(part.tokens / BATCH, learned(part)) for part in batch.parts(3)]
+    assert [share * BATCH for share, _ in parts] == pytest.approx([11, 11, 10])
+    wanted = {key: sum(share * of_part[key] for share, of_part in parts) for key in parts[0][1]}
+    found = gradients_at_next_step(run, batch)
+    found["loss"] = torch.tensor(run.curves[1][f"{loss.kind}_loss"], dtype=torch.float64)
+    assert found.keys() == wanted.keys()
+    for key, value in found.items():
+        torch.testing.assert_close(value, wanted[key], rtol=1e-9, atol=1e-12, msg=key)
+    assert not torch.allclose(found["geometry.W_enc"], learned(batch)["geometry.W_enc"], rtol=1e-3)
 
 
 def test_batchtopk_selects_in_each_part(make_run: Any, batches_for: Any) -> None:

@@ -193,6 +193,19 @@ def test_a_batch_in_parts_teaches_what_the_whole_does(model: VisitedModel, batch
         torch.testing.assert_close(value, in_parts.dictionary.get_parameter(name), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("loss", ["e2e_kl", "e2e_ce"])
+def test_uneven_parts_have_means_over_their_own_predictions_and_weigh_as_many_tokens_as_they_hold(
+    model: VisitedModel, batch: Batch, loss: str
+) -> None:
+    run = run_of(model, (loss,), gradient_accumulation=CONTEXTS)
+    parts = list(batch.parts(CONTEXTS))
+    assert [part.tokens for part in parts] == [5, 4, 5]
+    which = ("e2e_kl", "e2e_ce").index(loss)
+    means = [losses_of(Splice(model, HOOK_POINTS[:1]), run.dictionary, part)[which].item() for part in parts]
+    run.step(batch)
+    assert run.curves[0][f"{loss}_loss"] == pytest.approx(1000 * np.average(means, weights=[5, 4, 5]), rel=1e-6)
+
+
 def test_contexts_without_a_prediction_weigh_nothing(model: VisitedModel, batch: Batch) -> None:
     assert batch.usable is not None
     last = Batch(batch.x, batch.target, torch.zeros_like(batch.usable), batch.ids)
