@@ -22,7 +22,9 @@ from lmsae.errors import ExportError
 from lmsae.interop.filling import filled, require
 
 CONFIG, WEIGHTS = "config.json", "sae_weights.safetensors"
-THRESHOLD, NORM = "activation_function.log_jumprelu_threshold", "dataset_average_activation_norm."
+NORM = "dataset_average_activation_norm."
+THRESHOLDS = ("activation_function.log_jumprelu_threshold", "log_jumprelu_threshold")
+"""What it calls log thresholds, and what it called them before."""
 ACT_FNS = ("relu", "jumprelu")
 NORMALISATIONS = {"dataset-wise": "dataset", "token-wise": "token", "inference": "none"}
 """Normalisations here. `inference` is what it calls scales that are folded into the weights."""
@@ -40,7 +42,7 @@ def load(folder: Path | str) -> Dictionary:
     found = {name: weight.float() for name, weight in load_file(file).items()}
     norms = {name.removeprefix(NORM): value.item() for name, value in found.items() if name.startswith(NORM)}
     weights = {name: value for name, value in found.items() if not name.startswith(NORM)}
-    require(_names(fields), weights, file, "such an SAE", "Its save_pretrained writes what can be read here.")
+    require(_names(fields, weights), weights, file, "such an SAE", "Its save_pretrained writes what can be read here.")
     config = _config(fields, d_sae=len(weights["W_D"]))
     dictionary = filled(config, _geometry(weights, config.d_out), _act_fn(weights))
     if config.normalize_activations == "dataset":
@@ -71,11 +73,16 @@ def _why_not(fields: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _names(fields: Mapping[str, Any]) -> list[str]:
+def _names(fields: Mapping[str, Any], weights: Mapping[str, Tensor]) -> list[str]:
     names = ["W_E", "b_E", "W_D"]
     names += ["b_D"] if fields.get("use_decoder_bias", True) else []
     names += ["W_E_glu", "b_E_glu"] if fields.get("use_glu_encoder") else []
-    return names + ([THRESHOLD] if fields["act_fn"] == "jumprelu" else [])
+    return names + ([_threshold(weights)] if fields["act_fn"] == "jumprelu" else [])
+
+
+def _threshold(weights: Mapping[str, Tensor]) -> str:
+    """The name that log thresholds have in the file, or should have."""
+    return next((name for name in THRESHOLDS if name in weights), THRESHOLDS[0])
 
 
 def _geometry(weights: Mapping[str, Tensor], d_out: int) -> dict[str, Tensor]:
@@ -84,7 +91,8 @@ def _geometry(weights: Mapping[str, Tensor], d_out: int) -> dict[str, Tensor]:
 
 
 def _act_fn(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {"log_threshold": weights[THRESHOLD]} if THRESHOLD in weights else {}
+    name = _threshold(weights)
+    return {"log_threshold": weights[name]} if name in weights else {}
 
 
 def _config(fields: Mapping[str, Any], d_sae: int) -> DictionaryConfig:

@@ -58,6 +58,12 @@ def written(folder: Path, **fields: Any) -> dict[str, np.ndarray]:
     return weights
 
 
+def rewritten(folder: Path, weights: dict[str, np.ndarray]) -> None:
+    """The same folder with these weights, and no norms."""
+    saved = {name: weight.astype(np.float32) for name, weight in weights.items()}
+    save_file(saved, folder / "sae_weights.safetensors")
+
+
 def computed(w: dict[str, np.ndarray], config: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Codes and outputs of raw X: normalised, encoded, decoded and restored."""
     is_sae = config["hook_point_in"] == config["hook_point_out"]
@@ -120,8 +126,25 @@ def test_what_has_no_counterpart_is_refused_with_the_reason(
 
 
 def test_a_folder_that_does_not_say_its_norm_is_refused(tmp_path: Path) -> None:
-    weights = written(tmp_path)
-    saved = {name: weight.astype(np.float32) for name, weight in weights.items()}
-    save_file(saved, tmp_path / "sae_weights.safetensors")
+    rewritten(tmp_path, written(tmp_path))
     with pytest.raises(ExportError, match=r"does not say the mean norm of activations at blocks\.1\.hook_resid_post"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", [THRESHOLD, "log_jumprelu_threshold"])
+def test_thresholds_may_have_the_name_of_newer_folders_or_of_older_ones(tmp_path: Path, name: str) -> None:
+    fields = {"norm_activation": "inference"}
+    weights = written(tmp_path, **fields)
+    codes, _ = computed(weights, {**CONFIG, **fields})
+    rewritten(tmp_path, {name if key == THRESHOLD else key: weight for key, weight in weights.items()})
+    ours = load(tmp_path).encode(torch.tensor(X, dtype=torch.float32))
+    np.testing.assert_allclose(ours.numpy(), codes, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("found", [[], [THRESHOLD, "log_jumprelu_threshold"]], ids=["neither", "both"])
+def test_thresholds_under_neither_name_or_both_are_refused_with_the_newer_one(tmp_path: Path, found: list[str]) -> None:
+    weights = written(tmp_path, norm_activation="inference")
+    thresholds = weights.pop(THRESHOLD)
+    rewritten(tmp_path, weights | dict.fromkeys(found, thresholds))
+    with pytest.raises(ExportError, match=r"weights W_D, W_E, activation_function\.log_jumprelu_threshold, b_D"):
         load(tmp_path)
