@@ -102,6 +102,38 @@ def test_a_reconstruction_at_several_hook_points_takes_their_place_at_once(model
     np.testing.assert_allclose((kl.item(), ce.item()), wanted, rtol=1e-10)
 
 
+def whole_contexts(model: VisitedModel, batch: Batch, read: str, write: str) -> Batch:
+    """The batch's contexts with the activations at a hook point, and as targets those at another."""
+    assert batch.ids is not None
+    seen = model.read(batch.ids, (read, write))
+    return Batch(seen[read], seen[write], batch.usable, batch.ids)
+
+
+@pytest.mark.parametrize("normalisation", ["dataset", "layer_norm"])
+@pytest.mark.parametrize("architecture", ["transcoder", "skip_transcoder"])
+def test_what_a_transcoder_writes_takes_the_place_of_the_hook_point_written(
+    model: VisitedModel, batch: Batch, architecture: str, normalisation: str
+) -> None:
+    read, write = "blocks.0.ln2.hook_normalized", "blocks.0.hook_mlp_out"
+    coefficients = {"e2e_kl_coefficient": 3.0, "e2e_ce_coefficient": 7.0, "normalize_activations": normalisation}
+    columns = {"losses": ("e2e_kl", "e2e_ce"), "act_fn": "topk", "k": 2, **coefficients}
+    config, objective = parts(architecture, WIDTH, 24, **columns)
+    assert objective.needs_model
+    dictionary: Any = randomise(Dictionary(config).double())
+    dictionary.write.set([0.25])
+    if normalisation == "dataset":
+        dictionary.read.set([0.5])
+    batch = whole_contexts(model, batch, read, write)
+    assert batch.usable is not None
+    everywhere = torch.where(batch.usable[..., None], dictionary(batch.x).detach(), batch.target)
+    kl, ce = by_hand(model, batch, {write: everywhere})
+    run = Run(dictionary, objective, TrainConfig(tokens=14, batch_size=14), architecture, splice=Splice(model, [write]))
+    run.step(batch)
+    found = [run.curves[0][f"{loss}_loss"] for loss in ("e2e_kl", "e2e_ce")]
+    np.testing.assert_allclose(found, [3 * kl, 7 * ce], rtol=1e-10)
+    assert kl > 0.01
+
+
 @pytest.mark.parametrize("normalisation", ["dataset", "layer_norm", "whiten"])
 def test_a_perfect_reconstruction_leaves_no_divergence(model: VisitedModel, batch: Batch, normalisation: str) -> None:
     config, _ = parts("topk", WIDTH, 24, normalize_activations=normalisation)
