@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lmsae.catalog import CATALOG, Objective
 from lmsae.dictionary.dictionary import Dictionary
+from lmsae.geometry.config import GEOMETRIES
 from lmsae.losses import Forward, Progress, reconstruction_loss
 from tests.architectures import parts
 
@@ -25,9 +26,9 @@ DEAD = np.arange(2 * D_SAE) % 4 == 1
 Arrays = dict[str, np.ndarray]
 
 
-def made(name: str) -> tuple[Dictionary, Objective, Tensor, Tensor]:
+def made(name: str, **columns: Any) -> tuple[Dictionary, Objective, Tensor, Tensor]:
     """A small dictionary of random weights, what trains it, and contexts of inputs and targets."""
-    config, objective = parts(name, WIDTH, D_SAE, out_width=OUT, **COLUMNS)
+    config, objective = parts(name, WIDTH, D_SAE, out_width=OUT, **COLUMNS | columns)
     dictionary, generator = Dictionary(config).double().train(), torch.Generator().manual_seed(1)
     with torch.no_grad():
         for full_name, parameter in dictionary.named_parameters():
@@ -260,3 +261,52 @@ def test_gradients_reach_every_parameter(name: str) -> None:
     unreached = {full for full, value in dictionary.named_parameters() if value.grad is None or not value.grad.any()}
     assert unreached == set()
     assert all(value.grad is not None and value.grad.isfinite().all() for value in dictionary.parameters())
+
+
+def reached(name: str, warm_up: float = 1.0, **columns: Any) -> set[str]:
+    """Which weights get a gradient from a row's one loss beside reconstruction."""
+    dictionary, objective, x, target = made(name, lorsa_rotary=True, **columns)
+    (loss,) = objective.losses
+    forward = forward_of(dictionary, x, target)
+    progress = Progress(warm_up, torch.from_numpy(DEAD[: forward.pre.shape[-1]]))
+    loss(dictionary.geometry, dictionary.sparsity, forward, progress).backward()
+    return {full for full, value in dictionary.named_parameters() if value.grad is not None and value.grad.any()}
+
+
+READS = {"geometry.W_enc", "geometry.b_enc"}
+ATTENDS = {f"geometry.{weight}_{part}" for weight in "Wb" for part in "QK"}
+ENCODES = {
+    "transcoder": READS,
+    "skip_transcoder": READS,
+    "crosscoder": READS,
+    "clt": READS,
+    "lorsa": READS | ATTENDS,
+    "molt": READS,
+}
+"""Weights that pre depends on; without rotary positions b_K would not be among them, for it would change no pattern."""
+DECODES = {
+    "transcoder": {"geometry.W_dec"},
+    "skip_transcoder": {"geometry.W_dec"},
+    "crosscoder": {"geometry.W_dec"},
+    "clt": {"geometry.W_dec.0", "geometry.W_dec.1"},
+    "lorsa": {"geometry.W_dec"},
+    "molt": {f"geometry.{factor}.{rank}" for factor in "UV" for rank in (0, 1)},
+}
+"""Weights of what each latent writes; not b_dec and W_skip, which are written whatever the codes are."""
+
+
+def test_every_geometry_but_the_sae_is_among_them() -> None:
+    assert ENCODES.keys() == DECODES.keys() == GEOMETRIES.keys() - {"sae"}
+
+
+@pytest.mark.parametrize("name", ENCODES)
+def test_auxk_teaches_latents_and_not_what_is_written_without_them(name: str) -> None:
+    assert reached(name, act_fn="topk", losses=("aux_k",)) == ENCODES[name] | DECODES[name]
+
+
+@pytest.mark.parametrize("name", ENCODES)
+def test_the_reconstruction_of_a_gate_teaches_the_gate_alone_and_its_penalty_also_norms(name: str) -> None:
+    gated = {"act_fn": "gated", "losses": ("gated_aux",)}
+    gate = ENCODES[name] - {"geometry.b_enc"} | {"sparsity.b_gate"}
+    assert reached(name, warm_up=0.0, **gated) == gate
+    assert reached(name, **gated) == gate | DECODES[name]
