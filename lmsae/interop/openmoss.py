@@ -70,7 +70,19 @@ def _why_not(fields: Mapping[str, Any]) -> str | None:
         return f"norm_activation is {fields['norm_activation']!r}, so that codes depend on the other tokens of a batch."
     if fields["norm_activation"] == "token-wise" and fields["hook_point_in"] != fields["hook_point_out"]:
         return "norm_activation is 'token-wise', but the norm of an output that is not read cannot be known."
+    if _subtracts_bias(fields):
+        if fields["hook_point_in"] != fields["hook_point_out"]:
+            return "apply_decoder_bias_to_pre_encoder is true, but the b_dec of a transcoder here is never subtracted."
+        if fields.get("use_glu_encoder"):
+            return (
+                "apply_decoder_bias_to_pre_encoder is true, but a GLU encoder's gate here reads x without subtraction."
+            )
     return None
+
+
+def _subtracts_bias(fields: Mapping[str, Any]) -> bool:
+    """Whether the encoder reads x - b_D, as it could in older folders."""
+    return bool(fields.get("apply_decoder_bias_to_pre_encoder")) and fields.get("use_decoder_bias", True)
 
 
 def _names(fields: Mapping[str, Any], weights: Mapping[str, Tensor]) -> list[str]:
@@ -96,8 +108,7 @@ def _act_fn(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _config(fields: Mapping[str, Any], d_sae: int) -> DictionaryConfig:
-    # b_D is never subtracted from the input.
-    sae = {"kind": "sae", "apply_b_dec_to_input": False}
+    sae = {"kind": "sae", "apply_b_dec_to_input": _subtracts_bias(fields)}
     geometry = sae if fields["hook_point_in"] == fields["hook_point_out"] else {"kind": "transcoder"}
     return DictionaryConfig.model_validate(
         {

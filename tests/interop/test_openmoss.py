@@ -74,6 +74,8 @@ def computed(w: dict[str, np.ndarray], config: dict[str, Any]) -> tuple[np.ndarr
     }
     scale_in, scale_out = scales[config["norm_activation"]]
     x = X * scale_in
+    if config.get("apply_decoder_bias_to_pre_encoder"):
+        x = x - w.get("b_D", 0)
     pre = x @ w["W_E"] + w["b_E"]
     if "W_E_glu" in w:
         pre = pre / (1 + np.exp(-(x @ w["W_E_glu"] + w["b_E_glu"])))
@@ -91,6 +93,8 @@ def computed(w: dict[str, np.ndarray], config: dict[str, Any]) -> tuple[np.ndarr
         {"sparsity_include_decoder_norm": False},
         {"use_decoder_bias": False},
         {"use_glu_encoder": True},
+        {"apply_decoder_bias_to_pre_encoder": True},
+        {"apply_decoder_bias_to_pre_encoder": True, "use_decoder_bias": False},
         {"norm_activation": "token-wise"},
         {"norm_activation": "inference"},
         TRANSCODER,
@@ -114,6 +118,8 @@ def test_what_it_computes_of_raw_activations_is_computed_here(tmp_path: Path, fi
         ({"sae_type": "lorsa"}, "sae_type 'sae'.; this is 'lorsa'"),
         ({"act_fn": "topk"}, "relu and jumprelu; this is 'topk', .* Convert it to jumprelu"),
         ({"norm_activation": "batch-wise"}, "depend on the other tokens of a batch"),
+        ({**TRANSCODER, "apply_decoder_bias_to_pre_encoder": True}, "b_dec of a transcoder here is never subtracted"),
+        ({"use_glu_encoder": True, "apply_decoder_bias_to_pre_encoder": True}, "GLU encoder's gate here reads x"),
         ({**TRANSCODER, "norm_activation": "token-wise"}, "the norm of an output that is not read"),
     ],
 )
