@@ -1,6 +1,7 @@
 """Every geometry x activation function x normalisation that can be planned, as small dictionaries that look trained."""
 
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from itertools import product
 from typing import Any, get_args
 
@@ -11,7 +12,7 @@ from lmsae.dictionary.config import DictionaryConfig, Normalisation
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.dictionary.normaliser import Moments
 from lmsae.geometry import config as geometries
-from lmsae.sparsity.config import ACT_FNS
+from lmsae.sparsity import config as act_fns
 
 CONTEXTS, CONTEXT_SIZE, D_SAE, K = 12, 8, 12, 3
 NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
@@ -37,6 +38,24 @@ GEOMETRIES = {
     "lorsa": Shape(geometries.LorsaConfig(lorsa_qk_heads=2, lorsa_d_qk=4), (6,), (5,)),
     "molt": Shape(geometries.MOLTConfig(molt_ranks=("2x1", "1x2")), (6,), (5,)),
 }
+ACT_FNS: dict[str, Any] = {
+    **{kind: model(**({"k": K} if "k" in model.model_fields else {})) for kind, model in act_fns.ACT_FNS.items()},
+    "jumprelu_direct": act_fns.JumpReLUConfig(jumprelu_threshold="direct"),
+}
+NO_FOLD = {
+    "*-*-token*": "number of its own",
+    "*-*-layer_norm*": "number of its own",
+    # A code multiplies x, so the mean that whitening takes from x would have to be multiplied by codes.
+    "molt-*-whiten*": "multiplies its codes with its input",
+    # The mean that whitening takes from x has no bias to go to, unless b_dec is subtracted from x.
+    "sae_without_subtraction-gated-whiten": "no b_enc",
+    "transcoder*-gated-whiten": "no b_enc",
+    "skip_transcoder-gated-whiten": "no b_enc",
+    "crosscoder-gated-whiten": "no b_enc",
+    "clt-gated-whiten": "no b_enc",
+    "lorsa-gated-whiten": "no b_enc",
+}
+"""What cannot be folded, as geometry-act_fn-normalisation, and what the refusal says."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +71,13 @@ class Case:
 
     @property
     def config(self) -> DictionaryConfig:
-        shape, act_fn = GEOMETRIES[self.geometry], ACT_FNS[self.act_fn]
-        options = {"k": K} if "k" in act_fn.model_fields else {}
+        shape = GEOMETRIES[self.geometry]
         return DictionaryConfig(
             reads=shape.reads,
             writes=shape.writes,
             d_sae=D_SAE,
             geometry=shape.config,
-            act_fn=act_fn(**options),  # pyright: ignore[reportArgumentType]
+            act_fn=ACT_FNS[self.act_fn],
             normalize_activations=self.normalisation,
             sparsity_include_decoder_norm=self.include_norm,
         )
@@ -77,6 +95,11 @@ def can_be_planned(case: Case) -> bool:
 def cases(include_norm: tuple[bool, ...] = (False, True)) -> list[Case]:
     combinations = product(GEOMETRIES, ACT_FNS, NORMALISATIONS, include_norm)
     return [case for one in combinations if can_be_planned(case := Case(*one))]
+
+
+def why_no_fold(case: Case) -> str | None:
+    """What the refusal to fold this case says, or None if it can be folded."""
+    return next((reason for pattern, reason in NO_FOLD.items() if fnmatch(str(case), pattern)), None)
 
 
 def activations(case: Case, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
