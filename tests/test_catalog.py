@@ -16,6 +16,8 @@ from lmsae.catalog import (
     resolve,
     with_defaults,
 )
+from tests.architectures import SITES
+from tests.miniature import PLACES
 
 
 def resolved(width: int = 16, sites: int = 1, written: set[str] | None = None, **values: Any) -> Any:
@@ -39,6 +41,12 @@ def test_every_entry_is_made_of_parts_that_exist_and_names_its_paper(entry: Any)
     assert {*entry.losses} <= {*LOSSES}
     assert set(entry.defaults) <= {*SaeSection.model_fields, *piece_fields()}
     assert any(character.isdigit() for character in entry.paper)
+
+
+def test_what_tests_know_of_geometries_with_several_hook_points_is_complete() -> None:
+    several = {kind for kind, geometry in GEOMETRIES.items() if not geometry.one_each}
+    assert SITES.keys() == several
+    assert several <= PLACES.keys() <= GEOMETRIES.keys()
 
 
 def test_the_number_of_latents_is_given_or_a_multiple_of_the_width() -> None:

@@ -13,6 +13,7 @@ from lmsae.catalog import CATALOG, Objective
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.geometry.config import GEOMETRIES
 from lmsae.losses import Forward, Progress, reconstruction_loss
+from lmsae.sparsity.config import ACT_FNS
 from tests.architectures import parts
 
 WIDTH, OUT, D_SAE, CONTEXTS, POSITIONS, K, THETA = 4, 3, 12, 2, 5, 3, 0.25
@@ -217,6 +218,12 @@ class Expected:
     def loss(self, kind: str) -> float:
         own = {"aux_k": self.aux_k, "nested": self.nested, "gated_aux": self.gated_aux}
         return own[kind]() if kind in own else self.losses()[kind]
+
+
+def test_every_part_has_its_formula_here_or_with_the_tests_of_layers() -> None:
+    assert PRE.keys() == GEOMETRIES.keys()
+    assert CODES.keys() == {entry.act_fn for entry in CATALOG.values()}
+    assert ACT_FNS.keys() - CODES.keys() == {"layertopk", "batchlayertopk"}  # tests/sparsity/test_groups.py
 
 
 @pytest.mark.parametrize("name", CATALOG)

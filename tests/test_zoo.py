@@ -1,4 +1,8 @@
-"""A small sweep of the whole zoo: dictionaries over several hook points, and over two models, on shared activations."""
+"""A small sweep of every geometry: dictionaries over several hook points, and over two models, on shared activations.
+
+What a row shares with others depends on where it reads and writes, so one row of each geometry suffices here;
+tests/engines/test_zoo.py runs one of each architecture.
+"""
 
 import contextlib
 import json
@@ -11,7 +15,9 @@ import pytest
 import torch
 
 from lmsae.artifact import Artifact
+from lmsae.catalog import CATALOG
 from lmsae.dictionary.dictionary import Dictionary
+from lmsae.geometry.config import GEOMETRIES
 from lmsae.plan import ROW_STAGES
 from lmsae.stages import STAGES
 from tests.miniature import HERE, THERE, Said, keys, manifests, row_of, write_config, write_model, write_sweep
@@ -27,6 +33,8 @@ ROWS = [
     row_of("molt"),
     row_of("crosscoder", **{"name": "diff", "sae.hook_point": HERE, "model.others": "other"}),
 ]
+LATER = row_of("skip_transcoder")
+"""The row that a test adds when the others are made."""
 SMALL = {"train": {"tokens": 2048}, "eval": {"tokens": 256}, "init": {"tokens": 256}}
 SEVERAL = {"crosscoder": [HERE, THERE], "clt": ["blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"]}
 
@@ -69,6 +77,10 @@ def made_of(row: str, folder: Path, stage: str) -> Path:
 
 def metrics_of(row: str, folder: Path) -> dict[str, float]:
     return json.loads((made_of(row, folder, "eval") / "metrics.json").read_text())
+
+
+def test_every_geometry_has_a_row() -> None:
+    assert {CATALOG[row["sae.architecture"]].geometry for row in [*ROWS, LATER]} == GEOMETRIES.keys()
 
 
 def test_the_whole_zoo_shares_tokens_and_activations(zoo: Path) -> None:
@@ -209,7 +221,7 @@ def test_dictionaries_of_different_geometries_share_a_pass_and_are_none_the_wors
     mine: Path, lmsae: Lmsae
 ) -> None:
     """A transcoder, a skip transcoder and a molt read the same batches; the third is new to the zoo."""
-    write_sweep(mine, [*ROWS, row_of("skip_transcoder")])
+    write_sweep(mine, [*ROWS, LATER])
     lmsae("plan")
     passes = json.loads((mine / "artifacts/plan/train.json").read_text())["passes"]
     assert sorted(len(group) for group in passes) == [1, 1, 1, 1, 1, 3]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lmsae.errors import ExportError
+from lmsae.geometry.config import GEOMETRIES, LinearConfig
 from lmsae.geometry.geometry import Affine
 from lmsae.geometry.linear import Linear
 from tests.geometry.filling import generator, noise
@@ -30,6 +31,11 @@ def assert_folds(module: Linear, read: Affine, write: Affine, x: Tensor) -> None
     torch.testing.assert_close(folded.encode(x), pre, rtol=1e-10, atol=1e-10)
     raw = undone(write, module.decode(pre.relu(), applied(read, x)))
     torch.testing.assert_close(folded.decode(pre.relu(), x), raw, rtol=1e-10, atol=1e-10)
+
+
+def test_every_linear_geometry_has_a_case() -> None:
+    linear = {kind for kind, model in GEOMETRIES.items() if issubclass(model, LinearConfig)}
+    assert {config.kind for config, *_ in CASES.values()} == linear
 
 
 @pytest.mark.parametrize("read_map", MAPS)

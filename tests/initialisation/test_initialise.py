@@ -9,13 +9,13 @@ from torch import Tensor
 
 from lmsae.initialisation.config import InitConfig, fault
 from lmsae.losses import reconstruction_loss
-from tests.dictionary.grid import ACT_FNS, GEOMETRIES, Case
+from tests.dictionary.grid import ACT_FNS, GEOMETRIES, Case, can_be_planned
 from tests.initialisation.start import held_aside, started
 
 SAE = Case("sae", "relu")
 WRITES_ROWS = [name for name in GEOMETRIES if name != "molt"]
 SEARCHED = [Case(geometry, "topk") for geometry in GEOMETRIES] + [
-    Case("sae", act_fn) for act_fn in ("relu", "gated", "jumprelu", "batchtopk", "abstopk", "groupmax")
+    case for act_fn in ACT_FNS if act_fn != "topk" and can_be_planned(case := Case("sae", act_fn))
 ]
 
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
+from lmsae.combinations import OFFERS
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.losses import LOSSES, Forward, Loss, LossConfig, Progress, reconstruction_loss
-from tests.losses.numpy_sae import ACT_FNS, D_SAE, X, dictionary, expected, parameter, progress, small
+from tests.losses.numpy_sae import ACT_FN_NEEDED, ACT_FNS, D_SAE, X, dictionary, expected, parameter, progress, small
 
 BASIC = {"W_enc", "b_enc", "W_dec"}
 LEARNS = {
@@ -34,6 +35,9 @@ LEARNS = {
     "e2e_ce": BASIC | {"b_dec"},
 }
 """Which parameters get a gradient from a loss, where b_dec is not subtracted from the input."""
+ELSEWHERE = {"unit_norm_decoder", "model"}
+"""What a loss may need that is no part of an activation function."""
+SPARSIFYING = [kind for kind, loss in LOSSES.items() if loss.sparsifies]
 
 
 @dataclasses.dataclass
@@ -76,6 +80,13 @@ def test_every_loss_can_be_named_in_a_spec_by_its_kind() -> None:
     for kind in LOSSES:
         loss = small(kind)[0]
         assert TypeAdapter(LossConfig).validate_python(loss.model_dump()) == loss
+
+
+def test_there_is_an_activation_function_here_for_whatever_a_loss_may_need_of_one() -> None:
+    assert (
+        ACT_FN_NEEDED.keys() == OFFERS.keys() == {need for loss in LOSSES.values() for need in loss.needs} - ELSEWHERE
+    )
+    assert all(act_fn in OFFERS[need] and act_fn in ACT_FNS for need, act_fn in ACT_FN_NEEDED.items())
 
 
 def test_a_column_of_two_losses_has_one_description() -> None:
@@ -132,7 +143,7 @@ def test_a_loss_and_its_gradients_are_finite_where_no_latent_is_active(kind: str
     assert all(p.grad is None or p.grad.isfinite().all() for p in made.parameters())
 
 
-@pytest.mark.parametrize("kind", ["l1", "lp", "tanh", "tanh_quad", "p_anneal", "l0", "pre_act"])
+@pytest.mark.parametrize("kind", [*(kind for kind in SPARSIFYING if kind != "gated_aux"), "pre_act"])
 def test_sums_are_in_float32_where_codes_come_in_bfloat16(kind: str) -> None:
     loss, made = small(kind)
     made.float()
