@@ -1,5 +1,5 @@
-"""Every catalog entry whole: its forward pass and each of its losses against NumPy in float64, written from the
-formulas and sharing no code with the package; and which weights its losses reach."""
+"""Every catalog entry whole, and a Matryoshka crosscoder: its forward pass and each of its losses against NumPy in
+float64, written from the formulas and sharing no code with the package; and which weights its losses reach."""
 
 import math
 from typing import Any
@@ -23,13 +23,18 @@ COLUMNS: dict[str, Any] = {
     "lorsa_rotary": False,
     "matryoshka_prefixes": "0.25 1",
 }
+CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in CATALOG} | {
+    "matryoshka crosscoder": ("crosscoder", {"act_fn": "batchtopk", "losses": ("nested", "aux_k")})
+}
+EVERY = pytest.mark.parametrize("name", CASES)
 DEAD = np.arange(2 * D_SAE) % 4 == 1
 Arrays = dict[str, np.ndarray]
 
 
 def made(name: str, **columns: Any) -> tuple[Dictionary, Objective, Tensor, Tensor]:
     """A small dictionary of random weights, what trains it, and contexts of inputs and targets."""
-    config, objective = parts(name, WIDTH, D_SAE, out_width=OUT, **COLUMNS | columns)
+    entry, own = CASES[name]
+    config, objective = parts(entry, WIDTH, D_SAE, out_width=OUT, **COLUMNS | own | columns)
     dictionary, generator = Dictionary(config).double().train(), torch.Generator().manual_seed(1)
     with torch.no_grad():
         for full_name, parameter in dictionary.named_parameters():
@@ -226,7 +231,7 @@ def test_every_part_has_its_formula_here_or_with_the_tests_of_layers() -> None:
     assert ACT_FNS.keys() - CODES.keys() == {"layertopk", "batchlayertopk"}  # tests/sparsity/test_groups.py
 
 
-@pytest.mark.parametrize("name", CATALOG)
+@EVERY
 def test_a_forward_pass_is_the_formula(name: str) -> None:
     dictionary, _, x, target = made(name)
     expected, forward = Expected(dictionary, x, target), forward_of(dictionary, x, target)
@@ -250,18 +255,19 @@ def terms(dictionary: Dictionary, objective: Objective, forward: Forward) -> dic
     return found
 
 
-@pytest.mark.parametrize("name", CATALOG)
+@EVERY
 def test_every_term_of_the_loss_is_the_formula(name: str) -> None:
     dictionary, objective, x, target = made(name)
     expected = Expected(dictionary, x, target)
     found = terms(dictionary, objective, forward_of(dictionary, x, target))
-    assert found.keys() - {"reconstruction"} == set(CATALOG[name].losses)
+    entry, columns = CASES[name]
+    assert found.keys() - {"reconstruction"} == set(columns.get("losses", CATALOG[entry].losses))
     for kind, value in found.items():
         assert value.item() == pytest.approx(expected.loss(kind), rel=1e-11), kind
         assert value.item() != 0, kind
 
 
-@pytest.mark.parametrize("name", CATALOG)
+@EVERY
 def test_gradients_reach_every_parameter(name: str) -> None:
     dictionary, objective, x, target = made(name)
     torch.stack(list(terms(dictionary, objective, forward_of(dictionary, x, target)).values())).sum().backward()

@@ -28,6 +28,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in CAT
     "direct thresholds": ("jumprelu", {"jumprelu_threshold": "direct"}),
     "tanh": ("jumprelu", {"losses": ("tanh",)}),
     "a target": ("jumprelu", {"losses": ("target_l0",), "target_l0": 3.0, "target_l0_coefficient": 0.3}),
+    "prefixes of several hook points": ("crosscoder", {"act_fn": "batchtopk", "losses": ("nested", "aux_k")}),
     "sampled prefixes": ("batchtopk", {"losses": ("nested_sampled",)}),
     "a gated transcoder": ("transcoder", {"act_fn": "gated", "losses": ("gated_aux",)}),
     "a gated skip transcoder": ("skip_transcoder", {"act_fn": "gated", "losses": ("gated_aux",)}),
