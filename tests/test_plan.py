@@ -2,19 +2,24 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import pytest
+from hypothesis import assume, given, reject, settings
+from hypothesis import strategies as st
 
 from lmsae.artifact import Artifacts, Spec
-from lmsae.catalog import CATALOG, Objective
+from lmsae.catalog import CATALOG, Objective, piece_fields
 from lmsae.dictionary.config import DictionaryConfig
+from lmsae.errors import ConfigError
 from lmsae.experiment import plan_of
 from lmsae.geometry.config import SAEConfig
 from lmsae.lm.source import ResolvedModel
 from lmsae.losses import AuxK
 from lmsae.plan import ROW_STAGES, Plan
 from lmsae.runtime import Runtime, Wandb
-from lmsae.sheet import columns
+from lmsae.sheet import SECTIONS, columns
 from lmsae.sparsity.config import TopKConfig
 from lmsae.stages import STAGES, activations, evaluate, init, norm, tokenize, train
 from lmsae.stages.activations import LMConfig
@@ -234,6 +239,79 @@ def test_a_changed_field_moves_what_lies_below_it_and_nothing_else(
     before = keys_of(row, planned(*beside))
     after = keys_of(row, planned(*beside, f"{column}={value}"))
     assert moved(before, after) == set().union(*(BELOW[stage] for stage in stages))
+
+
+def values_of(column: str, near: str) -> st.SearchStrategy[Any] | None:
+    """Values of a column that is a number, one of some words or a switch, numbers of the size of `near`; None for
+    texts and lists."""
+    section, name = column.split(".")
+    own = SECTIONS[section].model_fields
+    field = own[name] if name in own else piece_fields()[name][0].model_fields[name]
+    options = get_args(field.annotation) if get_origin(field.annotation) in (Union, UnionType) else [field.annotation]
+    limits = {name: getattr(limit, name) for limit in field.metadata for name in LIMITS if hasattr(limit, name)}
+    lowest = limits.get("gt", limits.get("ge", 0))
+    highest = limits.get("lt", limits.get("le"))
+    kinds = []
+    for option in options:
+        if option is bool:
+            kinds.append(st.booleans().map(lambda value: str(value).lower()))
+        elif option is int:
+            most = max(16, 4 * int(near))
+            kinds.append(st.integers(lowest + ("gt" in limits), most if highest is None else min(most, highest - 1)))
+        elif option is float:
+            most = max(1.0, 4 * float(near)) if highest is None else highest
+            kinds.append(st.floats(lowest, most, exclude_min="gt" in limits, exclude_max="lt" in limits))
+        elif get_origin(option) is Literal:
+            kinds.append(st.sampled_from(get_args(option)))
+    return st.one_of(kinds) if kinds else None
+
+
+def meaning(column: str, value: Any) -> Any:
+    """What a value comes to: a number of latents, a number, or a word."""
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return round(number * WIDTH) if column == "sae.expansion_factor" else number
+
+
+WIDTH = 16
+LIMITS = ("gt", "ge", "lt", "le")
+TEXTS_AND_LISTS = {
+    *("model.name", "model.others", "tokenize.tokenizer", "sae.architecture", "sae.geometry", "sae.act_fn"),
+    *("dataset.name", "dataset.subset", "dataset.split"),
+    *("dataset.column", "dataset.tokens_column", "dataset.messages_column"),
+    *("sae.hook_point", "sae.hook_point_in", "sae.hook_point_out"),
+    *("sae.losses", "sae.molt_ranks", "sae.matryoshka_prefixes"),
+}
+DRAWN = [move for move in MOVES if values_of(*move[:2]) is not None]
+
+
+def test_values_are_drawn_for_every_column_but_texts_and_lists() -> None:
+    assert {column for column, *_ in MOVES} - {column for column, *_ in DRAWN} == TEXTS_AND_LISTS
+
+
+@pytest.mark.parametrize(("column", "value", "stages", "row"), DRAWN, ids=[column for column, *_ in DRAWN])
+def test_whatever_its_two_values_a_field_moves_the_same_stages(
+    sources: Path, column: str, value: str, stages: Sequence[str], row: str
+) -> None:
+    own = {cells["name"]: cells for cells in ROWS}
+    write_sweep(sources, [own[row] if row in own else row_of(row)])
+    beside, values = BESIDE.get(column, []), values_of(column, value)
+    assert values is not None
+    before = keys_of(row, planned(*beside, f"{column}={value}"))
+
+    @settings(deadline=None, max_examples=10)
+    @given(other=values)
+    def moves_the_same(other: Any) -> None:
+        assume(meaning(column, other) != meaning(column, value))
+        try:
+            after = keys_of(row, planned(*beside, f"{column}={other}"))
+        except ConfigError:
+            reject()
+        assert moved(before, after) == set().union(*(BELOW[stage] for stage in stages))
+
+    moves_the_same()
 
 
 def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down() -> None:
