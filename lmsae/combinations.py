@@ -110,6 +110,7 @@ def idle(init: Any, train: Any, dictionary: Any, objective: Any) -> Iterator[tup
         ("train.k_schedule", train.initial_k, "train.initial_k"),
         ("train.resample_times", train.resample_steps, "train.resample_steps above 0"),
         ("train.threshold_lr_factor", act_fn.kind == "jumprelu", "jumprelu, which alone learns thresholds by gradient"),
+        ("train.encoder_lr_factor", not getattr(geometry, "tied_encoder", False), "an encoder that is not tied"),
         (
             "train.sparsity_warm_up_steps",
             any(loss.sparsifies for loss in objective.losses),

@@ -125,9 +125,9 @@ class Entries:
         """The same entries latent by latent (the transposed matrix), and which entry stands at each place there."""
         return Entries.sorted(self.latents, self.row, self.width, self.tokens)
 
-    def kept(self, chosen: Bool[Tensor, " entries"] | Int[Tensor, " kept"]) -> "Entries":
-        """Those of the entries that are chosen, by a mask or by their places in ascending order."""
-        return Entries.of(self.row[chosen], self.latents[chosen], self.tokens, self.width)
+    def kept(self, places: Int[Tensor, " kept"]) -> "Entries":
+        """Those of the entries at these places, which ascend."""
+        return Entries(torch.searchsorted(places, self.starts), self.latents[places], self.width)
 
     def latents_with(self, codes: Float[Tensor, " entries"]) -> Bool[Tensor, " latents"]:
         """Which latents have a code other than 0."""

@@ -43,6 +43,7 @@ def test_what_is_idle_is_a_column() -> None:
         ("train.k_schedule", "topk", {}, {"train": {"initial_k": 8}}),
         ("train.resample_times", "topk", {}, {"train": {"resample_steps": 10}}),
         ("train.threshold_lr_factor", "topk", {}, {"act_fn": "jumprelu", "losses": ("l0",)}),
+        ("train.encoder_lr_factor", "topk", {"tied_encoder": True}, {}),
         ("train.sparsity_warm_up_steps", "topk", {}, {"losses": ("l1",)}),
         ("sae.lorsa_rotary_dim", "lorsa", {"lorsa_rotary": False}, {}),
         ("sae.lorsa_rotary_base", "lorsa", {"lorsa_rotary": False}, {}),

@@ -102,6 +102,9 @@ MOVES: list[tuple[str, str, Sequence[str], str]] = [
     ("train.lr_end_ratio", "0.1", ["train"], "top"),
     ("train.sparsity_warm_up_steps", "3", ["train"], "top"),
     ("train.threshold_lr_factor", "2", ["train"], "top"),
+    ("train.encoder_lr_factor", "2", ["train"], "top"),
+    ("train.decoder_lr_factor", "2", ["train"], "top"),
+    ("train.bias_lr_factor", "2", ["train"], "top"),
     ("train.adam_beta1", "0.5", ["train"], "top"),
     ("train.adam_beta2", "0.5", ["train"], "top"),
     ("train.grad_clip", "0", ["train"], "top"),
@@ -347,8 +350,8 @@ def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down
         "activations": "76ce4aa9a98bacd8",
         "norm": "390dfdba66841375",
         "init": "0582a801230648b9",
-        "train": "70a2e44396cedb55",
-        "eval": "426221c628010f61",
+        "train": "61a7b6027170e9a7",
+        "eval": "1eb4c35716733862",
     }
 
 

@@ -95,6 +95,15 @@ class TrainConfig(Frozen):
         "own size times that rate a step: over a few hundred steps, take 10 or more, or it stays where it began; over "
         "hundreds of thousands, 0.1 keeps it calm.",
     )
+    encoder_lr_factor: float = Field(
+        default=1.0,
+        gt=0,
+        description="Learning rate of what reads (encoder, GLU gate, queries and keys, r_mag) over `train.lr`.",
+    )
+    decoder_lr_factor: float = Field(
+        default=1.0, gt=0, description="Learning rate of what writes (decoder, W_skip, transforms) over `train.lr`."
+    )
+    bias_lr_factor: float = Field(default=1.0, gt=0, description="Learning rate of all biases over `train.lr`.")
     adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="Adam's decay of the mean gradient.")
     adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="Adam's decay of the squared gradient.")
     adam_eps: float = Field(default=1e-8, gt=0, description="What Adam adds to the root of the squared gradient.")

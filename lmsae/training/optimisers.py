@@ -14,13 +14,15 @@ from lmsae.training.config import TrainConfig
 
 Named = tuple[str, nn.Parameter]
 MUON_MOMENTUM = 0.95
+DECODERS = ("W_dec", "W_skip", "U", "V")
+"""Weights that write; thresholds and biases apart, all others read."""
 
 
 def build(config: TrainConfig, parameters: Iterable[Named], lr: float) -> tuple[Optimizer, ...]:
     """The optimisers of named parameters, each of which belongs to exactly one of them.
 
-    Parameters named `...threshold` learn at `lr * threshold_lr_factor`; only matrices decay. Every group keeps its
-    own rate in `base_lr`. Raises SourceError where a library is missing.
+    Thresholds, biases, what reads and what writes learn at `lr` times the factor of each; only matrices decay. Every
+    group keeps its own rate in `base_lr`. Raises SourceError where a library is missing.
     """
     optimisers = _BUILDERS[config.optimizer](config, list(parameters), lr)
     for optimiser in optimisers:
@@ -39,10 +41,19 @@ def to_evaluation(optimiser: Optimizer) -> None:
 def _groups(config: TrainConfig, parameters: Iterable[Named], lr: float) -> list[dict[str, Any]]:
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters:
-        rate = lr * config.threshold_lr_factor if name.endswith("threshold") else lr
+        rate = lr * _lr_factor(config, name)
         decay = config.weight_decay if _is_matrix(name, parameter) else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
+
+
+def _lr_factor(config: TrainConfig, name: str) -> float:
+    own = next(part for part in reversed(name.split(".")) if not part.isdigit())
+    if own.endswith("threshold"):
+        return config.threshold_lr_factor
+    if own.startswith("b_"):
+        return config.bias_lr_factor
+    return config.decoder_lr_factor if own in DECODERS else config.encoder_lr_factor
 
 
 def _is_matrix(name: str, parameter: nn.Parameter) -> bool:

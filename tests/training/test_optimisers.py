@@ -66,6 +66,28 @@ def test_thresholds_learn_at_their_own_rate(optimizer: str, make_run: Any) -> No
     assert set(rates.values()) == {1e-2}
 
 
+ROLES = {
+    "threshold": {"log_threshold"},
+    "bias": {"b_enc", "b_dec", "b_gate", "b_mag", "b_Q", "b_K"},
+    "decoder": {"W_dec", "W_skip", "U", "V"},
+    "encoder": {"W_enc", "W_Q", "W_K", "r_mag"},
+}
+FACTORS = {"threshold": 2.0, "bias": 3.0, "decoder": 5.0, "encoder": 7.0}
+
+
+@every_optimiser
+def test_thresholds_biases_what_reads_and_what_writes_have_rates_of_their_own(optimizer: str, make_run: Any) -> None:
+    met = set()
+    for entry in CATALOG:
+        run = make(make_run, optimizer, entry, **{f"{role}_lr_factor": factor for role, factor in FACTORS.items()})
+        for name, value in run.dictionary.named_parameters():
+            own = name.rstrip(".0123456789").rpartition(".")[2]
+            (role,) = (role for role, names in ROLES.items() if own in names)
+            assert group_of(run.optimisers, value)[1]["base_lr"] == pytest.approx(1e-2 * FACTORS[role]), name
+            met.add(own)
+    assert met == set().union(*ROLES.values())
+
+
 @every_optimiser
 def test_only_matrices_decay(optimizer: str, make_run: Any) -> None:
     run = make(make_run, optimizer, "lorsa", weight_decay=0.1)
