@@ -28,7 +28,7 @@ from lmsae.store.layout import StoreDtype
 from lmsae.store.reader import StoreReader
 
 DTYPES: Sequence[StoreDtype] = ("float32", "float16", "bfloat16", "int8")
-METRICS = ("explained_variance", "l0", "ce_loss_score")
+METRICS = ("explained_variance", "l0", "ce_loss_score_mean")
 
 
 def write_sweep(folder: Path, arguments: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ from lmsae.memory import forget_peak, peak_memory, reuse_freed_memory
 from lmsae.runtime import Runtime
 from lmsae.stages.stage import Job, Stage
 
-LIBRARIES = ("torch", "transformers", "transformer-lens", "zarr", "datasets", "numpy", "safetensors")
+LIBRARIES = ("torch", "transformers", "transformer-lens", "zarr", "datasets", "numpy", "numba", "safetensors")
 
 
 def make_artifacts(stage: Stage, references: Sequence[str], artifacts: Artifacts, runtime: Runtime) -> list[str]:
