@@ -1,5 +1,5 @@
-"""Every catalog entry whole, and a Matryoshka crosscoder: its forward pass and each of its losses against NumPy in
-float64, written from the formulas and sharing no code with the package; and which weights its losses reach."""
+"""Every catalog entry whole, a Matryoshka crosscoder and encoders with a gate: forward pass and losses against NumPy in
+float64, written from the formulas and sharing no code with the package; and which weights the losses reach."""
 
 import math
 from typing import Any
@@ -24,7 +24,9 @@ COLUMNS: dict[str, Any] = {
     "matryoshka_prefixes": "0.25 1",
 }
 CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in CATALOG} | {
-    "matryoshka crosscoder": ("crosscoder", {"act_fn": "batchtopk", "losses": ("nested", "aux_k")})
+    "matryoshka crosscoder": ("crosscoder", {"act_fn": "batchtopk", "losses": ("nested", "aux_k")}),
+    "topk with a gate": ("topk", {"glu_encoder": True}),
+    "skip transcoder with a gate": ("skip_transcoder", {"glu_encoder": True}),
 }
 EVERY = pytest.mark.parametrize("name", CASES)
 DEAD = np.arange(2 * D_SAE) % 4 == 1
@@ -183,6 +185,8 @@ class Expected:
         self.kind, self.act_fn = dictionary.config.geometry.kind, dictionary.config.act_fn.kind
         self.w, self.s = arrays(dictionary.geometry), arrays(dictionary.sparsity)
         pre = PRE[self.kind](x.numpy(), self.w)
+        if "W_glu" in self.w:
+            pre = pre / (1 + np.exp(-(x.numpy() @ self.w["W_glu"] + self.w["b_glu"])))
         self.x, self.y, self.pre = (part.reshape(-1, part.shape[-1]) for part in (x.numpy(), target.numpy(), pre))
         self.codes = CODES[self.act_fn](self.pre, self.w, self.s)
         self.norms, self.dead = norms(self.kind, self.w), DEAD[: pre.shape[-1]]
@@ -269,7 +273,7 @@ def test_every_term_of_the_loss_is_the_formula(name: str) -> None:
 
 @EVERY
 def test_gradients_reach_every_parameter(name: str) -> None:
-    dictionary, objective, x, target = made(name)
+    dictionary, objective, x, target = made(name, lorsa_rotary=True)  # without positions b_K changes no pattern
     torch.stack(list(terms(dictionary, objective, forward_of(dictionary, x, target)).values())).sum().backward()
     unreached = {full for full, value in dictionary.named_parameters() if value.grad is None or not value.grad.any()}
     assert unreached == set()
