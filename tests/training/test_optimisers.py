@@ -78,8 +78,9 @@ FACTORS = {"threshold": 2.0, "bias": 3.0, "decoder": 5.0, "encoder": 7.0}
 @every_optimiser
 def test_thresholds_biases_what_reads_and_what_writes_have_rates_of_their_own(optimizer: str, make_run: Any) -> None:
     met = set()
+    columns: dict[str, Any] = {f"{role}_lr_factor": factor for role, factor in FACTORS.items()}
     for entry in CATALOG:
-        run = make(make_run, optimizer, entry, **{f"{role}_lr_factor": factor for role, factor in FACTORS.items()})
+        run = make(make_run, optimizer, entry, **columns)
         for name, value in run.dictionary.named_parameters():
             own = name.rstrip(".0123456789").rpartition(".")[2]
             (role,) = (role for role, names in ROLES.items() if own in names)
