@@ -9,7 +9,6 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -179,9 +178,12 @@ def _in_parts(rows: int, numbers: int, work: Callable[[int, int], None]) -> None
     stretches = deque((rows * part // parts, rows * (part + 1) // parts) for part in range(parts))
 
     def take_all() -> None:
-        while stretches:
-            with suppress(IndexError):  # another thread was faster
-                work(*stretches.popleft())
+        while True:
+            try:
+                stretch = stretches.popleft()
+            except IndexError:
+                return
+            work(*stretch)
 
     others = [_pool(threads - 1).submit(take_all) for _ in range(threads - 1)]
     take_all()
@@ -194,7 +196,8 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "lmsae-kernels")
 
 
-os.register_at_fork(after_in_child=_pool.cache_clear)  # threads stay behind
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads stay behind
 
 
 @_compiled
