@@ -9,7 +9,8 @@ if TYPE_CHECKING:
 # After each of its loops, GNU OpenMP's threads spin for milliseconds, and what else wants their cores waits: a process
 # beside this one, or a thread of our own. This is what it takes itself where there are more threads than cores; it is
 # read when torch is first imported.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __version__ = "0.1.0"
 __all__ = ["Experiment", "run"]

@@ -2,7 +2,8 @@
 sums over them.
 
 Values are compared by their bits as integers, those of negative ones turned round: their order is that of the floats,
-NaN above all. Loops over integers become vector instructions, where those over floats must mind NaN.
+and NaN of either sign is above all, so that it is chosen and seen. Loops over integers become vector instructions,
+where those over floats must mind NaN.
 """
 
 import os
@@ -19,10 +20,13 @@ from numba import njit
 from torch import Tensor
 
 SMALL = 1 << 16
-"""Fewer numbers than this are not worth another thread."""
+"""Numbers that are worth a thread."""
 STRETCHES = 8
 """For each thread: whoever is done takes another one, for not all rows are as much work."""
-ALL_BUT_SIGN, LOWEST = np.int32(0x7FFFFFFF), np.int32(-0x80000000)
+ALL_BUT_SIGN, LOWEST, NEGATIVE_NANS = np.int32(0x7FFFFFFF), np.int32(-0x80000000), np.int32(0x7FFFFF)
+"""The last is their number: taken from all keys it brings them round to the top, and -inf to the lowest."""
+LEAST_GROUPS = 32
+"""Of columns: so many maxima make vector instructions."""
 
 
 def _compiled(function: Callable[..., Any]) -> Any:
@@ -35,17 +39,17 @@ def _compiled(function: Callable[..., Any]) -> Any:
         return njit(**options)(function)
 
 
-def choose(values: Tensor) -> bool:
+def can_choose(values: Tensor) -> bool:
     """Whether these kernels choose among such values."""
     return values.device.type == "cpu" and values.dtype in (torch.float32, torch.bfloat16)
 
 
-def sort(columns: Tensor) -> bool:
+def can_sort(columns: Tensor) -> bool:
     """Whether these kernels sort such columns."""
     return columns.device.type == "cpu"
 
 
-def sum_up(values: Tensor) -> bool:
+def can_sum(values: Tensor) -> bool:
     """Whether these kernels sum such values."""
     return values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64)
 
@@ -56,9 +60,11 @@ def largest_of_rows(values: Float[Tensor, "rows width"], k: int) -> Int[Tensor, 
     Of equal values as many are taken as there is room for, the same ones every time.
     """
     rows, width = values.shape
+    assert k <= width
     columns = torch.empty(rows, k, dtype=torch.int64)
     bits, shift = _bits(values)
-    groups = 4 * k if 16 * k <= width else width
+    groups = max(4 * k, LEAST_GROUPS)
+    groups = groups if 4 * groups <= width else width
     into = columns.numpy()
     _in_parts(rows, rows * width, lambda start, stop: _largest_of_rows(bits, shift, k, groups, into, start, stop))
     return columns
@@ -90,6 +96,7 @@ def columns_above(
 def largest(values: Float[Tensor, " n"], count: int) -> Int[Tensor, " count"]:
     """Places of the `count` largest of float32 or bfloat16 values, exactly, in ascending order; of equal ones the
     first."""
+    assert count <= len(values)
     places = torch.empty(count, dtype=torch.int64)
     bits, shift = _bits(values)
     _largest(bits, shift, count, places.numpy())
@@ -134,6 +141,7 @@ def bag_sums(
 ) -> Float[Tensor, "bags d"]:
     """For each bag of entries, starts[i] to starts[i + 1], the sum of values times rows, 0 for an empty one; float32 or
     float64. With an order, the value of entry i is values[order[i]]."""
+    assert values.dtype == rows.dtype
     sums = rows.new_empty(len(starts) - 1, rows.shape[1])
     values, rows = values.detach().contiguous(), rows.detach().contiguous()
     arrays = starts.numpy(), columns.numpy(), values.numpy(), rows.numpy(), None if order is None else order.numpy()
@@ -149,6 +157,7 @@ def entry_dots(
     y: Float[Tensor, "columns d"],
 ) -> Float[Tensor, " entries"]:
     """The scalar product of each entry's row of x and column's row of y; float32 or float64."""
+    assert x.dtype == y.dtype
     dots = x.new_empty(len(columns))
     x, y = x.detach().contiguous(), y.detach().contiguous()
     arrays = starts.numpy(), columns.numpy(), x.numpy(), y.numpy(), dots.numpy()
@@ -158,22 +167,23 @@ def entry_dots(
 
 def _bits(values: Tensor) -> tuple[np.ndarray, np.int32]:
     """Bits of float32 or bfloat16 values, and by how much to shift them to those of float32."""
+    assert can_choose(values)
     values = values.detach().contiguous()
     if values.dtype == torch.bfloat16:
         return values.view(torch.int16).numpy(), np.int32(16)
-    return values.float().view(torch.int32).numpy(), np.int32(0)
+    return values.view(torch.int32).numpy(), np.int32(0)
 
 
 def _keys(floor: Tensor) -> np.ndarray:
     """Keys of float32 values; -0 is taken for 0, which is not above it."""
     bits, _ = _bits(floor.float() + 0.0)
-    return bits ^ ((bits >> 31) & ALL_BUT_SIGN)
+    return (bits ^ ((bits >> 31) & ALL_BUT_SIGN)) - NEGATIVE_NANS
 
 
 def _in_parts(rows: int, numbers: int, work: Callable[[int, int], None]) -> None:
-    """Work on stretches of rows, each from a first one up to another, in as many threads as torch has, this one among
-    them; `numbers` to work on in all."""
-    threads = torch.get_num_threads() if numbers > SMALL else 1
+    """Work on stretches of rows, each from a first one up to another, in up to as many threads as torch has, this one
+    among them; `numbers` to work on in all."""
+    threads = min(torch.get_num_threads(), numbers // SMALL + 1)
     parts = min(STRETCHES * threads, rows) if threads > 1 else 1
     stretches = deque((rows * part // parts, rows * (part + 1) // parts) for part in range(parts))
 
@@ -185,7 +195,7 @@ def _in_parts(rows: int, numbers: int, work: Callable[[int, int], None]) -> None
                 return
             work(*stretch)
 
-    others = [_pool(threads - 1).submit(take_all) for _ in range(threads - 1)]
+    others = [_pool(torch.get_num_threads() - 1).submit(take_all) for _ in range(threads - 1)]
     take_all()
     for other in others:
         other.result()
@@ -203,7 +213,7 @@ if hasattr(os, "register_at_fork"):
 @_compiled
 def _key(bits, shift):
     wide = np.int32(np.int32(bits) << shift)
-    return np.int32(wide ^ ((wide >> np.int32(31)) & ALL_BUT_SIGN))
+    return np.int32((wide ^ ((wide >> np.int32(31)) & ALL_BUT_SIGN)) - NEGATIVE_NANS)
 
 
 @_compiled

@@ -72,7 +72,7 @@ class Entries:
     @classmethod
     def above(cls, pre: Float[Tensor, "tokens latents"], floor: Float[Tensor, " latents"]) -> "Entries | None":
         """The entries above the floor of their latent, unless they are more than `few`."""
-        if cpu_kernels.choose(pre):
+        if cpu_kernels.can_choose(pre):
             starts = cpu_kernels.count_above(pre, floor).cumsum(0)
             starts = torch.cat([starts.new_zeros(1), starts])
             if starts[-1] > few(pre):
@@ -98,7 +98,7 @@ class Entries:
     @classmethod
     def sorted(cls, row: Tensor, latents: Tensor, tokens: int, width: int) -> "tuple[Entries, Tensor]":
         """Entries from their tokens, in any order, and latents; and which of those given stands at each place."""
-        if cpu_kernels.sort(row):
+        if cpu_kernels.can_sort(row):
             starts, order = cpu_kernels.sorted_by_column(row, tokens)
             return cls(starts, latents[order], width), order
         ordered, order = row.sort(stable=True)
@@ -131,16 +131,16 @@ class Entries:
 
     def latents_with(self, codes: Float[Tensor, " entries"]) -> Bool[Tensor, " latents"]:
         """Which latents have a code other than 0."""
-        if cpu_kernels.sum_up(codes):
+        if cpu_kernels.can_sum(codes):
             return cpu_kernels.columns_with(codes, self.latents, self.width)
         beyond = self.latents.where(codes != 0, self.width)
         return codes.new_zeros(self.width + 1).index_fill(0, beyond, 1)[:-1] != 0
 
     def of_all(self, everywhere: Float[Tensor, "tokens latents"]) -> Float[Tensor, " entries"]:
-        """What a whole matrix holds at the entries."""
-        if cpu_kernels.choose(everywhere):
+        """What a whole matrix holds at the entries, without a gradient."""
+        if cpu_kernels.can_choose(everywhere):
             return cpu_kernels.at(everywhere, self.starts, self.latents)
-        return everywhere.flatten().index_select(0, self.places)
+        return everywhere.detach().flatten().index_select(0, self.places)
 
     def dense(self, values: Float[Tensor, " entries"]) -> Float[Tensor, "tokens latents"]:
         """The whole matrix with these values, and 0 elsewhere."""
@@ -202,7 +202,7 @@ class _Combined(Function):
 
 def _dot(x: Tensor, weights: Tensor, entries: Entries) -> Tensor:
     """<x of its token, weights of its latent> for each entry."""
-    if cpu_kernels.sum_up(x):
+    if cpu_kernels.can_sum(x):
         return cpu_kernels.entry_dots(entries.starts, entries.latents, x, weights)
     if (kernels := _gpu_kernels_for(x)) is not None:
         return kernels.entry_dots(entries.row, entries.latents, x.contiguous(), weights.contiguous())
@@ -211,7 +211,7 @@ def _dot(x: Tensor, weights: Tensor, entries: Entries) -> Tensor:
 
 def _sum(values: Tensor, weights: Tensor, entries: Entries) -> Tensor:
     """For each token the sum of its entries' values times the weights of their latents."""
-    if cpu_kernels.sum_up(weights):
+    if cpu_kernels.can_sum(weights):
         return cpu_kernels.bag_sums(entries.starts, entries.latents, values, weights)
     if (kernels := _gpu_kernels_for(weights)) is not None:
         return kernels.bag_sums(entries.starts, entries.latents, values.contiguous(), weights.contiguous())
@@ -223,7 +223,7 @@ def _sum(values: Tensor, weights: Tensor, entries: Entries) -> Tensor:
 def _sum_by_latent(values: Tensor, x: Tensor, entries: Entries) -> Tensor:
     """For each latent the sum of its entries' values times x of their tokens."""
     transposed, order = entries.by_latent
-    if cpu_kernels.sum_up(x):
+    if cpu_kernels.can_sum(x):
         return cpu_kernels.bag_sums(transposed.starts, transposed.latents, values, x, order)
     return _sum(values[order], x, transposed)
 

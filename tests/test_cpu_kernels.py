@@ -41,11 +41,20 @@ def test_the_largest_of_each_row_are_those_of_a_sort(width: int, dtype: torch.dt
             assert torch.equal(found, values.sort(1, descending=True).values[:, :k])
 
 
-def test_what_is_no_number_is_above_all() -> None:
-    values = random(ROWS, 300)
-    values[:, 7], values[:, 9] = torch.nan, torch.inf
+NEGATIVE_NAN = [
+    torch.tensor([-0x400000], dtype=torch.int32).view(torch.float32),  # what processors make of inf - inf
+    torch.tensor([-0x40], dtype=torch.int16).view(torch.bfloat16),
+]
+
+
+@pytest.mark.parametrize("number", [torch.tensor([torch.nan]), *NEGATIVE_NAN], ids=str)
+def test_what_is_no_number_is_above_all_whatever_its_sign(number: Tensor) -> None:
+    values = random(ROWS, 300, dtype=number.dtype)
+    values[:, 7:8], values[:, 9] = number, torch.inf
+    assert torch.equal(values[:, 7].signbit(), number.signbit().expand(ROWS))
     assert (cpu_kernels.largest_of_rows(values, 1) == 7).all()
     assert cpu_kernels.largest(values[0], 2).tolist() == [7, 9]
+    assert (cpu_kernels.count_above(values, torch.full((300,), torch.inf)) == 1).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -14,7 +14,7 @@ TOKENS, LATENTS, WIDTH = 7, 11, 5
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the kernels for processors, and as on a GPU without Triton."""
     if request.param == "torch":
-        for kind in (cpu_kernels.choose, cpu_kernels.sort, cpu_kernels.sum_up):
+        for kind in (cpu_kernels.can_choose, cpu_kernels.can_sort, cpu_kernels.can_sum):
             monkeypatch.setattr(cpu_kernels, kind.__name__, lambda values: False)
 
 

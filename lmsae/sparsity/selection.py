@@ -110,7 +110,7 @@ def largest_of_each(values: Float[Tensor, "*batch latents"], k: int, groups: int
     parts = values.unflatten(-1, (groups, -1))
     width = parts.shape[-1]
     k = min(k, width)
-    if cpu_kernels.choose(parts):
+    if cpu_kernels.can_choose(parts):
         within = cpu_kernels.largest_of_rows(parts.reshape(-1, width), k).view(*parts.shape[:-1], k)
     else:
         within = parts.topk(k, dim=-1, sorted=False).indices

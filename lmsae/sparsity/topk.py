@@ -40,7 +40,7 @@ class BatchTopK(LearnsThreshold):
         return torch.zeros_like(positive).flatten().scatter(0, chosen, positive.flatten()[chosen]).view_as(pre)
 
     def chosen(self, pre: Float[Tensor, "tokens latents"]) -> Entries:
-        candidates = self._candidates(pre) if self.groups == 1 and cpu_kernels.choose(pre) else None
+        candidates = self._candidates(pre) if self.groups == 1 and cpu_kernels.can_choose(pre) else None
         if candidates is None:
             return Entries.numbered(self._chosen(pre, self.k_now).sort().values, *pre.shape)
         return candidates.kept(cpu_kernels.largest(candidates.of_all(pre), self.k_now * len(pre)))
