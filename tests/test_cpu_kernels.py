@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lmsae import cpu_kernels
+from lmsae.cpu_kernels.running import in_parts
 from lmsae.entries import Entries
 
 ROWS = 37
@@ -149,12 +150,13 @@ def test_a_failure_in_another_thread_is_not_lost(request: pytest.FixtureRequest)
             raise IndexError(start)
 
     with pytest.raises(IndexError, match="937"):
-        cpu_kernels._in_parts(1000, 1 << 20, fail_at_the_end)
+        in_parts(1000, 1 << 20, fail_at_the_end)
 
 
 FORKED = """
 import os, torch
 from lmsae import cpu_kernels
+from lmsae.cpu_kernels.running import in_parts
 torch.set_num_threads(2)
 values = torch.arange(1 << 17).float().view(-1, 1 << 10)
 assert (cpu_kernels.largest_of_rows(values, 1) == 1023).all()

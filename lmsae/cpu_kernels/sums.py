@@ -1,0 +1,124 @@
+"""Sorting entries by column, and sums and scalar products over them."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lmsae.cpu_kernels.running import compiled, in_parts
+
+
+def can_sort(columns: Tensor) -> bool:
+    """Whether these kernels sort such columns."""
+    return columns.device.type == "cpu"
+
+
+def can_sum(values: Tensor) -> bool:
+    """Whether these kernels sum such values."""
+    return values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64)
+
+
+def sorted_by_column(
+    columns: Int[Tensor, " entries"], width: int
+) -> tuple[Int[Tensor, " ends"], Int[Tensor, " entries"]]:
+    """Where the entries of each of `width` columns begin once they are sorted by column, and which entry stands at each
+    place there; those of one column keep their order."""
+    starts, order = torch.empty(width + 1, dtype=torch.int64), torch.empty_like(columns)
+    _sorted_by_column(columns.numpy(), starts.numpy(), order.numpy())
+    return starts, order
+
+
+def columns_with(
+    values: Float[Tensor, " entries"], columns: Int[Tensor, " entries"], width: int
+) -> Bool[Tensor, " width"]:
+    """Which columns have a value other than 0 at any of their entries; float32 or float64."""
+    found = torch.zeros(width, dtype=torch.bool)
+    _columns_with(values.detach().numpy(), columns.numpy(), found.numpy())
+    return found
+
+
+def bag_sums(
+    starts: Int[Tensor, " ends"],
+    columns: Int[Tensor, " entries"],
+    values: Float[Tensor, " entries"],
+    rows: Float[Tensor, "columns d"],
+    order: Int[Tensor, " entries"] | None = None,
+) -> Float[Tensor, "bags d"]:
+    """For each bag of entries, starts[i] to starts[i + 1], the sum of values times rows, 0 for an empty one; float32 or
+    float64. With an order, the value of entry i is values[order[i]]."""
+    assert values.dtype == rows.dtype
+    sums = rows.new_empty(len(starts) - 1, rows.shape[1])
+    values, rows = values.detach().contiguous(), rows.detach().contiguous()
+    arrays = starts.numpy(), columns.numpy(), values.numpy(), rows.numpy(), None if order is None else order.numpy()
+    into = sums.numpy()
+    in_parts(len(sums), len(columns) * rows.shape[1], lambda start, stop: _bag_sums(*arrays, into, start, stop))
+    return sums
+
+
+def entry_dots(
+    starts: Int[Tensor, " ends"],
+    columns: Int[Tensor, " entries"],
+    x: Float[Tensor, "rows d"],
+    y: Float[Tensor, "columns d"],
+) -> Float[Tensor, " entries"]:
+    """The scalar product of each entry's row of x and column's row of y; float32 or float64."""
+    assert x.dtype == y.dtype
+    dots = x.new_empty(len(columns))
+    x, y = x.detach().contiguous(), y.detach().contiguous()
+    arrays = starts.numpy(), columns.numpy(), x.numpy(), y.numpy(), dots.numpy()
+    in_parts(len(x), len(columns) * x.shape[1], lambda start, stop: _entry_dots(*arrays, start, stop))
+    return dots
+
+
+@compiled
+def _sorted_by_column(columns, starts, order):
+    starts[:] = 0
+    for i in range(columns.size):
+        starts[columns[i] + 1] += 1
+    for column in range(1, starts.size):
+        starts[column] += starts[column - 1]
+    free = starts.copy()
+    for i in range(columns.size):
+        order[free[columns[i]]] = i
+        free[columns[i]] += 1
+
+
+@compiled
+def _columns_with(values, columns, found):
+    for entry in range(values.size):
+        if values[entry] != 0:
+            found[columns[entry]] = True
+
+
+@compiled
+def _bag_sums(starts, columns, values, rows, order, into, start, stop):
+    for bag in range(start, stop):
+        total, entry, end = into[bag], starts[bag], starts[bag + 1]
+        total[:] = 0
+        while entry < end:
+            if entry + 4 <= end:  # each sum is then read and written once for four entries
+                a, b, c, d = entry, entry + 1, entry + 2, entry + 3
+                row_a, row_b, row_c, row_d = rows[columns[a]], rows[columns[b]], rows[columns[c]], rows[columns[d]]
+                if order is not None:
+                    a, b, c, d = order[a], order[b], order[c], order[d]
+                a, b, c, d = values[a], values[b], values[c], values[d]
+                for i in range(total.size):
+                    total[i] += a * row_a[i] + b * row_b[i] + c * row_c[i] + d * row_d[i]
+                entry += 4
+            else:
+                row = rows[columns[entry]]
+                value = values[entry] if order is None else values[order[entry]]
+                for i in range(total.size):
+                    total[i] += value * row[i]
+                entry += 1
+
+
+@compiled
+def _entry_dots(starts, columns, x, y, into, start, stop):
+    for row in range(start, stop):
+        of_x = x[row]
+        for entry in range(starts[row], starts[row + 1]):
+            of_y = y[columns[entry]]
+            total = of_x[0] * of_y[0]
+            for i in range(1, of_x.size):
+                total += of_x[i] * of_y[i]
+            into[entry] = total
