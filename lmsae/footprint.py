@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 FLOAT_BYTES = 4
-ORDER_BYTES = 41
-"""Of a token of a window: its place in two permutations, and two arrays of 8 bytes while one is sorted."""
+ORDER_BYTES = 49
+"""Of a token of a window: its place in two permutations, whether it may be used, and four arrays of 8 bytes while one is
+sorted."""
 DATASET_BYTES = 0.05
 """Of a token of the dataset: its chunk's count and place in the order. Masks and ids lie on disk."""
 COPIES = 3
@@ -62,4 +63,4 @@ def training_bytes(
     codes = max(size.step_codes for size in dictionaries)
     gradient = STEP_COPIES * max(size.parameters for size in dictionaries)
     step = FLOAT_BYTES * (batch_size * (codes + STEP_ACTIVATIONS * width) + gradient)
-    return round(data + states + step + batch_size * token_bytes)
+    return round(data + states + step)

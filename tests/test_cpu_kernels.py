@@ -176,3 +176,31 @@ def test_machine_code_need_not_be_kept() -> None:
     environment = {**os.environ, "NUMBA_CACHE_DIR": "/proc/no/such/folder"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "tensor([1])"
+
+
+def every(dtype: torch.dtype) -> Tensor:
+    """All finite values of a dtype of 16 bits, in rows of 128."""
+    values = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)
+    return values[values.isfinite()].view(-1, 128)
+
+
+@pytest.mark.parametrize(
+    "rows", [every(torch.float16), every(torch.bfloat16), random(900, 7), strange(33)[:, 3:].contiguous()], ids=str
+)
+def test_rows_from_anywhere_are_those_of_torch_to_the_bit(rows: Tensor) -> None:
+    for taken in (random(1000).argsort() % len(rows), torch.arange(3), torch.arange(0)):
+        found = cpu_kernels.rows_as_float32(rows, taken)
+        assert torch.equal(found.view(torch.int32), rows[taken].float().view(torch.int32))
+
+
+@pytest.mark.parametrize("width", [1, 6, 64, 513])
+def test_rows_of_whole_numbers_are_scaled_and_moved(width: int) -> None:
+    """Also where the scale behind a row does not begin at a multiple of four bytes."""
+    q = torch.randint(-127, 128, (500, width), generator=torch.Generator().manual_seed(0)).to(torch.int8)
+    scale, mean, std = random(500, 1).exp(), random(width), random(width + 1)[1:].exp()
+    taken = random(700).argsort() % 500
+    found = cpu_kernels.rows_scaled(torch.cat([q, scale.view(torch.int8)], 1), taken, mean, std)
+    exact = mean.double() + std.double() * scale[taken].double() * q[taken].double()
+    assert found.dtype == torch.float32
+    size = mean.double().abs() + (exact - mean.double()).abs()
+    assert ((found - exact).abs() <= 2**-22 * size).all()

@@ -1,8 +1,10 @@
-"""Numba's versions, for processors, of what torch is slow at there: choosing entries of a matrix, sorting them, and
-sums over them."""
+"""Numba's versions, for processors, of what torch is slow at there: choosing entries of a matrix, sorting them, sums
+over them, and rows taken from anywhere."""
 
 from lmsae.cpu_kernels.choosing import at, can_choose, columns_above, count_above, largest, largest_of_rows
-from lmsae.cpu_kernels.sums import bag_sums, can_sort, can_sum, columns_with, entry_dots, sorted_by_column
+from lmsae.cpu_kernels.ordering import can_sort, order_of, sorted_by_column
+from lmsae.cpu_kernels.rows import rows_as_float32, rows_scaled
+from lmsae.cpu_kernels.sums import bag_sums, can_sum, columns_with, entry_dots
 
 __all__ = [
     "at",
@@ -16,5 +18,8 @@ __all__ = [
     "entry_dots",
     "largest",
     "largest_of_rows",
+    "order_of",
+    "rows_as_float32",
+    "rows_scaled",
     "sorted_by_column",
 ]

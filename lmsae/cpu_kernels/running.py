@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from numba import njit
+from numba.extending import intrinsic
 
 SMALL = 1 << 16
 """Numbers that are worth a thread."""
@@ -24,6 +25,11 @@ def compiled(function: Callable[..., Any]) -> Any:
         return njit(cache=True, **options)(function)
     except RuntimeError:  # neither this package's folder nor the user's cache can be written
         return njit(**options)(function)
+
+
+def generated(function: Callable[..., Any]) -> Any:
+    """What compiled functions may call that Numba itself cannot say: the function returns types and generates code."""
+    return intrinsic(function)
 
 
 def in_parts(rows: int, numbers: int, work: Callable[[int, int], None]) -> None:

@@ -1,4 +1,4 @@
-"""Sorting entries by column, and sums and scalar products over them."""
+"""Sums and scalar products over entries."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -7,24 +7,9 @@ from torch import Tensor
 from lmsae.cpu_kernels.running import compiled, in_parts
 
 
-def can_sort(columns: Tensor) -> bool:
-    """Whether these kernels sort such columns."""
-    return columns.device.type == "cpu"
-
-
 def can_sum(values: Tensor) -> bool:
     """Whether these kernels sum such values."""
     return values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64)
-
-
-def sorted_by_column(
-    columns: Int[Tensor, " entries"], width: int
-) -> tuple[Int[Tensor, " ends"], Int[Tensor, " entries"]]:
-    """Where the entries of each of `width` columns begin once they are sorted by column, and which entry stands at each
-    place there; those of one column keep their order."""
-    starts, order = torch.empty(width + 1, dtype=torch.int64), torch.empty_like(columns)
-    _sorted_by_column(columns.numpy(), starts.numpy(), order.numpy())
-    return starts, order
 
 
 def columns_with(
@@ -67,19 +52,6 @@ def entry_dots(
     arrays = starts.numpy(), columns.numpy(), x.numpy(), y.numpy(), dots.numpy()
     in_parts(len(x), len(columns) * x.shape[1], lambda start, stop: _entry_dots(*arrays, start, stop))
     return dots
-
-
-@compiled
-def _sorted_by_column(columns, starts, order):
-    starts[:] = 0
-    for i in range(columns.size):
-        starts[columns[i] + 1] += 1
-    for column in range(1, starts.size):
-        starts[column] += starts[column - 1]
-    free = starts.copy()
-    for i in range(columns.size):
-        order[free[columns[i]]] = i
-        free[columns[i]] += 1
 
 
 @compiled

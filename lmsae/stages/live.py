@@ -59,9 +59,12 @@ class Live:
         """Memory for so many tokens of each hook point, as they would be stored."""
         return [store.buffer(tokens) for store in self._stores]
 
-    def decode(self, parts: "Sequence[Tensor]") -> "list[Tensor]":
-        """The activations of rows of each buffer, (*, width) float32, in memory of their own."""
-        return [store.decode(part) for store, part in zip(self._stores, parts, strict=True)]
+    def decode(self, parts: "Sequence[Tensor]", taken: "Tensor") -> "list[Tensor]":
+        """The activations of tokens of each buffer, (taken, width) float32, in memory of their own."""
+        return [store.codec.decode(part, taken) for store, part in zip(self._stores, parts, strict=True)]
+
+    def announce(self, chunks: np.ndarray) -> None:
+        """Nothing: models are not asked for what may not be wanted in the end."""
 
     def load(self, chunks: np.ndarray, buffers: "Sequence[Tensor]", is_wanted: Callable[[], bool]) -> None:
         """Capture chunks at all hook points, each model in one forward pass a batch.

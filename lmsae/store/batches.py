@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,8 +19,15 @@ from lmsae.store.source import Source
 PATIENCE_S = 0.2
 """How often somebody is told that the consumer still waits."""
 
-Window = tuple[list[Tensor], Tensor]
-"""Of each array the rows of a window, (rows, ·), and which of them to take in turn."""
+
+class Window(NamedTuple):
+    """What batches come from for a while."""
+
+    chunks: np.ndarray
+    parts: list[Tensor]
+    """Of each hook point those chunks, (tokens, items), as `Source.decode` takes them."""
+    rows: Tensor
+    """Which tokens to take in turn, or which contexts: counted through the chunks."""
 
 
 class ShuffledBatches:
@@ -105,42 +112,48 @@ class ShuffledBatches:
         Raises:
             DamagedArtifact: naming the damaged file and chunk.
         """
-        batch, filled = self._buffers(self._batch_rows), 0
+        pieces: list[tuple[Tensor, ...]] = []
+        filled = 0
         with closing(self._windows(start_step * self._batch_rows, stop_step * self._batch_rows)) as windows:
-            for window, rows in windows:
+            for window in windows:
+                rows = window.rows
                 while len(rows):
                     taken, rows = rows.split([n := min(len(rows), self._batch_rows - filled), len(rows) - n])
-                    for source, part in zip(window, batch, strict=True):
-                        torch.index_select(source, 0, taken, out=part[filled : filled + n])
+                    pieces.append(self._piece(window, taken))
                     filled += n
                     if filled == self._batch_rows:
-                        yield self._handed_over(batch)
-                        filled = 0
+                        yield pieces.pop() if len(pieces) == 1 else tuple(map(torch.cat, zip(*pieces, strict=True)))
+                        pieces, filled = [], 0
 
-    def _handed_over(self, batch: list[Tensor]) -> tuple[Tensor, ...]:
-        """The activations in memory of their own, which outlives the buffers."""
+    def _piece(self, window: Window, taken: Tensor) -> tuple[Tensor, ...]:
+        """The activations of rows of a window; of whole contexts also their numbers."""
         if self._row_tokens == 1:
-            return tuple(self._source.decode(batch))
-        *activations, numbers = batch
-        rows = self._batch_rows, self._row_tokens
-        return (*self._source.decode([part.view(*rows, -1) for part in activations]), numbers[:, 0].clone())
-
-    def _buffers(self, rows: int) -> list[Tensor]:
-        """Memory for so many rows of each hook point, and for the numbers of whole contexts."""
-        buffers = [buffer.view(rows, -1) for buffer in self._source.buffers(rows * self._row_tokens)]
-        return buffers if self._row_tokens == 1 else [*buffers, torch.empty((rows, 1), dtype=torch.int64)]
+            return tuple(self._source.decode(window.parts, taken))
+        tokens = taken[:, None] * self._row_tokens + torch.arange(self._row_tokens)
+        activations = self._source.decode(window.parts, tokens.flatten())
+        size = self._source.chunk_contexts
+        numbers = torch.from_numpy(window.chunks)[taken // size] * size + taken % size
+        return (*(part.view(*tokens.shape, -1) for part in activations), numbers)
 
     def _windows(self, begin: int, end: int) -> Generator[Window, None, None]:
         """The windows of positions `begin` to `end`. Each is overwritten by the next but one."""
-        memory = itertools.cycle([self._buffers(self._order.window_tokens) for _ in range(2)])
+        tokens = self._order.window_tokens * self._row_tokens
+        memory = itertools.cycle([self._source.buffers(tokens) for _ in range(2)])
         closed = threading.Event()
-        with ThreadPoolExecutor(2, "lmsae-window") as background:
-            visits = self._order.visits(begin, end)
-            loads = (
-                # The permutation is sorted while the disk works.
-                (background.submit(self._load, visit, next(memory), closed), background.submit(self._rows, visit))
-                for visit in visits
-            )
+        with (
+            ThreadPoolExecutor(1, "lmsae-window-asking") as asking,
+            ThreadPoolExecutor(2, "lmsae-window") as background,
+        ):
+            asked, visits = itertools.tee(self._order.visits(begin, end))
+            asking.submit(self._announce, next(asked, None), closed)
+
+            def begun(visit: Visit) -> tuple[Future[Any], Future[Any]]:
+                """While the disk hands out a window it is asked for the next, and the permutation is sorted."""
+                asking.submit(self._announce, next(asked, None), closed)
+                load = background.submit(self._load, visit, next(memory), closed)
+                return load, background.submit(self._rows, visit)
+
+            loads = map(begun, visits)
             coming = next(loads, None)
             try:
                 while coming:
@@ -150,24 +163,23 @@ class ShuffledBatches:
             finally:
                 closed.set()
 
-    def _load(self, visit: Visit, buffers: list[Tensor], closed: threading.Event) -> list[Tensor]:
-        chunks, chunk_contexts = self._order.chunks(visit.epoch, visit.window), self._source.chunk_contexts
-        activations = buffers if self._row_tokens == 1 else buffers[:-1]
-        tokens = self._order.window_tokens * self._row_tokens
-        self._source.load(chunks, [part.view(tokens, -1) for part in activations], lambda: not closed.is_set())
-        if self._row_tokens > 1:
-            numbers = torch.from_numpy(chunks)[:, None] * chunk_contexts + torch.arange(chunk_contexts)
-            buffers[-1][: numbers.numel(), 0] = numbers.flatten()
-        return buffers
+    def _load(self, visit: Visit, parts: list[Tensor], closed: threading.Event) -> tuple[np.ndarray, list[Tensor]]:
+        chunks = self._order.chunks(visit.epoch, visit.window)
+        self._source.load(chunks, parts, lambda: not closed.is_set())
+        return chunks, parts
 
     def _rows(self, visit: Visit) -> Tensor:
         return torch.from_numpy(self._order.rows(visit.epoch, visit.window)[visit.start : visit.stop])
 
-    def _wait(self, buffers: Future[list[Tensor]], rows: Future[Tensor]) -> Window:
+    def _announce(self, visit: Visit | None, closed: threading.Event) -> None:
+        if visit and not closed.is_set():
+            self._source.announce(self._order.chunks(visit.epoch, visit.window))
+
+    def _wait(self, loaded: Future[tuple[np.ndarray, list[Tensor]]], rows: Future[Tensor]) -> Window:
         began = time.perf_counter()
-        coming: list[Future[Any]] = [buffers, rows]
+        coming: list[Future[Any]] = [loaded, rows]
         while wait(coming, PATIENCE_S).not_done:
             self.while_waiting()
-        window = buffers.result(), rows.result()
+        window = Window(*loaded.result(), rows.result())
         self.waited_s += time.perf_counter() - began
         return window

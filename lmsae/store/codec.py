@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, Self
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from lmsae import cpu_kernels
 from lmsae.errors import SourceError
 from lmsae.store.layout import Layout, StoreDtype
 
@@ -48,8 +49,8 @@ class Codec(Protocol):
         """Write the rows of activations, which may lie on another device."""
         ...
 
-    def decode(self, rows: Shaped[Tensor, "*batch items"]) -> Float[Tensor, "*batch width"]:
-        """The activations of rows, float32, in memory of their own."""
+    def decode(self, rows: Shaped[Tensor, "rows items"], taken: Int[Tensor, " taken"]) -> Float[Tensor, "taken width"]:
+        """The activations of some of the rows, float32, in memory of their own."""
         ...
 
 
@@ -82,9 +83,9 @@ class Rounded:
         """Write the activations, rounded."""
         rows.copy_(activations)
 
-    def decode(self, rows: Shaped[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
-        """The activations, float32."""
-        return rows.to(torch.float32, copy=True)
+    def decode(self, rows: Shaped[Tensor, "rows width"], taken: Int[Tensor, " taken"]) -> Float[Tensor, "taken width"]:
+        """The activations of some of the rows, float32."""
+        return cpu_kernels.rows_as_float32(rows, taken)
 
 
 class Quantised:
@@ -135,11 +136,9 @@ class Quantised:
         rows[..., :width].copy_(z.div_(scale).round_())
         rows[..., width:].copy_(scale.view(torch.int8))
 
-    def decode(self, rows: Shaped[Tensor, "*batch items"]) -> Float[Tensor, "*batch width"]:
-        """mean + std * scale * q, float32."""
-        width = len(self.mean)
-        scale = rows[..., width:].contiguous().view(torch.float32)
-        return torch.addcmul(self.mean, rows[..., :width].to(torch.float32).mul_(scale), self.std)
+    def decode(self, rows: Shaped[Tensor, "rows items"], taken: Int[Tensor, " taken"]) -> Float[Tensor, "taken width"]:
+        """mean + std * scale * q of some of the rows, float32."""
+        return cpu_kernels.rows_scaled(rows, taken, self.mean, self.std)
 
 
 CODECS: dict[StoreDtype, type[Codec]] = {

@@ -73,21 +73,18 @@ class StoreReader:
             raise IndexError(f"{self.path}: contexts {start} to {stop} of {self.contexts}")
         first, last = start // self.layout.chunk_contexts, -(-stop // self.layout.chunk_contexts)
         out = self.buffer((last - first) * self.layout.chunk_tokens)
-        self.read_chunks(np.arange(first, last), out)
-        skipped = first * self.layout.chunk_contexts
-        rows = out.view(-1, *self.layout.stored_shape[1:])[start - skipped : stop - skipped]
-        return self.decode(rows)
-
-    def decode(self, rows: Tensor) -> Tensor:
-        """The activations of rows of a `buffer`, (*, width) float32, in memory of their own."""
-        return self.codec.decode(rows)
+        self.announce(chunks := np.arange(first, last))
+        self.read_chunks(chunks, out)
+        skipped, size = first * self.layout.chunk_contexts, self.context_size
+        tokens = torch.arange((start - skipped) * size, (stop - skipped) * size)
+        return self.codec.decode(out, tokens).view(stop - start, size, self.width)
 
     def buffer(self, tokens: int) -> Tensor:
-        """Memory for so many tokens as they are stored, uninitialised: (tokens, items), to be read by `decode`."""
+        """Memory for so many tokens as they are stored, uninitialised: (tokens, items), for `codec.decode`."""
         return torch.empty((tokens, self.layout.stored_shape[2]), dtype=getattr(torch, self.dtype))
 
     def read_chunks(self, chunks: np.ndarray, out: Tensor) -> None:
-        """Read chunks, best in ascending order, one behind the other into the front of `out`, a `buffer`.
+        """Read chunks, best in ascending order and announced, one behind the other into the front of `out`, a `buffer`.
 
         The last chunk of the store may end in padding: what lies behind the last context is not meant to be used.
 
@@ -95,12 +92,15 @@ class StoreReader:
             DamagedArtifact: naming the damaged file and chunk.
         """
         rows = out.view(torch.uint8).view(-1, self.layout.chunk_bytes).numpy()[: len(chunks)]
-        # Telling the system beforehand reads cold chunks at 1.5 times the speed; more threads then add nothing.
+        for place in self._places(chunks):
+            read_chunk(place.file, place.path, place.chunk, place.offset, rows[place.row])
+
+    def announce(self, chunks: np.ndarray) -> None:
+        """Ask the disk for chunks that will be read: cold ones then come at 1.5 times the speed, and more threads would
+        add nothing."""
         if hasattr(os, "posix_fadvise"):
             for place in self._places(chunks):
                 os.posix_fadvise(place.file, place.offset, self.layout.chunk_bytes, os.POSIX_FADV_WILLNEED)
-        for place in self._places(chunks):
-            read_chunk(place.file, place.path, place.chunk, place.offset, rows[place.row])
 
     def _places(self, chunks: np.ndarray) -> Iterator[_Place]:
         """Where each chunk lies, shard by shard."""

@@ -21,8 +21,12 @@ class Source(Protocol):
         """Memory for so many tokens of each hook point, (tokens, items), uninitialised."""
         ...
 
-    def decode(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        """The activations of rows of each of the `buffers`, (*, width) float32, in memory of their own."""
+    def decode(self, parts: Sequence[Tensor], taken: Tensor) -> list[Tensor]:
+        """The activations of tokens of each of the `buffers`, (taken, width) float32, in memory of their own."""
+        ...
+
+    def announce(self, chunks: np.ndarray) -> None:
+        """Say that chunks, which ascend, will be loaded soon."""
         ...
 
     def load(self, chunks: np.ndarray, buffers: Sequence[Tensor], is_wanted: Callable[[], bool]) -> None:
@@ -58,9 +62,14 @@ class Stores:
         """Memory for so many tokens of each store, in its dtype."""
         return [reader.buffer(tokens) for reader in self._readers]
 
-    def decode(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        """The activations of rows of each store's buffer, (*, width) float32, in memory of their own."""
-        return [reader.decode(part) for reader, part in zip(self._readers, parts, strict=True)]
+    def decode(self, parts: Sequence[Tensor], taken: Tensor) -> list[Tensor]:
+        """The activations of tokens of each store's buffer, (taken, width) float32, in memory of their own."""
+        return [reader.codec.decode(part, taken) for reader, part in zip(self._readers, parts, strict=True)]
+
+    def announce(self, chunks: np.ndarray) -> None:
+        """Ask the disk for the chunks of all stores."""
+        for reader in self._readers:
+            reader.announce(chunks)
 
     def load(self, chunks: np.ndarray, buffers: Sequence[Tensor], is_wanted: Callable[[], bool]) -> None:
         """Read the chunks of all stores. Raises DamagedArtifact, naming the damaged file and chunk."""

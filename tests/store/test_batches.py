@@ -1,6 +1,7 @@
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,8 +39,8 @@ def shuffled(paths: list[Path], usable: np.ndarray, batch_size: int = 23, **kwar
     return ShuffledBatches(stores, usable, batch_size=batch_size, seed=5, window_tokens=WINDOW, **kwargs)
 
 
-def lmsae_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("lmsae")]
+def window_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("lmsae-window")]
 
 
 def test_batches_hold_the_tokens_of_the_order_across_windows_and_epochs(store: Path, usable: np.ndarray) -> None:
@@ -122,15 +123,51 @@ def test_damage_met_in_the_background_reaches_the_consumer_and_ends_the_threads(
     next(batches)
     with pytest.raises(DamagedArtifact, match=r"chunk \d"):
         list(batches)
-    assert not lmsae_threads()
+    assert not window_threads()
+
+
+def test_each_window_is_announced_before_it_is_read_the_next_one_while_it_is(
+    store: Path, usable: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, list[int]]] = []
+    for name in ("announce", "read_chunks"):
+        own = getattr(StoreReader, name)
+
+        def noted(self: StoreReader, chunks: np.ndarray, *out: Tensor, own: Any = own, name: str = name) -> None:
+            calls.append((name, chunks.tolist()))
+            own(self, chunks, *out)
+
+        monkeypatch.setattr(StoreReader, name, noted)
+    order = WindowOrder(usable, chunk_contexts=4, seed=5, window_tokens=WINDOW)
+    windows = [order.chunks(0, window).tolist() for window in range(3)]
+    batches = shuffled([store], usable)
+    upto = len(order.rows(0, 0)) + len(order.rows(0, 1)) + 1
+    list(batches.batches(0, -(-upto // 23)))
+    assert [chunks for name, chunks in calls if name == "announce"] == windows
+    assert [chunks for name, chunks in calls if name == "read_chunks"] == windows
+
+
+def test_what_is_wrong_with_a_window_is_said_when_it_is_due(store: Path, usable: np.ndarray) -> None:
+    """Though it was announced long before."""
+    order = WindowOrder(usable, chunk_contexts=4, seed=5, window_tokens=WINDOW)
+    first, second = (set((order.chunks(0, window) // 3).tolist()) for window in (0, 1))
+    for shard in second - first:
+        (store / f"c.{shard}.0.0").unlink()
+    assert second - first
+    steps = len(order.rows(0, 0)) // 23
+    batches = shuffled([store], usable).batches(0, steps + 2)
+    assert len([next(batches) for _ in range(steps)]) == steps
+    with pytest.raises(DamagedArtifact, match="the file is missing"):
+        next(batches)
+    assert not window_threads()
 
 
 def test_closing_the_iterator_ends_the_threads(store: Path, usable: np.ndarray) -> None:
     batches = shuffled([store], usable).batches(0, 30)
     next(batches)
-    assert lmsae_threads()
+    assert window_threads()
     batches.close()
-    assert not lmsae_threads()
+    assert not window_threads()
 
 
 def test_stores_of_other_tokens_are_refused(store: Path, make_store: MakeStore, usable: np.ndarray) -> None:

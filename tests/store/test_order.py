@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lmsae.cpu_kernels import order_of
 from lmsae.errors import NotEnoughTokens
-from lmsae.store.order import WindowOrder, order_of
+from lmsae.store.order import WindowOrder
 
 
 def tokens(order: WindowOrder, begin: int, end: int, chunk_tokens: int) -> np.ndarray:
