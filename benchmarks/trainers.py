@@ -21,6 +21,7 @@ from lmsae.training.config import TrainConfig
 from lmsae.training.run import Run
 
 PREFIXES = (0.25, 0.5, 1.0)
+LONG = 100
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,13 @@ def lmsae_run(setting: Setting, aside: Tensor, precision: str = "float32", seed:
     dictionary = Dictionary(parts).to(setting.device)
     init = InitConfig(seed=seed)
     initialise(dictionary, aside, aside, None, init, unit_norm_decoder=objective.unit_norm_decoder)
+    steps = setting.steps
     config = TrainConfig.model_validate(
         {
-            "tokens": setting.tokens,
+            # As part of a long run, which records curves at one step in dozens; schedules are those of a short one.
+            "tokens": LONG * setting.tokens,
+            "lr_warm_up_steps": round(steps * TrainConfig.model_fields["lr_warm_up_steps"].default),
+            "sparsity_warm_up_steps": round(steps * TrainConfig.model_fields["sparsity_warm_up_steps"].default),
             "batch_size": setting.batch,
             "lr": setting.lr,
             "lr_cool_down_steps": 0,

@@ -5,10 +5,10 @@ of that: entries out of two dense factors, and dense rows out of entries; the gr
 tested against dense float64 products.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -44,17 +44,25 @@ def _gpu_kernels() -> ModuleType | None:
     return gpu_kernels
 
 
+class Held(NamedTuple):
+    """What a whole matrix (tokens, latents) holds at entries."""
+
+    everywhere: Float[Tensor, "tokens latents"]
+    values: Float[Tensor, " entries"]
+
+
 @dataclass(frozen=True)
 class Entries:
     """Which entries, token by token (compressed sparse rows).
 
     starts (tokens + 1,): where each token's entries begin; latents (entries,): the column of each; `width` columns in
-    all. No entry is named twice.
+    all. No entry is named twice. Whoever has chosen them may say what the matrix held that they were chosen from.
     """
 
     starts: Int[Tensor, " ends"]
     latents: Int[Tensor, " entries"]
     width: int
+    held: Held | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def where(cls, chosen: Bool[Tensor, "tokens latents"]) -> "Entries":
@@ -90,17 +98,17 @@ class Entries:
         return made
 
     @classmethod
-    def even(cls, latents: Int[Tensor, "tokens k"], width: int) -> "Entries":
+    def even(cls, latents: Int[Tensor, "tokens k"], width: int, held: Held | None = None) -> "Entries":
         """As many entries of each token."""
         tokens, k = latents.shape
-        return cls(torch.arange(0, tokens * k + 1, k, device=latents.device), latents.flatten(), width)
+        return cls(torch.arange(0, tokens * k + 1, k, device=latents.device), latents.flatten(), width, held)
 
     @classmethod
     def sorted(cls, row: Tensor, latents: Tensor, tokens: int, width: int) -> "tuple[Entries, Tensor]":
         """Entries from their tokens, in any order, and latents; and which of those given stands at each place."""
         if cpu_kernels.can_sort(row):
-            starts, order = cpu_kernels.sorted_by_column(row, tokens)
-            return cls(starts, latents[order], width), order
+            starts, latents, order = cpu_kernels.sorted_by_column(row, tokens, latents)
+            return cls(starts, latents, width), order
         ordered, order = row.sort(stable=True)
         return cls.of(ordered, latents[order], tokens, width), order
 
@@ -125,9 +133,9 @@ class Entries:
         """The same entries latent by latent (the transposed matrix), and which entry stands at each place there."""
         return Entries.sorted(self.latents, self.row, self.width, self.tokens)
 
-    def kept(self, places: Int[Tensor, " kept"]) -> "Entries":
+    def kept(self, places: Int[Tensor, " kept"], held: Held | None = None) -> "Entries":
         """Those of the entries at these places, which ascend."""
-        return Entries(torch.searchsorted(places, self.starts), self.latents[places], self.width)
+        return Entries(torch.searchsorted(places, self.starts), self.latents[places], self.width, held)
 
     def latents_with(self, codes: Float[Tensor, " entries"]) -> Bool[Tensor, " latents"]:
         """Which latents have a code other than 0."""
@@ -138,6 +146,8 @@ class Entries:
 
     def of_all(self, everywhere: Float[Tensor, "tokens latents"]) -> Float[Tensor, " entries"]:
         """What a whole matrix holds at the entries, without a gradient."""
+        if self.held and self.held.everywhere is everywhere:
+            return self.held.values
         if cpu_kernels.can_choose(everywhere):
             return cpu_kernels.at(everywhere, self.starts, self.latents)
         return everywhere.detach().flatten().index_select(0, self.places)
@@ -151,10 +161,12 @@ def products(
     x: Float[Tensor, "tokens d"],
     weights: Float[Tensor, "latents d"],
     entries: Entries,
+    bias: Float[Tensor, " latents"] | None = None,
     known: Float[Tensor, " entries"] | None = None,
 ) -> Float[Tensor, " entries"]:
-    """x @ weights.T at the entries alone; differentiable in both. Values that are `known` already are not computed."""
-    return _Products.apply(x, weights, entries, known)  # pyright: ignore[reportReturnType]
+    """x @ weights.T + bias at the entries alone; differentiable in all three. Values that are `known` already are not
+    computed."""
+    return _Products.apply(x, weights, bias, entries, known)  # pyright: ignore[reportReturnType]
 
 
 def combined(
@@ -171,17 +183,24 @@ def spread(per_latent: Float[Tensor, " latents"], entries: Entries) -> Float[Ten
 
 class _Products(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weights: Tensor, entries: Entries, known: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weights: Tensor, bias: Tensor | None, entries: Entries, known: Tensor | None
+    ) -> Tensor:
         ctx.save_for_backward(x, weights)
         ctx.entries = entries
-        return _dot(x, weights, entries) if known is None else known
+        if known is not None:
+            return known
+        dots = _dot(x, weights, entries)
+        return dots if bias is None else dots + spread(bias, entries)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         (grad,), (x, weights), entries = grads, ctx.saved_tensors, ctx.entries
-        to_x = _sum(grad, weights, entries) if ctx.needs_input_grad[0] else None
-        to_weights = _sum_by_latent(grad, x, entries) if ctx.needs_input_grad[1] else None
-        return to_x, to_weights, None, None
+        needs_x, needs_weights, needs_bias, *_ = ctx.needs_input_grad
+        to_x = _sum(grad, weights, entries) if needs_x else None
+        to_weights = _sum_by_latent(grad, x, entries) if needs_weights else None
+        to_bias = grad.new_zeros(entries.width).index_add(0, entries.latents, grad) if needs_bias else None
+        return to_x, to_weights, to_bias, None, None
 
 
 class _Combined(Function):

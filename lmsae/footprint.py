@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 FLOAT_BYTES = 4
 ORDER_BYTES = 49
-"""Of a token of a window: its place in two permutations, whether it may be used, and four arrays of 8 bytes while one is
-sorted."""
+"""Of a token of a window: its place in two permutations, whether it may be used, and four arrays of 8 bytes while one
+of them is sorted."""
 DATASET_BYTES = 0.05
 """Of a token of the dataset: its chunk's count and place in the order. Masks and ids lie on disk."""
 COPIES = 3

@@ -36,7 +36,8 @@ def mask(width: int, share: float) -> Tensor:
 def test_the_largest_of_each_row_are_those_of_a_sort(width: int, dtype: torch.dtype) -> None:
     for values in (random(ROWS, width, dtype=dtype), strange(width).to(dtype)):
         for k in {1, min(5, width), min(32, width), max(1, width - 1), width}:
-            columns = cpu_kernels.largest_of_rows(values, k)
+            columns, at = cpu_kernels.largest_of_rows(values, k)
+            assert torch.equal(at, values.gather(1, columns))
             assert (columns.sort(1).values.diff(dim=1) > 0).all()
             found = values.gather(1, columns).sort(1, descending=True).values
             assert torch.equal(found, values.sort(1, descending=True).values[:, :k])
@@ -53,7 +54,7 @@ def test_what_is_no_number_is_above_all_whatever_its_sign(number: Tensor) -> Non
     values = random(ROWS, 300, dtype=number.dtype)
     values[:, 7:8], values[:, 9] = number, torch.inf
     assert torch.equal(values[:, 7].signbit(), number.signbit().expand(ROWS))
-    assert (cpu_kernels.largest_of_rows(values, 1) == 7).all()
+    assert (cpu_kernels.largest_of_rows(values, 1)[0] == 7).all()
     assert cpu_kernels.largest(values[0], 2).tolist() == [7, 9]
     assert (cpu_kernels.count_above(values, torch.full((300,), torch.inf)) == 1).all()
 
@@ -81,8 +82,9 @@ def test_the_largest_of_all_are_those_of_a_stable_sort(dtype: torch.dtype) -> No
 @pytest.mark.parametrize("entries", [0, 1, 5000])
 def test_entries_are_sorted_by_column_as_in_a_stable_sort(entries: int) -> None:
     columns = torch.randint(50, (entries,), generator=torch.Generator().manual_seed(0))
-    starts, order = cpu_kernels.sorted_by_column(columns, 60)
+    starts, rows, order = cpu_kernels.sorted_by_column(columns, 60, torch.arange(entries) // 7)
     assert torch.equal(order, columns.sort(stable=True).indices)
+    assert torch.equal(rows, order // 7)
     assert torch.equal(starts.diff(), columns.bincount(minlength=60))
     assert starts[0] == 0
 
@@ -135,7 +137,7 @@ def test_any_number_of_threads_gives_the_same_bytes(request: pytest.FixtureReque
         at = cpu_kernels.at(values, entries.starts, entries.latents)
         sums = cpu_kernels.bag_sums(entries.starts, entries.latents, at, random(1000, 64))
         dots = cpu_kernels.entry_dots(entries.starts, entries.latents, x, random(1000, 64))
-        results.append([cpu_kernels.largest_of_rows(values, 16), entries.starts, entries.latents, at, sums, dots])
+        results.append([*cpu_kernels.largest_of_rows(values, 16), entries.starts, entries.latents, at, sums, dots])
     for others in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], others, strict=True))
 
@@ -159,10 +161,10 @@ from lmsae import cpu_kernels
 from lmsae.cpu_kernels.running import in_parts
 torch.set_num_threads(2)
 values = torch.arange(1 << 17).float().view(-1, 1 << 10)
-assert (cpu_kernels.largest_of_rows(values, 1) == 1023).all()
+assert (cpu_kernels.largest_of_rows(values, 1)[0] == 1023).all()
 child = os.fork()
 if not child:
-    os._exit(int((cpu_kernels.largest_of_rows(values, 1) != 1023).any()))
+    os._exit(int((cpu_kernels.largest_of_rows(values, 1)[0] != 1023).any()))
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from lmsae import cpu_kernels
-from lmsae.entries import FEW, Entries, combined, products, spread
+from lmsae.entries import FEW, Entries, Held, combined, products, spread
 
 TOKENS, LATENTS, WIDTH = 7, 11, 5
 
@@ -34,6 +34,23 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 def test_products_are_those_of_the_dense_product(chosen: Tensor) -> None:
     x, weights = random(TOKENS, WIDTH), random(LATENTS, WIDTH, seed=1)
     torch.testing.assert_close(products(x, weights, Entries.where(chosen)), (x @ weights.T)[chosen])
+
+
+def test_a_bias_is_added_and_learns_whether_values_are_known_or_not(chosen: Tensor) -> None:
+    entries = Entries.where(chosen)
+    x, weights, bias = random(TOKENS, WIDTH), random(LATENTS, WIDTH, seed=1), random(LATENTS, seed=2)
+    dense = (x @ weights.T + bias)[chosen]
+    torch.testing.assert_close(products(x, weights, entries, bias), dense)
+    assert torch.autograd.gradcheck(lambda *given: products(given[0], given[1], entries, given[2]), (x, weights, bias))
+    known = products(x, weights, entries, bias, dense.detach())
+    assert torch.equal(known, dense)
+    upstream = random(len(dense), seed=3)
+    for one, wanted in zip(
+        torch.autograd.grad(known, (x, weights, bias), upstream),
+        torch.autograd.grad(dense, (x, weights, bias), upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, wanted)
 
 
 def test_a_combination_is_the_dense_product_of_values_with_zeros_around_them(chosen: Tensor) -> None:
@@ -83,6 +100,14 @@ def test_entries_that_are_kept_keep_their_places(chosen: Tensor) -> None:
     dense = torch.zeros(TOKENS, LATENTS, dtype=torch.float64).masked_scatter(chosen, values)
     dense[:, 1::2] = 0
     torch.testing.assert_close(combined(values[part], weights, entries.kept(part.nonzero()[:, 0])), dense @ weights)
+
+
+def test_what_was_held_where_entries_were_chosen_is_not_looked_up_again(chosen: Tensor) -> None:
+    matrix, entries = random(TOKENS, LATENTS).detach(), Entries.where(chosen)
+    marked = torch.full((len(entries.latents),), 7.0, dtype=torch.float64)
+    held = Entries(entries.starts, entries.latents, entries.width, Held(matrix, marked))
+    assert held.of_all(matrix) is marked
+    assert torch.equal(held.of_all(matrix.clone()), matrix[chosen])
 
 
 def test_many_entries_are_left_to_dense_products() -> None:

@@ -349,9 +349,9 @@ def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down
         "tokenize": "d2a51ac96c42523e",
         "activations": "76ce4aa9a98bacd8",
         "norm": "390dfdba66841375",
-        "init": "0582a801230648b9",
-        "train": "61a7b6027170e9a7",
-        "eval": "1eb4c35716733862",
+        "init": "a919b06a34f6f20c",
+        "train": "877f231f7cea7609",
+        "eval": "8f5483d4264c60a0",
     }
 
 

@@ -23,20 +23,22 @@ def can_choose(values: Tensor) -> bool:
     return values.device.type == "cpu" and values.dtype in (torch.float32, torch.bfloat16)
 
 
-def largest_of_rows(values: Float[Tensor, "rows width"], k: int) -> Int[Tensor, "rows k"]:
-    """Columns of the k largest of each row, exactly, in no particular order; float32 or bfloat16.
+def largest_of_rows(
+    values: Float[Tensor, "rows width"], k: int
+) -> tuple[Int[Tensor, "rows k"], Float[Tensor, "rows k"]]:
+    """Columns of the k largest of each row, exactly, in no particular order, and the values there; float32 or bfloat16.
 
     Of equal values as many are taken as there is room for, the same ones every time.
     """
     rows, width = values.shape
     assert k <= width
-    columns = torch.empty(rows, k, dtype=torch.int64)
-    bits, shift = _bits(values)
-    groups = max(4 * k, LEAST_GROUPS)
-    groups = groups if 4 * groups <= width else width
-    into = columns.numpy()
-    in_parts(rows, rows * width, lambda start, stop: _largest_of_rows(bits, shift, k, groups, into, start, stop))
-    return columns
+    columns, found = torch.empty(rows, k, dtype=torch.int64), values.new_empty(rows, k)
+    (bits, shift), (found_bits, _) = _bits(values), _bits(found)
+    groups = max(min(12 * k, width // 4), LEAST_GROUPS)
+    groups = groups if 4 * k <= groups <= width else width
+    into = columns.numpy(), found_bits
+    in_parts(rows, rows * width, lambda start, stop: _largest_of_rows(bits, shift, k, groups, *into, start, stop))
+    return columns, found
 
 
 def count_above(values: Float[Tensor, "rows width"], floor: Float[Tensor, " width"]) -> Int[Tensor, " rows"]:
@@ -133,7 +135,7 @@ def _level(keys, least, most):
 
 
 @compiled
-def _largest_of_rows(bits, shift, k, groups, into, start, stop):
+def _largest_of_rows(bits, shift, k, groups, into, found_bits, start, stop):
     """Of the maxima of groups of columns, k are at least as large as the k-th largest: so are k values at least. Only
     groups whose maximum is no less can hold one of the k largest."""
     width = bits.shape[1]
@@ -159,6 +161,8 @@ def _largest_of_rows(bits, shift, k, groups, into, start, stop):
                 candidates[found], columns[found] = key, column
                 found = np.uint32(found + np.uint32(key >= level))
         _take(candidates[:found], columns, k, into[row])
+        for i in range(k):
+            found_bits[row, i] = values[into[row, i]]
 
 
 @compiled

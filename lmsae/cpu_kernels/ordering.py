@@ -16,13 +16,14 @@ def can_sort(columns: Tensor) -> bool:
 
 
 def sorted_by_column(
-    columns: Int[Tensor, " entries"], width: int
-) -> tuple[Int[Tensor, " ends"], Int[Tensor, " entries"]]:
-    """Where the entries of each of `width` columns begin once they are sorted by column, and which entry stands at each
-    place there; those of one column keep their order."""
-    starts, order = torch.empty(width + 1, dtype=torch.int64), torch.empty_like(columns)
-    _sorted_by_column(columns.numpy(), starts.numpy(), order.numpy())
-    return starts, order
+    columns: Int[Tensor, " entries"], width: int, others: Int[Tensor, " entries"]
+) -> tuple[Int[Tensor, " ends"], Int[Tensor, " entries"], Int[Tensor, " entries"]]:
+    """Where the entries of each of `width` columns begin once they are sorted by column, another number of each entry
+    in that order, and which entry stands at each place; those of one column keep their order."""
+    starts = torch.empty(width + 1, dtype=torch.int64)
+    moved, order = torch.empty_like(others), torch.empty_like(columns)
+    _sorted_by_column(columns.numpy(), others.numpy(), starts.numpy(), moved.numpy(), order.numpy())
+    return starts, moved, order
 
 
 def order_of(words: np.ndarray) -> np.ndarray:
@@ -35,7 +36,7 @@ def order_of(words: np.ndarray) -> np.ndarray:
 
 
 @compiled
-def _sorted_by_column(columns, starts, order):
+def _sorted_by_column(columns, others, starts, moved, order):
     starts[:] = 0
     for i in range(columns.size):
         starts[columns[i] + 1] += 1
@@ -43,8 +44,9 @@ def _sorted_by_column(columns, starts, order):
         starts[column] += starts[column - 1]
     free = starts.copy()
     for i in range(columns.size):
-        order[free[columns[i]]] = i
-        free[columns[i]] += 1
+        at = free[columns[i]]
+        moved[at], order[at] = others[i], i
+        free[columns[i]] = at + 1
 
 
 @compiled

@@ -86,11 +86,24 @@ def _bag_sums(starts, columns, values, rows, order, into, start, stop):
 
 @compiled
 def _entry_dots(starts, columns, x, y, into, start, stop):
+    zero = x.dtype.type(0)
     for row in range(start, stop):
-        of_x = x[row]
-        for entry in range(starts[row], starts[row + 1]):
-            of_y = y[columns[entry]]
-            total = of_x[0] * of_y[0]
-            for i in range(1, of_x.size):
-                total += of_x[i] * of_y[i]
-            into[entry] = total
+        of_x, entry, end = x[row], starts[row], starts[row + 1]
+        while entry < end:
+            if entry + 4 <= end:  # x is then read once for four entries
+                a, b, c, d = entry, entry + 1, entry + 2, entry + 3
+                row_a, row_b, row_c, row_d = y[columns[a]], y[columns[b]], y[columns[c]], y[columns[d]]
+                to_a = to_b = to_c = to_d = zero
+                for i in range(of_x.size):
+                    to_a += of_x[i] * row_a[i]
+                    to_b += of_x[i] * row_b[i]
+                    to_c += of_x[i] * row_c[i]
+                    to_d += of_x[i] * row_d[i]
+                into[a], into[b], into[c], into[d] = to_a, to_b, to_c, to_d
+                entry += 4
+            else:
+                of_y, total = y[columns[entry]], zero
+                for i in range(of_x.size):
+                    total += of_x[i] * of_y[i]
+                into[entry] = total
+                entry += 1

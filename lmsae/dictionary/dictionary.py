@@ -95,12 +95,13 @@ class Dictionary(nn.Module):
         """
         assert isinstance(self.sparsity, EntrywiseSparsity)
         x, target, encoded = self._encoded(x, target, usable)
+        before_norms = encoded.detach()
         with torch.no_grad():
-            pre = self._selected_by(encoded)
+            pre = self._selected_by(before_norms)
         entries = self.sparsity.entries(pre)
         if entries is None:
             return self._everywhere(x, target, encoded)
-        return self._at(entries, x, target, encoded.detach(), pre)
+        return self._at(entries, x, target, before_norms, pre)
 
     def _encoded(self, x: Tensor, target: Tensor, usable: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Input, target and what the geometry encodes, of usable tokens."""

@@ -1,13 +1,16 @@
 """What SAEs, transcoders and crosscoders share: each latent reads along one direction and writes along one."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import linear, normalize
+from torch.autograd import Function
+from torch.nn.functional import normalize
 
-from lmsae.entries import Entries, combined, products, spread
+from lmsae.dense import affine
+from lmsae.entries import Entries, combined, products
 from lmsae.errors import ExportError
 from lmsae.geometry.folding import shift_pre
 from lmsae.geometry.geometry import Affine, Chosen, EntrywiseGeometry, latent_by_latent
@@ -55,7 +58,7 @@ class Linear(EntrywiseGeometry):
         return self.W_dec.T if self.W_enc is None else self.W_enc
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        pre = linear(x, self.encoder.T, self._bias())
+        pre = affine(x, self.encoder.T, self._bias())
         if self.W_glu is None or self.b_glu is None:
             return pre
         return pre * (x @ self.W_glu + self.b_glu).sigmoid()
@@ -81,18 +84,15 @@ class Linear(EntrywiseGeometry):
     ) -> Float[Tensor, " entries"]:
         read, bias = x, self.b_enc
         if self.apply_b_dec_to_input:
-            # b_dec learns by way of the bias, from a vector instead of a batch; the value added is 0.
-            moved = (self.b_dec.detach() - self.b_dec) @ self.encoder.detach()
+            # b_dec learns by way of the bias, from a vector instead of a batch.
+            moved: Tensor = _MovedBias.apply(self.b_dec, self.encoder.detach())  # pyright: ignore[reportAssignmentType]
             read, bias = x - self.b_dec.detach(), (moved if bias is None else bias + moved)
         if self.W_glu is not None:
             known = None  # the gate is in it
-        pre = products(read, self.encoder.T, entries, known)
-        if bias is not None:
-            # What is known has the value of the bias in it, and lacks its gradient.
-            pre = pre + spread(bias if known is None else bias - bias.detach(), entries)
+        pre = products(read, self.encoder.T, entries, bias, known)
         if self.W_glu is None or self.b_glu is None:
             return pre
-        return pre * (products(x, self.W_glu.T, entries) + spread(self.b_glu, entries)).sigmoid()
+        return pre * (products(x, self.W_glu.T, entries, self.b_glu)).sigmoid()
 
     def written_by(self, codes: Float[Tensor, " entries"], entries: Entries) -> Float[Tensor, "tokens d_out"]:
         return combined(codes, self.W_dec, entries)
@@ -173,3 +173,17 @@ class Linear(EntrywiseGeometry):
 
 def _zeros(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.zeros(shape))
+
+
+class _MovedBias(Function):
+    """-b_dec @ W_enc where what is read has b_dec taken off already: 0, with b_dec's own gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, b_dec: Tensor, encoder: Tensor) -> Tensor:
+        ctx.save_for_backward(encoder)
+        return b_dec.new_zeros(encoder.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (grad,), (encoder,) = grads, ctx.saved_tensors
+        return -(encoder @ grad), None

@@ -111,8 +111,10 @@ def largest_of_each(values: Float[Tensor, "*batch latents"], k: int, groups: int
     width = parts.shape[-1]
     k = min(k, width)
     if cpu_kernels.can_choose(parts):
-        within = cpu_kernels.largest_of_rows(parts.reshape(-1, width), k).view(*parts.shape[:-1], k)
+        within = cpu_kernels.largest_of_rows(parts.reshape(-1, width), k)[0].view(*parts.shape[:-1], k)
     else:
         within = parts.topk(k, dim=-1, sorted=False).indices
+    if groups == 1:
+        return within.squeeze(-2)
     begins = width * torch.arange(groups, device=values.device)
     return (within + begins[:, None]).flatten(-2)

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lmsae import cpu_kernels
-from lmsae.entries import Entries
+from lmsae.entries import Entries, Held
 from lmsae.sparsity.selection import LearnsThreshold, SelectsByToken, largest_of_each
 
 SAMPLE = 65_536
@@ -21,6 +21,12 @@ class TopK(LearnsThreshold, SelectsByToken):
 
     def places(self, pre: Float[Tensor, "*batch latents"], k: int) -> Int[Tensor, "*batch kept"]:
         return largest_of_each(pre, k, self.groups)
+
+    def chosen(self, pre: Float[Tensor, "tokens latents"]) -> Entries:
+        if self.groups > 1 or not cpu_kernels.can_choose(pre):
+            return super().chosen(pre)
+        latents, values = cpu_kernels.largest_of_rows(pre, self.k_now)
+        return Entries.even(latents, pre.shape[1], Held(pre, values.flatten()))
 
 
 @final
@@ -43,7 +49,9 @@ class BatchTopK(LearnsThreshold):
         candidates = self._candidates(pre) if self.groups == 1 and cpu_kernels.can_choose(pre) else None
         if candidates is None:
             return Entries.numbered(self._chosen(pre, self.k_now).sort().values, *pre.shape)
-        return candidates.kept(cpu_kernels.largest(candidates.of_all(pre), self.k_now * len(pre)))
+        values = candidates.of_all(pre)
+        places = cpu_kernels.largest(values, self.k_now * len(pre))
+        return candidates.kept(places, Held(pre, values[places]))
 
     def _candidates(self, pre: Float[Tensor, "tokens latents"]) -> Entries | None:
         """Entries among which the k*B largest are, and not many others; None where a sample does not tell."""

@@ -69,4 +69,4 @@ def _weights_of(layer: Layer | None, dictionary: DictionaryConfig, runtime: Runt
     return layer_weights(layer.load(runtime), layer.layer, dictionary)
 
 
-STAGE = Stage("init", 1, Config, {"activations": "activations", "norm": "norm", "tokens": "tokenize"}, make)
+STAGE = Stage("init", 2, Config, {"activations": "activations", "norm": "norm", "tokens": "tokenize"}, make)

@@ -215,4 +215,4 @@ class _Stream:
             yield batch_of(parts, self._sites, torch.from_numpy(self._usable[contexts]), ids)
 
 
-STAGE = Stage("train", 4, Config, {"activations": "activations", "init": "init", "tokens": "tokenize"}, make, KEEPS)
+STAGE = Stage("train", 5, Config, {"activations": "activations", "init": "init", "tokens": "tokenize"}, make, KEEPS)

@@ -195,3 +195,14 @@ def test_the_k_largest_of_each_token_are_chosen_exactly(dtype: torch.dtype, widt
     found = values.gather(1, chosen.flatten(1)).double().numpy().reshape(chosen.shape)
     np.testing.assert_array_equal(np.sort(found), expected)
     assert all(len(row.unique()) == row.numel() for row in chosen)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_entries_hold_the_values_that_they_were_chosen_by(dtype: torch.dtype) -> None:
+    """BatchTopK's batch is large enough to be chosen from among candidates."""
+    for config, shape in ((TopKConfig(k=5), (50, 300)), (BatchTopKConfig(k=5), (400, 2048))):
+        pre = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+        entries = build(config, shape[1]).train().entries(pre)
+        assert len(entries.latents) == 5 * shape[0]
+        assert entries.held.everywhere is pre
+        assert torch.equal(entries.held.values, pre[entries.row, entries.latents])
