@@ -7,7 +7,7 @@ reused buffer (the ceiling), and one epoch of shuffled batches is taken, checksu
 rounds begin with the files dropped from the file cache, hot ones with all of them in it. Nothing is trained meanwhile.
 
 Both take memory for the file cache. On a virtual machine whose host has taken free memory back, getting it again costs
-more than the disk, and not always the same: so before each cold reading as much memory is touched and freed.
+more than the disk, and not always the same: so before each cold reading twice the size of a store is touched and freed.
 """
 
 import argparse

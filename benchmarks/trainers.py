@@ -22,6 +22,8 @@ from lmsae.training.run import Run
 
 PREFIXES = (0.25, 0.5, 1.0)
 LONG = 100
+"""How many times the steps measured a run would have: a long one records curves at one step in dozens, a short one at
+all."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ COLUMNS: Mapping[str, Callable[[Setting], dict[str, Any]]] = {
 }
 
 
-def lmsae_run(setting: Setting, aside: Tensor, precision: str = "float32", seed: int = 0) -> Run:
-    """A Run of lmsae, from a grid-searched start."""
+def lmsae_run(setting: Setting, aside: Tensor, precision: str = "float32", seed: int = 0, long: int = 1) -> Run:
+    """A Run of lmsae, from a grid-searched start: `long` times the setting's steps, at the schedules of those alone."""
     columns = {"architecture": setting.architecture, "d_sae": setting.d_sae, "normalize_activations": "none"}
     values = with_defaults(columns)  # activations are scaled already, for all
     common = {name: value for name, value in values.items() if name in SaeSection.model_fields}
@@ -89,8 +91,7 @@ def lmsae_run(setting: Setting, aside: Tensor, precision: str = "float32", seed:
     steps = setting.steps
     config = TrainConfig.model_validate(
         {
-            # As part of a long run, which records curves at one step in dozens; schedules are those of a short one.
-            "tokens": LONG * setting.tokens,
+            "tokens": long * setting.tokens,
             "lr_warm_up_steps": round(steps * TrainConfig.model_fields["lr_warm_up_steps"].default),
             "sparsity_warm_up_steps": round(steps * TrainConfig.model_fields["sparsity_warm_up_steps"].default),
             "batch_size": setting.batch,
@@ -106,7 +107,7 @@ def lmsae_run(setting: Setting, aside: Tensor, precision: str = "float32", seed:
 
 def lmsae(setting: Setting, aside: Tensor, precision: str = "float32", seed: int = 0) -> Trainer:
     """lmsae with float32 or bfloat16 products."""
-    run = lmsae_run(setting, aside, precision, seed)
+    run = lmsae_run(setting, aside, precision, seed, LONG)
     dictionary = run.dictionary
     return Trainer(
         f"lmsae {precision}", lambda x: run.step(Batch(x, x)), dictionary.encode, lambda x: dictionary.eval()(x)

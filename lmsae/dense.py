@@ -1,7 +1,7 @@
 """Dense products on a processor, by whichever of torch's two libraries is faster.
 
-For float32 torch calls MKL, which adds a bias by writing it everywhere first, and takes up to a fifth longer than
-oneDNN (docs/decisions/0025). oneDNN is asked by the operation that torch.compile asks it by.
+For float32 torch calls MKL, which adds a bias by writing it everywhere first; oneDNN takes a sixth less or better where
+both were measured (docs/decisions/0025). It is asked by the operation that torch.compile asks it by.
 """
 
 from functools import cache
@@ -21,7 +21,7 @@ WORTH_IT = 1 << 28
 def affine(
     x: Float[Tensor, "*batch d_in"], weights: Float[Tensor, "d_out d_in"], bias: Float[Tensor, " d_out"] | None = None
 ) -> Float[Tensor, "*batch d_out"]:
-    """x @ weights.T + bias, as torch.nn.functional.linear; differentiable once."""
+    """x @ weights.T + bias, as torch.nn.functional.linear; differentiable once, by backward() alone."""
     if _is_for_onednn(x, weights):
         return _Affine.apply(x, weights, bias)  # pyright: ignore[reportReturnType]
     return linear(x, weights, bias)
@@ -29,7 +29,8 @@ def affine(
 
 def _is_for_onednn(x: Tensor, weights: Tensor) -> bool:
     return (
-        x.numel() * len(weights) >= WORTH_IT
+        x.ndim > 1
+        and x.numel() * len(weights) >= WORTH_IT
         and x.device.type == weights.device.type == "cpu"
         and x.dtype == weights.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")

@@ -41,27 +41,47 @@ def test_large_products_are_those_of_float64_with_their_gradients(shape: tuple[i
 
 
 def test_onednn_makes_large_float32_products_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights are those of an encoder, latent by latent in memory."""
     if not dense._has_onednn():
         pytest.skip("this torch has no oneDNN, or no operation that asks for it")
     x, weights = random(4096, 256), random(300, 256)
     assert dense._is_for_onednn(x, weights)
+    made = torch.ops.mkldnn._linear_pointwise(x, weights, None, "none", [], "")
+    assert torch.equal(affine(x, weights), made)
+    assert "_Affine" in str(affine(x, weights.requires_grad_()).grad_fn)
     assert not dense._is_for_onednn(x[:100], weights)
     assert not dense._is_for_onednn(x.double(), weights.double())
     with torch.autocast("cpu", torch.bfloat16):
         assert not dense._is_for_onednn(x, weights)
         assert affine(x, weights).dtype == torch.bfloat16
+    weights.requires_grad_(False)
     monkeypatch.setattr(dense, "_has_onednn", lambda: False)
     assert torch.equal(affine(x, weights), linear(x, weights))
 
 
-def test_gradients_that_nobody_asks_for_are_not_made() -> None:
-    x, weights, bias = random(4096, 256), random(300, 256).requires_grad_(), random(300)
-    out = affine(x, weights, bias)
-    out.sum().backward()
-    assert x.grad is None
-    assert bias.grad is None
-    assert weights.grad is not None
-    torch.testing.assert_close(weights.grad, x.sum(0).expand(300, -1), rtol=1e-4, atol=1e-3)
+@pytest.mark.parametrize("asked", [0, 1, 2])
+def test_each_gradient_is_made_alone(asked: int) -> None:
+    given = [random(4096, 256), random(300, 256), random(300)]
+    given[asked].requires_grad_()
+    affine(*given).sum().backward()
+    x, weights, bias = given
+    wanted = [weights.sum(0).expand(4096, -1), x.sum(0).expand(300, -1), torch.full((300,), 4096.0)]
+    found = given[asked].grad
+    assert found is not None
+    torch.testing.assert_close(found, wanted[asked].detach(), rtol=1e-4, atol=1e-3)
     with torch.no_grad():
         assert not affine(x, weights, bias).requires_grad
+
+
+def test_weights_may_lie_in_memory_in_either_order() -> None:
+    x, weights = random(4096, 256), random(300, 256)
+    exact = linear(x.double(), weights.double())
+    for one in (weights, weights.T.contiguous().T):
+        torch.testing.assert_close(affine(x, one).double(), exact, rtol=1e-4, atol=1e-3)
+
+
+def test_a_single_vector_is_left_to_torch() -> None:
+    x, weights = random(4096).requires_grad_(), random(2**16, 1).expand(-1, 4096)
+    out = affine(x, weights)
+    assert out.shape == (2**16,)
+    out.sum().backward()
+    assert x.grad is not None

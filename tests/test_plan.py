@@ -348,10 +348,10 @@ def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down
     assert {stage: spec.key for stage, spec in specs.items()} == {
         "tokenize": "d2a51ac96c42523e",
         "activations": "76ce4aa9a98bacd8",
-        "norm": "390dfdba66841375",
-        "init": "a919b06a34f6f20c",
-        "train": "877f231f7cea7609",
-        "eval": "8f5483d4264c60a0",
+        "norm": "7c4927e44e8066f1",
+        "init": "6352f5773933cee5",
+        "train": "a2e1b20dae1dd051",
+        "eval": "a3a76a10e175f7a6",
     }
 
 

@@ -28,7 +28,7 @@ def sorted_by_column(
 
 def order_of(words: np.ndarray) -> np.ndarray:
     """The places of random uint64 words, the least first, and of equal ones the first: a stable argsort, several times
-    as fast."""
+    as fast. Words that share their first bits would take quadratic time."""
     bits = max(1, (len(words) - 1).bit_length())
     sorted_words, places = np.empty_like(words), np.empty(len(words), np.int64)
     _order_of(words, np.uint64(WORD_BITS - bits), np.zeros(1 << bits, np.int32), sorted_words, places)

@@ -21,7 +21,7 @@ AHEAD = 4
 LINE_BYTES = 64
 """What memory hands out at a time."""
 SIGN, REST, HALF_TO_FLOAT = np.int32(0x8000), np.int32(0x7FFF), np.float32(2.0**112)
-"""Bits of a float16, and by what its bits, read as those of a float32, are too small: exponents begin elsewhere."""
+"""Bits of a float16; and how many times too small a float32 is that has its bits, for exponents begin elsewhere."""
 FLOAT16, BFLOAT16, FLOAT32 = 0, 1, 2
 KINDS = {torch.float16: FLOAT16, torch.bfloat16: BFLOAT16, torch.float32: FLOAT32}
 BITS = {torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float32: torch.int32}

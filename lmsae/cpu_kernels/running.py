@@ -28,7 +28,8 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 def generated(function: Callable[..., Any]) -> Any:
-    """What compiled functions may call that Numba itself cannot say: the function returns types and generates code."""
+    """An instruction that Numba has no name for, for compiled functions: of the types of its arguments the function
+    makes a signature, and a function that writes the code."""
     return intrinsic(function)
 
 

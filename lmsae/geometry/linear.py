@@ -92,7 +92,7 @@ class Linear(EntrywiseGeometry):
         pre = products(read, self.encoder.T, entries, bias, known)
         if self.W_glu is None or self.b_glu is None:
             return pre
-        return pre * (products(x, self.W_glu.T, entries, self.b_glu)).sigmoid()
+        return pre * products(x, self.W_glu.T, entries, self.b_glu).sigmoid()
 
     def written_by(self, codes: Float[Tensor, " entries"], entries: Entries) -> Float[Tensor, "tokens d_out"]:
         return combined(codes, self.W_dec, entries)

@@ -29,4 +29,4 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
         yield job, {"tokens": len(x)}
 
 
-STAGE = Stage("norm", 1, Config, {"activations": "activations", "tokens": "tokenize"}, make)
+STAGE = Stage("norm", 2, Config, {"activations": "activations", "tokens": "tokenize"}, make)

@@ -122,8 +122,10 @@ class ShuffledBatches:
                     pieces.append(self._piece(window, taken))
                     filled += n
                     if filled == self._batch_rows:
-                        yield pieces.pop() if len(pieces) == 1 else tuple(map(torch.cat, zip(*pieces, strict=True)))
-                        pieces, filled = [], 0
+                        if len(pieces) > 1:
+                            pieces = [tuple(map(torch.cat, zip(*pieces, strict=True)))]
+                        filled = 0
+                        yield pieces.pop()
 
     def _piece(self, window: Window, taken: Tensor) -> tuple[Tensor, ...]:
         """The activations of rows of a window; of whole contexts also their numbers."""
