@@ -56,7 +56,7 @@ class Entries:
     """Which entries, token by token (compressed sparse rows).
 
     starts (tokens + 1,): where each token's entries begin; latents (entries,): the column of each; `width` columns in
-    all. No entry is named twice. `held` are the values there of the matrix that they were chosen from, if they were kept.
+    all. No entry is named twice. `held`: the values there of the matrix that they were chosen from, if kept.
     """
 
     starts: Int[Tensor, " ends"]
