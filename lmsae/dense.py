@@ -1,7 +1,7 @@
 """Dense products on a processor, by whichever of torch's two libraries is faster.
 
-For float32 torch calls MKL, which adds a bias by writing it everywhere first; oneDNN takes a sixth less or better where
-both were measured (docs/decisions/0025). It is asked by the operation that torch.compile asks it by.
+For float32 torch calls MKL, which adds a bias by writing it everywhere first; oneDNN takes an eighth less or better for
+large ones, where both were measured (docs/decisions/0025). It is asked by the operation that torch.compile asks it by.
 """
 
 from functools import cache
