@@ -1,5 +1,6 @@
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +178,24 @@ def test_closing_the_iterator_ends_the_threads(store: Path, usable: np.ndarray) 
     assert window_threads()
     batches.close()
     assert not window_threads()
+
+
+def test_closing_the_iterator_says_that_no_more_is_wanted(store: Path, usable: np.ndarray) -> None:
+    told: list[bool] = []
+
+    class Slow(Stores):
+        def load(self, chunks: np.ndarray, buffers: Sequence[Tensor], is_wanted: Callable[[], bool]) -> None:
+            super().load(chunks, buffers, is_wanted)
+            first, patience = not told, time.monotonic() + 20
+            while not first and is_wanted() and time.monotonic() < patience:
+                time.sleep(0.01)
+            told.append(is_wanted())
+
+    source = Slow([StoreReader(store)])
+    batches = ShuffledBatches(source, usable, batch_size=23, seed=5, window_tokens=WINDOW).batches(0, 30)
+    next(batches)
+    batches.close()
+    assert told == [True, False]
 
 
 def test_stores_of_other_tokens_are_refused(store: Path, make_store: MakeStore, usable: np.ndarray) -> None:

@@ -22,6 +22,17 @@ def test_any_range_of_contexts_is_read_in_token_order(make_store: MakeStore) -> 
         reader.read(20, 30)
 
 
+def test_what_is_read_is_asked_for_first(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, calls = StoreReader(make_store(torch.randn(29, 8, 3))), list[tuple[str, list[int]]]()
+    announce, read_chunks = reader.announce, reader.read_chunks
+    monkeypatch.setattr(reader, "announce", lambda chunks: (calls.append(("ask", chunks.tolist())), announce(chunks)))
+    monkeypatch.setattr(
+        reader, "read_chunks", lambda chunks, out: (calls.append(("read", chunks.tolist())), read_chunks(chunks, out))
+    )
+    reader.read(5, 13)
+    assert calls == [("ask", [1, 2, 3]), ("read", [1, 2, 3])]
+
+
 def test_chunks_are_read_one_behind_the_other_in_any_order(make_store: MakeStore) -> None:
     activations = torch.randn(28, 8, 3)
     reader = StoreReader(make_store(activations))
