@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from lmsae.artifact import Artifacts
+from lmsae.artifacts.artifact import Artifacts
 from lmsae.cli import main as lmsae
 from lmsae.store.layout import StoreDtype
 from lmsae.store.reader import StoreReader

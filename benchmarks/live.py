@@ -22,12 +22,12 @@ from pathlib import Path
 import torch
 import yaml
 
-from lmsae.artifact import Artifacts
+from lmsae.artifacts.artifact import Artifacts
 from lmsae.experiment import plan_of
-from lmsae.plan import Plan
-from lmsae.runtime import Runtime
+from lmsae.planning.plan import Plan
+from lmsae.runtime.runtime import Runtime
 from lmsae.stages import STAGES
-from lmsae.stages.running import make_artifacts
+from lmsae.stages.making import make_artifacts
 
 SOURCES = ("cached", "live")
 TIMED = ("activations", "train")

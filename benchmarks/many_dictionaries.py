@@ -20,7 +20,7 @@ from torch import Tensor
 from trainers import COLUMNS, Setting, dictionary_learning_trainer, lmsae_run
 from training_step import Activations
 
-from lmsae.memory import reuse_freed_memory
+from lmsae.runtime.memory import reuse_freed_memory
 from lmsae.training.batch import Batch
 from lmsae.training.run import Run
 from lmsae.training.together import train_together

@@ -1,4 +1,4 @@
-"""Peak memory of training beside the formula of lmsae/footprint.py, as the dataset, the windows and the pass grow.
+"""Peak memory of training beside the formula of lmsae/stages/footprint.py, as dataset, windows and pass grow.
 
     python benchmarks/memory.py > benchmarks/results/WHEN-WHERE-memory.md
 
@@ -19,20 +19,21 @@ from pathlib import Path
 
 import torch
 
-from lmsae.catalog import Objective, SaeSection, resolve, with_defaults
 from lmsae.dictionary.dictionary import Dictionary
-from lmsae.footprint import DictionarySize, training_bytes
-from lmsae.memory import reuse_freed_memory
-from lmsae.stages.reading import batch_of
+from lmsae.planning.catalog import SaeSection, resolve, with_defaults
+from lmsae.runtime.memory import reuse_freed_memory
+from lmsae.stages.footprint import DictionarySize, training_bytes
+from lmsae.stages.inputs.stored import batch_of
 from lmsae.stages.sites import Sites
 from lmsae.store.batches import ShuffledBatches
 from lmsae.store.layout import Layout
 from lmsae.store.order import blocks_of
 from lmsae.store.reader import StoreReader
-from lmsae.store.source import Stores
 from lmsae.store.spilled import Spilled
+from lmsae.store.stores import Stores
 from lmsae.store.writer import StoreWriter
 from lmsae.training.config import TrainConfig
+from lmsae.training.objective import Objective
 from lmsae.training.run import Run
 from lmsae.training.together import train_together
 

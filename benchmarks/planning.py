@@ -24,11 +24,11 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from lmsae.artifact import Artifacts
+from lmsae.artifacts.artifact import Artifacts
+from lmsae.commands.publishing import PAGE, publish
+from lmsae.commands.running import write_index
 from lmsae.experiment import plan_of
-from lmsae.plan import Plan
-from lmsae.results import PAGE, publish
-from lmsae.running import write_index
+from lmsae.planning.plan import Plan
 from lmsae.stages import STAGES
 
 REPOSITORY = Path(__file__).parents[1]
@@ -143,7 +143,7 @@ def floors(folder: Path, times: int) -> str:
     commands = {
         "python": (sys.executable, "-c", "pass"),
         "lmsae --version": ("lmsae", "--version"),
-        "importing what a plan needs": (sys.executable, "-c", "import lmsae.experiment, lmsae.overview"),
+        "importing what a plan needs": (sys.executable, "-c", "import lmsae.experiment, lmsae.planning.overview"),
         "snakemake without rules": ("snakemake", "--cores", "2", "-s", "Nothing.smk"),
         "dvc --version": ("dvc", "--version"),
     }

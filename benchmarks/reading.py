@@ -23,11 +23,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lmsae.memory import reuse_freed_memory
+from lmsae.runtime.memory import reuse_freed_memory
 from lmsae.store.batches import ShuffledBatches
 from lmsae.store.layout import Layout, StoreDtype
 from lmsae.store.reader import StoreReader
-from lmsae.store.source import Stores
+from lmsae.store.stores import Stores
 from lmsae.store.writer import StoreWriter
 
 RAW_BYTES = 4 << 20

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmsae.catalog import SaeSection, resolve, with_defaults
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.initialisation.config import InitConfig
 from lmsae.initialisation.initialise import initialise
+from lmsae.planning.catalog import SaeSection, resolve, with_defaults
 from lmsae.training.batch import Batch
 from lmsae.training.config import TrainConfig
 from lmsae.training.run import Run

@@ -32,13 +32,13 @@ from trainers import (
     sparsify,
 )
 
-from lmsae.artifact import Artifact, Artifacts
-from lmsae.memory import reuse_freed_memory
-from lmsae.stages.reading import aside_activations
+from lmsae.artifacts.artifact import Artifact, Artifacts
+from lmsae.runtime.memory import reuse_freed_memory
+from lmsae.stages.inputs.stored import aside_activations
 from lmsae.stages.sites import Reading
 from lmsae.store.batches import ShuffledBatches
 from lmsae.store.reader import StoreReader
-from lmsae.store.source import Stores
+from lmsae.store.stores import Stores
 from lmsae.text.tokens import open_tokens
 
 WARM = 3

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from lmsae.lm import load
 from lmsae.lm.protocol import LanguageModel
-from lmsae.lm.source import resolve
-from lmsae.memory import reuse_freed_memory
+from lmsae.lm.resolving import resolve
+from lmsae.runtime.memory import reuse_freed_memory
 from lmsae.store.layout import Layout, StoreDtype
 from lmsae.store.writer import StoreWriter
 

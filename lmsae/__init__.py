@@ -3,6 +3,8 @@
 import os
 from typing import TYPE_CHECKING, Any
 
+from lmsae.runtime.version import __version__
+
 if TYPE_CHECKING:
     from lmsae.experiment import Experiment, run
 
@@ -12,13 +14,12 @@ if TYPE_CHECKING:
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-__version__ = "0.1.0"
-__all__ = ["Experiment", "run"]
+__all__ = ["Experiment", "__version__", "run"]
 
 
 def __getattr__(name: str) -> Any:
     """`lmsae.run` and `lmsae.Experiment`, imported when they are asked for: `import lmsae` stays instant."""
-    if name in __all__:
+    if name in ("Experiment", "run"):
         from lmsae import experiment
 
         return getattr(experiment, name)

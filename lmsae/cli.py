@@ -7,8 +7,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lmsae import __version__
 from lmsae.errors import ConfigError, LmsaeError
+from lmsae.runtime.version import __version__
 
 STAGE_HELP = {
     "tokenize": "text -> packed contexts of token ids",
@@ -90,7 +90,7 @@ def _command(
 
 
 def _runtime(arguments: argparse.Namespace):
-    from lmsae.sheet import read_runtime
+    from lmsae.planning.sheet import read_runtime
 
     faults = []
     runtime = read_runtime(arguments.config, _flags(arguments), faults)
@@ -112,8 +112,8 @@ def _planned(arguments: argparse.Namespace, experiment: Path | None = None):
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from lmsae.artifact import Artifacts
-    from lmsae.overview import overview
+    from lmsae.artifacts.artifact import Artifacts
+    from lmsae.planning.overview import overview
 
     plan, runtime = _planned(arguments)
     artifacts = Artifacts(runtime.artifacts)
@@ -124,8 +124,8 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from lmsae.artifact import Artifacts
-    from lmsae.running import run_plan
+    from lmsae.artifacts.artifact import Artifacts
+    from lmsae.commands.running import run_plan
 
     plan, runtime = _planned(arguments, arguments.experiment)
     if not arguments.experiment:  # an experiment beside the sweep leaves the sweep's plan as it is
@@ -135,15 +135,15 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _stage(arguments: argparse.Namespace) -> int:
-    from lmsae.running import run_stage
+    from lmsae.commands.running import run_stage
 
     run_stage(arguments.name, arguments.keys, _runtime(arguments), say=lambda line: print(line, file=sys.stderr))
     return 0
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from lmsae.artifact import Artifacts
-    from lmsae.overview import describe
+    from lmsae.artifacts.artifact import Artifacts
+    from lmsae.planning.overview import describe
 
     plan, runtime = _planned(arguments)
     artifacts = Artifacts(runtime.artifacts)
@@ -152,15 +152,15 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from lmsae.artifact import Artifacts
-    from lmsae.upkeep import verify
+    from lmsae.artifacts.artifact import Artifacts
+    from lmsae.commands.upkeep import verify
 
     return verify(Artifacts(_runtime(arguments).artifacts), arguments.keys, say=print)
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from lmsae.artifact import Artifacts
-    from lmsae.converting import convert
+    from lmsae.artifacts.artifact import Artifacts
+    from lmsae.commands.converting import convert
 
     artifacts = Artifacts(_runtime(arguments).artifacts)
     convert(artifacts.find(arguments.key), artifacts, arguments.folder, say=print)
@@ -168,8 +168,8 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _gc(arguments: argparse.Namespace) -> int:
-    from lmsae.artifact import Artifacts
-    from lmsae.upkeep import collect
+    from lmsae.artifacts.artifact import Artifacts
+    from lmsae.commands.upkeep import collect
 
     plan, runtime = _planned(arguments)
     collect(plan, Artifacts(runtime.artifacts), delete=arguments.delete, say=print, states=arguments.states)
@@ -177,7 +177,7 @@ def _gc(arguments: argparse.Namespace) -> int:
 
 
 def _docs(arguments: argparse.Namespace) -> int:
-    from lmsae.columns import write_docs
+    from lmsae.planning.columns import write_docs
 
     return write_docs(arguments.config.parent, check=arguments.check, say=print)
 

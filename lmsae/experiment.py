@@ -7,11 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmsae.artifact import Artifacts
+from lmsae.artifacts.artifact import Artifacts
 from lmsae.errors import Fault
-from lmsae.plan import Plan, make_plan
-from lmsae.runtime import Runtime
-from lmsae.sheet import read, read_runtime
+from lmsae.planning.plan import Plan, make_plan
+from lmsae.planning.sheet import read, read_runtime
+from lmsae.runtime.runtime import Runtime
 
 if TYPE_CHECKING:
     from lmsae.dictionary.dictionary import Dictionary
@@ -48,7 +48,7 @@ def run(experiment: Path | str | Mapping[str, Any], *, name: str | None = None, 
         made = lmsae.run({"sae": sae, "train": {"tokens": 1_000_000}})
         made.metrics["explained_variance"], made.dictionary.encode(activations)
     """
-    from lmsae.running import run_plan
+    from lmsae.commands.running import run_plan
 
     config = dict(experiment) if isinstance(experiment, Mapping) else Path(experiment)
     plan, settings = plan_of(config, None, [], runtime, name=name)

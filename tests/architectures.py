@@ -4,9 +4,10 @@ from typing import Any
 
 import torch
 
-from lmsae.catalog import CATALOG, GEOMETRIES, Objective, SaeSection, resolve, with_defaults
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.dictionary import Dictionary
+from lmsae.planning.catalog import CATALOG, GEOMETRIES, SaeSection, resolve, with_defaults
+from lmsae.training.objective import Objective
 
 REQUIRED = {
     "k": 4,

@@ -51,7 +51,7 @@ class Said:
 
 def row_of(architecture: str, **cells: str) -> dict[str, str]:
     """A row of an architecture of the catalog, named after it: where it reads, and what has no default."""
-    from lmsae.catalog import CATALOG, PIECES
+    from lmsae.planning.catalog import CATALOG, PIECES
 
     entry = CATALOG[architecture]
     parts = [("geometry", entry.geometry), ("act_fn", entry.act_fn), *(("losses", loss) for loss in entry.losses)]

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from lmsae.artifact import Artifact, Artifacts, Spec
-from lmsae.claim import claimed
+from lmsae.artifacts.artifact import Artifact, Artifacts, Spec
+from lmsae.artifacts.claim import claimed
 from lmsae.cli import STAGE_HELP, main, parser
 from lmsae.stages import STAGES
 from tests.miniature import HERE, ROWS, THERE, Said, keys, manifests, row_of, write_config, write_sweep
@@ -430,7 +430,7 @@ def test_an_artifact_that_another_process_is_making_is_refused(made: Path, lmsae
 def test_who_waits_finds_the_artifact_made(
     made: Path, finished: Path, lmsae: Lmsae, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lmsae.claim.POLL_S", 0.02)
+    monkeypatch.setattr("lmsae.artifacts.claim.POLL_S", 0.02)
     key = keys(made, "norm")[0]
     folder = made / "artifacts" / "norm" / key
     Artifact(folder).clear()
@@ -477,7 +477,7 @@ def test_an_interrupted_command_says_so_and_ends_with_130(
     def interrupted(*arguments: Any, **named: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lmsae.running.run_plan", interrupted)
+    monkeypatch.setattr("lmsae.commands.running.run_plan", interrupted)
     said = lmsae("run")
     assert (said.code, said.err) == (130, "lmsae run: interrupted; run it again to go on\n")
 

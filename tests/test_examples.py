@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import yaml
 
-from lmsae.artifact import Artifacts
+from lmsae.artifacts.artifact import Artifacts
 from lmsae.cli import main, parser
+from lmsae.commands.running import run_stage
 from lmsae.experiment import plan_of
-from lmsae.running import run_stage
 from lmsae.text.tokens import open_tokens
 from tests.miniature import write_model, write_text
 

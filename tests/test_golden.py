@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmsae.catalog import CATALOG, Objective
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.geometry.config import GEOMETRIES
 from lmsae.losses import Forward, Progress, reconstruction_loss
+from lmsae.planning.catalog import CATALOG
 from lmsae.sparsity.config import ACT_FNS
+from lmsae.training.objective import Objective
 from tests.architectures import parts
 
 WIDTH, OUT, D_SAE, CONTEXTS, POSITIONS, K, THETA = 4, 3, 12, 2, 5, 3, 0.25

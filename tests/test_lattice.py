@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmsae.catalog import CATALOG, Objective
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.losses import Forward, Progress, reconstruction_loss
-from lmsae.optim import remove_radial_gradient
+from lmsae.planning.catalog import CATALOG
+from lmsae.training.objective import Objective
+from lmsae.training.unit_rows import remove_radial_gradient
 from tests.architectures import parts, randomise
 
 WIDTH, D_SAE = 5, 12

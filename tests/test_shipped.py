@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lmsae.catalog import CATALOG
 from lmsae.experiment import plan_of
-from lmsae.plan import ROW_STAGES, Plan
-from lmsae.runtime import Runtime
+from lmsae.planning.catalog import CATALOG
+from lmsae.planning.plan import ROW_STAGES, Plan
+from lmsae.runtime.runtime import Runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG, ZOO = ROOT / "config", ROOT / "config" / "zoo"

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from lmsae.artifact import Artifact
-from lmsae.catalog import CATALOG
+from lmsae.artifacts.artifact import Artifact
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.geometry.config import GEOMETRIES
-from lmsae.plan import ROW_STAGES
+from lmsae.planning.catalog import CATALOG
+from lmsae.planning.plan import ROW_STAGES
 from lmsae.stages import STAGES
 from tests.miniature import HERE, THERE, Said, keys, manifests, row_of, write_config, write_model, write_sweep
 

@@ -14,8 +14,8 @@ from lmsae import geometry, sparsity
 from lmsae.dictionary import normaliser
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.normaliser import Moments
-from lmsae.entries import Entries, spread
 from lmsae.geometry.geometry import EntrywiseGeometry
+from lmsae.kernels.entries import Entries, spread
 from lmsae.losses import Forward
 from lmsae.sparsity.sparsity import EntrywiseSparsity
 

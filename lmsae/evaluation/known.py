@@ -9,7 +9,7 @@ from torch import Tensor
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.lm.protocol import LanguageModel
 from lmsae.lm.synthetic import SyntheticModel
-from lmsae.recovery import Correlations, mean_max_cosine
+from lmsae.metrics.recovery import Correlations, mean_max_cosine
 
 
 class KnownFeatures:

@@ -17,7 +17,7 @@ from lmsae.dictionary.dictionary import Dictionary
 from lmsae.errors import ExportError
 from lmsae.evaluation.known import known_features
 from lmsae.lm.protocol import LanguageModel
-from lmsae.metrics import (
+from lmsae.metrics.sums import (
     NextToken,
     Reconstruction,
     decoder_geometry,

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lmsae.entries import Entries
+from lmsae.kernels.entries import Entries
 
 Chosen = Tensor | slice
 """Some of the latents: indices, or a stretch of them."""

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.functional import normalize
 
-from lmsae.dense import affine
-from lmsae.entries import Entries, combined, products
 from lmsae.errors import ExportError
 from lmsae.geometry.folding import shift_pre
 from lmsae.geometry.geometry import Affine, Chosen, EntrywiseGeometry, latent_by_latent
+from lmsae.kernels.dense import affine
+from lmsae.kernels.entries import Entries, combined, products
 
 
 class Linear(EntrywiseGeometry):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lmsae.errors import SourceError
 from lmsae.lm.hook_points import family_of
-from lmsae.lm.source import ResolvedModel, features_of, folder, read_config, resolve, tokenizer_folder
+from lmsae.lm.resolving import ResolvedModel, features_of, folder, read_config, resolve, tokenizer_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -56,7 +56,7 @@ def _written(geometry: Any, sparsity: Any, forward: Forward, dead: Tensor, chose
 
 def _written_at_entries(geometry: Any, sparsity: Any, forward: Forward, dead: Tensor, chosen: Tensor) -> Tensor:
     """`_written`, without a product of all dead latents."""
-    from lmsae.entries import Entries
+    from lmsae.kernels.entries import Entries
 
     entries = Entries.even(dead[chosen], geometry.latents)
     pre = geometry.pre_at(forward.x, entries)

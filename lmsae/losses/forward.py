@@ -14,7 +14,7 @@ from lmsae.config import Frozen
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lmsae.entries import Entries
+    from lmsae.kernels.entries import Entries
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ from lmsae.losses.forward import Forward, Loss, Progress
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lmsae.entries import Entries
+    from lmsae.kernels.entries import Entries
 
 SAMPLING_POWER = 0.5
 """A sampled prefix holds at most m of n latents with probability (m / n)^0.5, as in Nabeshima's code."""

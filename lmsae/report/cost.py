@@ -15,8 +15,8 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from lmsae.artifact import RUN, Artifact, Artifacts
-from lmsae.report.rows import Row
+from lmsae.artifacts.artifact import RUN, Artifact, Artifacts
+from lmsae.report.results import Row
 
 TABLE, PAGE = "cost.csv", "cost.html"
 

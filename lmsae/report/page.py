@@ -10,10 +10,10 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from lmsae.report.definitions import METRICS, in_order
+from lmsae.metrics.definitions import METRICS, in_order
 from lmsae.report.health import CHECKS, dense_share
 from lmsae.report.plots import FAINT, INK
-from lmsae.report.rows import SPARSITY_SETTINGS, Result, names_of
+from lmsae.report.results import SPARSITY_SETTINGS, Result, names_of
 
 MAIN_METRICS = {
     "l0": "L0",

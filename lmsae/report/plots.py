@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
-from lmsae.report.rows import Result
+from lmsae.report.results import Result
 from lmsae.report.tables import bin_centres
 
 # The page replaces these two by the colours of the reader's theme.

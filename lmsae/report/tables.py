@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lmsae.metrics import HISTOGRAM_BINS, HISTOGRAM_HIGH, HISTOGRAM_LOW
-from lmsae.report.definitions import in_order
-from lmsae.report.rows import Result, names_of
+from lmsae.metrics.definitions import in_order
+from lmsae.metrics.sums import HISTOGRAM_BINS, HISTOGRAM_HIGH, HISTOGRAM_LOW
+from lmsae.report.results import Result, names_of
 
 PARETO_METRICS = ("l0", "explained_variance", "ce_loss_score_mean", "ce_loss_score_zero", "ce_difference")
 

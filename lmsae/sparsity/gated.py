@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lmsae.entries import Entries
+from lmsae.kernels.entries import Entries
 from lmsae.sparsity.config import GatedConfig
 from lmsae.sparsity.sparsity import EntrywiseSparsity
 

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lmsae import cpu_kernels
-from lmsae.entries import Entries, few
+from lmsae.kernels import cpu as cpu_kernels
+from lmsae.kernels.entries import Entries, few
 from lmsae.sparsity.config import SelectsK
 from lmsae.sparsity.sparsity import EntrywiseSparsity
 

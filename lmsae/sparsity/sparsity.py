@@ -6,7 +6,7 @@ from typing import ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lmsae.entries import Entries
+from lmsae.kernels.entries import Entries
 
 
 class Sparsity(nn.Module, ABC):

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lmsae import cpu_kernels
-from lmsae.entries import Entries, Held
+from lmsae.kernels import cpu as cpu_kernels
+from lmsae.kernels.entries import Entries, Held
 from lmsae.sparsity.selection import LearnsThreshold, SelectsByToken, largest_of_each
 
 SAMPLE = 65_536

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from lmsae.artifacts.resuming import NOTE, discard, resumed_from
 from lmsae.config import Frozen
-from lmsae.flops import forward_flops
 from lmsae.lm import Backend, Dtype, ResolvedModel, read_config
-from lmsae.runtime import Runtime
-from lmsae.stages.resuming import NOTE, discard, resumed_from
+from lmsae.runtime.runtime import Runtime
+from lmsae.stages.flops import forward_flops
 from lmsae.stages.sites import Reading
 from lmsae.stages.stage import Done, Job, Stage
 
@@ -114,7 +114,7 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
     import torch
 
     from lmsae.errors import ShapeError
-    from lmsae.progress import bar
+    from lmsae.runtime.progress import bar
     from lmsae.store.layout import require_space
     from lmsae.text.tokens import open_tokens
 

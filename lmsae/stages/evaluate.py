@@ -10,7 +10,7 @@ from pydantic import Field
 
 from lmsae.config import Frozen, canonical_json
 from lmsae.errors import NotEnoughTokens
-from lmsae.runtime import Runtime
+from lmsae.runtime.runtime import Runtime
 from lmsae.stages.activations import LMConfig
 from lmsae.stages.sites import Reading, Sites, inputs_from
 from lmsae.stages.stage import Done, Job, Stage
@@ -65,8 +65,8 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
 def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
     from lmsae.dictionary.dictionary import Dictionary
     from lmsae.evaluation.scoring import Scored, Subject, score
-    from lmsae.progress import bar
-    from lmsae.stages.reading import moments_of
+    from lmsae.runtime.progress import bar
+    from lmsae.stages.inputs.stored import moments_of
     from lmsae.text.tokens import open_tokens
 
     first: Config = jobs[0].config

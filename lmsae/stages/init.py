@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.initialisation.config import InitConfig
-from lmsae.runtime import Runtime
+from lmsae.runtime.runtime import Runtime
 from lmsae.stages.activations import LMConfig
 from lmsae.stages.sites import Reading, Sites, inputs_from
 from lmsae.stages.stage import Done, Job, Stage
@@ -36,7 +36,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
 
     from lmsae.dictionary.dictionary import Dictionary
     from lmsae.initialisation.initialise import initialise
-    from lmsae.stages.reading import aside, moments_of
+    from lmsae.stages.inputs.stored import aside, moments_of
 
     device = runtime.torch_device()
     for job in jobs:
@@ -64,7 +64,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
 def _weights_of(layer: Layer | None, dictionary: DictionaryConfig, runtime: Runtime) -> "ModelWeights | None":
     if layer is None:
         return None
-    from lmsae.stages.layer_weights import layer_weights
+    from lmsae.initialisation.layer_weights import layer_weights
 
     return layer_weights(layer.load(runtime), layer.layer, dictionary)
 

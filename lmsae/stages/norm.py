@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lmsae.runtime import Runtime
+from lmsae.runtime.runtime import Runtime
 from lmsae.stages.sites import Reading
 from lmsae.stages.stage import Done, Job, Stage
 
@@ -17,7 +17,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     import torch
     from safetensors.torch import save_file
 
-    from lmsae.stages.reading import aside_activations, max_norm_of
+    from lmsae.stages.inputs.stored import aside_activations, max_norm_of
 
     del runtime
     for job in jobs:

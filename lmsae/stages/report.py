@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lmsae.config import Frozen
-from lmsae.runtime import Runtime
+from lmsae.runtime.runtime import Runtime
 from lmsae.stages.stage import Done, Job, Stage
 
 
@@ -22,7 +22,7 @@ class Config(Frozen):
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     """Write table.csv, table.parquet, metrics.json, curves.csv, density.csv, plots/ and report.html."""
-    from lmsae.report.report import write_report
+    from lmsae.report.writing import write_report
 
     for job in jobs:
         write_report(job.config.rows, job.inputs, job.out)

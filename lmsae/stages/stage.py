@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmsae.artifact import Artifact
+from lmsae.artifacts.artifact import Artifact
 from lmsae.config import Frozen
-from lmsae.runtime import Runtime
+from lmsae.runtime.runtime import Runtime
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ import numpy as np
 from pydantic import Field
 
 from lmsae.config import Frozen
-from lmsae.lm.source import ResolvedModel
-from lmsae.runtime import Runtime
+from lmsae.lm.resolving import ResolvedModel
+from lmsae.runtime.runtime import Runtime
 from lmsae.stages.stage import Done, Job, Stage
+from lmsae.text.dataset import ResolvedDataset, ResolvedMixture
 from lmsae.text.packing import TokenizeConfig
-from lmsae.text.source import ResolvedDataset, ResolvedMixture
 
 if TYPE_CHECKING:
     from lmsae.text.encoding import Encoder
@@ -39,8 +39,8 @@ class Config(Frozen):
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     """Write `tokens.zarr` and `counts.json` (docs/artifacts.md)."""
-    from lmsae.progress import bar
-    from lmsae.text.source import documents
+    from lmsae.runtime.progress import bar
+    from lmsae.text.dataset import documents
     from lmsae.text.tokenizing import Source, tokenize
     from lmsae.text.tokens import open_tokens
 
@@ -71,7 +71,7 @@ def _encoder(config: Config, *, needs_tokenizer: bool) -> "Encoder":
     Raises SourceError where there is no tokenizer though it is needed.
     """
     from lmsae.lm import load_tokenizer, read_config
-    from lmsae.lm.source import NoTokenizer
+    from lmsae.lm.resolving import NoTokenizer
     from lmsae.text.encoding import Encoder, Vocabulary
 
     try:

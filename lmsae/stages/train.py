@@ -5,19 +5,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from lmsae.artifact import CHECKPOINT
-from lmsae.catalog import Objective
+from lmsae.artifacts.artifact import CHECKPOINT
+from lmsae.artifacts.resuming import NOTE, discard, resumed_from
 from lmsae.config import Frozen
 from lmsae.dictionary.config import DictionaryConfig
-from lmsae.flops import dictionary_flops
-from lmsae.runtime import Runtime
+from lmsae.runtime.runtime import Runtime
 from lmsae.stages.activations import LMConfig
-from lmsae.stages.extending import extended, step_to_keep
-from lmsae.stages.live import Live, live_captures
-from lmsae.stages.resuming import NOTE, discard, resumed_from
+from lmsae.stages.flops import dictionary_flops
+from lmsae.stages.inputs.extending import extended, step_to_keep
+from lmsae.stages.inputs.live import Live, live_captures
 from lmsae.stages.sites import Reading, Sites, inputs_from
 from lmsae.stages.stage import Done, Job, Stage
 from lmsae.training.config import TrainConfig
+from lmsae.training.objective import Objective
 
 if TYPE_CHECKING:
     from lmsae.dictionary.dictionary import Dictionary
@@ -70,13 +70,13 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
 
 
 def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
-    from lmsae.progress import bar
-    from lmsae.stages.reading import stores_for
+    from lmsae.runtime.progress import bar
+    from lmsae.runtime.wandb_log import curves_logger
+    from lmsae.stages.inputs.stored import stores_for
     from lmsae.training.checkpoints import Checkpoints, Keeper
     from lmsae.training.interruption import interruptible
     from lmsae.training.run import Run
     from lmsae.training.together import train_together
-    from lmsae.wandb_log import curves_logger
 
     first: Config = jobs[0].config
     models = _models(jobs, runtime)
@@ -156,8 +156,8 @@ def _converted(dictionary: "Dictionary", job: Job) -> "Dictionary":
         return dictionary
     import json
 
-    from lmsae.dictionary.conversion import as_jumprelu, cost
-    from lmsae.stages.reading import aside
+    from lmsae.dictionary.as_jumprelu import as_jumprelu, cost
+    from lmsae.stages.inputs.stored import aside
 
     converted, batch = as_jumprelu(dictionary), aside(dictionary.config, job.config.sites, job.inputs, job.config)
     batch = batch.to(str(next(dictionary.parameters()).device))
@@ -172,12 +172,12 @@ class _Stream:
     source: "ShuffledBatches"
 
     def __init__(self, job: Job, models: "Mapping[LMConfig, LanguageModel]", *, with_ids: bool) -> None:
-        from lmsae.stages.reading import stores_for
-        from lmsae.stages.usable import Usable
+        from lmsae.stages.inputs.stored import stores_for
+        from lmsae.stages.inputs.usable import Usable
         from lmsae.store.batches import ShuffledBatches
         from lmsae.store.order import blocks_of
-        from lmsae.store.source import Stores
         from lmsae.store.spilled import Spilled
+        from lmsae.store.stores import Stores
         from lmsae.text.tokens import open_tokens
 
         config: Config = job.config
@@ -204,7 +204,7 @@ class _Stream:
         """The batches of steps `start_step` to `stop_step`, on the CPU."""
         import torch
 
-        from lmsae.stages.reading import batch_of
+        from lmsae.stages.inputs.stored import batch_of
 
         for parts in self.source.batches(start_step, stop_step):
             if not self._in_contexts:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lmsae.errors import NotEnoughTokens, ShapeError
 from lmsae.store.order import WINDOW_TOKENS, Mask, Visit, WindowOrder, blocks_of
-from lmsae.store.source import Source
+from lmsae.store.stores import Source
 
 PATIENCE_S = 0.2
 """How often somebody is told that the consumer still waits."""

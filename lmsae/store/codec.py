@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from lmsae import cpu_kernels
 from lmsae.errors import SourceError
+from lmsae.kernels import cpu as cpu_kernels
 from lmsae.store.layout import Layout, StoreDtype
 
 LEVELS = 127

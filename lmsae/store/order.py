@@ -15,8 +15,8 @@ from typing import Protocol
 
 import numpy as np
 
-from lmsae.cpu_kernels import order_of
 from lmsae.errors import NotEnoughTokens
+from lmsae.kernels.cpu import order_of
 
 WINDOW_TOKENS = 262_144
 BLOCK_TOKENS = 2**20

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from lmsae import __version__
-from lmsae.artifact import digest_of_file
+from lmsae.artifacts.artifact import digest_of_file
+from lmsae.runtime.version import __version__
 from lmsae.training.interruption import Interruption
 from lmsae.training.run import Run
 

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from lmsae import schedules
 from lmsae.config import Frozen
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.errors import NotEnoughTokens
+from lmsae.training import schedules
 
 AUTO_LR, AUTO_LATENTS = 2e-4, 2**14
 

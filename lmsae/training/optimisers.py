@@ -5,12 +5,12 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lmsae.errors import SourceError
-from lmsae.optim import SparseAdam
 from lmsae.training.config import TrainConfig
+from lmsae.training.sparse_adam import SparseAdam
 
 Named = tuple[str, nn.Parameter]
 MUON_MOMENTUM = 0.95
@@ -108,3 +108,24 @@ _BUILDERS: Mapping[str, Callable[[TrainConfig, list[Named], float], tuple[Optimi
     "muon": _muon,
     "schedule_free": _schedule_free,
 }
+
+
+def set_lr_factor(optimiser: Optimizer, factor: float) -> None:
+    """Set every group's learning rate to its own base times `factor`."""
+    for group in optimiser.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+@torch.no_grad()
+def forget(optimiser: Optimizer, parameter: nn.Parameter, dim: int, chosen: Tensor) -> None:
+    """Set an optimiser's moments to 0 for the chosen places of a parameter's dimension.
+
+    A schedule-free optimiser's second copy of the weights, `z`, takes their present values there.
+    """
+    for name, moments in optimiser.state.get(parameter, {}).items():
+        if not torch.is_tensor(moments) or moments.shape != parameter.shape:
+            continue
+        if name == "z":
+            moments.index_copy_(dim, chosen, parameter.index_select(dim, chosen))
+        else:
+            moments.index_fill_(dim, chosen, 0)

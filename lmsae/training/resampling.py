@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lmsae.optim import forget
 from lmsae.training.ema import WeightMean
+from lmsae.training.optimisers import forget
 
 ENCODER_FACTOR = 0.2
 DIMENSIONS = {"W_enc": 1, "W_dec": 0, "b_enc": 0}

@@ -13,14 +13,15 @@ from torch import Tensor
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.errors import TrainingError
 from lmsae.losses import Forward, Progress, reconstruction_loss
-from lmsae.optim import normalise_rows, remove_radial_gradient, set_lr_factor
 from lmsae.training import curves, optimisers, resampling
 from lmsae.training.batch import Batch
 from lmsae.training.config import TrainConfig
 from lmsae.training.ema import WeightMean
+from lmsae.training.optimisers import set_lr_factor
+from lmsae.training.unit_rows import normalise_rows, remove_radial_gradient
 
 if TYPE_CHECKING:
-    from lmsae.catalog import Objective
+    from lmsae.training.objective import Objective
     from lmsae.training.splice import Splice
 
 

@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmsae import entries, sparsity
-from lmsae.catalog import CATALOG, Objective
-from lmsae.combinations import OFFERS
+from lmsae import sparsity
 from lmsae.dictionary.dictionary import Dictionary
+from lmsae.kernels import entries
 from lmsae.losses import LOSSES, Forward, Progress, reconstruction_loss
+from lmsae.planning.catalog import CATALOG
+from lmsae.planning.combinations import OFFERS
 from lmsae.sparsity.config import ACT_FNS
 from lmsae.sparsity.sparsity import EntrywiseSparsity
+from lmsae.training.objective import Objective
 from tests.architectures import parts, randomise
 
 TOKENS, WIDTH, LATENTS = 40, 6, 32

@@ -12,11 +12,11 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lmsae.catalog import CATALOG
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.evaluation.scoring import Score, Scored, Subject, score
 from lmsae.lm import load, resolve
+from lmsae.planning.catalog import CATALOG
 from lmsae.text.tokens import TokenSet, TokenWriter, open_tokens
 from tests.architectures import SAES, parts, randomise
 

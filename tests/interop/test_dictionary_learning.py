@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmsae.dictionary.conversion import as_jumprelu
+from lmsae.dictionary.as_jumprelu import as_jumprelu
 from lmsae.errors import ExportError
 from lmsae.interop.dictionary_learning import load
 

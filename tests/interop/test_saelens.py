@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lmsae.catalog import CATALOG
-from lmsae.dictionary.conversion import as_jumprelu
+from lmsae.dictionary.as_jumprelu import as_jumprelu
 from lmsae.errors import ExportError
 from lmsae.interop.saelens import ARCHITECTURES, export, load, why_not
+from lmsae.planning.catalog import CATALOG
 from tests.interop.peers import (
     LATENTS,
     MADE,

@@ -90,5 +90,5 @@ def test_a_hook_point_knows_its_layer():
 
 def test_planning_needs_neither_torch_nor_transformers():
     heavy = "{'torch', 'transformers', 'transformer_lens', 'huggingface_hub'}"
-    code = f"import sys, lmsae.lm, lmsae.lm.source, lmsae.lm.hook_points; print({heavy} & set(sys.modules))"
+    code = f"import sys, lmsae.lm, lmsae.lm.resolving, lmsae.lm.hook_points; print({heavy} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"

@@ -13,7 +13,7 @@ from lmsae.errors import HookPointError, ShapeError, SourceError
 from lmsae.lm import counter, load, read_config, resolve
 from lmsae.lm.features import Features
 from lmsae.lm.hook_points import hook_points, max_context, require
-from lmsae.lm.source import ResolvedModel, features_of, lent_tokenizer, tokenizer_folder
+from lmsae.lm.resolving import ResolvedModel, features_of, lent_tokenizer, tokenizer_folder
 from lmsae.lm.synthetic import SyntheticModel
 
 NETWORK = "builtin:features?features=40&width=24&probability=0.1&moved=3&erased=4&noise=0.05"

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lmsae.artifact import Artifact, Artifacts, Spec
+from lmsae.artifacts.artifact import Artifact, Artifacts, Spec
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.geometry.config import SAEConfig
-from lmsae.metrics import density_histogram
-from lmsae.report.report import write_report
+from lmsae.metrics.sums import density_histogram
+from lmsae.report.writing import write_report
 from lmsae.sparsity.config import TopKConfig
 from lmsae.stages.report import ReportRow
 

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from lmsae.losses import LOSSES
-from lmsae.metrics import HISTOGRAM_BINS
-from lmsae.report.definitions import METRICS
+from lmsae.metrics.definitions import METRICS
+from lmsae.metrics.sums import HISTOGRAM_BINS
 from lmsae.report.page import number
 from lmsae.report.plots import plots
-from lmsae.report.report import write_report
-from lmsae.report.rows import SPARSITY_SETTINGS, read_results
+from lmsae.report.results import SPARSITY_SETTINGS, read_results
 from lmsae.report.tables import write_tables
+from lmsae.report.writing import write_report
 
 if TYPE_CHECKING:
     from tests.report.conftest import Sweep

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lmsae.flops import dictionary_flops, forward_flops
+from lmsae.stages.flops import dictionary_flops, forward_flops
 from lmsae.stages.train import Config
 from tests.miniature import HERE, THERE, keys
 

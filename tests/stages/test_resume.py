@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lmsae.artifact import Artifact
+from lmsae.artifacts.artifact import Artifact
 from lmsae.lm.huggingface import HuggingFaceModel
 from lmsae.store import layout
 from lmsae.training.run import Run

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmsae.artifact import Artifacts, Spec
+from lmsae.artifacts.artifact import Artifacts, Spec
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.errors import ShapeError
 from lmsae.geometry.config import CLTConfig, TranscoderConfig
 from lmsae.sparsity.config import TopKConfig
-from lmsae.stages.reading import batch_of, stores_for
+from lmsae.stages.inputs.stored import batch_of, stores_for
 from lmsae.stages.sites import Sites, inputs_from, numbered
 from lmsae.store.layout import Layout
 from lmsae.store.writer import StoreWriter

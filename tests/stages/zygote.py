@@ -114,8 +114,8 @@ def serve() -> None:
     import safetensors.torch  # noqa: F401
     import transformers.models.gpt_neox.modeling_gpt_neox  # noqa: F401
 
-    import lmsae.dictionary.conversion
-    import lmsae.stages.reading
+    import lmsae.dictionary.as_jumprelu
+    import lmsae.stages.inputs.stored
     import lmsae.store.writer
     import lmsae.training.checkpoints  # noqa: F401
 

@@ -12,7 +12,7 @@ from lmsae.errors import DamagedArtifact, NotEnoughTokens, ShapeError
 from lmsae.store.batches import ShuffledBatches
 from lmsae.store.order import WindowOrder
 from lmsae.store.reader import StoreReader
-from lmsae.store.source import Stores
+from lmsae.store.stores import Stores
 
 from .conftest import MakeStore
 

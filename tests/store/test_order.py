@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmsae.cpu_kernels import order_of
 from lmsae.errors import NotEnoughTokens
+from lmsae.kernels.cpu import order_of
 from lmsae.store.order import WindowOrder
 
 

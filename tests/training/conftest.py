@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmsae.catalog import CATALOG
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.geometry.config import GEOMETRIES
-from lmsae.optim import normalise_rows
+from lmsae.planning.catalog import CATALOG
 from lmsae.training.batch import Batch
 from lmsae.training.config import TrainConfig
 from lmsae.training.curves import Log
 from lmsae.training.run import Run
+from lmsae.training.unit_rows import normalise_rows
 from tests.architectures import parts, randomise, sites_of
 
 TOKENS, WIDTH, D_SAE, BATCH, CONTEXT_SIZE = 1024, 8, 32, 32, 8

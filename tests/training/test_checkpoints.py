@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from lmsae.catalog import CATALOG
+from lmsae.planning.catalog import CATALOG
 from lmsae.training import checkpoints
 from lmsae.training.checkpoints import Checkpoints, Keeper
 from lmsae.training.interruption import Interruption, interruptible

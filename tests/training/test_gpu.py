@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from lmsae import entries
-from lmsae.catalog import CATALOG
+from lmsae.kernels import entries
+from lmsae.planning.catalog import CATALOG
 from lmsae.training.batch import fed
 from lmsae.training.run import Run
 from lmsae.training.together import train_together

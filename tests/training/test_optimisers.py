@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.optim import Optimizer
 
-from lmsae.catalog import CATALOG
 from lmsae.errors import SourceError
+from lmsae.planning.catalog import CATALOG
 from lmsae.training.config import TrainConfig
 from lmsae.training.run import Run
 from tests.training.runs import learn, saved, weights

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmsae import entries
-from lmsae.catalog import CATALOG
 from lmsae.errors import TrainingError
+from lmsae.kernels import entries
 from lmsae.losses import AuxK, Forward, Progress, reconstruction_loss
+from lmsae.planning.catalog import CATALOG
 from lmsae.training import curves
 from lmsae.training.batch import Batch
 from lmsae.training.run import Run

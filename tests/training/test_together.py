@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from lmsae.catalog import CATALOG
 from lmsae.errors import TrainingError
+from lmsae.planning.catalog import CATALOG
 from lmsae.training.run import Run
 from lmsae.training.together import train_together
 from tests.training.runs import Stream, saved, train

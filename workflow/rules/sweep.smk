@@ -1,16 +1,16 @@
 # The sweep and its passes. One pass is one job, and a rule's only output is the mark that its pass is done.
-# A job on a cluster reads this file too: it works from the file that its pass is named by (lmsae/passes.py) and never
+# A job on a cluster reads this file too: it works from the file that its pass is named by (lmsae/planning/passes.py) and never
 # looks at the sweep, which may have changed since the job was submitted.
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from lmsae.artifact import Artifacts
+from lmsae.artifacts.artifact import Artifacts
 from lmsae.errors import LmsaeError
 from lmsae.experiment import plan_of
-from lmsae.passes import FOLDER, Pass, write_passes
-from lmsae.plan import Plan
-from lmsae.sheet import read_runtime
+from lmsae.planning.passes import FOLDER, Pass, write_passes
+from lmsae.planning.plan import Plan
+from lmsae.planning.sheet import read_runtime
 from lmsae.stages import STAGES
 
 CONFIG = Path(config.get("folder", "config"))

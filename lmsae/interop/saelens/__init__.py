@@ -13,8 +13,8 @@ its rows, which are also its encoder, keep the norm 1.
         with jumprelu or batchtopk                        jumprelu_transcoder, jumprelu_skip_transcoder
 """
 
-from lmsae.interop.saelens.layout import ARCHITECTURES
-from lmsae.interop.saelens.reading import load
-from lmsae.interop.saelens.writing import export, why_not
+from lmsae.interop.saelens.exporting import export, why_not
+from lmsae.interop.saelens.importing import load
+from lmsae.interop.saelens.names import ARCHITECTURES
 
 __all__ = ["ARCHITECTURES", "export", "load", "why_not"]

@@ -1,0 +1,1 @@
+"""Artifacts: identity, claims, publishing, and going on after an interruption."""

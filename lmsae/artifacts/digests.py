@@ -1,0 +1,45 @@
+"""A memory for digests: files that have not changed are not read again at every plan."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from lmsae.artifacts.artifact import write_atomically
+
+
+class DigestCache:
+    """Digests by a key that changes whenever the files do. A lost or broken cache costs time, nothing else."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._changed = False
+        try:
+            known = json.loads(path.read_text())
+        except (FileNotFoundError, ValueError):
+            known = None
+        self._known: dict[str, str] = known if isinstance(known, dict) else {}
+
+    def cached(self, key: str, compute: Callable[[], str]) -> str:
+        """The digest known under `key`, computed if it is not."""
+        if key not in self._known:
+            self._known[key] = compute()
+            self._changed = True
+        return self._known[key]
+
+    def of_file(self, path: Path) -> str:
+        """sha256 of a file, in hex, remembered by its path, size and modification time."""
+        state = path.stat()
+        return self.cached(f"{path.resolve()}:{state.st_size}:{state.st_mtime_ns}", lambda: _sha256(path))
+
+    def save(self) -> None:
+        """Write the memory down, if it has grown."""
+        if self._changed:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._path, json.dumps(self._known, indent=0, sort_keys=True))
+
+
+def _sha256(path: Path) -> str:
+    import hashlib
+
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,172 @@
+"""Publishing: make `results/` show a report, with links from row names to artifacts and a SAELens folder of each row.
+
+results/report.html, table.csv, plots/, ...     the report's files
+        cost.html, cost.csv                      what the artifacts cost, by their run.json
+        rows/<row>/<stage>                       a relative link to the artifact
+        saelens/<row>/                           the dictionary for SAELens, or why-not.txt
+        .published.json                          what of all this was made here, and so may be removed here
+"""
+
+import filecmp
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lmsae.artifacts.artifact import Artifact, Artifacts, write_atomically
+from lmsae.errors import ArtifactError, ExportError
+from lmsae.report import cost
+from lmsae.runtime.version import __version__
+from lmsae.stages import STAGES
+from lmsae.stages.report import ReportRow
+from lmsae.stages.sites import inputs_from
+
+PUBLISHED = ".published.json"
+PAGE = "report.html"
+SOURCE = ".source.json"
+WHY_NOT = "why-not.txt"
+# Everything that a folder under saelens/ may have from here.
+SAELENS_FILES = frozenset({SOURCE, WHY_NOT, "cfg.json", "sae_weights.safetensors", "sparsity.safetensors"})
+
+
+def publish(report: Artifact, rows: Sequence[ReportRow], artifacts_root: Path, results: Path) -> None:
+    """Make `results` show a report; what an earlier call made and this sweep no longer has is removed.
+
+    Quick and without effect when nothing has changed. Files that others put there are left alone. Raises
+    MissingArtifact if the report, or a dictionary that must be exported, is not finished.
+    """
+    artifacts = Artifacts(artifacts_root)
+    names = [entry["path"] for entry in report.manifest()["files"]]
+    links = {f"rows/{row.name}/{stage}": ref for row in rows for stage, ref in row.artifacts.items()}
+    folders = {f"saelens/{row.name}": row for row in rows}
+    ours = {
+        *names,
+        *links,
+        cost.TABLE,
+        cost.PAGE,
+        *(f"{folder}/{file}" for folder in folders for file in SAELENS_FILES),
+    }
+    results.mkdir(parents=True, exist_ok=True)
+    before = _published(results)
+    # Noted before it is made, so that an interrupted call leaves nothing that is nobody's.
+    _note(results, before | ours)
+    for name in sorted(names, key=lambda name: name == PAGE):
+        _copy(report.path / name, results / name)
+    cost.write_cost(rows, artifacts, STAGES, results)
+    for link, reference in links.items():
+        _link(results / link, artifacts[reference].path)
+    for folder, row in folders.items():
+        _export(row, artifacts, results / folder)
+    _remove(results, before - ours)
+    _note(results, ours)
+
+
+def _published(results: Path) -> set[str]:
+    try:
+        return set(json.loads((results / PUBLISHED).read_text()))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return set()
+
+
+def _note(results: Path, names: set[str]) -> None:
+    text = json.dumps(sorted(names), indent=1) + "\n"
+    if not (results / PUBLISHED).exists() or (results / PUBLISHED).read_text() != text:
+        write_atomically(results / PUBLISHED, text)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if target.is_file() and filecmp.cmp(source, target, shallow=False):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = _draft(target)
+    shutil.copyfile(source, draft)
+    draft.replace(target)
+
+
+def _link(link: Path, artifact: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    # From where the link really lies, to the artifact as it was named: either folder may itself be a link.
+    target = os.path.relpath(artifact.absolute(), link.parent.resolve())
+    if link.is_symlink() and os.readlink(link) == target:
+        return
+    if link.exists() and not link.is_symlink():
+        raise ArtifactError(f"{link} is in the way of a link to {artifact}: it is not a link. Move it away.")
+    draft = _draft(link)
+    draft.unlink(missing_ok=True)
+    draft.symlink_to(target)
+    draft.replace(link)
+
+
+def _draft(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{os.getpid()}.draft")
+
+
+def _export(row: ReportRow, artifacts: Artifacts, folder: Path) -> None:
+    """Write the row's SAELens folder, unless it is there and of the same artifacts."""
+    source = {"lmsae": __version__, "train": row.artifacts["train"], "eval": row.artifacts["eval"]}
+    marker = json.dumps(source, indent=1) + "\n"
+    if (folder / SOURCE).exists() and (folder / SOURCE).read_text() == marker:
+        return
+    draft = _draft(folder)
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    _write_saelens(artifacts[source["train"]].opened(), artifacts[source["eval"]].opened(), artifacts, draft)
+    (draft / SOURCE).write_text(marker)
+    if folder.exists():
+        _swap(draft, folder)
+    else:
+        draft.replace(folder)
+
+
+def _write_saelens(train: Artifact, evaluation: Artifact, artifacts: Artifacts, folder: Path) -> None:
+    from safetensors.torch import load_file
+
+    from lmsae.dictionary.dictionary import Dictionary
+    from lmsae.interop import saelens
+
+    density = load_file(evaluation.path / "latents.safetensors")["density"]
+    dictionary = Dictionary.load(train.path)
+    try:
+        saelens.export(dictionary, folder, provenance=provenance(train, artifacts), density=density)
+    except ExportError as error:
+        (folder / WHY_NOT).write_text(f"There is no SAELens folder of {train.reference}: {error}\n")
+
+
+def provenance(train: Artifact, artifacts: Artifacts) -> dict[str, Any]:
+    """What SAELens' metadata says of a dictionary, from the specs that it was made by."""
+    inputs: Mapping[str, str] = train.spec().inputs
+    sites = train.spec().config["sites"]
+    captures = [artifacts[reference].spec().config for reference in inputs_from("activations", inputs)]
+    text = artifacts[inputs["tokens"]].spec().config
+    return {
+        "model_name": captures[0]["model"]["source"]["name"],
+        "hook_name": captures[sites["reads"][0]]["hook_point"],
+        "hook_name_out": captures[sites["writes"][0]]["hook_point"],
+        "context_size": text["packing"]["context_size"],
+        "prepend_bos": text["packing"]["prepend_bos"],
+        "dataset_path": text["dataset"]["name"],
+        "lmsae_artifact": train.reference,
+    }
+
+
+def _swap(draft: Path, folder: Path) -> None:
+    """Put the draft in the folder's place, with whatever others have laid into the folder."""
+    for file in folder.iterdir():
+        if file.name not in SAELENS_FILES:
+            file.replace(draft / file.name)
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    folder.replace(old)
+    draft.replace(folder)
+    shutil.rmtree(old)
+
+
+def _remove(results: Path, names: Iterable[str]) -> None:
+    for name in names:
+        path = results / name
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+        for parent in list(Path(name).parents)[:-1]:
+            if (results / parent).is_dir() and not any((results / parent).iterdir()):
+                (results / parent).rmdir()

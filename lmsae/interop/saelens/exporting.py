@@ -1,0 +1,156 @@
+"""A dictionary as a SAELens folder, and why some have none."""
+
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, cast
+
+from jaxtyping import Float
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lmsae.dictionary import normaliser
+from lmsae.dictionary.config import DictionaryConfig
+from lmsae.dictionary.dictionary import Dictionary
+from lmsae.errors import ExportError
+from lmsae.geometry.config import SAEConfig
+from lmsae.interop.saelens.names import (
+    ACT_FNS,
+    ARCHITECTURES,
+    AT_INFERENCE,
+    CONFIG,
+    OWN_CONFIG,
+    PER_TOKEN,
+    SPARSITY,
+    VERSION,
+    WEIGHTS,
+)
+
+SMALLEST_DENSITY = 1e-10
+
+
+def why_not(config: DictionaryConfig) -> str | None:
+    """Why SAELens has no exact counterpart of such a dictionary, and what to do instead; None if it has one."""
+    geometry, act_fn, normalisation = config.geometry, config.act_fn, config.normalize_activations
+    stay = "open it with lmsae instead: Dictionary.load(folder) reads and writes raw activations too."
+    in_saelens = [known for geometry_kind, known in ARCHITECTURES.values() if geometry_kind == geometry.kind]
+    if not in_saelens:
+        return f"SAELens has no {geometry.kind}; {stay}"
+    if AT_INFERENCE.get(act_fn.kind, act_fn.kind) not in in_saelens:
+        named = f"SAELens has no {geometry.kind} with {act_fn.kind}, only with {', '.join(in_saelens)}"
+        converted = (
+            "make it a jumprelu first: `lmsae convert KEY FOLDER` writes a SAELens folder, and says at what cost."
+        )
+        return f"{named}; {stay if act_fn.not_jumprelu_because else converted}"
+    if getattr(geometry, "glu_encoder", False):
+        return f"SAELens has no gate on the encoder (glu_encoder); {stay}"
+    if normalisation == "layer_norm":
+        return (
+            "sae.normalize_activations is layer_norm: SAELens divides a token by its deviation + 0.00001, and "
+            f"multiplies by the deviation alone; {stay}"
+        )
+    if normalisation in PER_TOKEN and geometry.kind == "skip_transcoder":
+        return f"sae.normalize_activations is {normalisation}, but SAELens' W_skip reads tokens as they are; {stay}"
+    if act_fn.needs_tied_encoder:
+        return _why_not_tied(config, stay)
+    return None
+
+
+def _why_not_tied(config: DictionaryConfig, stay: str) -> str | None:
+    kind, geometry = config.act_fn.kind, cast(SAEConfig, config.geometry)
+    if not geometry.tied_encoder:
+        return f"SAELens' {kind} reads by its decoder transposed, and this one has an encoder of its own; {stay}"
+    if not geometry.apply_b_dec_to_input:
+        return f"SAELens' {kind} leaves b_dec out where apply_b_dec_to_input is false; {stay}"
+    if config.normalize_activations == "whiten":
+        return (
+            f"sae.normalize_activations is whiten: folded in, the encoder is no longer the decoder transposed, as "
+            f"SAELens' {kind} needs it; {stay}"
+        )
+    return None
+
+
+def export(
+    dictionary: Dictionary, folder: Path, *, provenance: Mapping[str, Any], density: Float[Tensor, " d_sae"] | None
+) -> None:
+    """Write a dictionary as a SAELens folder.
+
+    `provenance` becomes SAELens' metadata: model_name, hook_name, hook_name_out, context_size, prepend_bos,
+    dataset_path, and whatever else is known. `density` is the firing rate of each latent. Raises ExportError where
+    SAELens has no exact counterpart.
+    """
+    if reason := why_not(dictionary.config):
+        raise ExportError(reason)
+    raw = _raw(dictionary)
+    config, act_fn = _loaded(raw.config, dictionary.config), ACT_FNS[raw.config.act_fn.kind]
+    parts = (config.geometry.kind, AT_INFERENCE.get(config.act_fn.kind, config.act_fn.kind))
+    is_sae = config.geometry.autoencodes
+    # Heads are one flat vector here; SAELens' SAEs meet (n_heads, d_head) there and must flatten them.
+    has_heads = is_sae and str(provenance.get("hook_name", "")).endswith("hook_z")
+    fields = {
+        "architecture": next(name for name, its_parts in ARCHITECTURES.items() if its_parts == parts),
+        "d_in": config.d_in,
+        **({} if is_sae else {"d_out": config.d_out}),
+        "d_sae": config.d_sae,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": getattr(config.geometry, "apply_b_dec_to_input", False),
+        "normalize_activations": PER_TOKEN.get(config.normalize_activations, "none"),
+        "reshape_activations": "hook_z" if has_heads else "none",
+        "metadata": {
+            "sae_lens_version": f"{VERSION}.0.0",
+            "sae_lens_training_version": None,
+            **provenance,
+            OWN_CONFIG: config.model_dump(mode="json"),
+        },
+        **act_fn.fields(config),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    _save({**raw.geometry.state_dict(), **act_fn.weights(raw.sparsity)}, folder / WEIGHTS)
+    if density is not None:
+        _save({"sparsity": (density.float() + SMALLEST_DENSITY).log10()}, folder / SPARSITY)
+    (folder / CONFIG).write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n")
+
+
+def _raw(dictionary: Dictionary) -> Dictionary:
+    """A copy that reads and writes what SAELens' weights do: raw activations, or tokens that SAELens normalises."""
+    bare = _without_per_token(dictionary) if dictionary.config.normalize_activations in PER_TOKEN else dictionary
+    return _folded_and_tied(bare) if dictionary.config.act_fn.needs_tied_encoder else bare.folded()
+
+
+def _loaded(folded: DictionaryConfig, original: DictionaryConfig) -> DictionaryConfig:
+    """The config of what `load` gives back."""
+    changed: dict[str, Any] = {}
+    if original.normalize_activations in PER_TOKEN:
+        changed["normalize_activations"] = original.normalize_activations
+    if original.act_fn.kind == "jumprelu":
+        # Not the logarithm, whose exp would not be the same number.
+        changed["act_fn"] = original.act_fn.model_copy(update={"jumprelu_threshold": "direct"})
+    return folded.model_copy(update=changed)
+
+
+def _without_per_token(dictionary: Dictionary) -> Dictionary:
+    """A copy that reads tokens already normalised. A transcoder still writes by the factor of its output."""
+    config, bare = dictionary.config, deepcopy(dictionary)
+    like = next(dictionary.parameters())
+    bare.read = normaliser.build("none", config.reads).to(like)
+    if config.geometry.autoencodes:
+        bare.write = normaliser.build("none", config.writes).to(like)
+    return bare
+
+
+def _folded_and_tied(dictionary: Dictionary) -> Dictionary:
+    """A copy in raw activations whose encoder is still its decoder transposed: one factor for all of x is taken into
+    b_dec and codes, not into rows."""
+    config, folded, affine = dictionary.config, deepcopy(dictionary), dictionary.read.affine()
+    b_dec = cast(Tensor, folded.geometry.b_dec)
+    b_dec.data = affine.restored(b_dec.data)
+    like = next(dictionary.parameters())
+    folded.read, folded.write = (normaliser.build("none", widths).to(like) for widths in (config.reads, config.writes))
+    folded.config = config.model_copy(update={"normalize_activations": "none"})
+    return folded
+
+
+def _save(weights: Mapping[str, Tensor], file: Path) -> None:
+    save_file({name: weight.detach().float().cpu().contiguous() for name, weight in weights.items()}, file)

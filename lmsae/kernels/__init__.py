@@ -1,0 +1,1 @@
+"""Loops and products below the parts of a dictionary, on processors and GPUs."""

@@ -1,0 +1,221 @@
+"""Choosing entries of a matrix: the largest of each row, of all, or those above a floor.
+
+Values are compared by their bits as integers, those of negative ones turned round: their order is that of the floats,
+and NaN of either sign is above all, so that it is chosen and seen. Loops over integers become vector instructions,
+where those over floats must mind NaN.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lmsae.kernels.cpu.threads import compiled, in_parts
+
+ALL_BUT_SIGN, LOWEST, NEGATIVE_NANS = np.int32(0x7FFFFFFF), np.int32(-0x80000000), np.int32(0x7FFFFF)
+"""The last is their number: taken from all keys it brings them round to the top, and -inf to the lowest."""
+LEAST_GROUPS = 32
+"""Of columns: so many maxima make vector instructions."""
+
+
+def can_choose(values: Tensor) -> bool:
+    """Whether these kernels choose among such values."""
+    return values.device.type == "cpu" and values.dtype in (torch.float32, torch.bfloat16)
+
+
+def largest_of_rows(
+    values: Float[Tensor, "rows width"], k: int
+) -> tuple[Int[Tensor, "rows k"], Float[Tensor, "rows k"]]:
+    """Columns of the k largest of each row, exactly, in no particular order, and the values there; float32 or bfloat16.
+
+    Of equal values as many are taken as there is room for, the same ones every time.
+    """
+    rows, width = values.shape
+    assert k <= width
+    columns, found = torch.empty(rows, k, dtype=torch.int64), values.new_empty(rows, k)
+    (bits, shift), (found_bits, _) = _bits(values), _bits(found)
+    groups = max(min(12 * k, width // 4), LEAST_GROUPS)
+    groups = groups if 4 * k <= groups <= width else width
+    into = columns.numpy(), found_bits
+    in_parts(rows, rows * width, lambda start, stop: _largest_of_rows(bits, shift, k, groups, *into, start, stop))
+    return columns, found
+
+
+def count_above(values: Float[Tensor, "rows width"], floor: Float[Tensor, " width"]) -> Int[Tensor, " rows"]:
+    """How many values of each row are above the floor of their column; float32 or bfloat16, the floor float32."""
+    counts = torch.empty(len(values), dtype=torch.int64)
+    (bits, shift), floors, into = _bits(values), _keys(floor), counts.numpy()
+    in_parts(len(values), values.numel(), lambda start, stop: _count_above(bits, shift, floors, into, start, stop))
+    return counts
+
+
+def columns_above(
+    values: Float[Tensor, "rows width"], floor: Float[Tensor, " width"], starts: Int[Tensor, " ends"]
+) -> Int[Tensor, " entries"]:
+    """The columns of those values, row by row in ascending order; row i's begin at starts[i], and starts[-1] is their
+    number."""
+    columns = torch.empty(int(starts[-1]), dtype=torch.int64)
+    (bits, shift), floors, begins, into = _bits(values), _keys(floor), starts.numpy(), columns.numpy()
+    in_parts(
+        len(values),
+        values.numel(),
+        lambda start, stop: _columns_above(bits, shift, floors, begins, into, start, stop),
+    )
+    return columns
+
+
+def largest(values: Float[Tensor, " n"], count: int) -> Int[Tensor, " count"]:
+    """Places of the `count` largest of float32 or bfloat16 values, exactly, in ascending order; of equal ones the
+    first."""
+    assert count <= len(values)
+    places = torch.empty(count, dtype=torch.int64)
+    bits, shift = _bits(values)
+    _largest(bits, shift, count, places.numpy())
+    return places
+
+
+def at(
+    values: Float[Tensor, "rows width"], starts: Int[Tensor, " ends"], columns: Int[Tensor, " entries"]
+) -> Float[Tensor, " entries"]:
+    """Values at entries: those of row i are at the columns from starts[i] to starts[i + 1]."""
+    found = values.new_empty(len(columns))
+    (bits, _), (into, _), begins, places = _bits(values), _bits(found), starts.numpy(), columns.numpy()
+    in_parts(len(values), len(columns), lambda start, stop: _at(bits, begins, places, into, start, stop))
+    return found
+
+
+def _bits(values: Tensor) -> tuple[np.ndarray, np.int32]:
+    """Bits of float32 or bfloat16 values, and by how much to shift them to those of float32."""
+    assert can_choose(values)
+    values = values.detach().contiguous()
+    if values.dtype == torch.bfloat16:
+        return values.view(torch.int16).numpy(), np.int32(16)
+    return values.view(torch.int32).numpy(), np.int32(0)
+
+
+def _keys(floor: Tensor) -> np.ndarray:
+    """Keys of float32 values; -0 is taken for 0, which is not above it."""
+    bits, _ = _bits(floor.float() + 0.0)
+    return (bits ^ ((bits >> 31) & ALL_BUT_SIGN)) - NEGATIVE_NANS
+
+
+@compiled
+def _key(bits, shift):
+    wide = np.int32(np.int32(bits) << shift)
+    return np.int32((wide ^ ((wide >> np.int32(31)) & ALL_BUT_SIGN)) - NEGATIVE_NANS)
+
+
+@compiled
+def _count_from(keys, level):
+    count = np.uint32(0)
+    for i in range(keys.size):
+        count = np.uint32(count + np.uint32(keys[i] >= level))
+    return count
+
+
+@compiled
+def _level(keys, least, most):
+    """The highest level found from which on there are at least `least` keys; sought by halves until there are at most
+    `most`, or no level lies between."""
+    low, high = keys[0], keys[0]
+    for i in range(keys.size):
+        low, high = min(low, keys[i]), max(high, keys[i])
+    if keys.size <= most or _count_from(keys, high) >= least:
+        return low if keys.size <= most else high
+    while np.int64(high) - np.int64(low) > 1:
+        middle = np.int32((np.int64(low) + np.int64(high)) >> 1)
+        count = _count_from(keys, middle)
+        if count < least:
+            high = middle
+        else:
+            low = middle
+            if count <= most:
+                break
+    return low
+
+
+@compiled
+def _largest_of_rows(bits, shift, k, groups, into, found_bits, start, stop):
+    """Of the maxima of groups of columns, k are at least as large as the k-th largest: so are k values at least. Only
+    groups whose maximum is no less can hold one of the k largest."""
+    width = bits.shape[1]
+    maxima, candidates = np.empty(groups, np.int32), np.empty(width + 1, np.int32)
+    kept, columns = np.empty(groups + 1, np.int32), np.empty(width + 1, np.int32)
+    for row in range(start, stop):
+        values = bits[row]
+        maxima[:] = LOWEST
+        for begin in range(0, width, groups):
+            stretch = values[begin : begin + groups]
+            for i in range(stretch.size):
+                key = _key(stretch[i], shift)
+                maxima[i] = key if key > maxima[i] else maxima[i]
+        level = _level(maxima, k, k + k // 8)
+        count = np.uint32(0)
+        for i in range(groups):
+            kept[count] = i
+            count = np.uint32(count + np.uint32(maxima[i] >= level))
+        found = np.uint32(0)
+        for group in kept[:count]:
+            for column in range(group, width, groups):
+                key = _key(values[column], shift)
+                candidates[found], columns[found] = key, column
+                found = np.uint32(found + np.uint32(key >= level))
+        _take(candidates[:found], columns, k, into[row])
+        for i in range(k):
+            found_bits[row, i] = values[into[row, i]]
+
+
+@compiled
+def _take(keys, places, count, into):
+    """Write the places of the `count` largest keys, in their order; of equal ones the first."""
+    level = _level(keys, count, count)
+    equal = count
+    for i in range(keys.size):
+        equal -= keys[i] > level
+    taken = 0
+    for i in range(keys.size):
+        if keys[i] > level or (keys[i] == level and equal > 0):
+            into[taken] = places[i]
+            taken += 1
+            equal -= keys[i] == level
+
+
+@compiled
+def _largest(bits, shift, count, into):
+    keys, places = np.empty(bits.size, np.int32), np.arange(bits.size)
+    for i in range(bits.size):
+        keys[i] = _key(bits[i], shift)
+    _take(keys, places, count, into)
+
+
+@compiled
+def _count_above(bits, shift, floors, into, start, stop):
+    for row in range(start, stop):
+        values, count = bits[row], np.uint32(0)
+        for i in range(values.size):
+            count = np.uint32(count + np.uint32(_key(values[i], shift) > floors[i]))
+        into[row] = count
+
+
+@compiled
+def _columns_above(bits, shift, floors, starts, into, start, stop):
+    width = bits.shape[1]
+    columns, above = np.empty(width + 1, np.int32), np.zeros(-(-width // 8) * 8, np.uint8)
+    eights = above.view(np.uint64)
+    for row in range(start, stop):
+        values, found = bits[row], np.uint32(0)
+        for i in range(values.size):
+            above[i] = _key(values[i], shift) > floors[i]
+        for i in range(eights.size):
+            if eights[i]:
+                for column in range(8 * i, 8 * i + 8):
+                    columns[found] = column
+                    found = np.uint32(found + above[column])
+        into[starts[row] : starts[row + 1]] = columns[:found]
+
+
+@compiled
+def _at(bits, starts, columns, into, start, stop):
+    for row in range(start, stop):
+        for entry in range(starts[row], starts[row + 1]):
+            into[entry] = bits[row, columns[entry]]

@@ -1,0 +1,1 @@
+"""From what the user wrote to passes: rows, specs, and how long they will take."""

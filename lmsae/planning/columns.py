@@ -1,0 +1,142 @@
+"""config/README.md and config/schema.json: written from the field descriptions, which are the only ones there are."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from lmsae.planning.catalog import CATALOG, PIECES, piece_fields
+from lmsae.planning.sheet import SECTIONS
+from lmsae.runtime.runtime import Runtime, Wandb
+
+HEAD = """# Configuration
+
+`config.yaml` holds what every row shares, nested by section. `sweep.tsv` has one row per dictionary: its column
+`name`, and any field below as a dotted column (`train.lr`). An empty cell takes the value of `config.yaml`, or else the
+default; `null` means no value. Lines that begin with `#` are comments. `lmsae plan` checks all of it before anything
+runs.
+
+This page is written by `lmsae docs` from the code's own descriptions; `schema.json` beside it gives editors completion
+for `config.yaml` and for the files of `lmsae run`.
+"""
+
+
+def write_docs(folder: Path, *, check: bool, say: Callable[[str], None]) -> int:
+    """Write both files into `folder`; with `check` only compare. Returns 1 if `check` found a difference, else 0."""
+    wanted = {"README.md": readme(), "schema.json": json.dumps(schema(), indent=1) + "\n"}
+    stale = [name for name, text in wanted.items() if not _holds(folder / name, text)]
+    for name in stale:
+        if check:
+            say(f"{folder / name} is out of date; write it again with `lmsae docs`")
+        else:
+            (folder / name).write_text(wanted[name])
+            say(f"wrote {folder / name}")
+    return 1 if check and stale else 0
+
+
+def readme() -> str:
+    """The text of config/README.md."""
+    lines = [HEAD]
+    for section, model in SECTIONS.items():
+        lines += [f"## {section}", "", "| column | type | default | meaning |", "|---|---|---|---|"]
+        lines += [_row(f"{section}.{name}", info) for name, info in model.model_fields.items()]
+        if section == "sae":
+            lines += [_row(f"sae.{name}", info, users) for name, info, users in _pieces()]
+            lines += ["", "### Architectures", ""]
+            lines += [
+                "| `sae.architecture` | geometry | act_fn | losses | sets | source |",
+                "|---|---|---|---|---|---|",
+                *_catalog(),
+            ]
+        lines.append("")
+    lines += ["## runtime", "", "In `config.yaml` only (or as flags): how to work. None of it changes an artifact.", ""]
+    lines += ["| field | type | default | meaning |", "|---|---|---|---|"]
+    lines += [_row(f"runtime.{name}", info) for name, info in Runtime.model_fields.items() if name != "wandb"]
+    lines += [_row(f"runtime.wandb.{name}", info) for name, info in Wandb.model_fields.items()]
+    return "\n".join(lines) + "\n"
+
+
+def schema() -> dict[str, Any]:
+    """A JSON schema of config.yaml and of one-experiment files."""
+    properties: dict[str, Any] = {"name": {"type": "string", "description": "Name of a one-experiment file's row."}}
+    definitions: dict[str, Any] = {}
+    for section, model in {**SECTIONS, "runtime": Runtime}.items():
+        described = model.model_json_schema(ref_template="#/$defs/{model}")
+        definitions |= described.pop("$defs", {})
+        described.pop("required", None)
+        properties[section] = described
+    for piece_name, owners in piece_fields().items():
+        field = owners[0].model_json_schema()["properties"][piece_name]
+        properties["sae"]["properties"][piece_name] = field
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "lmsae configuration",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": properties,
+        "$defs": definitions,
+    }
+
+
+def _pieces() -> Iterator[tuple[str, FieldInfo, list[str]]]:
+    for name, owners in piece_fields().items():
+        users = [kind for pieces in PIECES.values() for kind, piece in pieces.items() if piece in owners]
+        yield name, owners[0].model_fields[name], users
+
+
+def _catalog() -> Iterator[str]:
+    for name, entry in CATALOG.items():
+        sets = ", ".join(f"{field} {value}" for field, value in entry.defaults.items())
+        losses = " ".join(entry.losses)
+        yield f"| `{name}` | {entry.geometry} | {entry.act_fn} | {losses} | {sets} | {entry.paper} |"
+
+
+def _row(column: str, info: FieldInfo, users: list[str] | None = None) -> str:
+    meaning = info.description or ""
+    if users:
+        meaning += f" For {', '.join(users)}."
+    return f"| `{column}` | {_type(info)} | {_default(info)} | {meaning.replace('|', '&#124;')} |"
+
+
+def _type(info: FieldInfo) -> str:
+    annotation = info.annotation
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    for found, written in _WORDS.items():
+        text = text.replace(found, written)
+    rules = [(rule, name, symbol) for rule in info.metadata for name, symbol in _LIMITS if hasattr(rule, name)]
+    limits = [f"{symbol} {getattr(rule, name)}" for rule, name, symbol in rules]
+    return ", ".join([" ".join(text.split()), *limits])
+
+
+_WORDS = {
+    "typing.": "",
+    "pathlib.": "",
+    " | None": "",
+    "tuple[str, ...]": "words",
+    "tuple[float, ...]": "numbers",
+    "Literal": "",
+    "Union": "",
+    "[": " ",
+    "]": " ",
+    "'": "`",
+    "|": "or",
+}
+"""How a type is written for people, one replacement after the other."""
+_LIMITS = (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
+
+
+def _default(info: FieldInfo) -> str:
+    if info.default is PydanticUndefined:
+        return "required" if info.default_factory is None else ""
+    if info.default is None or info.default == ():
+        return ""
+    if isinstance(info.default, tuple):
+        return f"`{' '.join(str(item) for item in info.default)}`"
+    return f"`{str(info.default).lower() if isinstance(info.default, bool) else info.default}`"
+
+
+def _holds(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text() == text

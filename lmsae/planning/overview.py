@@ -1,0 +1,149 @@
+"""What a plan holds and what an artifact is, as text for people."""
+
+import json
+
+from lmsae.artifacts.artifact import Artifact, Artifacts, Spec
+from lmsae.planning.estimates import Estimator, spelled
+from lmsae.planning.plan import ROW_STAGES, Plan, token_counts
+from lmsae.runtime.runtime import Runtime
+from lmsae.stages import STAGES, activations
+from lmsae.store.layout import Layout
+from lmsae.text.packing import TokenizeConfig
+
+MOST_ROWS = 40
+
+
+def overview(plan: Plan, artifacts: Artifacts, runtime: Runtime) -> str:
+    """Stages: wanted, done, to do, and what the rest costs; then rows x stages."""
+    finished = {
+        spec.reference for stage in STAGES for spec in plan.specs(stage) if artifacts[spec.reference].is_finished
+    }
+    header = ["stage", "wanted", "shared by", "done", "to do", "passes to run", "to come"]
+    lines, times = [header], dict[str, float | None]()
+    estimator = Estimator(artifacts, runtime.device, {s.reference: s for stage in STAGES for s in plan.specs(stage)})
+    for stage in STAGES:
+        specs = plan.specs(stage)
+        todo = [spec for spec in specs if spec.reference not in finished]
+        groups = [[s for s in group if s.reference not in finished] for group in plan.passes(stage, runtime.together)]
+        passes = [group for group in groups if group]
+        uses = sum(len(row.of(stage)) for row in plan.rows) if stage != "report" else len(plan.rows)
+        shared = f"{uses / len(specs):.3g} rows"
+        times |= {stage: _time(estimator, stage, passes)} if passes else {}
+        cost = ", ".join(filter(None, [_cost(stage, todo, artifacts), spelled(times.get(stage))]))
+        counts = (len(specs) - len(todo), len(todo), len(passes))
+        lines.append([stage, str(len(specs)), shared, *map(str, counts), cost])
+    rows = [["row", *ROW_STAGES]]
+    for row in plan.rows[:MOST_ROWS]:
+        rows.append([row.row.name, *(_mark(row.of(stage), finished) for stage in ROW_STAGES)])
+    more = [f"... and {len(plan.rows) - MOST_ROWS} more rows"] if len(plan.rows) > MOST_ROWS else []
+    return "\n".join([*_table(lines), *_foreseen(times), "", *_table(rows), *more])
+
+
+def describe(artifact: Artifact, plan: Plan, artifacts: Artifacts) -> str:
+    """An artifact's state, config, lineage, provenance, and the rows of the sweep that want it."""
+    spec = artifact.spec()
+    wanted_by = [row.row.name for row in plan.rows if spec in row.specs.values() or spec == plan.report]
+    lines = [
+        f"{artifact.reference}  {'finished' if artifact.is_finished else 'not finished'}",
+        f"path      {artifact.path}",
+        f"wanted by {', '.join(wanted_by) or 'no row of the sweep'}",
+        f"version   {spec.version}",
+        "",
+        "config",
+        *("  " + line for line in json.dumps(spec.config, indent=2).splitlines()[1:-1]),
+        "",
+        "lineage",
+    ]
+    for reference in artifacts.lineage(artifact.reference):
+        lines.append(f"  {reference}  {'finished' if artifacts[reference].is_finished else 'not finished'}")
+    if artifact.is_finished:
+        lines += ["", f"files     {_bytes(artifact.bytes())} in {len(artifact.manifest()['files'])} files"]
+        lines += _cost_of(artifact)
+        run = artifact.path / "run.json"
+        if run.exists():
+            lines += ["", "provenance", *("  " + line for line in run.read_text().splitlines()[1:-1])]
+    return "\n".join(lines)
+
+
+def _time(estimator: Estimator, stage: str, passes: list[list[Spec]]) -> float | None:
+    """Seconds that a stage will take, one pass after the other; None where of any it is not known."""
+    times = [estimator.seconds(stage, group) for group in passes]
+    return None if None in times else sum(filter(None, times))
+
+
+def _foreseen(times: dict[str, float | None]) -> list[str]:
+    """A line on the time to come, if there is any."""
+    unknown = [stage for stage, seconds in times.items() if seconds is None]
+    known = sum(seconds for seconds in times.values() if seconds)
+    said = [f"{spelled(known)} to come, as finished artifacts took and one pass after the other"] if known else []
+    said += [f"no estimate yet of {', '.join(unknown)}: none that is alike has been made here"] if unknown else []
+    return ["", "; ".join(said)] if said else []
+
+
+def _cost_of(artifact: Artifact) -> list[str]:
+    """A line on what an artifact cost, as far as its run.json says."""
+    from lmsae.report.cost import Cost, count, duration
+
+    cost = Cost.of(artifact)
+    if cost.seconds is None:
+        return []
+    said = [duration(cost.seconds) + (f", its share of a pass of {cost.in_pass}" if (cost.in_pass or 1) > 1 else "")]
+    said += [f"{count(cost.tokens_per_second)} tokens/s"] if cost.tokens_per_second else []
+    said += [f"waiting for data {100 * cost.waiting:.1f} % of the time"] if cost.waiting is not None else []
+    said += [f"{count(cost.flops_per_second)}FLOP/s"] if cost.flops_per_second else []
+    said += [f"{count(cost.memory)}B of memory at most"] if cost.memory else []
+    return [f"cost      {'; '.join(said)}"]
+
+
+def _mark(specs: list[Spec], finished: set[str]) -> str:
+    """Whether a row's artifacts of a stage are done, and the first one's key."""
+    state = "done" if all(spec.reference in finished for spec in specs) else "to do"
+    return f"{state} {specs[0].key[:6]}" + (f" +{len(specs) - 1}" if len(specs) > 1 else "")
+
+
+def _cost(stage: str, todo: list[Spec], artifacts: Artifacts) -> str:
+    if not todo:
+        return ""
+    if stage == "activations":
+        return _activations_cost(todo, artifacts)
+    if stage == "train":
+        return f"{_count(sum(spec.config['tokens'] for spec in todo))} tokens"
+    if stage == "eval":
+        return f"{_count(sum(spec.config['tokens'] for spec in todo))} tokens"
+    return ""
+
+
+def _activations_cost(todo: list[Spec], artifacts: Artifacts) -> str:
+    tokens, size, at_most = 0, 0, ""
+    for spec in todo:
+        source = artifacts[spec.inputs["tokens"]].spec()
+        packing = TokenizeConfig.model_validate(source.config["packing"])
+        counts = token_counts(source, artifacts)
+        contexts = counts["train_contexts"] if counts else packing.most_train_contexts
+        if contexts is None:
+            return "known once tokenized"
+        contexts = activations.contexts_stored(
+            activations.Config.model_validate(spec.config), contexts, packing.aside_contexts
+        )
+        at_most = at_most if counts else "at most "
+        tokens += contexts * packing.context_size
+        layout = Layout(contexts, packing.context_size, spec.config["width"], spec.config["dtype"])
+        size += layout.nbytes + layout.norms_nbytes
+    return f"{at_most}{_count(tokens)} tokens, {_bytes(size)}"
+
+
+def _count(number: float) -> str:
+    for unit in ("", "k", "M", "G"):
+        if number < 1000:
+            return f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:.3g}T"
+
+
+def _bytes(number: float) -> str:
+    return f"{number:,.0f} bytes" if number < 1000 else f"{_count(number)}B"
+
+
+def _table(lines: list[list[str]]) -> list[str]:
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

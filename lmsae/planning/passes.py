@@ -1,0 +1,90 @@
+"""A pass: what one job of a workflow engine makes, as a small file named by its hash.
+
+    artifacts/passes/<stage>/<name>.json   the artifacts of the pass, and the passes that make their inputs
+                             <name>.done   there while all of its artifacts are finished
+
+A job works from these files and never from the sweep, which may have changed since the job was submitted.
+"""
+
+import filecmp
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmsae.artifacts.artifact import Artifacts, write_atomically
+from lmsae.config import canonical_json, key_of
+from lmsae.planning.plan import Plan
+from lmsae.runtime.runtime import Runtime
+from lmsae.stages import STAGES
+
+FOLDER = "passes"
+PAGE = "report.html"
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """The artifacts that one job makes, and the passes that it needs, both as `<stage>/<name>`."""
+
+    artifacts: Sequence[str]
+    needs: Sequence[str]
+
+    @property
+    def text(self) -> str:
+        return canonical_json({"artifacts": self.artifacts, "needs": self.needs})
+
+    @property
+    def reference(self) -> str:
+        """`<stage>/<name>`; the name is the first artifact's key and a digest of the rest."""
+        return f"{self.artifacts[0]}-{key_of(self.text)[:8]}"
+
+    @classmethod
+    def read(cls, root: Path, reference: str) -> "Pass":
+        """The pass of a reference, from the folder of artifacts `root`."""
+        return cls(**json.loads((root / FOLDER / f"{reference}.json").read_text()))
+
+
+def passes_of(plan: Plan, together: int) -> dict[str, list[Pass]]:
+    """The passes of every stage of a plan. They depend on the sweep alone, never on what is on disk."""
+    maker: dict[str, str] = {}
+    passes: dict[str, list[Pass]] = {}
+    for stage in STAGES:
+        passes[stage] = []
+        for specs in plan.passes(stage, together):
+            inputs = [parent for spec in specs for parent in spec.inputs.values()]
+            needs = sorted({maker[parent] for parent in inputs})
+            new = Pass([spec.reference for spec in specs], needs)
+            maker |= dict.fromkeys(new.artifacts, new.reference)
+            passes[stage].append(new)
+    return passes
+
+
+def write_passes(plan: Plan, runtime: Runtime) -> dict[str, list[str]]:
+    """Write a plan's passes, mark those that are done and unmark those that are not; their references by stage."""
+    artifacts = Artifacts(runtime.artifacts)
+    written: dict[str, list[str]] = {}
+    for stage, passes in passes_of(plan, runtime.together).items():
+        folder = artifacts.root / FOLDER
+        (folder / stage).mkdir(parents=True, exist_ok=True)
+        written[stage] = [one.reference for one in passes]
+        for one in passes:
+            if not (folder / f"{one.reference}.json").exists():
+                write_atomically(folder / f"{one.reference}.json", one.text)
+            _mark(folder / f"{one.reference}.done", _is_done(stage, one, artifacts, runtime))
+    return written
+
+
+def _mark(path: Path, done: bool) -> None:
+    if not done:
+        path.unlink(missing_ok=True)
+    elif not path.exists():
+        path.touch()
+
+
+def _is_done(stage: str, one: Pass, artifacts: Artifacts, runtime: Runtime) -> bool:
+    """Whether all artifacts of a pass are finished; a report must also be the one that lies in `runtime.results`."""
+    made = [artifacts[reference] for reference in one.artifacts]
+    if not all(artifact.is_finished for artifact in made):
+        return False
+    published = runtime.results / PAGE
+    return stage != "report" or (published.exists() and filecmp.cmp(published, made[0].path / PAGE, shallow=False))

@@ -1,0 +1,252 @@
+"""Reading what the user wrote: config.yaml and sweep.tsv, or one experiment file. Every fault knows its file, row and
+column.
+
+A value's name is dotted everywhere: `train.lr` is a column of the sheet, and `lr` under `train:` in config.yaml.
+"""
+
+import csv
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lmsae.config import Frozen, typed
+from lmsae.errors import ConfigError, Fault, found_and_wanted, nearest, wanted
+from lmsae.initialisation.config import InitConfig
+from lmsae.planning.catalog import SaeSection, piece_fields
+from lmsae.planning.config_file import load
+from lmsae.runtime.runtime import Runtime
+from lmsae.stages.activations import ActivationsSection, ModelSection
+from lmsae.stages.evaluate import EvalSection
+from lmsae.stages.tokenize import TokenizeSection
+from lmsae.text.dataset import DatasetConfig
+from lmsae.training.config import TrainConfig
+
+SECTIONS: dict[str, type[Frozen]] = {
+    "model": ModelSection,
+    "dataset": DatasetConfig,
+    "tokenize": TokenizeSection,
+    "activations": ActivationsSection,
+    "init": InitConfig,
+    "sae": SaeSection,
+    "train": TrainConfig,
+    "eval": EvalSection,
+}
+ROW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
+FLAGS = "--set"
+EXPERIMENT = "experiment"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A value and where it stands."""
+
+    value: Any
+    file: str
+    row: str | None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it was written for its row, or on the command line, and not shared by all rows."""
+        return self.row is not None or self.file == FLAGS
+
+    def fault(self, column: str, message: str) -> Fault:
+        return Fault(self.file, self.row, column, message)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One experiment: its name, and its cells by dotted name, the sheet's over config.yaml's."""
+
+    name: str
+    file: str
+    cells: Mapping[str, Cell] = field(default_factory=dict)
+
+    def section(self, name: str) -> dict[str, Any]:
+        """The values of one section, by field."""
+        prefix = f"{name}."
+        return {key.removeprefix(prefix): cell.value for key, cell in self.cells.items() if key.startswith(prefix)}
+
+    def fault(self, column: str | None, message: str) -> Fault:
+        """A fault at the place where the column's value stands, or at the row if it stands nowhere."""
+        cell = self.cells.get(column or "")
+        if cell is not None and column is not None:
+            return cell.fault(column, message)
+        return Fault(self.file, self.name, column, message)
+
+
+def columns() -> set[str]:
+    """Every dotted name that a sheet may have as a column."""
+    own = {f"{section}.{name}" for section, model in SECTIONS.items() for name in model.model_fields}
+    return own | {f"sae.{name}" for name in piece_fields()}
+
+
+def read(
+    config: Path | Mapping[str, Any],
+    sheet: Path | None,
+    overrides: Iterable[str],
+    faults: list[Fault],
+    *,
+    name: str | None = None,
+) -> list[Row]:
+    """The rows of a sweep. What is wrong is added to `faults`, so that the plan can name all else that is wrong too.
+
+    `config` is a YAML, TOML or JSON file, or what such a file holds; without a `sheet` it is one experiment, called
+    `name`, its own or its file's. `overrides` are `section.field=value` texts that win over both. Raises
+    ConfigError where a file cannot be read at all.
+    """
+    file = str(config) if isinstance(config, Path) else EXPERIMENT
+    nested = dict(load(config) if isinstance(config, Path) else config)
+    nested.pop("runtime", None)  # read_runtime's
+    own_name = nested.pop("name", None) or (config.stem if isinstance(config, Path) else EXPERIMENT)
+    shared = _flatten(nested, file, faults)
+    if sheet is None:
+        rows = [Row(str(name or own_name), file, shared)]
+        if not ROW_NAME.fullmatch(rows[0].name):
+            faults.append(Fault(file, None, "name", f"found {rows[0].name!r}; {_NAME_RULE}"))
+    else:
+        rows = [Row(row.name, row.file, {**shared, **row.cells}) for row in _read_sheet(sheet, faults)]
+    forced = _overrides(overrides, faults)
+    return [Row(row.name, row.file, {**row.cells, **forced}) for row in rows]
+
+
+def read_runtime(config: Path | Mapping[str, Any], flags: Mapping[str, Any], faults: list[Fault]) -> Runtime:
+    """The `runtime:` section of a config file (the defaults if there is no file), with command-line flags over it.
+
+    What is wrong is added to `faults`, and the defaults stand in for it.
+    """
+    file = str(config) if isinstance(config, Path) else EXPERIMENT
+    nested = config if not isinstance(config, Path) else load(config) if config.exists() else {}
+    runtime = _runtime(nested.get("runtime"), file, faults)
+    return _runtime({**runtime.model_dump(), **flags}, "command line", faults)
+
+
+def section_of(row: Row, name: str, values: Mapping[str, Any], faults: list[Fault]) -> Any:
+    """The validated section of a row, or None after adding what is wrong with it to `faults`."""
+    model = SECTIONS[name]
+    try:
+        return model(**{key: typed(model, key, value) for key, value in values.items()})
+    except ValidationError as error:
+        for problem in error.errors():
+            column = f"{name}.{problem['loc'][0]}" if problem["loc"] else None
+            if problem["type"] == "missing":
+                description = model.model_fields[str(problem["loc"][0])].description
+                faults.append(row.fault(column, f"is missing, and has no default ({description})"))
+            else:
+                message = found_and_wanted(problem) if column else f"{name}: {wanted(problem)}"
+                faults.append(row.fault(column, message))
+        return None
+
+
+_NAME_RULE = "a name is letters, digits and . _ = + -, and begins with a letter or digit"
+
+
+def _flatten(nested: Mapping[str, Any], file: str, faults: list[Fault]) -> dict[str, Cell]:
+    known = columns()
+    cells: dict[str, Cell] = {}
+    for section, fields in nested.items():
+        if section not in SECTIONS:
+            allowed = [*SECTIONS, "runtime"]
+            message = f"there is no such section; there are {', '.join(allowed)}{nearest(str(section), allowed)}"
+            faults.append(Fault(file, None, str(section), message))
+        elif fields is not None and not isinstance(fields, dict):
+            faults.append(Fault(file, None, section, f"found {fields!r}; wanted fields, such as {section}.name: ..."))
+        else:
+            for name, value in (fields or {}).items():
+                column = f"{section}.{name}"
+                if column not in known:
+                    faults.append(Fault(file, None, column, f"there is no such field{nearest(column, known)}"))
+                else:
+                    cells[column] = Cell(value, file, None)
+    return cells
+
+
+def _read_sheet(path: Path, faults: list[Fault]) -> list[Row]:
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            lines = [_trimmed(line) for line in csv.reader(file, delimiter="\t")]
+    except FileNotFoundError:
+        raise ConfigError([Fault(str(path), None, None, f"there is no such file (looked in {Path.cwd()})")]) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError([Fault(str(path), None, None, f"is not UTF-8 text; save it as such ({error})")]) from None
+    except csv.Error as error:
+        raise ConfigError([Fault(str(path), None, None, f"cannot be read: {error}")]) from None
+    lines = [line for line in lines if line and not line[0].startswith("#")]
+    if len(lines) < 2:
+        raise ConfigError([Fault(str(path), None, None, "has no rows; the first line names columns, each other a row")])
+    header, *body = lines
+    _check_header(path, header, faults)
+    rows, seen, known = [], {}, columns()
+    for number, line in enumerate(body, start=1):
+        cells = dict(zip(header, line, strict=False))
+        name = cells.pop("name", "")
+        if len(line) > len(header):
+            faults.append(Fault(str(path), name or str(number), None, f"has {len(line)} cells, not {len(header)}"))
+        if not ROW_NAME.fullmatch(name):
+            faults.append(Fault(str(path), str(number), "name", f"found {name!r}; {_NAME_RULE}"))
+        elif name in seen:
+            faults.append(Fault(str(path), str(number), "name", f"{name!r} is the name of row {seen[name]} too"))
+        seen.setdefault(name, number)
+        given = {
+            column: Cell(_cell(value), str(path), name or str(number))
+            for column, value in cells.items()
+            if column in known and value != ""
+        }
+        rows.append(Row(name or str(number), str(path), given))
+    return rows
+
+
+def _trimmed(line: list[str]) -> list[str]:
+    """A line's cells without the spaces around them, and without the empty cells that spreadsheets put at its end."""
+    cells = [cell.strip() for cell in line]
+    while cells and not cells[-1]:
+        cells.pop()
+    return cells
+
+
+def _check_header(path: Path, header: list[str], faults: list[Fault]) -> None:
+    known = {"name", *columns()}
+    for column in header:
+        if column not in known:
+            message = f"there is no such column{nearest(column, known)}. config/README.md lists them all"
+            faults.append(Fault(str(path), None, column, message))
+        elif header.count(column) > 1:
+            faults.append(Fault(str(path), None, column, "stands twice in the header"))
+    if "name" not in header:
+        faults.append(Fault(str(path), None, "name", "is missing from the header: every row needs a name"))
+
+
+def _cell(text: str) -> Any:
+    return None if text == "null" else text
+
+
+def _overrides(texts: Iterable[str], faults: list[Fault]) -> dict[str, Cell]:
+    known = columns()
+    cells = {}
+    for text in texts:
+        column, equals, value = text.partition("=")
+        if not equals:
+            faults.append(Fault(FLAGS, None, text, "wanted section.field=value"))
+        elif column not in known:
+            faults.append(Fault(FLAGS, None, column, f"there is no such field{nearest(column, known)}"))
+        else:
+            cells[column] = Cell(_cell(value), FLAGS, None)
+    return cells
+
+
+def _runtime(values: Any, file: str, faults: list[Fault]) -> Runtime:
+    try:
+        return Runtime.model_validate(values or {})
+    except ValidationError as error:
+        for problem in error.errors():
+            column = ".".join(str(part) for part in ("runtime", *problem["loc"]))
+            known = [f"runtime.{name}" for name in Runtime.model_fields]
+            if problem["type"] == "extra_forbidden":
+                message = f"found {problem['input']!r}; there is no such field{nearest(column, known)}"
+            else:
+                message = found_and_wanted(problem)
+            faults.append(Fault(file, None, column, message))
+        return Runtime()

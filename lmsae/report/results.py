@@ -1,0 +1,97 @@
+"""What a report is made of: each row's settings, and what its artifacts say."""
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from lmsae.artifacts.artifact import Artifact, Artifacts
+from lmsae.report.health import Verdict, verdict
+
+# Settings by which dictionaries trade reconstruction for sparsity: rows that differ in nothing else form one line.
+SPARSITY_SETTINGS = frozenset(
+    {"sae.k", "sae.target_l0"}
+    | {f"sae.{loss}_coefficient" for loss in ("l0", "l1", "lp", "p_anneal", "tanh", "tanh_quad")}
+)
+
+
+class Row(Protocol):
+    """What the report is told of a row: its name, the references of its artifacts, and the settings to show."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def artifacts(self) -> Mapping[str, str]: ...
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """One dictionary: what it is, and what training and evaluation found. `curves` maps a column to its values."""
+
+    name: str
+    settings: Mapping[str, str]
+    artifacts: Mapping[str, str]
+    metrics: Mapping[str, float]
+    histogram: Sequence[int]
+    curves: Mapping[str, Sequence[float]]
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        return verdict(self.metrics)
+
+    @property
+    def architecture(self) -> str:
+        return self.settings.get("sae.architecture") or self.settings.get("sae.act_fn") or "custom"
+
+    @property
+    def place(self) -> str:
+        """What is reconstructed: results at one place can be compared."""
+        return " · ".join(self.settings[name] for name in ("model.name", "sae.hook_point") if self.settings.get(name))
+
+    @property
+    def line(self) -> tuple[tuple[str, str], ...]:
+        """What this result shares with those that differ from it in sparsity only."""
+        return tuple(sorted(item for item in self.settings.items() if item[0] not in SPARSITY_SETTINGS))
+
+
+def read_results(rows: Sequence[Row], inputs: Mapping[str, Artifact]) -> list[Result]:
+    """Read the metrics and curves of every row. `inputs` maps a row's name to its eval artifact."""
+    return [_read(row, inputs[row.name]) for row in rows]
+
+
+def names_of(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Every key of the mappings, in the order of first appearance."""
+    return list(dict.fromkeys(name for mapping in mappings for name in mapping))
+
+
+def text_of(setting: Any) -> str:
+    """A setting as tables show it: empty for None, words as they are, JSON for the rest."""
+    if setting is None:
+        return ""
+    return setting if isinstance(setting, str) else json.dumps(setting)
+
+
+def _read(row: Row, evaluation: Artifact) -> Result:
+    measured = json.loads((evaluation.path / "metrics.json").read_text())
+    histogram = measured.pop("density_histogram")
+    train = Artifacts(evaluation.path.parent.parent)[row.artifacts["train"]]
+    return Result(
+        name=row.name,
+        settings={name: text_of(value) for name, value in row.settings.items()},
+        artifacts=dict(row.artifacts),
+        metrics={name: math.nan if value is None else value for name, value in measured.items()},
+        histogram=histogram,
+        curves=_read_curves(train.path / "curves.csv"),
+    )
+
+
+def _read_curves(path: Path) -> dict[str, list[float]]:
+    with open(path, newline="") as file:
+        lines = list(csv.DictReader(file))
+    return {name: [float(line[name] or "nan") for line in lines] for name in (lines[0] if lines else ())}

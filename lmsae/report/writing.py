@@ -1,0 +1,23 @@
+"""Writing a report: tables, plots and the page, the same bytes for the same artifacts."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lmsae.artifacts.artifact import Artifact
+from lmsae.report.page import Illustration, page
+from lmsae.report.plots import plots
+from lmsae.report.results import Row, read_results
+from lmsae.report.tables import write_tables
+
+
+def write_report(rows: Sequence[Row], inputs: Mapping[str, Artifact], out: Path) -> None:
+    """Write the report of a sweep into `out`.
+
+    `inputs` maps each row's name to its eval artifact; training curves are read from the train artifact beside it. The
+    page links to `rows/<row>/<stage>`, which stands beside it once it is published to `results/`.
+    """
+    results = read_results(rows, inputs)
+    write_tables(results, out)
+    (out / "plots").mkdir(exist_ok=True)
+    illustrations = [Illustration(plot.kind, plot.title, plot.save(out / "plots")) for plot in plots(results)]
+    (out / "report.html").write_text(page(results, illustrations), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""What stages read from the artifacts of earlier ones."""

@@ -1,0 +1,89 @@
+"""What stages read from the artifacts of earlier ones."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from lmsae.artifacts.artifact import Artifact
+from lmsae.errors import ShapeError
+from lmsae.stages.activations import STORE
+from lmsae.stages.inputs.usable import Usable
+from lmsae.stages.sites import Reading, Sites, inputs_from
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lmsae.dictionary.config import DictionaryConfig
+    from lmsae.store.reader import StoreReader
+    from lmsae.training.batch import Batch
+
+
+def stores_for(dictionary: "DictionaryConfig", sites: Sites, inputs: Mapping[str, Artifact]) -> "list[StoreReader]":
+    """The stores among a job's inputs, by number; raises ShapeError if a width is not the dictionary's own."""
+    from lmsae.store.reader import StoreReader
+
+    stores = [StoreReader(one.path / STORE) for one in inputs_from("activations", inputs)]
+    wanted = [*zip(sites.reads, dictionary.reads, strict=True), *zip(sites.writes, dictionary.writes, strict=True)]
+    for number, width in wanted:
+        if stores[number].width != width:
+            raise ShapeError(
+                f"the activations in {stores[number].path} have width {stores[number].width}, but the dictionary has "
+                f"{width} there. Plan the sweep again (`lmsae plan`): there the width is the model's own."
+            )
+    return stores
+
+
+def batch_of(
+    parts: "Sequence[Tensor]", sites: Sites, usable: "Tensor | None" = None, ids: "Tensor | None" = None
+) -> "Batch":
+    """A batch from the activations of every store: those of the hook points read, and written, side by side."""
+    from lmsae.training.batch import Batch
+
+    x = _side_by_side(parts, sites.reads)
+    return Batch(x, x if sites.writes == sites.reads else _side_by_side(parts, sites.writes), usable, ids)
+
+
+def aside(dictionary: "DictionaryConfig", sites: Sites, inputs: Mapping[str, Artifact], reading: Reading) -> "Batch":
+    """The raw activations of all usable held-aside tokens, float32, in whole contexts if the geometry reads those:
+    never part of the training stream."""
+    import torch
+
+    from lmsae.text.tokens import open_tokens
+
+    split, stores = open_tokens(inputs["tokens"].path), stores_for(dictionary, sites, inputs)
+    usable = torch.from_numpy(Usable(split, [store.path for store in stores], reading)[0 : split.aside_contexts])
+    parts = [store.read(0, split.aside_contexts) for store in stores]
+    if dictionary.geometry.grain == "context":
+        return batch_of(parts, sites, usable)
+    return batch_of([part[usable] for part in parts], sites)
+
+
+def aside_activations(activations: Artifact, tokens: Artifact, reading: Reading) -> "Tensor":
+    """The activations of usable held-aside tokens at one hook point, (tokens, width) float32."""
+    import torch
+
+    from lmsae.store.reader import StoreReader
+    from lmsae.text.tokens import open_tokens
+
+    split, store = open_tokens(tokens.path), StoreReader(activations.path / STORE)
+    usable = Usable(split, [store.path], reading)[0 : split.aside_contexts]
+    return store.read(0, split.aside_contexts)[torch.from_numpy(usable)]
+
+
+def max_norm_of(activations: Artifact, tokens: Artifact, reading: Reading) -> float:
+    """The largest norm that a usable token may have at one hook point; infinite without `max_norm_factor`."""
+    from lmsae.text.tokens import open_tokens
+
+    return Usable(open_tokens(tokens.path), [activations.path / STORE], reading).max_norms[0]
+
+
+def moments_of(norm: Artifact) -> "dict[str, Tensor]":
+    """What the norm stage measured: mean_norm (), mean (width,), variance (width,), max_norm (), float64."""
+    from safetensors.torch import load_file
+
+    return load_file(norm.path / "norm.safetensors")
+
+
+def _side_by_side(parts: "Sequence[Tensor]", numbers: Sequence[int]) -> "Tensor":
+    import torch
+
+    return parts[numbers[0]] if len(numbers) == 1 else torch.cat([parts[number] for number in numbers], dim=-1)

@@ -1,0 +1,147 @@
+"""Running stages: everything once, in order, resumable, and each stage by itself."""
+
+import errno
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors import SafetensorError
+
+from lmsae.artifacts.artifact import Artifact, Artifacts
+from lmsae.errors import NoSpaceError
+from lmsae.runtime.runtime import Runtime
+from lmsae.stages import STAGES
+from lmsae.stages.making import make_artifacts
+from lmsae.stages.stage import Done, Job
+from tests.miniature import ROWS, Said, keys, manifests, write_config, write_sweep
+
+Lmsae = Callable[..., Said]
+
+
+def counts(said: Said) -> dict[str, int]:
+    """How many artifacts of each stage a command made."""
+    assert said.code == 0, said.err
+    return {line.partition(":")[0]: int(line.split()[1]) for line in said.err.splitlines()}
+
+
+def test_a_finished_sweep_holds_every_artifact_and_its_report(finished: Path) -> None:
+    made = [reference.partition("/")[0] for reference in manifests(finished)]
+    assert {stage: made.count(stage) for stage in STAGES} == {
+        "tokenize": 1,
+        "activations": 2,
+        "norm": 2,
+        "init": 4,
+        "train": 4,
+        "eval": 4,
+        "report": 1,
+    }
+    assert (finished / "results").is_dir()
+
+
+def test_a_second_run_makes_nothing(made: Path, lmsae: Lmsae) -> None:
+    assert set(counts(lmsae("run")).values()) == {0}
+
+
+def test_a_new_row_makes_only_what_no_earlier_row_has(made: Path, lmsae: Lmsae) -> None:
+    write_sweep(made, [*ROWS, {**ROWS[0], "name": "new", "train.lr": "0.002"}])
+    wanted = {"tokenize": 0, "activations": 0, "norm": 0, "init": 0, "train": 1, "eval": 1, "report": 1}
+    assert counts(lmsae("run")) == wanted
+
+
+def test_stage_after_stage_makes_the_same_as_one_run(fresh: Path, finished: Path, lmsae: Lmsae) -> None:
+    lmsae("plan")
+    for stage in STAGES:
+        assert counts(lmsae(stage)) == {stage: len(keys(fresh, stage))}
+    assert manifests(fresh) == manifests(finished)
+
+
+def test_the_index_of_a_stage_is_a_digest_of_each_manifest_the_same_anywhere(made: Path, lmsae: Lmsae) -> None:
+    lmsae("train")
+    index = made / "artifacts" / "index" / "train.json"
+    before = index.read_bytes()
+    assert sorted(json.loads(before)) == sorted(f"train/{key}" for key in keys(made, "train"))
+    for key in keys(made, "train"):
+        Artifact(made / "artifacts" / "train" / key).clear()
+    lmsae("train")
+    assert index.read_bytes() == before
+
+
+def test_one_artifact_can_be_made_by_its_key(made: Path, lmsae: Lmsae) -> None:
+    first, second = keys(made, "train")[:2]
+    for key in (first, second):
+        Artifact(made / "artifacts" / "train" / key).clear()
+    assert counts(lmsae("train", first[:8])) == {"train": 1}
+    assert f"train/{second}" not in manifests(made)
+
+
+def test_an_artifact_whose_input_is_not_made_says_which_command_makes_it(made: Path, lmsae: Lmsae) -> None:
+    init = keys(made, "init")[0]
+    Artifact(made / "artifacts" / "init" / init).clear()
+    Artifact(made / "artifacts" / "train" / keys(made, "train")[0]).clear()
+    said = lmsae("train", keys(made, "train")[0])
+    assert (said.code, f"`lmsae init {init}`" in said.err) == (2, True)
+
+
+def test_a_row_that_breaks_down_leaves_the_others_made(fresh: Path, lmsae: Lmsae) -> None:
+    write_config(fresh, train={"grad_clip": 0})
+    write_sweep(fresh, [ROWS[0], {**ROWS[2], "train.lr": "1e30"}])
+    said = lmsae("run")
+    assert said.code == 2
+    assert "the loss is" in said.err
+    assert "Lower train.lr" in said.err
+    (trained,) = [reference for reference in manifests(fresh) if reference.startswith("train/")]
+    assert trained == f"train/{keys(fresh, 'train')[0]}"
+
+
+FULL = os.strerror(errno.ENOSPC)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, FULL), SafetensorError(f"I/O error: {FULL} (os error 28)")])
+def test_a_disk_that_fills_up_is_said_to_be_full_by_whichever_library_meets_it(made: Path, error: Exception) -> None:
+    def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
+        yield jobs[0], {}
+        raise error
+
+    references = [f"train/{key}" for key in keys(made, "train")]
+    for reference in references:
+        Artifact(made / "artifacts" / reference).clear()
+    with pytest.raises(NoSpaceError, match=r"the disk became full.*lmsae gc.*run again"):
+        make_artifacts(replace(STAGES["train"], make=make), references, Artifacts(made / "artifacts"), Runtime())
+    assert len([reference for reference in manifests(made) if reference in references]) == 1
+
+
+def test_company_does_not_change_an_artifact(fresh: Path, finished: Path, lmsae: Lmsae) -> None:
+    """The last row in the same sheet as others, and all by itself with other passes."""
+    write_sweep(fresh, [ROWS[2]])
+    write_config(fresh, runtime={"device": "cpu", "threads": 1, "together": 1})
+    lmsae("run")
+    alone = {name: text for name, text in manifests(fresh).items() if not name.startswith("report")}
+    assert len(alone) == 6
+    assert alone.items() <= manifests(finished).items()
+
+
+def test_provenance_stands_beside_the_manifest_and_not_in_it(finished: Path) -> None:
+    for run in (finished / "artifacts").glob("*/*/run.json"):
+        provenance = json.loads(run.read_text())
+        assert {"lmsae", "python", "libraries", "host", "started", "seconds", "peak_memory_bytes"} <= provenance.keys()
+        assert provenance["peak_memory_bytes"]["host"] > 1e6
+        assert provenance["host"] not in run.with_name("manifest.json").read_text()
+
+
+@pytest.mark.parametrize("stage", list(STAGES))
+def test_a_stage_can_be_called_by_itself(finished: Path, tmp_path: Path, stage: str, monkeypatch) -> None:
+    """As in a notebook: a config, opened inputs and a folder are all that it needs."""
+    monkeypatch.chdir(finished)  # the names of the miniature's model and text are relative
+    artifacts = Artifacts(finished / "artifacts")
+    artifact = artifacts.find(f"{stage}/{keys(finished, stage)[0]}")
+    spec = artifact.spec()
+    inputs = {name: artifacts[reference].opened() for name, reference in spec.inputs.items()}
+    job = Job("mine", STAGES[stage].config.model_validate(spec.config), inputs, tmp_path)
+    ((done, facts),) = STAGES[stage].make([job], Runtime(device="cpu"))
+    assert done is job
+    assert isinstance(facts, dict)
+    for entry in artifact.manifest()["files"]:
+        assert (tmp_path / entry["path"]).read_bytes() == (artifact.path / entry["path"]).read_bytes(), entry["path"]

@@ -1,0 +1,220 @@
+"""Metrics against float64 NumPy over all tokens at once, whatever the batches; and by hand on tiny examples."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lmsae.metrics.sums import (
+    NextToken,
+    Reconstruction,
+    decoder_geometry,
+    density_counts,
+    density_histogram,
+    splice_scores,
+)
+
+GENERATOR = torch.Generator().manual_seed(0)
+TOKENS, WIDTH, D_SAE = 50, 4, 6
+# Far from centred and with two tokens of huge norm: means of ratios and ratios of means then differ much.
+Y = 3 + torch.randn(TOKENS, WIDTH, generator=GENERATOR)
+Y[[7, 31]] *= 20
+Y_HAT = 0.9 * Y + 0.3 * torch.randn(TOKENS, WIDTH, generator=GENERATOR) + 0.2
+CODES = torch.randn(TOKENS, D_SAE, generator=GENERATOR).relu()
+CODES[:, 5] = 0
+CENTRE = torch.tensor([2.0, 3.0, 4.0, 5.0])
+UNEVEN = [1, 20, 3, 26]
+
+
+def summed(sizes: list[int], y: Tensor = Y, y_hat: Tensor = Y_HAT, codes: Tensor = CODES) -> Reconstruction:
+    sums = Reconstruction(CENTRE[: y.shape[1]])
+    for batch in zip(y.split(sizes), y_hat.split(sizes), codes.split(sizes), strict=True):
+        sums.update(*batch)
+    return sums
+
+
+def by_numpy() -> dict[str, float]:
+    """Every metric over all tokens at once, from its formula."""
+    y, y_hat, codes = (tensor.numpy().astype(np.float64) for tensor in (Y, Y_HAT, CODES))
+    error = y - y_hat
+    total = ((y - y.mean(0)) ** 2).sum()
+    norm, norm_hat = np.linalg.norm(y, axis=1), np.linalg.norm(y_hat, axis=1)
+    from_centre = ((y - CENTRE.numpy()) ** 2).sum(1)
+    return {
+        "tokens": TOKENS,
+        "explained_variance": 1 - (error**2).sum() / total,
+        "explained_variance_legacy": (1 - (error**2).sum(1) / from_centre).mean(),
+        "frac_variance_explained": 1 - error.var(0).sum() / y.var(0).sum(),
+        "mse": (error**2).sum(1).mean(),
+        "l2_ratio": (norm_hat / norm).mean(),
+        "cossim": ((y * y_hat).sum(1) / (norm * norm_hat)).mean(),
+        "relative_reconstruction_bias": (y_hat**2).sum(1).mean() / (y * y_hat).sum(1).mean(),
+        "l0": (codes != 0).sum(1).mean(),
+        "l1": np.abs(codes).sum(1).mean(),
+    }
+
+
+@pytest.mark.parametrize("sizes", [[TOKENS], UNEVEN, [1] * TOKENS])
+def test_metrics_are_those_of_all_tokens_at_once(sizes: list[int]) -> None:
+    result, expected = summed(sizes).result(), by_numpy()
+    assert result.keys() == expected.keys()
+    for name, value in expected.items():
+        assert result[name] == pytest.approx(value, rel=1e-9), name
+
+
+def test_the_three_explained_variances_differ_as_their_formulas_say() -> None:
+    # Targets 2, 4, 6, 8 of mean 5 and variance 5; each reconstruction is 1 too low, but for the last, 3 too low.
+    y = torch.tensor([[2.0], [4.0], [6.0], [8.0]])
+    y_hat = torch.tensor([[1.0], [3.0], [5.0], [5.0]])
+    sums = Reconstruction(torch.tensor([5.0]))
+    sums.update(y, y_hat, torch.zeros(4, 1))
+    result = sums.result()
+    assert result["explained_variance"] == pytest.approx(1 - (1 + 1 + 1 + 9) / (9 + 1 + 1 + 9))
+    # Errors 1, 1, 1, 3 have mean 1.5, and about it .25, .25, .25, 2.25.
+    assert result["frac_variance_explained"] == pytest.approx(1 - 3 / 20)
+    assert result["explained_variance_legacy"] == pytest.approx((1 - 1 / 9 + 1 - 1 + 1 - 1 + 1 - 9 / 9) / 4)
+
+
+def test_explained_variance_is_1_for_a_perfect_copy_and_0_for_the_mean() -> None:
+    assert summed(UNEVEN, Y, Y).result()["explained_variance"] == 1
+    mean = Y.double().mean(0).float().expand_as(Y)
+    assert summed(UNEVEN, Y, mean).result()["explained_variance"] == pytest.approx(0, abs=1e-6)
+
+
+def test_shrinkage_shows_in_the_bias() -> None:
+    result = summed(UNEVEN, Y, 0.5 * Y).result()
+    assert result["relative_reconstruction_bias"] == pytest.approx(0.5)
+    assert result["l2_ratio"] == pytest.approx(0.5)
+    assert result["cossim"] == pytest.approx(1)
+
+
+def test_a_dictionary_that_writes_nothing_has_no_bias_to_speak_of() -> None:
+    assert math.isnan(summed(UNEVEN, Y, torch.zeros_like(Y)).result()["relative_reconstruction_bias"])
+
+
+def test_density_and_mean_activation_are_by_latent() -> None:
+    sums, codes = summed(UNEVEN), CODES.numpy().astype(np.float64)
+    np.testing.assert_allclose(sums.density(), (codes > 0).mean(0), rtol=1e-12)
+    firings = (codes > 0).sum(0)
+    np.testing.assert_allclose(sums.mean_activation(), codes.sum(0) / np.maximum(firings, 1), rtol=1e-6)
+    assert sums.density()[5] == sums.mean_activation()[5] == 0
+
+
+DENSITY = torch.tensor([0.0, 0.0, 1e-6, 5e-6, 1e-5, 1e-3, 1e-2, 0.02, 0.1, 0.5, 1.0], dtype=torch.float64)
+
+
+def test_latents_are_counted_by_density() -> None:
+    counts = {"dead": 2, "dead_share": 2 / 11, "rare_1e-5": 2, "dense_1e-2": 4, "dense_1e-1": 2}
+    assert density_counts(DENSITY) == pytest.approx(counts)
+
+
+def test_a_histogram_holds_every_latent_that_fired() -> None:
+    histogram = density_histogram(DENSITY)
+    assert len(histogram) == 60
+    assert sum(histogram) == 9
+    # Bins are a tenth of a decade: log10 .5 = -.30, log10 1 = 0 and the last bin includes its end.
+    assert histogram[56] + histogram[57] == 1
+    assert histogram[59] == 1
+
+
+def test_a_rate_below_the_histogram_lands_in_its_first_bin() -> None:
+    assert density_histogram(torch.tensor([1e-9]))[0] == 1
+
+
+def test_decoder_geometry_is_that_of_the_rows() -> None:
+    decoder = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 4.0]])
+    encoder = torch.tensor([[1.0, 1.0, 3.0], [0.0, 0.0, 4.0]])
+    found = decoder_geometry(encoder, decoder, chunk=2)
+    assert found == pytest.approx(
+        {
+            "decoder_norm": (2 + 1 + 5) / 3,
+            "encoder_decoder_cossim": (1 + 0 + 1) / 3,
+            # Nearest to (1, 0) is (.6, .8) at .6; to (0, 1) the same at .8; to (.6, .8) the second at .8.
+            "nearest_decoder_cossim": (0.6 + 0.8 + 0.8) / 3,
+        }
+    )
+
+
+# Two contexts of three tokens over a vocabulary of two: logits of (log p, log (1 - p)) are the probabilities.
+TOKEN_IDS = torch.tensor([[0, 1, 0], [1, 1, 0]])
+COUNTED = torch.tensor([[False, True, True], [True, True, True]])
+
+
+def logits(first: list[list[float]]) -> Tensor:
+    """Logits that give token 0 these probabilities."""
+    p = torch.tensor(first)
+    return torch.stack([p.log(), (1 - p).log()], dim=-1)
+
+
+CLEAN = [[0.1, 0.5, 0.9], [0.2, 0.8, 0.9]]
+OTHER = [[0.9, 0.25, 0.9], [0.5, 0.5, 0.9]]
+
+
+def measured(p: list[list[float]], counted: Tensor = COUNTED) -> NextToken:
+    sums = NextToken()
+    sums.update(logits(p), TOKEN_IDS, counted, logits(CLEAN))
+    return sums
+
+
+def kl(p: float, q: float) -> float:
+    return p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+
+
+def test_cross_entropy_is_over_positions_whose_own_token_counts_and_that_have_a_next() -> None:
+    clean = measured(CLEAN)
+    assert clean.positions == 3
+    # Context 0: after its second token comes 0, p = .5. Context 1: 1 at 1 - .2, then 0 at .8.
+    assert clean.mean_cross_entropy() == pytest.approx(-(math.log(0.5) + math.log(0.8) + math.log(0.8)) / 3, rel=1e-6)
+
+
+def test_divergence_is_from_the_clean_model_to_this_one() -> None:
+    expected = (kl(0.5, 0.25) + kl(0.2, 0.5) + kl(0.8, 0.5)) / 3
+    assert measured(OTHER).mean_divergence() == pytest.approx(expected, rel=1e-6)
+    assert measured(CLEAN).mean_divergence() == 0
+
+
+def test_a_special_token_never_counts() -> None:
+    changed = [[0.999, *row[1:]] if i == 0 else row for i, row in enumerate(OTHER)]
+    assert measured(changed).mean_cross_entropy() == measured(OTHER).mean_cross_entropy()
+    assert measured(changed).mean_divergence() == measured(OTHER).mean_divergence()
+
+
+def test_the_last_position_has_no_next_token_and_never_counts() -> None:
+    changed = [[*row[:2], 0.001] for row in OTHER]
+    assert measured(changed).mean_cross_entropy() == measured(OTHER).mean_cross_entropy()
+
+
+def test_next_token_sums_do_not_depend_on_batches() -> None:
+    apart = NextToken()
+    for row in range(2):
+        one = slice(row, row + 1)
+        apart.update(logits(OTHER)[one], TOKEN_IDS[one], COUNTED[one], logits(CLEAN)[one])
+    whole = measured(OTHER)
+    assert apart.positions == whole.positions
+    assert apart.mean_cross_entropy() == pytest.approx(whole.mean_cross_entropy(), rel=1e-12)
+    assert apart.mean_divergence() == pytest.approx(whole.mean_divergence(), rel=1e-12)
+
+
+def test_splice_scores_are_shares_of_what_ablation_costs() -> None:
+    scores = splice_scores(
+        NextToken(positions=10, cross_entropy=20.0),
+        NextToken(positions=10, cross_entropy=25.0, divergence=4.0),
+        NextToken(positions=10, cross_entropy=60.0, divergence=40.0),
+        NextToken(positions=10, cross_entropy=40.0, divergence=16.0),
+    )
+    assert scores == pytest.approx(
+        {
+            "ce_clean": 2.0,
+            "ce_spliced": 2.5,
+            "ce_difference": 0.5,
+            "kl_div": 0.4,
+            "ce_zero_ablated": 6.0,
+            "ce_loss_score_zero": (6 - 2.5) / (6 - 2),
+            "kl_div_score_zero": 0.9,
+            "ce_mean_ablated": 4.0,
+            "ce_loss_score_mean": (4 - 2.5) / (4 - 2),
+            "kl_div_score_mean": 0.75,
+        }
+    )

@@ -1,0 +1,37 @@
+"""Memory: the most in use, of a stretch of work and not of the process's whole life."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from lmsae.runtime.memory import peak_memory
+
+MB = 1_000_000
+# In a process of its own: this one may have been told to keep freed memory.
+FORGET = """
+import json
+from lmsae.runtime.memory import forget_peak, peak_memory
+peaks = [peak_memory()["host"]]
+block = b"x" * 200_000_000
+del block
+peaks.append(peak_memory()["host"])
+forget_peak()
+peaks.append(peak_memory()["host"])
+print(json.dumps(peaks))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can forget a peak")
+def test_a_peak_is_seen_after_it_has_passed_and_can_be_forgotten() -> None:
+    said = subprocess.run([sys.executable, "-c", FORGET], capture_output=True, text=True, check=True).stdout
+    before, highest, after = json.loads(said)
+    assert highest > before + 150 * MB
+    assert after < highest - 150 * MB
+
+
+def test_without_cuda_there_is_no_peak_of_a_device() -> None:
+    import torch
+
+    assert ("device" in peak_memory()) == torch.cuda.is_available()
