@@ -4,7 +4,7 @@
 
 A whole small experiment on the built-in model and text: activations are captured once for each dtype, from the same
 tokens, and the same row is trained on each with several seeds (of the start and of the order), then scored by splicing
-into the model. Variance lost is on the held-aside contexts, against the float32 store.
+into the model. Variance lost is on the calibration contexts, against the float32 store.
 """
 
 import argparse
@@ -62,8 +62,8 @@ def lines(folder: Path, dtypes: Sequence[StoreDtype]) -> list[str]:
     for name in rows:
         reference = (folder / "results" / "rows" / name / "activations").resolve().name
         stores[name.split("-")[0]] = StoreReader(artifacts.find(reference).path / "activations.zarr")
-    aside = next(iter(artifacts.root.glob("tokenize/*/counts.json")))
-    contexts = json.loads(aside.read_text())["aside_contexts"]
+    calibration = next(iter(artifacts.root.glob("tokenize/*/counts.json")))
+    contexts = json.loads(calibration.read_text())["calibration_contexts"]
     exact = stores["float32"].read(0, contexts).double().flatten(0, 1)
     variance = (exact - exact.mean(0)).square().sum()
     half = stores["float16"].layout.nbytes

@@ -50,7 +50,7 @@ class Measured:
 def write_sweep(folder: Path, source: str, count: int, arguments: argparse.Namespace) -> Plan:
     """The plan of so many dictionaries that read one hook point, written into a folder."""
     config = {
-        "tokenize": {"context_size": arguments.context_size, "tokens": arguments.tokens, "aside_tokens": 16_384},
+        "tokenize": {"context_size": arguments.context_size, "tokens": arguments.tokens, "calibration_tokens": 16_384},
         "activations": {"source": source},
         "sae": {"hook_point": arguments.hook_point, "architecture": "topk", "d_sae": arguments.d_sae},
         "train": {"tokens": arguments.trained, "batch_size": arguments.batch, "window_tokens": arguments.window},
@@ -115,7 +115,7 @@ def compare(tokens: Path, count: int, arguments: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hook-point", default="blocks.1.hook_resid_post")
-    parser.add_argument("--tokens", type=int, default=524_288, help="of the text, behind the held-aside ones")
+    parser.add_argument("--tokens", type=int, default=524_288, help="of the text, behind the calibration ones")
     parser.add_argument("--context-size", type=int, default=128)
     parser.add_argument("--d-sae", type=int, default=2048)
     parser.add_argument("--batch", type=int, default=2048)

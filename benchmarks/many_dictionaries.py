@@ -90,13 +90,14 @@ def main() -> None:
     arguments = parser.parse_args()
     reuse_freed_memory()
     activations = Activations(arguments.activations)
-    width = activations.aside.shape[1]
+    width = activations.calibration.shape[1]
     wanted = settings(arguments, width)
     stream = Stream(activations, wanted[0])
     times: list[tuple[float, float, float]] = []
     for _ in range(arguments.rounds):
         first, second = (
-            [lmsae_run(setting, activations.aside[:1024], arguments.precision) for setting in wanted] for _ in range(2)
+            [lmsae_run(setting, activations.calibration[:1024], arguments.precision) for setting in wanted]
+            for _ in range(2)
         )
         listed = [dictionary_learning_trainer(setting) for setting in wanted]
         batches = activations.batches(arguments.batch, arguments.steps * arguments.batch)

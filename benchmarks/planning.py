@@ -69,7 +69,7 @@ def write_sweep(folder: Path, count: int) -> None:
 
 def finish(plan: Plan, artifacts: Artifacts) -> None:
     """Publish an artifact of every spec of the plan, with a payload of a few bytes."""
-    counts = {"train_contexts": 8000, "aside_contexts": 64, "train_usable_by_position": [8000] * 256}
+    counts = {"train_contexts": 8000, "calibration_contexts": 64, "train_usable_by_position": [8000] * 256}
     for stage in STAGES:
         payload = json.dumps(counts if stage == "tokenize" else {"stage": stage})
         for spec in plan.specs(stage):

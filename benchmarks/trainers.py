@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from lmsae.dictionary.dictionary import Dictionary
-from lmsae.initialisation.config import InitConfig
-from lmsae.initialisation.initialise import initialise
+from lmsae.initialization.config import InitConfig
+from lmsae.initialization.initialize import initialize
 from lmsae.planning.catalog import SaeSection, resolve, with_defaults
 from lmsae.training.batch import Batch
 from lmsae.training.config import TrainConfig
@@ -78,7 +78,7 @@ COLUMNS: Mapping[str, Callable[[Setting], dict[str, Any]]] = {
 }
 
 
-def lmsae_run(setting: Setting, aside: Tensor, precision: str = "float32", seed: int = 0, long: int = 1) -> Run:
+def lmsae_run(setting: Setting, calibration: Tensor, precision: str = "float32", seed: int = 0, long: int = 1) -> Run:
     """A Run of lmsae, from a grid-searched start: `long` times the setting's steps, at the schedules of those alone."""
     columns = {"architecture": setting.architecture, "d_sae": setting.d_sae, "normalize_activations": "none"}
     values = with_defaults(columns)  # activations are scaled already, for all
@@ -87,7 +87,7 @@ def lmsae_run(setting: Setting, aside: Tensor, precision: str = "float32", seed:
     parts, objective = resolve(SaeSection(**common), chosen, frozenset(chosen), (setting.width,), (setting.width,))
     dictionary = Dictionary(parts).to(setting.device)
     init = InitConfig(seed=seed)
-    initialise(dictionary, aside, aside, None, init, unit_norm_decoder=objective.unit_norm_decoder)
+    initialize(dictionary, calibration, calibration, None, init, unit_norm_decoder=objective.unit_norm_decoder)
     steps = setting.steps
     config = TrainConfig.model_validate(
         {
@@ -105,9 +105,9 @@ def lmsae_run(setting: Setting, aside: Tensor, precision: str = "float32", seed:
     return Run(dictionary, objective, config, setting.architecture)
 
 
-def lmsae(setting: Setting, aside: Tensor, precision: str = "float32", seed: int = 0) -> Trainer:
+def lmsae(setting: Setting, calibration: Tensor, precision: str = "float32", seed: int = 0) -> Trainer:
     """lmsae with float32 or bfloat16 products."""
-    run = lmsae_run(setting, aside, precision, seed, LONG)
+    run = lmsae_run(setting, calibration, precision, seed, LONG)
     dictionary = run.dictionary
     return Trainer(
         f"lmsae {precision}", lambda x: run.step(Batch(x, x)), dictionary.encode, lambda x: dictionary.eval()(x)

@@ -5,8 +5,9 @@
 
 All train the same architecture from their own default start, with the same batch, learning rate and Adam; with float32
 and with bfloat16 products. Printed: tokens/s of the median step, the speed-up of each over the float32 SAELens (median
-of the ratios within each round, and quartiles), and what each dictionary has learned by then, on held-aside activations
-that none saw. A faster step that learns less is no gain. Without stored activations, some are made of known features.
+of the ratios within each round, and quartiles), and what each dictionary has learned by then, on calibration
+activations that none saw. A faster step that learns less is no gain. Without stored activations, some are made of known
+features.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from trainers import (
 
 from lmsae.artifacts.artifact import Artifact, Artifacts
 from lmsae.runtime.memory import reuse_freed_memory
-from lmsae.stages.inputs.stored import aside_activations
+from lmsae.stages.inputs.stored import calibration_activations
 from lmsae.stages.sites import Reading
 from lmsae.store.batches import ShuffledBatches
 from lmsae.store.reader import StoreReader
@@ -54,9 +55,9 @@ class Activations:
         artifact = Artifacts(folder.parent.parent)[store.spec().inputs["tokens"]]
         self._tokens = open_tokens(artifact.path)
         self._reader = StoreReader(store.path / "activations.zarr")
-        raw = aside_activations(store, artifact, Reading())
+        raw = calibration_activations(store, artifact, Reading())
         self._scale = raw.shape[1] ** 0.5 / raw.norm(dim=1).mean()
-        self.aside = (raw * self._scale).to(device)
+        self.calibration = (raw * self._scale).to(device)
 
     def batches(self, batch: int, tokens: int) -> Iterator[Tensor]:
         stream = ShuffledBatches(
@@ -64,7 +65,7 @@ class Activations:
             self._tokens.usable("train"),
             batch_size=batch,
             seed=0,
-            first=self._tokens.aside_contexts,
+            first=self._tokens.calibration_contexts,
         )
         with closing(stream.batches(0, tokens // batch)) as raw:
             for (x,) in raw:
@@ -81,9 +82,9 @@ class MadeActivations:
         self._random = torch.Generator(device).manual_seed(0)
         self._device = device
         self._features = torch.nn.functional.normalize(self._normal(self.FEATURES, width), dim=1)
-        self.aside = self._drawn(16_384)
-        self._scale = width**0.5 / self.aside.norm(dim=1).mean()
-        self.aside *= self._scale
+        self.calibration = self._drawn(16_384)
+        self._scale = width**0.5 / self.calibration.norm(dim=1).mean()
+        self.calibration *= self._scale
 
     def batches(self, batch: int, tokens: int) -> Iterator[Tensor]:
         kept = [self._drawn(batch) * self._scale for _ in range(min(self.KEPT, tokens // batch))]
@@ -101,7 +102,7 @@ class MadeActivations:
         return bags + 0.02 * self._normal(*bags.shape)
 
 
-def contestants(setting: Setting, aside: Tensor, *, halves: bool) -> list[Trainer]:
+def contestants(setting: Setting, calibration: Tensor, *, halves: bool) -> list[Trainer]:
     """All trainers that are installed, those with bfloat16 products only for `halves`."""
     there = [saelens(setting)]
     for peer in [dictionary_learning, sparsify] if halves and setting.architecture == "topk" else [dictionary_learning]:
@@ -109,8 +110,8 @@ def contestants(setting: Setting, aside: Tensor, *, halves: bool) -> list[Traine
             there.append(peer(setting))
         except ImportError as error:
             print(f"{peer.__name__} is not installed: {error}", flush=True)
-    there.append(lmsae(setting, aside))
-    return [*there, saelens(setting, autocast=True), lmsae(setting, aside, "bfloat16")] if halves else there
+    there.append(lmsae(setting, calibration))
+    return [*there, saelens(setting, autocast=True), lmsae(setting, calibration, "bfloat16")] if halves else there
 
 
 def timed(trainer: Trainer, x: Tensor) -> float:
@@ -152,7 +153,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 def compare(setting: Setting, activations: Activations | MadeActivations, measured: int, halves: bool) -> Iterator[str]:
     """Train all in turn over the same batches, of so many tokens; one line a trainer."""
-    trainers = contestants(setting, activations.aside, halves=halves)
+    trainers = contestants(setting, activations.calibration, halves=halves)
     rounds: list[list[float]] = []
     for number, x in enumerate(activations.batches(setting.batch, measured)):
         times = dict[str, float]()
@@ -160,7 +161,7 @@ def compare(setting: Setting, activations: Activations | MadeActivations, measur
             times[trainer.name] = timed(trainer, x)
         rounds.append([times[trainer.name] for trainer in trainers])
     rounds = rounds[WARM:]
-    test = activations.aside[:8192]
+    test = activations.calibration[:8192]
     for place, trainer in enumerate(trainers):
         speed = setting.batch / statistics.median(times[place] for times in rounds)
         quarters = statistics.quantiles((times[0] / times[place] for times in rounds), n=4)
@@ -192,7 +193,7 @@ def main() -> None:
         parser.error("name an activations artifact, or a width with --made")
     made = arguments.made and MadeActivations(arguments.made, arguments.device)
     activations = made or Activations(arguments.activations, arguments.device)
-    width = activations.aside.shape[1]
+    width = activations.calibration.shape[1]
     print(f"`python benchmarks/training_step.py`, {time.strftime('%Y-%m-%d')}, {platform.machine()}, ", end="")
     gpu = f"{torch.cuda.get_device_name()}, " if arguments.device == "cuda" else ""
     print(f"{gpu}{torch.get_num_threads()} threads of {os.cpu_count()} cores, torch {torch.__version__}; ", end="")

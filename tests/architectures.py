@@ -43,7 +43,7 @@ def parts(
     return resolve(section, pieces, frozenset(), (width,) * reads, (written,) * writes)
 
 
-def randomise(dictionary: Dictionary, seed: int = 0) -> Dictionary:
+def randomize(dictionary: Dictionary, seed: int = 0) -> Dictionary:
     """Fill every parameter with random values; thresholds stay where they are. Returns the dictionary."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -14,7 +14,7 @@ import yaml
 CONFIG: dict[str, Any] = {
     "model": {"name": "model"},
     "dataset": {"name": "text"},
-    "tokenize": {"context_size": 32, "aside_tokens": 1024, "held_out_tokens": 2048, "held_out_fraction": 0.2},
+    "tokenize": {"context_size": 32, "calibration_tokens": 1024, "held_out_tokens": 2048, "held_out_fraction": 0.2},
     "sae": {"d_sae": 64},
     "train": {"tokens": 8192, "batch_size": 256, "window_tokens": 2048, "lr": 1e-3, "dead_threshold": 2048},
     "eval": {"tokens": 1024},

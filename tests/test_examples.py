@@ -49,7 +49,7 @@ SMALL = {
     "tokenize.tokens": "2048",
     "tokenize.held_out_fraction": "0.2",
     "tokenize.held_out_tokens": "512",
-    "tokenize.aside_tokens": "256",
+    "tokenize.calibration_tokens": "256",
     "init.tokens": "128",
     "sae.expansion_factor": "null",
     "sae.d_sae": "192",

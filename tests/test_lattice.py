@@ -16,7 +16,7 @@ from lmsae.losses import Forward, Progress, reconstruction_loss
 from lmsae.planning.catalog import CATALOG
 from lmsae.training.objective import Objective
 from lmsae.training.unit_rows import remove_radial_gradient
-from tests.architectures import parts, randomise
+from tests.architectures import parts, randomize
 
 WIDTH, D_SAE = 5, 12
 X = torch.randn(9, WIDTH, generator=torch.Generator().manual_seed(2))
@@ -56,7 +56,7 @@ def made(name: str, **columns: Any) -> Made:
     """A catalog entry with random weights, one hook point on each side."""
     dictionary, objective = parts(name, WIDTH, D_SAE, **columns)
     one_each = dictionary.model_copy(update={"reads": (WIDTH,), "writes": (WIDTH,)})
-    return Made(randomise(Dictionary(one_each)).train(), objective)
+    return Made(randomize(Dictionary(one_each)).train(), objective)
 
 
 def relu(**columns: Any) -> Made:
@@ -213,7 +213,7 @@ class Passed:
 
 
 def one_step(one: Made, edge: Edge, *, constrained: bool) -> Passed:
-    """A forward pass, its losses and their gradients as the optimiser sees them; some latents count as dead."""
+    """A forward pass, its losses and their gradients as the optimizer sees them; some latents count as dead."""
     target = edge.x if edge.target is None else edge.target
     x, usable = edge.x, None
     if one.dictionary.config.geometry.grain == "context":

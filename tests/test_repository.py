@@ -47,7 +47,7 @@ def test_what_a_plan_needs_imports_nothing_heavy(module: str) -> None:
 def test_every_imported_package_is_a_declared_dependency() -> None:
     owners = {name: {canonicalize_name(o) for o in owner} for name, owner in packages_distributions().items()}
     extras = PROJECT["optional-dependencies"]
-    lines = [*PROJECT["dependencies"], *extras["optimisers"], *extras["kernels"]]
+    lines = [*PROJECT["dependencies"], *extras["optimizers"], *extras["kernels"]]
     declared = {canonicalize_name(Requirement(line).name) for line in lines}
     undeclared = set()
     for file in (ROOT / "lmsae").rglob("*.py"):
@@ -67,7 +67,7 @@ def test_every_imported_package_is_a_declared_dependency() -> None:
 def test_the_lock_pins_every_dependency_at_an_allowed_version() -> None:
     pins = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in LOCK)}
     extras = PROJECT["optional-dependencies"]
-    lines = [*PROJECT["dependencies"], *extras["optimisers"], *extras["test"], *extras["check"]]
+    lines = [*PROJECT["dependencies"], *extras["optimizers"], *extras["test"], *extras["check"]]
     for wanted in map(Requirement, lines):
         if wanted.name == PROJECT["name"]:
             continue  # its own extras

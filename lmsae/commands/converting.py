@@ -13,7 +13,7 @@ from lmsae.stages.train import CONVERSION
 
 def convert(artifact: Artifact, artifacts: Artifacts, folder: Path, *, say: Callable[[str], None]) -> None:
     """Write `artifact`'s dictionary as jumprelu into a new `folder`, as SAELens and `Dictionary.load` read it, with
-    `conversion.json`: its quality before and after on held-aside tokens.
+    `conversion.json`: its quality before and after on calibration tokens.
 
     Raises ExportError for a dictionary without a learned threshold, ArtifactError if `artifact` is no dictionary or
     something is in the folder already.
@@ -21,7 +21,7 @@ def convert(artifact: Artifact, artifacts: Artifacts, folder: Path, *, say: Call
     from lmsae.dictionary.as_jumprelu import as_jumprelu, cost
     from lmsae.dictionary.dictionary import Dictionary
     from lmsae.interop import saelens
-    from lmsae.stages.inputs.stored import aside
+    from lmsae.stages.inputs.stored import calibration_batch
 
     spec = artifact.spec()
     if spec.stage != "train":
@@ -32,7 +32,7 @@ def convert(artifact: Artifact, artifacts: Artifacts, folder: Path, *, say: Call
     converted = as_jumprelu(dictionary)
     config = train.Config.model_validate(spec.config)
     inputs = {name: artifacts[reference].opened() for name, reference in spec.inputs.items()}
-    batch = aside(dictionary.config, config.sites, inputs, config)
+    batch = calibration_batch(dictionary.config, config.sites, inputs, config)
     paid = cost(dictionary, converted, batch.x, batch.target, batch.usable)
     folder.mkdir(parents=True, exist_ok=True)
     converted.save(folder)

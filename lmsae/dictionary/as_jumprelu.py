@@ -37,7 +37,7 @@ class Cost:
         before, after = self.before, self.after
         return (
             f"explained variance {before.explained_variance:.4f} -> {after.explained_variance:.4f}, "
-            f"L0 {before.l0:.2f} -> {after.l0:.2f} ({self.tokens:,} held-aside tokens)"
+            f"L0 {before.l0:.2f} -> {after.l0:.2f} ({self.tokens:,} calibration tokens)"
         )
 
 

@@ -8,7 +8,7 @@ from lmsae.config import Frozen
 from lmsae.geometry.config import GeometryConfig
 from lmsae.sparsity.config import ActFnConfig
 
-Normalisation = Literal["none", "dataset", "token", "layer_norm", "whiten"]
+Normalization = Literal["none", "dataset", "token", "layer_norm", "whiten"]
 
 
 class DictionaryConfig(Frozen):
@@ -19,7 +19,7 @@ class DictionaryConfig(Frozen):
     d_sae: int = Field(gt=0, description="Latents; of a cross-layer transcoder, in each layer.")
     geometry: GeometryConfig
     act_fn: ActFnConfig
-    normalize_activations: Normalisation = "dataset"
+    normalize_activations: Normalization = "dataset"
     sparsity_include_decoder_norm: bool = False
 
     @property

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lmsae import geometry, sparsity
-from lmsae.dictionary import normaliser
+from lmsae.dictionary import normalizer
 from lmsae.dictionary.config import DictionaryConfig
-from lmsae.dictionary.normaliser import Moments
+from lmsae.dictionary.normalizer import Moments
 from lmsae.geometry.geometry import EntrywiseGeometry
 from lmsae.kernels.entries import Entries, spread
 from lmsae.losses import Forward
@@ -23,7 +23,7 @@ WEIGHTS, CONFIG = "dictionary.safetensors", "dictionary.json"
 
 
 class Dictionary(nn.Module):
-    """Geometry and activation function, and the normalisers that take raw activations into the units of training.
+    """Geometry and activation function, and the normalizers that take raw activations into the units of training.
 
     Weights stand in training's units; `encode` and `decode` take and give raw activations.
     """
@@ -39,13 +39,13 @@ class Dictionary(nn.Module):
             encoder_bias=not config.act_fn.brings_bias,
         )
         self.sparsity = sparsity.build(config.act_fn, self.geometry.latents, self.geometry.groups)
-        self.read = normaliser.build(config.normalize_activations, config.reads)
-        self.write = normaliser.build_for_output(
+        self.read = normalizer.build(config.normalize_activations, config.reads)
+        self.write = normalizer.build_for_output(
             config.normalize_activations, config.writes, is_read=config.geometry.autoencodes
         )
 
     def fit(self, reads: Sequence[Moments], writes: Sequence[Moments], x: Tensor, target: Tensor) -> None:
-        """Fit the normalisers to the moments of the hook points read and written, and to raw held-aside activations
+        """Fit the normalizers to the moments of the hook points read and written, and to raw calibration activations
         x (tokens, d_in) and target (tokens, d_out)."""
         self.read.fit(reads, x)
         if self.config.geometry.autoencodes:
@@ -68,13 +68,13 @@ class Dictionary(nn.Module):
         """Raw activations to their reconstruction (of the target's hook points)."""
         return self.decode(self.encode(x), x)
 
-    def normalised(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def normalized(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Raw input and target in training's units."""
         scaled = self.read(x)
         return scaled, scaled if target is x else self.write(target)
 
     def training_pass(self, x: Tensor, target: Tensor, usable: Tensor | None = None) -> Forward:
-        """The forward pass that losses see, over activations that are already normalised.
+        """The forward pass that losses see, over activations that are already normalized.
 
         With `usable` (contexts, context_size), x (contexts, context_size, d_in) is encoded in whole contexts, and only
         usable tokens go on from there.
@@ -149,7 +149,7 @@ class Dictionary(nn.Module):
         return codes
 
     def folded(self) -> "Dictionary":
-        """A copy without normalisers, their maps taken into the weights: same codes and outputs.
+        """A copy without normalizers, their maps taken into the weights: same codes and outputs.
 
         Where latents are selected by pre * norm, the norms go into the encoder first, and codes are multiplied by them.
         Raises ExportError where that cannot be exact.
@@ -159,7 +159,7 @@ class Dictionary(nn.Module):
             folded.geometry.fold_norms()
         folded.geometry.fold(self.read.affine(), self.write.affine())
         like = next(self.parameters())
-        folded.read, folded.write = (normaliser.build("none", w).to(like) for w in (config.reads, config.writes))
+        folded.read, folded.write = (normalizer.build("none", w).to(like) for w in (config.reads, config.writes))
         folded.config = config.model_copy(
             update={
                 "geometry": config.geometry.model_copy(update=dict(config.geometry.folded)),
@@ -170,7 +170,7 @@ class Dictionary(nn.Module):
         return folded
 
     def save(self, folder: Path) -> None:
-        """Write `dictionary.json` (its config) and `dictionary.safetensors` (weights, statistics and normalisers)."""
+        """Write `dictionary.json` (its config) and `dictionary.safetensors` (weights, statistics and normalizers)."""
         (folder / CONFIG).write_text(json.dumps(self.config.model_dump(mode="json"), indent=1) + "\n")
         save_file(
             {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS

@@ -32,7 +32,7 @@ Place = tuple[int, str]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A dictionary to score, the places that it reads and writes, and the mean activation (held-aside text) at each of
+    """A dictionary to score, the places that it reads and writes, and the mean activation (calibration text) at each of
     those that it writes."""
 
     dictionary: Dictionary

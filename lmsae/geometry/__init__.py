@@ -23,7 +23,7 @@ _MODULES = {
 def build(
     config: GeometryConfig, reads: Sequence[int], writes: Sequence[int], d_sae: int, *, encoder_bias: bool = True
 ) -> "Geometry":
-    """The module of a geometry config, its parameters uninitialised (zeros).
+    """The module of a geometry config, its parameters uninitialized (zeros).
 
     `reads` and `writes` are the widths of the hook points; without `encoder_bias` there is no b_enc, because the
     activation function has biases of its own.

@@ -121,7 +121,7 @@ def _part(affine: Affine, start: int, stop: int) -> Affine:
             part.any() for part in (matrix[own, :start], matrix[own, stop:], matrix[:start, own], matrix[stop:, own])
         ):
             raise ExportError(
-                "the activations of several hook points were normalised together, and the layers of a clt read and "
-                "write them one by one; normalise each by itself"
+                "the activations of several hook points were normalized together, and the layers of a clt read and "
+                "write them one by one; normalize each by itself"
             )
     return Affine(affine.shift[own], affine.scale[own, own], affine.inverse[own, own])

@@ -42,7 +42,7 @@ class GeometryBase(Frozen):
         raise NotImplementedError
 
     folded: ClassVar[Mapping[str, object]] = {}
-    """Fields that change when normalisers are folded into the weights."""
+    """Fields that change when normalizers are folded into the weights."""
 
 
 class LinearConfig(GeometryBase):

@@ -1,7 +1,7 @@
 """Folders of Language-Model-SAEs (OpenMOSS), read: `config.json` and `sae_weights.safetensors`.
 
 Its SAEs with relu or jumprelu become the geometry sae, or transcoder where they write another hook point than they
-read. It normalises activations before it encodes and restores them after; a dictionary here does so itself, and so
+read. It normalizes activations before it encodes and restores them after; a dictionary here does so itself, and so
 reads and writes raw activations, with the same codes.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.dictionary import Dictionary
-from lmsae.dictionary.normaliser import Scale
+from lmsae.dictionary.normalizer import Scale
 from lmsae.errors import ExportError
 from lmsae.interop.filling import filled, require
 
@@ -26,8 +26,8 @@ NORM = "dataset_average_activation_norm."
 THRESHOLDS = ("activation_function.log_jumprelu_threshold", "log_jumprelu_threshold")
 """What it calls log thresholds, and what it called them before."""
 ACT_FNS = ("relu", "jumprelu")
-NORMALISATIONS = {"dataset-wise": "dataset", "token-wise": "token", "inference": "none"}
-"""Normalisations here. `inference` is what it calls scales that are folded into the weights."""
+NORMALIZATIONS = {"dataset-wise": "dataset", "token-wise": "token", "inference": "none"}
+"""Normalizations here. `inference` is what it calls scales that are folded into the weights."""
 GEOMETRY = {"W_E": "W_enc", "b_E": "b_enc", "W_D": "W_dec", "b_D": "b_dec", "W_E_glu": "W_glu", "b_E_glu": "b_glu"}
 
 
@@ -46,9 +46,9 @@ def load(folder: Path | str) -> Dictionary:
     config = _config(fields, d_sae=len(weights["W_D"]))
     dictionary = filled(config, _geometry(weights, config.d_out), _act_fn(weights))
     if config.normalize_activations == "dataset":
-        for normaliser, end in ((dictionary.read, "in"), (dictionary.write, "out")):
+        for normalizer, end in ((dictionary.read, "in"), (dictionary.write, "out")):
             norm = _norm(norms, fields[f"hook_point_{end}"], file)
-            cast(Scale, normaliser).set([math.sqrt(fields["d_model"]) / norm])
+            cast(Scale, normalizer).set([math.sqrt(fields["d_model"]) / norm])
     return dictionary
 
 
@@ -66,7 +66,7 @@ def _why_not(fields: Mapping[str, Any]) -> str | None:
             f"lmsae reads act_fn {' and '.join(ACT_FNS)}; this is {fields['act_fn']!r}, whose codes need not be the "
             "same here. Convert it to jumprelu in Language-Model-SAEs first."
         )
-    if fields["norm_activation"] not in NORMALISATIONS:
+    if fields["norm_activation"] not in NORMALIZATIONS:
         return f"norm_activation is {fields['norm_activation']!r}, so that codes depend on the other tokens of a batch."
     if fields["norm_activation"] == "token-wise" and fields["hook_point_in"] != fields["hook_point_out"]:
         return "norm_activation is 'token-wise', but the norm of an output that is not read cannot be known."
@@ -117,7 +117,7 @@ def _config(fields: Mapping[str, Any], d_sae: int) -> DictionaryConfig:
             "d_sae": d_sae,
             "geometry": {**geometry, "glu_encoder": bool(fields.get("use_glu_encoder"))},
             "act_fn": {"kind": fields["act_fn"]},
-            "normalize_activations": NORMALISATIONS[fields["norm_activation"]],
+            "normalize_activations": NORMALIZATIONS[fields["norm_activation"]],
             "sparsity_include_decoder_norm": fields.get("sparsity_include_decoder_norm", True),
         }
     )

@@ -1,6 +1,6 @@
 """Random numbers as a pure function of integers: no state, so order, batches and processes cannot change them.
 
-splitmix64's finaliser (Steele, Lea and Flood 2014, doi 10.1145/2714064.2660195), in int64 that wraps around, on any
+splitmix64's finalizer (Steele, Lea and Flood 2014, doi 10.1145/2714064.2660195), in int64 that wraps around, on any
 device.
 """
 

@@ -14,7 +14,7 @@ from lmsae.lm.visits import Visit, VisitedModel
 
 
 def load(folder: Path, dtype: str, device: str, trust_remote_code: bool = False) -> "TransformerLensModel":
-    """The model in a folder, in a bridge that is never put in compatibility mode: that centres the residual stream, so
+    """The model in a folder, in a bridge that is never put in compatibility mode: that centers the residual stream, so
     its activations would differ from HuggingFace's.
 
     Raises SourceError for a model that the installed TransformerLens does not support.

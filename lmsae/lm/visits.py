@@ -80,7 +80,7 @@ class VisitedModel(ABC):
         largest = int(tokens.max()) if tokens.numel() else 0
         if largest >= self.d_vocab:
             raise SourceError(
-                f"token id {largest:,} is beyond the model's vocabulary of {self.d_vocab:,}: the text is tokenised for "
+                f"token id {largest:,} is beyond the model's vocabulary of {self.d_vocab:,}: the text is tokenized for "
                 "another model. Set tokenize.tokenizer, or the dataset's token ids, to what this model reads."
             )
         return self._forward(tokens.to(self.device))

@@ -1,6 +1,6 @@
 """Losses: pure functions of one forward pass, each a part of a spec that carries its own coefficient.
 
-Every loss is a mean over tokens, in the units that training sees (normalised activations unless
+Every loss is a mean over tokens, in the units that training sees (normalized activations unless
 `sae.normalize_activations` is none), summed over dimensions or latents. Peers divide by d or by the batch's variance;
 their coefficients differ accordingly.
 """

@@ -1,7 +1,7 @@
 """Penalties that make codes sparse. Each is multiplied by the sparsity warm-up.
 
 A code's size is |f_i| ||W_dec,i||: what latent i writes, in norm. Unless a loss says otherwise, sizes are what it
-penalises, so that it cannot be escaped by smaller codes and longer decoder rows.
+penalizes, so that it cannot be escaped by smaller codes and longer decoder rows.
 """
 
 from __future__ import annotations

@@ -19,11 +19,11 @@ HISTOGRAM_LOW, HISTOGRAM_HIGH, HISTOGRAM_BINS = -6.0, 0.0, 60
 class Reconstruction:
     """Sums over tokens from which every reconstruction and sparsity metric follows.
 
-    `centre` (d_out,) is the mean activation of held-aside text. Only explained_variance_legacy needs it: a mean of
-    ratios cannot be centred afterwards, and a batch's own mean would make the metric depend on how batches are cut.
+    `center` (d_out,) is the mean activation of calibration text. Only explained_variance_legacy needs it: a mean of
+    ratios cannot be centered afterwards, and a batch's own mean would make the metric depend on how batches are cut.
     """
 
-    centre: Float[Tensor, " d_out"]
+    center: Float[Tensor, " d_out"]
     tokens: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     vectors: dict[str, Tensor] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Reconstruction:
         self._accumulate("error", error.sum(0))
         self._accumulate("firings", (codes != 0).sum(0).double())
         self._accumulate("code_sums", codes.sum(0, dtype=torch.float64))
-        variance = (y - self.centre.double()).pow(2).sum(1)
+        variance = (y - self.center.double()).pow(2).sum(1)
         self._add("legacy", (1 - error.pow(2).sum(1) / variance.clamp(min=1e-30)).sum())
 
     def result(self) -> dict[str, float]:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from lmsae.config import Frozen, typed
-from lmsae.dictionary.config import DictionaryConfig, Normalisation
+from lmsae.dictionary.config import DictionaryConfig, Normalization
 from lmsae.errors import found_and_wanted, nearest, wanted
 from lmsae.geometry.config import GEOMETRIES
 from lmsae.losses import LOSSES
@@ -94,7 +94,7 @@ class SaeSection(Frozen):
     expansion_factor: float | None = Field(
         default=None, gt=0, le=65536, description="Number of latents as a multiple of the width of a hook point read."
     )
-    normalize_activations: Normalisation = Field(
+    normalize_activations: Normalization = Field(
         default="dataset",
         description="Units of training. dataset: one factor a hook point, so that the mean norm is sqrt(width), as "
         "estimated by the norm stage; token: every token to norm sqrt(width); layer_norm: every token less its mean, "

@@ -102,7 +102,7 @@ def contexts_of(spec: Spec, estimator: Estimator) -> int | None:
     if contexts is None:
         return None
     capture = Capture.model_validate({name: spec.config[name] for name in Capture.model_fields})
-    return contexts_stored(capture, contexts, packing.aside_contexts)
+    return contexts_stored(capture, contexts, packing.calibration_contexts)
 
 
 def _context_size(spec: Spec, estimator: Estimator) -> int:

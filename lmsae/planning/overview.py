@@ -123,7 +123,7 @@ def _activations_cost(todo: list[Spec], artifacts: Artifacts) -> str:
         if contexts is None:
             return "known once tokenized"
         contexts = activations.contexts_stored(
-            activations.Config.model_validate(spec.config), contexts, packing.aside_contexts
+            activations.Config.model_validate(spec.config), contexts, packing.calibration_contexts
         )
         at_most = at_most if counts else "at most "
         tokens += contexts * packing.context_size

@@ -149,7 +149,7 @@ def _usable_tokens(config: Mapping[str, Any], counts: Mapping[str, Any]) -> int:
     """Tokens of an epoch: those at positions that are not left out, or all of them where contexts are read whole."""
     by_position = counts["train_usable_by_position"]
     if train.reads_contexts(config):
-        return (counts["train_contexts"] - counts["aside_contexts"]) * len(by_position)
+        return (counts["train_contexts"] - counts["calibration_contexts"]) * len(by_position)
     first, last = config["skip_first_positions"], config["skip_last_positions"]
     return sum(by_position[first : len(by_position) - last])
 

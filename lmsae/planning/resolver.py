@@ -8,8 +8,8 @@ from lmsae.artifacts.artifact import Artifacts, Spec
 from lmsae.artifacts.digests import DigestCache
 from lmsae.errors import Fault, LmsaeError
 from lmsae.geometry.config import GEOMETRIES
-from lmsae.initialisation import layer_weights
-from lmsae.initialisation.config import fault as initial_fault
+from lmsae.initialization import layer_weights
+from lmsae.initialization.config import fault as initial_fault
 from lmsae.lm import resolving as models_of
 from lmsae.lm.hook_points import max_context, require
 from lmsae.lm.resolving import ResolvedModel
@@ -186,7 +186,7 @@ class Resolver:
         models: list[ResolvedModel],
         faults: list[Fault],
     ) -> None:
-        """What initialisation and training cannot have of the language model: its weights, or runs of it."""
+        """What initialization and training cannot have of the language model: its weights, or runs of it."""
         dictionary, objective = parts
         if sections["init"].from_model:
             read, written = places.reads[0].hook_point, places.writes[0].hook_point

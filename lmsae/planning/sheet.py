@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from lmsae.config import Frozen, typed
 from lmsae.errors import ConfigError, Fault, found_and_wanted, nearest, wanted
-from lmsae.initialisation.config import InitConfig
+from lmsae.initialization.config import InitConfig
 from lmsae.planning.catalog import SaeSection, piece_fields
 from lmsae.planning.config_file import load
 from lmsae.runtime.runtime import Runtime

@@ -105,7 +105,7 @@ def _failures(results: Sequence[Result], metric: str) -> int:
 
 
 def _inlined(svg: str) -> Any:
-    """An SVG file as a part of the page: no prologue, no size, no ids but those it refers to, the theme's colours."""
+    """An SVG file as a part of the page: no prologue, no size, no ids but those it refers to, the theme's colors."""
     body = svg[svg.index("<svg") :]
     body = re.sub(r' (?:width|height)="[\d.]+pt"', "", body, count=2)
     body = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", body)

@@ -14,12 +14,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
 from lmsae.report.results import Result
-from lmsae.report.tables import bin_centres
+from lmsae.report.tables import bin_centers
 
-# The page replaces these two by the colours of the reader's theme.
+# The page replaces these two by the colors of the reader's theme.
 INK, FAINT = "#24292f", "#d0d7de"
-# Legible on white and on black, and apart for most colour-blind readers; the markers are apart for all.
-COLOURS = ("#3d7ee0", "#e8793b", "#2ba581", "#c659a8", "#8d74d9", "#b9942a", "#3ea3c7", "#d8505f")
+# Legible on white and on black, and apart for most color-blind readers; the markers are apart for all.
+COLORS = ("#3d7ee0", "#e8793b", "#2ba581", "#c659a8", "#8d74d9", "#b9942a", "#3ea3c7", "#d8505f")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 DASHES = ("-", "--", ":", "-.")
 STYLE: Any = {
@@ -101,23 +101,23 @@ def plots(results: Sequence[Result]) -> Iterator[Plot]:
 
 
 class _Styles:
-    """One colour and one marker for each architecture, the same in every figure."""
+    """One color and one marker for each architecture, the same in every figure."""
 
     def __init__(self, results: Sequence[Result]) -> None:
         self.order = list(dict.fromkeys(result.architecture for result in results))
 
-    def colour(self, architecture: str) -> str:
-        return COLOURS[self.order.index(architecture) % len(COLOURS)]
+    def color(self, architecture: str) -> str:
+        return COLORS[self.order.index(architecture) % len(COLORS)]
 
     def marker(self, architecture: str) -> str:
-        # One further with each round of the colours, so that no two have both in common.
+        # One further with each round of the colors, so that no two have both in common.
         number = self.order.index(architecture)
-        return MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
+        return MARKERS[(number + number // len(COLORS)) % len(MARKERS)]
 
     def legend(self, figure: Figure, group: Sequence[Result], handles: Sequence[Line2D] | None = None) -> None:
         present = {result.architecture for result in group}
         shown = handles or [
-            Line2D([], [], color=self.colour(name), marker=self.marker(name), label=name)
+            Line2D([], [], color=self.color(name), marker=self.marker(name), label=name)
             for name in self.order
             if name in present
         ]
@@ -144,12 +144,12 @@ def _pareto_line(axes: Axes, line: Sequence[Result], metric: str, styles: _Style
     ordered = sorted(line, key=lambda result: result.metrics["l0"])
     x = [result.metrics["l0"] for result in ordered]
     y = [result.metrics.get(metric, math.nan) for result in ordered]
-    colour, marker = styles.colour(ordered[0].architecture), styles.marker(ordered[0].architecture)
-    axes.plot(x, y, color=colour, linewidth=1.3, alpha=0.7)
-    for healthy, face in ((True, colour), (False, "none")):
+    color, marker = styles.color(ordered[0].architecture), styles.marker(ordered[0].architecture)
+    axes.plot(x, y, color=color, linewidth=1.3, alpha=0.7)
+    for healthy, face in ((True, color), (False, "none")):
         chosen = [i for i, result in enumerate(ordered) if result.verdict.ok == healthy]
         points = [x[i] for i in chosen], [y[i] for i in chosen]
-        axes.scatter(*points, s=30, marker=marker, facecolors=face, edgecolors=colour, linewidths=1.3, zorder=3)
+        axes.scatter(*points, s=30, marker=marker, facecolors=face, edgecolors=color, linewidths=1.3, zorder=3)
 
 
 def _look_at_healthy(axes: Axes, group: Sequence[Result], metric: str) -> None:
@@ -179,8 +179,8 @@ def _densities(page: Sequence[Result], styles: _Styles) -> Figure:
     figure = Figure(figsize=(WIDTH, 0.55 + 1.35 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False).flat
     for axes, result in zip(grid, page, strict=False):
-        colour = styles.colour(result.architecture)
-        axes.fill_between(bin_centres(), result.histogram, step="mid", color=colour, alpha=0.85, linewidth=0)
+        color = styles.color(result.architecture)
+        axes.fill_between(bin_centers(), result.histogram, step="mid", color=color, alpha=0.85, linewidth=0)
         axes.set_title(_shortened(result.name), fontsize=8)
         axes.set_yticks([])
         axes.set_ylim(bottom=0)
@@ -205,7 +205,7 @@ def _curves(group: Sequence[Result], styles: _Styles) -> Figure:
     for result in group:
         dash = DASHES[seen[result.architecture] % len(DASHES)] if named else "-"
         seen[result.architecture] += 1
-        style = {"color": styles.colour(result.architecture), "linestyle": dash, "linewidth": 1.3 if named else 0.8}
+        style = {"color": styles.color(result.architecture), "linestyle": dash, "linewidth": 1.3 if named else 0.8}
         handles.append(Line2D([], [], label=_shortened(result.name), **style))
         for axes, (column, _) in zip(grid, panels, strict=False):
             axes.plot(*_thinned(result, column, MOST_POINTS // len(group)), alpha=0.9 if named else 0.45, **style)

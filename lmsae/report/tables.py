@@ -45,7 +45,7 @@ def table(results: Sequence[Result]) -> dict[str, list[Any]]:
     }
 
 
-def bin_centres() -> list[float]:
+def bin_centers() -> list[float]:
     """The middle of each bin of a density histogram, in log10 of the firing rate."""
     width = (HISTOGRAM_HIGH - HISTOGRAM_LOW) / HISTOGRAM_BINS
     return [round(HISTOGRAM_LOW + (i + 0.5) * width, 6) for i in range(HISTOGRAM_BINS)]
@@ -68,7 +68,7 @@ def _pareto(results: Sequence[Result]) -> Iterable[list[Any]]:
 
 def _densities(results: Sequence[Result]) -> Iterable[list[Any]]:
     for result in results:
-        yield from ([result.name, *pair] for pair in zip(bin_centres(), result.histogram, strict=True))
+        yield from ([result.name, *pair] for pair in zip(bin_centers(), result.histogram, strict=True))
 
 
 def _curves(results: Sequence[Result], columns: Sequence[str]) -> Iterable[list[Any]]:

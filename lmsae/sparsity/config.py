@@ -110,7 +110,7 @@ class AbsTopKConfig(SelectsK):
 
 
 class GroupMaxConfig(SelectsK):
-    """Latents in k groups of neighbours; of each group the largest of ReLU(pre) (sparsify, EleutherAI 2024)."""
+    """Latents in k groups of neighbors; of each group the largest of ReLU(pre) (sparsify, EleutherAI 2024)."""
 
     not_jumprelu_because: ClassVar[str | None] = None
 

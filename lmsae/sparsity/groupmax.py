@@ -1,4 +1,4 @@
-"""GroupMax: latents in k groups of neighbours, and of each group the largest of ReLU(pre) alone."""
+"""GroupMax: latents in k groups of neighbors, and of each group the largest of ReLU(pre) alone."""
 
 from typing import final
 

@@ -52,7 +52,7 @@ class JumpReLU(EntrywiseSparsity):
 
 @final
 class LogJumpReLU(JumpReLU):
-    """Parameter: log_threshold (latents,). theta = exp(log_threshold) stays positive whatever the optimiser does."""
+    """Parameter: log_threshold (latents,). theta = exp(log_threshold) stays positive whatever the optimizer does."""
 
     def __init__(self, config: JumpReLUConfig, latents: int, groups: int) -> None:
         super().__init__(config, latents, groups)

@@ -77,7 +77,7 @@ class Capture(Frozen):
     source: Literal["cached", "live"] = Field(
         default="cached",
         description="`cached`: all activations are stored. `live`: training captures them window by window, just in "
-        "time, and drops them; only the held-aside contexts are stored. The dictionary is the same; the model runs "
+        "time, and drops them; only the calibration contexts are stored. The dictionary is the same; the model runs "
         "again in every training pass and epoch.",
     )
 
@@ -92,11 +92,11 @@ class Config(Capture):
     width: int = Field(gt=0)
 
 
-def contexts_stored(capture: Capture, contexts: int, aside_contexts: int) -> int:
-    """How many contexts of the train split are stored: live only the model's batches that hold any held-aside one."""
+def contexts_stored(capture: Capture, contexts: int, calibration_contexts: int) -> int:
+    """How many contexts of the train split are stored: live only the model's batches that hold any calibration one."""
     if capture.source == "cached":
         return contexts
-    batches = -(-aside_contexts // capture.batch_contexts)
+    batches = -(-calibration_contexts // capture.batch_contexts)
     return min(contexts, batches * capture.batch_contexts)
 
 
@@ -121,7 +121,7 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
     first: Config = jobs[0].config
     split = open_tokens(jobs[0].inputs["tokens"].path)
     tokens, context_size = split.train, split.context_size
-    contexts = contexts_stored(first, len(tokens), split.aside_contexts)
+    contexts = contexts_stored(first, len(tokens), split.calibration_contexts)
     captures = [_Capture(job, contexts, context_size) for job in jobs]
     require_space(jobs[0].out, sum(capture.bytes_to_come for capture in captures))
     model = first.model.load(runtime)

@@ -2,8 +2,8 @@
 
 Counted are the matrix products that the mathematics asks for, a product and a sum as two operations, as if each were
 done once and no other: an implementation may do more (a dense product where few codes are not 0) and its achieved
-FLOP/s is then too low by that, never too high. Not counted, as small or as of no fixed number: normalisation,
-selection, the optimiser, second decodings (the aux_k and gated losses, resampling), and the language model that an
+FLOP/s is then too low by that, never too high. Not counted, as small or as of no fixed number: normalization,
+selection, the optimizer, second decodings (the aux_k and gated losses, resampling), and the language model that an
 end-to-end loss runs.
 """
 

@@ -20,7 +20,7 @@ COPIES = 3
 STEP_COPIES = 2
 """The gradient, which is dropped when the step is done, and one array for its arithmetic."""
 STEP_ACTIVATIONS = 6
-"""Arrays (batch, width): raw, normalised, reconstructed, the error, and two gradients."""
+"""Arrays (batch, width): raw, normalized, reconstructed, the error, and two gradients."""
 STEP_CODES, STEP_CODES_SORTED = 3.0, 5.5
 """Arrays (batch, latents) that live at once in a step; where codes are selected over a whole batch, sorted ones too."""
 

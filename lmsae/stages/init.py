@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lmsae.dictionary.config import DictionaryConfig
-from lmsae.initialisation.config import InitConfig
+from lmsae.initialization.config import InitConfig
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.activations import LMConfig
 from lmsae.stages.sites import Reading, Sites, inputs_from
 from lmsae.stages.stage import Done, Job, Stage
 
 if TYPE_CHECKING:
-    from lmsae.initialisation.from_model import ModelWeights
+    from lmsae.initialization.from_model import ModelWeights
 
 
 class Layer(LMConfig):
@@ -28,28 +28,28 @@ class Config(InitConfig, Reading):
 
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
-    """Write `weights.safetensors`, in training's units and with the normalisers that lead to them, and `search.json`:
+    """Write `weights.safetensors`, in training's units and with the normalizers that lead to them, and `search.json`:
     the loss of every decoder norm tried."""
     import json
 
     from safetensors.torch import save_file
 
     from lmsae.dictionary.dictionary import Dictionary
-    from lmsae.initialisation.initialise import initialise
-    from lmsae.stages.inputs.stored import aside, moments_of
+    from lmsae.initialization.initialize import initialize
+    from lmsae.stages.inputs.stored import calibration_batch, moments_of
 
     device = runtime.torch_device()
     for job in jobs:
         config: Config = job.config
-        batch = aside(config.dictionary, config.sites, job.inputs, config).to(device)
+        batch = calibration_batch(config.dictionary, config.sites, job.inputs, config).to(device)
         moments = [moments_of(norm) for norm in inputs_from("norm", job.inputs)]
         dictionary = Dictionary(config.dictionary).to(device)
         x, target = (side if batch.usable is None else side[batch.usable] for side in (batch.x, batch.target))
         reads, writes = ([moments[n] for n in numbers] for numbers in (config.sites.reads, config.sites.writes))
         dictionary.fit(reads, writes, x, target)
-        search = initialise(
+        search = initialize(
             dictionary,
-            *dictionary.normalised(batch.x, batch.target),
+            *dictionary.normalized(batch.x, batch.target),
             batch.usable,
             config,
             unit_norm_decoder=config.unit_norm_decoder,
@@ -64,7 +64,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
 def _weights_of(layer: Layer | None, dictionary: DictionaryConfig, runtime: Runtime) -> "ModelWeights | None":
     if layer is None:
         return None
-    from lmsae.initialisation.layer_weights import layer_weights
+    from lmsae.initialization.layer_weights import layer_weights
 
     return layer_weights(layer.load(runtime), layer.layer, dictionary)
 

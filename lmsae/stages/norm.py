@@ -1,4 +1,4 @@
-"""norm: activations -> the moments that training and evaluation scale and centre by, from held-aside contexts."""
+"""norm: activations -> the moments that training and evaluation scale and center by, from calibration contexts."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from lmsae.stages.stage import Done, Job, Stage
 
 
 class Config(Reading):
-    """Every usable held-aside token counts once."""
+    """Every usable calibration token counts once."""
 
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
@@ -17,12 +17,12 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     import torch
     from safetensors.torch import save_file
 
-    from lmsae.stages.inputs.stored import aside_activations, max_norm_of
+    from lmsae.stages.inputs.stored import calibration_activations, max_norm_of
 
     del runtime
     for job in jobs:
         read = job.inputs["activations"], job.inputs["tokens"], job.config
-        x = aside_activations(*read).double()
+        x = calibration_activations(*read).double()
         moments = {"mean_norm": x.norm(dim=1).mean(), "mean": x.mean(0), "variance": x.var(0, unbiased=False)}
         moments["max_norm"] = torch.tensor(max_norm_of(*read), dtype=torch.float64)
         save_file(moments, job.out / "norm.safetensors")

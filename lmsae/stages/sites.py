@@ -21,7 +21,7 @@ class Reading(Frozen):
     max_norm_factor: float | None = Field(
         default=None,
         gt=1,
-        description="Tokens whose activation's norm is more than so many times the mean norm of the held-aside ones "
+        description="Tokens whose activation's norm is more than so many times the mean norm of the calibration ones "
         "are left out of all statistics, training and evaluation: of several hook points, if it is at any that the "
         "dictionary reads or writes. Empty leaves none out.",
     )

@@ -84,8 +84,8 @@ def _encoder(config: Config, *, needs_tokenizer: bool) -> "Encoder":
 
 
 def _usable(tokens: "TokenSet") -> np.ndarray:
-    """Tokens of each position that training may use, behind the held-aside contexts: int (context_size,)."""
-    starts = range(tokens.aside_contexts, len(tokens.train), BLOCK)
+    """Tokens of each position that training may use, behind the calibration contexts: int (context_size,)."""
+    starts = range(tokens.calibration_contexts, len(tokens.train), BLOCK)
     return sum(
         (tokens.usable("train", slice(start, start + BLOCK)).sum(axis=0) for start in starts),
         np.zeros(tokens.context_size, np.int64),

@@ -140,7 +140,7 @@ def _splice(jobs: Sequence[Job], models: "Mapping[LMConfig, LanguageModel]") -> 
 
 
 def _started(job: Job) -> "Dictionary":
-    """The job's dictionary with the weights and normalisers that init gave it."""
+    """The job's dictionary with the weights and normalizers that init gave it."""
     from safetensors.torch import load_file
 
     from lmsae.dictionary.dictionary import Dictionary
@@ -157,9 +157,12 @@ def _converted(dictionary: "Dictionary", job: Job) -> "Dictionary":
     import json
 
     from lmsae.dictionary.as_jumprelu import as_jumprelu, cost
-    from lmsae.stages.inputs.stored import aside
+    from lmsae.stages.inputs.stored import calibration_batch
 
-    converted, batch = as_jumprelu(dictionary), aside(dictionary.config, job.config.sites, job.inputs, job.config)
+    converted, batch = (
+        as_jumprelu(dictionary),
+        calibration_batch(dictionary.config, job.config.sites, job.inputs, job.config),
+    )
     batch = batch.to(str(next(dictionary.parameters()).device))
     paid = cost(dictionary, converted, batch.x, batch.target, batch.usable)
     (job.out / CONVERSION).write_text(json.dumps(paid.as_metrics(), indent=1) + "\n")
@@ -195,7 +198,7 @@ class _Stream:
             self._usable,
             batch_size=config.batch_size,
             seed=config.seed,
-            first=tokens.aside_contexts,
+            first=tokens.calibration_contexts,
             window_tokens=config.window_tokens,
             whole_contexts=self._in_contexts,
         )

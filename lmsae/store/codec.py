@@ -88,11 +88,11 @@ class Rounded:
         return cpu_kernels.rows_as_float32(rows, taken)
 
 
-class Quantised:
+class Quantized:
     """One byte a value: x = mean + std * scale * q, with a scale for each token and a mean and std for each channel.
 
     q are whole numbers from -127 to 127, of which the largest of a token, by size, is 127 or -127. Behind them stands
-    the scale, a float32. Channels are standardised first because a few are far larger than all others: with a scale
+    the scale, a float32. Channels are standardized first because a few are far larger than all others: with a scale
     alone these would take the whole range, and lose 20 times the variance.
     """
 
@@ -145,7 +145,7 @@ CODECS: dict[StoreDtype, type[Codec]] = {
     "float16": Rounded,
     "bfloat16": Rounded,
     "float32": Rounded,
-    "int8": Quantised,
+    "int8": Quantized,
 }
 
 

@@ -80,7 +80,7 @@ class StoreReader:
         return self.codec.decode(out, tokens).view(stop - start, size, self.width)
 
     def buffer(self, tokens: int) -> Tensor:
-        """Memory for so many tokens as they are stored, uninitialised: (tokens, items), for `codec.decode`."""
+        """Memory for so many tokens as they are stored, uninitialized: (tokens, items), for `codec.decode`."""
         return torch.empty((tokens, self.layout.stored_shape[2]), dtype=getattr(torch, self.dtype))
 
     def read_chunks(self, chunks: np.ndarray, out: Tensor) -> None:

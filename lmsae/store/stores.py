@@ -18,7 +18,7 @@ class Source(Protocol):
     chunk_contexts: int
 
     def buffers(self, tokens: int) -> list[Tensor]:
-        """Memory for so many tokens of each hook point, (tokens, items), uninitialised."""
+        """Memory for so many tokens of each hook point, (tokens, items), uninitialized."""
         ...
 
     def decode(self, parts: Sequence[Tensor], taken: Tensor) -> list[Tensor]:

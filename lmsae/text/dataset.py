@@ -41,7 +41,7 @@ class DatasetConfig(Frozen):
     split: str = Field(
         default="train",
         min_length=1,
-        description="Split of a dataset to read. Held-out documents are set aside from it by name.",
+        description="Split of a dataset to read. Held-out documents are set apart from it by name.",
     )
     revision: str | None = Field(
         default=None,
@@ -50,7 +50,7 @@ class DatasetConfig(Frozen):
     column: str = Field(default="text", min_length=1, description="Column that holds the text.")
     tokens_column: str | None = Field(
         default=None,
-        description="Column that holds lists of token ids; if given, it is read instead of text and not tokenised.",
+        description="Column that holds lists of token ids; if given, it is read instead of text and not tokenized.",
     )
     messages_column: str | None = Field(
         default=None,

@@ -62,15 +62,15 @@ class TokenizeConfig(Frozen):
     tokens: int | None = Field(
         default=None,
         ge=1,
-        description="At most so many training tokens, held-aside ones not counted; empty means all. Every source of a "
+        description="At most so many training tokens, calibration ones not counted; empty means all. Every source of a "
         "mixture must hold its share of them; if empty, a mixture ends where its first source does.",
     )
     held_out_tokens: int = Field(default=200_000, ge=1, description="At most so many held-out tokens.")
-    aside_tokens: int = Field(
+    calibration_tokens: int = Field(
         default=65_536,
         ge=1,
-        description="Tokens at the head of the shuffled training text that are held aside to measure norms and to "
-        "initialise dictionaries, and are never trained on; rounded up to whole contexts.",
+        description="Tokens at the head of the shuffled training text that calibrate: they measure norms and "
+        "initialize dictionaries, and are never trained on; rounded up to whole contexts.",
     )
     seed: int = Field(default=0, ge=0, description="Seed of the order of the documents.")
 
@@ -92,13 +92,13 @@ class TokenizeConfig(Frozen):
         return self.context_size - self.prepend_bos
 
     @property
-    def aside_contexts(self) -> int:
-        return -(-self.aside_tokens // self.context_size)
+    def calibration_contexts(self) -> int:
+        return -(-self.calibration_tokens // self.context_size)
 
     @property
     def most_train_contexts(self) -> int | None:
-        """Contexts of the training split at most, held-aside ones included; None for no limit."""
-        return None if self.tokens is None else self.aside_contexts + self.tokens // self.context_size
+        """Contexts of the training split at most, calibration ones included; None for no limit."""
+        return None if self.tokens is None else self.calibration_contexts + self.tokens // self.context_size
 
     @property
     def most_held_out_contexts(self) -> int:
@@ -163,9 +163,9 @@ def pack(sources: Sequence[Spooled], config: TokenizeConfig, bos: int | None, wr
         writer.write_split(split, len(order[split]), config.context_size, blocks)
     used = {split: np.bincount(order[split], minlength=len(sources)).tolist() for split in splits}
     return {
-        "aside_contexts": config.aside_contexts,
+        "calibration_contexts": config.calibration_contexts,
         "train_contexts": len(order["train"]),
-        "train_tokens": (len(order["train"]) - config.aside_contexts) * config.context_size,
+        "train_tokens": (len(order["train"]) - config.calibration_contexts) * config.context_size,
         "held_out_contexts": len(order["held_out"]),
         "held_out_tokens": len(order["held_out"]) * config.context_size,
         "sources": [
@@ -199,10 +199,10 @@ def _share_is_missing(sources: Sequence[Spooled], config: TokenizeConfig, wanted
     available = [source.train.tokens // config.body for source in sources]
     number = first_exhausted(weights, available)
     share = np.bincount(interleave(weights, [wanted] * len(sources), wanted), minlength=len(sources))[number]
-    possible = (len(interleave(weights, available, None)) - config.aside_contexts) * config.context_size
+    possible = (len(interleave(weights, available, None)) - config.calibration_contexts) * config.context_size
     return NotEnoughTokens(
         f"dataset.name, {sources[number].name!r}: its share of the training tokens, {weights[number]:.4g} of them, is "
-        f"{share * config.context_size:,} (tokenize.tokens is {config.tokens:,}, and those held aside come on top); "
+        f"{share * config.context_size:,} (tokenize.tokens is {config.tokens:,}, the calibration split comes on top); "
         f"its training text holds {available[number] * config.context_size:,}. Lower tokenize.tokens to "
         f"{max(possible, 0):,} or this source's weight, read more of it, or leave tokenize.tokens empty: then the "
         "mixture ends where its first source does."
@@ -210,15 +210,15 @@ def _share_is_missing(sources: Sequence[Spooled], config: TokenizeConfig, wanted
 
 
 def _require_enough(sources: Sequence[Spooled], counts: dict[str, int], config: TokenizeConfig) -> None:
-    size, aside = config.context_size, config.aside_contexts
+    size, calibration = config.context_size, config.calibration_contexts
     documents = {split: sum(len(source.of(split)) for source in sources) for split in ("train", "held_out")}
     tokens = {split: sum(source.of(split).tokens for source in sources) for split in ("train", "held_out")}
-    if counts["train"] <= aside:
+    if counts["train"] <= calibration:
         raise NotEnoughTokens(
             f"the training text holds {documents['train']:,} documents and {tokens['train']:,} tokens, "
-            f"{counts['train']:,} contexts of {size:,}; {aside:,} contexts are held aside (tokenize.aside_tokens "
-            f"{config.aside_tokens:,}) and at least one must be left to train on. Lower tokenize.aside_tokens or "
-            "tokenize.context_size, or read more text."
+            f"{counts['train']:,} contexts of {size:,}; the calibration split takes {calibration:,} of them "
+            f"(tokenize.calibration_tokens {config.calibration_tokens:,}) and at least one must be left to train on. "
+            "Lower tokenize.calibration_tokens or tokenize.context_size, or read more text."
         )
     if counts["held_out"] == 0:
         raise NotEnoughTokens(

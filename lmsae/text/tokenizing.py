@@ -68,7 +68,7 @@ def tokenize(
         counts |= pack(spooled, config, vocabulary.bos, writer)
     writer.write_attributes(
         {
-            "n_aside_contexts": config.aside_contexts,
+            "n_calibration_contexts": config.calibration_contexts,
             "bos_token_id": vocabulary.bos,
             "special_token_ids": list(vocabulary.special) if config.mask_special else [],
             "d_vocab": vocabulary.d_vocab,

@@ -1,12 +1,12 @@
 """The tokens of an artifact on disk: a Zarr v3 group that any Zarr reader opens.
 
-    tokens.zarr/  train               (contexts, context_size)  uint16 or uint32, the held-aside contexts first
+    tokens.zarr/  train               (contexts, context_size)  uint16 or uint32, the calibration contexts first
                   train_documents     (contexts, context_size)  int32, the document's index in the split's order
                   train_mask          (contexts, context_size)  bool, only where some of the text is masked
                   held_out            the same
                   held_out_documents
                   held_out_mask
-    attributes    n_aside_contexts, bos_token_id, special_token_ids, d_vocab, counts
+    attributes    n_calibration_contexts, bos_token_id, special_token_ids, d_vocab, counts
 
 A token is usable unless its id is one of `special_token_ids` (none with tokenize.mask_special false) or its mask false.
 
@@ -109,15 +109,15 @@ class TokenArray:
 class TokenSet:
     """Packed contexts, train and held-out; all arrays are (contexts, context_size) and read lazily.
 
-    The first `aside_contexts` of `train` are for norm and init and never trained on. Masks are None where all text is
-    usable.
+    The first `calibration_contexts` of `train` are for norm and init and never trained on. Masks are None where all
+    text is usable.
     """
 
     train: TokenArray
     held_out: TokenArray
     train_documents: TokenArray
     held_out_documents: TokenArray
-    aside_contexts: int
+    calibration_contexts: int
     bos_token_id: int | None
     special_token_ids: tuple[int, ...]
     d_vocab: int
@@ -164,7 +164,7 @@ def open_tokens(directory: Path) -> TokenSet:
         attributes: dict[str, Any] = dict(group.attrs)
         return TokenSet(
             **arrays,
-            aside_contexts=attributes["n_aside_contexts"],
+            calibration_contexts=attributes["n_calibration_contexts"],
             bos_token_id=attributes["bos_token_id"],
             special_token_ids=tuple(attributes["special_token_ids"]),
             d_vocab=attributes["d_vocab"],

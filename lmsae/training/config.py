@@ -86,7 +86,7 @@ class TrainConfig(Frozen):
         description="adam: with `train.weight_decay` it is AdamW, with `sae.unit_norm_decoder` constrained Adam. "
         "sparse_adam: weights without a gradient, those of latents that did not fire, stay as they are, and so do "
         "their moments. muon: matrices by Muon with momentum 0.95 (updates of Adam's size), the rest by Adam. "
-        "schedule_free: schedule-free AdamW, which averages weights itself; it needs `pip install lmsae[optimisers]`.",
+        "schedule_free: schedule-free AdamW, which averages weights itself; it needs `pip install lmsae[optimizers]`.",
     )
     threshold_lr_factor: float = Field(
         default=1.0,

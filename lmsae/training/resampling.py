@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lmsae.training.ema import WeightMean
-from lmsae.training.optimisers import forget
+from lmsae.training.optimizers import forget
 
 ENCODER_FACTOR = 0.2
 DIMENSIONS = {"W_enc": 1, "W_dec": 0, "b_enc": 0}
@@ -28,16 +28,16 @@ class Rebirth:
     decoder: Float[Tensor, "m d_out"]
 
     @torch.no_grad()
-    def take_place(self, geometry: Any, optimisers: Iterable[Optimizer], mean: WeightMean | None = None) -> None:
-        """Set the weights of these latents, encoder biases to 0, and let optimisers forget their moments, and a mean
+    def take_place(self, geometry: Any, optimizers: Iterable[Optimizer], mean: WeightMean | None = None) -> None:
+        """Set the weights of these latents, encoder biases to 0, and let optimizers forget their moments, and a mean
         of weights those they had."""
         geometry.W_enc[:, self.latents] = self.encoder
         geometry.W_dec[self.latents] = self.decoder
         geometry.b_enc[self.latents] = 0
         for name, dim in DIMENSIONS.items():
             parameter = getattr(geometry, name)
-            for optimiser in optimisers:
-                forget(optimiser, parameter, dim, self.latents)
+            for optimizer in optimizers:
+                forget(optimizer, parameter, dim, self.latents)
             if mean:
                 mean.begin_anew(f"geometry.{name}", parameter, dim, self.latents)
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.errors import TrainingError
 from lmsae.losses import Forward, Progress, reconstruction_loss
-from lmsae.training import curves, optimisers, resampling
+from lmsae.training import curves, optimizers, resampling
 from lmsae.training.batch import Batch
 from lmsae.training.config import TrainConfig
 from lmsae.training.ema import WeightMean
-from lmsae.training.optimisers import set_lr_factor
-from lmsae.training.unit_rows import normalise_rows, remove_radial_gradient
+from lmsae.training.optimizers import set_lr_factor
+from lmsae.training.unit_rows import normalize_rows, remove_radial_gradient
 
 if TYPE_CHECKING:
     from lmsae.training.objective import Objective
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """One dictionary, its optimisers, schedules, memories and counters. Nothing outside `step` changes them."""
+    """One dictionary, its optimizers, schedules, memories and counters. Nothing outside `step` changes them."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Run:
         latents = dictionary.geometry.latents
         device = self.device
         self.lr = config.peak_lr(latents)
-        self.optimisers = optimisers.build(config, dictionary.named_parameters(), self.lr)
+        self.optimizers = optimizers.build(config, dictionary.named_parameters(), self.lr)
         self.since_fired = torch.zeros(latents, dtype=torch.int64, device=device)
         self.memory = {
             loss.kind: {name: value.to(device) for name, value in loss.memory().items()} for loss in objective.losses
@@ -65,7 +65,7 @@ class Run:
         return self.steps_done >= self.config.steps
 
     def step(self, batch: Batch) -> None:
-        """One optimiser step on a batch, which stays as it is. Raises TrainingError when the loss is not finite."""
+        """One optimizer step on a batch, which stays as it is. Raises TrainingError when the loss is not finite."""
         step, config = self.steps_done, self.config
         self._set_k()
         lr_factor = config.lr_factor(step)
@@ -101,7 +101,7 @@ class Run:
                 loss.observe(self.memory[loss.kind], forward, progress[loss.kind])
 
     def _losses(self, batch: Batch, progress: dict[str, Progress]) -> tuple[Forward, dict[str, Tensor]]:
-        x, target = self.dictionary.normalised(batch.x, batch.target)
+        x, target = self.dictionary.normalized(batch.x, batch.target)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             forward = self._pass(x, target, batch.usable)
             if self.splice:
@@ -137,12 +137,12 @@ class Run:
             remove_radial_gradient(geometry.W_dec)
         if self.config.grad_clip:
             torch.nn.utils.clip_grad_norm_(self.dictionary.parameters(), self.config.grad_clip)
-        for optimiser in self.optimisers:
-            set_lr_factor(optimiser, lr_factor)
-            optimiser.step()
-            optimiser.zero_grad()
+        for optimizer in self.optimizers:
+            set_lr_factor(optimizer, lr_factor)
+            optimizer.step()
+            optimizer.zero_grad()
         if self.objective.unit_norm_decoder:
-            normalise_rows(geometry.W_dec)
+            normalize_rows(geometry.W_dec)
         if self.ema:
             self.ema.update(self.dictionary.named_parameters())
 
@@ -154,12 +154,12 @@ class Run:
             return
         x, losses = [], []
         for part in batch.parts(self.config.gradient_accumulation):
-            forward = self.dictionary.training_pass(*self.dictionary.normalised(part.x, part.target), part.usable)
+            forward = self.dictionary.training_pass(*self.dictionary.normalized(part.x, part.target), part.usable)
             x.append(forward.x)
             losses.append((forward.reconstruction - forward.target).pow(2).sum(1))
         seed = (self.config.seed, self.steps_done)
         new = resampling.rebirth(self.dictionary.geometry, torch.cat(x), torch.cat(losses), dead, seed)
-        new.take_place(self.dictionary.geometry, self.optimisers, self.ema)
+        new.take_place(self.dictionary.geometry, self.optimizers, self.ema)
         self.since_fired[new.latents] = 0
 
     def _finish(self) -> None:
@@ -168,9 +168,9 @@ class Run:
             self.ema.copy_to(self.dictionary.named_parameters())
             if self.objective.unit_norm_decoder:
                 geometry: Any = self.dictionary.geometry
-                normalise_rows(geometry.W_dec)
-        for optimiser in self.optimisers:
-            optimisers.to_evaluation(optimiser)
+                normalize_rows(geometry.W_dec)
+        for optimizer in self.optimizers:
+            optimizers.to_evaluation(optimizer)
         self._set_k()
         for name, weights in self.dictionary.named_parameters():
             if not weights.isfinite().all():
@@ -181,7 +181,7 @@ class Run:
         return {
             "steps_done": self.steps_done,
             "dictionary": dict(self.dictionary.state_dict()),
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "since_fired": self.since_fired,
             "memory": self.memory,
             "ema": (self.ema.updates, self.ema.sums) if self.ema else None,
@@ -192,8 +192,8 @@ class Run:
         """Take over the `state` of a run of the same config, or of one that did the same so far (forks.py), on this
         run's device: the next step is the one that would have come there. The log hears the points so far."""
         self.dictionary.load_state_dict(state["dictionary"])
-        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.steps_done = state["steps_done"]
         self.curves = [point for point in state["curves"] if curves.is_point(int(point["step"]), self.config.steps)]
         self.since_fired, self.memory = state["since_fired"], state["memory"]

@@ -84,7 +84,7 @@ def build_model():
     return model
 
 
-def optimisers(model, muon_lr, adam_lr):
+def optimizers(model, muon_lr, adam_lr):
     """Muon on the hidden matrices, AdamW on embeddings, norms and biases."""
     matrices = [w for n, w in model.named_parameters() if w.ndim == 2 and "embed" not in n]
     rest = [w for n, w in model.named_parameters() if w.ndim != 2 or "embed" in n]
@@ -146,11 +146,11 @@ def count_of(values, queries):
     return np.where(unique[at] == queries, counts[at], 0)
 
 
-def save_state(path, model, optimisers, generator, rows, used, step):
+def save_state(path, model, optimizers, generator, rows, used, step):
     """Write what the next steps depend on, whole or not at all."""
     state = {
         "model": model.state_dict(),
-        "optimisers": [optimiser.state_dict() for optimiser in optimisers],
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "generator": generator.get_state(),
         "rows": rows,
         "used": used,
@@ -184,15 +184,15 @@ def main():
     print("tokens", size, flush=True)
 
     model = build_model()
-    chosen = optimisers(model, arguments.muon_lr, arguments.adam_lr)
+    chosen = optimizers(model, arguments.muon_lr, arguments.adam_lr)
     base = [group["lr"] for o in chosen for group in o.param_groups]
     steps = arguments.tokens // (arguments.batch * CONTEXT)
     rows, used, first, started = torch.empty(0, CONTEXT, dtype=torch.long), 0, 0, time.time()
     if arguments.state and arguments.state.exists():
         state = torch.load(arguments.state, weights_only=True)
         model.load_state_dict(state["model"])
-        for optimiser, saved in zip(chosen, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
+        for optimizer, saved in zip(chosen, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         generator.set_state(state["generator"])
         rows, used, first = state["rows"], state["used"], state["step"] + 1
     for step in range(first, steps):
@@ -206,9 +206,9 @@ def main():
             loss = model(input_ids=batch, labels=batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimiser in chosen:
-            optimiser.step()
-            optimiser.zero_grad()
+        for optimizer in chosen:
+            optimizer.step()
+            optimizer.zero_grad()
         if step % 20 == 0 or step == steps - 1:
             done = (step + 1) * arguments.batch * CONTEXT
             rate = (step + 1 - first) * arguments.batch * CONTEXT / (time.time() - started)

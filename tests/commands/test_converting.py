@@ -39,7 +39,7 @@ def test_a_converted_dictionary_can_be_read_here_and_by_saelens(
     assert said.code == 0, said.err
     first, second = said.out.splitlines()
     number = r"-?\d+\.\d+"
-    cost = rf"explained variance {number} -> {number}, L0 {number} -> {number} \([\d,]+ held-aside tokens\)"
+    cost = rf"explained variance {number} -> {number}, L0 {number} -> {number} \([\d,]+ calibration tokens\)"
     assert re.fullmatch(rf"train/{key} as jumprelu: {cost}", first)
     assert second == f"wrote {folder}, for lmsae and SAELens"
     converted = Dictionary.load(folder)

@@ -104,8 +104,8 @@ def test_a_row_of_the_same_name_with_other_settings_gets_its_new_dictionary(swee
 def test_a_dictionary_without_counterpart_gets_the_reason_instead(sweep: Sweep, results: Path) -> None:
     row = sweep.add("one")
     train = sweep.artifacts[row.artifacts["train"]]
-    standardised = Dictionary.load(train.path).config.model_copy(update={"normalize_activations": "layer_norm"})
-    Dictionary(standardised).save(train.path)
+    standardized = Dictionary.load(train.path).config.model_copy(update={"normalize_activations": "layer_norm"})
+    Dictionary(standardized).save(train.path)
     train.publish({})
     published(sweep, results)
     assert {path.name for path in (results / "saelens/one").iterdir()} == {"why-not.txt", ".source.json"}

@@ -1,4 +1,4 @@
-"""Every geometry x activation function x normalisation that can be planned, as small dictionaries that look trained."""
+"""Every geometry x activation function x normalization that can be planned, as small dictionaries that look trained."""
 
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -8,14 +8,14 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from lmsae.dictionary.config import DictionaryConfig, Normalisation
+from lmsae.dictionary.config import DictionaryConfig, Normalization
 from lmsae.dictionary.dictionary import Dictionary
-from lmsae.dictionary.normaliser import Moments
+from lmsae.dictionary.normalizer import Moments
 from lmsae.geometry import config as geometries
 from lmsae.sparsity import config as act_fns
 
 CONTEXTS, CONTEXT_SIZE, D_SAE, K = 12, 8, 12, 3
-NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
+NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,19 @@ NO_FOLD = {
     "clt-gated-whiten": "no b_enc",
     "lorsa-gated-whiten": "no b_enc",
 }
-"""What cannot be folded, as geometry-act_fn-normalisation, and what the refusal says."""
+"""What cannot be folded, as geometry-act_fn-normalization, and what the refusal says."""
 
 
 @dataclass(frozen=True)
 class Case:
     geometry: str
     act_fn: str
-    normalisation: Normalisation = "dataset"
+    normalization: Normalization = "dataset"
     include_norm: bool = False
 
     def __str__(self) -> str:
         by_norm = "-by_norm" if self.include_norm else ""
-        return f"{self.geometry}-{self.act_fn}-{self.normalisation}{by_norm}"
+        return f"{self.geometry}-{self.act_fn}-{self.normalization}{by_norm}"
 
     @property
     def config(self) -> DictionaryConfig:
@@ -78,7 +78,7 @@ class Case:
             d_sae=D_SAE,
             geometry=shape.config,
             act_fn=ACT_FNS[self.act_fn],
-            normalize_activations=self.normalisation,
+            normalize_activations=self.normalization,
             sparsity_include_decoder_norm=self.include_norm,
         )
 
@@ -93,7 +93,7 @@ def can_be_planned(case: Case) -> bool:
 
 
 def cases(include_norm: tuple[bool, ...] = (False, True)) -> list[Case]:
-    combinations = product(GEOMETRIES, ACT_FNS, NORMALISATIONS, include_norm)
+    combinations = product(GEOMETRIES, ACT_FNS, NORMALIZATIONS, include_norm)
     return [case for one in combinations if can_be_planned(case := Case(*one))]
 
 
@@ -103,7 +103,7 @@ def why_no_fold(case: Case) -> str | None:
 
 
 def activations(case: Case, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Raw input and target: correlated, off centre, every hook point of another size."""
+    """Raw input and target: correlated, off center, every hook point of another size."""
     shape, generator = GEOMETRIES[case.geometry], torch.Generator().manual_seed(1)
 
     def at(width: int) -> Tensor:
@@ -124,7 +124,7 @@ def moments(x: Tensor, widths: tuple[int, ...]) -> list[Moments]:
 
 
 def trained(case: Case, dtype: torch.dtype = torch.float32) -> Dictionary:
-    """Random weights, thresholds of its own for every latent, fitted normalisers, and statistics of one step."""
+    """Random weights, thresholds of its own for every latent, fitted normalizers, and statistics of one step."""
     made, generator = Dictionary(case.config), torch.Generator().manual_seed(0)
     if dtype == torch.float64:  # statistics are float64 anyway: `to` float32 would narrow them
         made.double()
@@ -138,5 +138,5 @@ def trained(case: Case, dtype: torch.dtype = torch.float32) -> Dictionary:
     made.fit(reads, writes, x.flatten(0, -2), target.flatten(0, -2))
     usable = torch.ones(x.shape[:-1], dtype=torch.bool) if x.ndim == 3 else None
     with torch.no_grad():
-        made.observe(made.train().training_pass(*made.normalised(x, target), usable))
+        made.observe(made.train().training_pass(*made.normalized(x, target), usable))
     return made.eval()

@@ -6,20 +6,20 @@ from typing import get_args
 import pytest
 import torch
 
-from lmsae.dictionary.config import Normalisation
+from lmsae.dictionary.config import Normalization
 from lmsae.dictionary.dictionary import CONFIG, WEIGHTS, Dictionary
 from lmsae.geometry.config import GEOMETRIES
 from lmsae.sparsity.config import ACT_FNS, JumpReLUConfig
 from tests.dictionary.grid import Case, activations, cases, trained, why_no_fold
 
-BY_TOKEN = [case for case in cases((False,)) if case.normalisation == "dataset" and case.geometry != "lorsa"]
+BY_TOKEN = [case for case in cases((False,)) if case.normalization == "dataset" and case.geometry != "lorsa"]
 
 
 def test_every_part_of_a_dictionary_is_in_the_grid() -> None:
     configs = [case.config for case in cases()]
     assert {config.geometry.kind for config in configs} == GEOMETRIES.keys()
     assert {config.act_fn.kind for config in configs} == ACT_FNS.keys()
-    assert {config.normalize_activations for config in configs} == {*get_args(Normalisation)}
+    assert {config.normalize_activations for config in configs} == {*get_args(Normalization)}
     thresholds = {config.act_fn.jumprelu_threshold for config in configs if config.act_fn.kind == "jumprelu"}
     assert thresholds == {*get_args(JumpReLUConfig.model_fields["jumprelu_threshold"].annotation)}
 
@@ -28,7 +28,7 @@ def test_every_part_of_a_dictionary_is_in_the_grid() -> None:
 def test_it_works_in_the_units_of_training_and_speaks_raw_activations(case: Case) -> None:
     made = trained(case, torch.float64)
     x, target = activations(case, torch.float64)
-    x_units, target_units = made.normalised(x, target)
+    x_units, target_units = made.normalized(x, target)
     forward = made.training_pass(x_units, target_units)
     assert torch.equal(made.encode(x), forward.codes)
     like = x if made.config.geometry.autoencodes else None
@@ -41,7 +41,7 @@ def test_it_works_in_the_units_of_training_and_speaks_raw_activations(case: Case
 def test_the_learned_threshold_is_in_the_units_that_latents_are_selected_in(act_fn: str) -> None:
     made = trained(Case("sae", act_fn, include_norm=True)).train()
     x = activations(Case("sae", act_fn))[0]
-    forward = made.training_pass(*made.normalised(x, x))
+    forward = made.training_pass(*made.normalized(x, x))
     smallest = forward.pre[forward.codes != 0].min()  # of the one batch that it has observed
     assert not torch.allclose(smallest, forward.codes[forward.codes != 0].min(), rtol=0.01)
     torch.testing.assert_close(made.sparsity.threshold, smallest.expand(made.geometry.latents))
@@ -84,7 +84,7 @@ def test_codes_of_a_token_do_not_depend_on_its_batch_mates(case: Case) -> None:
     torch.testing.assert_close(made.encode(x), alone, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("case", [case for case in cases((True,)) if case.normalisation == "none"], ids=str)
+@pytest.mark.parametrize("case", [case for case in cases((True,)) if case.normalization == "none"], ids=str)
 def test_selecting_by_norm_is_what_the_formula_says(case: Case) -> None:
     made = trained(case, torch.float64)
     x, _ = activations(case, torch.float64)

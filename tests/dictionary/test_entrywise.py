@@ -17,7 +17,7 @@ from lmsae.planning.combinations import OFFERS
 from lmsae.sparsity.config import ACT_FNS
 from lmsae.sparsity.sparsity import EntrywiseSparsity
 from lmsae.training.objective import Objective
-from tests.architectures import parts, randomise
+from tests.architectures import parts, randomize
 
 TOKENS, WIDTH, LATENTS = 40, 6, 32
 
@@ -79,7 +79,7 @@ def however_many(monkeypatch: pytest.MonkeyPatch) -> None:
 def made(case: str) -> tuple[Dictionary, Objective]:
     name, columns = CASES[case]
     config, objective = parts(name, WIDTH, LATENTS, **columns)
-    return randomise(Dictionary(config)).double().train(), objective
+    return randomize(Dictionary(config)).double().train(), objective
 
 
 def batch(dictionary: Dictionary) -> tuple[Tensor, Tensor]:
@@ -141,7 +141,7 @@ def in_grid(selecting: str, loss: str, **columns: Any) -> tuple[Dictionary, Obje
     chosen = combined(selecting, loss)
     assert chosen is not None
     config, objective = parts("topk", WIDTH, LATENTS, **chosen | columns)
-    dictionary, generator = randomise(Dictionary(config)).double().train(), torch.Generator().manual_seed(5)
+    dictionary, generator = randomize(Dictionary(config)).double().train(), torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in dictionary.sparsity.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))

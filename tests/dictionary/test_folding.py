@@ -1,4 +1,4 @@
-"""Folding takes normalisers and decoder norms into the weights without a change, or refuses."""
+"""Folding takes normalizers and decoder norms into the weights without a change, or refuses."""
 
 import fnmatch
 

@@ -26,7 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "tokens": 4096,
         "held_out_tokens": 1024,
         "held_out_fraction": 0.2,
-        "aside_tokens": 512,
+        "calibration_tokens": 512,
     },
     "init": {"tokens": 256},
     "sae": {"d_sae": 128},

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lmsae.dictionary.config import DictionaryConfig, Normalisation
+from lmsae.dictionary.config import DictionaryConfig, Normalization
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.evaluation.known import KnownFeatures, known_features
 from lmsae.geometry.config import MOLTConfig, SAEConfig
@@ -29,7 +29,7 @@ def truth() -> KnownFeatures:
     return known
 
 
-def dictionary(geometry: SAEConfig | MOLTConfig, units: Normalisation, latents: int) -> Dictionary:
+def dictionary(geometry: SAEConfig | MOLTConfig, units: Normalization, latents: int) -> Dictionary:
     config = DictionaryConfig(
         reads=(WIDTH,),
         writes=(WIDTH,),
@@ -46,7 +46,7 @@ def dictionary(geometry: SAEConfig | MOLTConfig, units: Normalisation, latents: 
 
 @pytest.mark.parametrize("units", ["none", "dataset", "token", "layer_norm"])
 def test_a_decoder_of_the_true_directions_has_a_cosine_of_one_in_any_units(
-    units: Normalisation, truth: KnownFeatures
+    units: Normalization, truth: KnownFeatures
 ) -> None:
     found = dictionary(SAEConfig(), units, len(truth.written))
     found.geometry.get_parameter("W_dec").copy_(truth.written)

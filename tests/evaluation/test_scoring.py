@@ -18,7 +18,7 @@ from lmsae.evaluation.scoring import Score, Scored, Subject, score
 from lmsae.lm import load, resolve
 from lmsae.planning.catalog import CATALOG
 from lmsae.text.tokens import TokenSet, TokenWriter, open_tokens
-from tests.architectures import SAES, parts, randomise
+from tests.architectures import SAES, parts, randomize
 
 VOCAB, WIDTH, CONTEXTS, CONTEXT_SIZE, SPECIAL = 31, 8, 7, 10, 0
 HOOK, OTHER_HOOK = "blocks.0.hook_resid_post", "blocks.1.hook_mlp_out"
@@ -55,7 +55,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> TokenSet:
     for split in ("train", "held_out"):
         writer.write_split(split, CONTEXTS, CONTEXT_SIZE, [(ids, ids)])
     special = {"bos_token_id": SPECIAL, "special_token_ids": [SPECIAL]}
-    writer.write_attributes({"n_aside_contexts": 1, "d_vocab": VOCAB, "counts": {}, **special})
+    writer.write_attributes({"n_calibration_contexts": 1, "d_vocab": VOCAB, "counts": {}, **special})
     return open_tokens(folder)
 
 
@@ -111,7 +111,7 @@ def random(name: str = "topk", seed: int = 0) -> Dictionary:
 
 def filled(config: DictionaryConfig, seed: int = 0) -> Dictionary:
     """Random weights, scales of a half, and statistics of some codes."""
-    made = randomise(Dictionary(config), seed)
+    made = randomize(Dictionary(config), seed)
     for side in (made.read, made.write):
         side.get_buffer("scale").fill_(0.5)
     made.sparsity.observe(torch.rand(3, made.geometry.latents))

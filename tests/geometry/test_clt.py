@@ -104,16 +104,16 @@ def test_one_layer_is_a_transcoder_bit_for_bit(widths: tuple[int, int]) -> None:
     assert torch.equal(drawn["W_dec.0"], of_plain["W_dec"])
     one.place(drawn, 0.7)
     plain.place(of_plain, 0.7)
-    x, learnt = noise(6, read, dtype=torch.float32), []
+    x, learned = noise(6, read, dtype=torch.float32), []
     for module in (one, plain):
         pre = module.encode(x)
         reconstruction = module.decode(pre.relu(), x)
         reconstruction.square().sum().backward()
         found = {"pre": pre, "reconstruction": reconstruction, "norms": module.norms()}
-        learnt.append(found | {name.split(".")[0]: parameter.grad for name, parameter in module.named_parameters()})
-    assert learnt[0].keys() == learnt[1].keys()
-    for name, value in learnt[1].items():
-        assert torch.equal(learnt[0][name].view_as(value), value), name
+        learned.append(found | {name.split(".")[0]: parameter.grad for name, parameter in module.named_parameters()})
+    assert learned[0].keys() == learned[1].keys()
+    for name, value in learned[1].items():
+        assert torch.equal(learned[0][name].view_as(value), value), name
 
 
 def test_drawn_rows_have_norm_1_together_and_the_same_for_every_target() -> None:
@@ -172,9 +172,9 @@ def test_a_shift_needs_b_enc_to_be_folded() -> None:
 
 def test_maps_that_mix_layers_are_refused() -> None:
     module, before = clt(), weights(clt())
-    with pytest.raises(ExportError, match="normalised together"):
+    with pytest.raises(ExportError, match="normalized together"):
         module.fold(full(LAYERS * READ, 3), diagonal(LAYERS * WRITTEN, 4))
-    with pytest.raises(ExportError, match="normalised together"):
+    with pytest.raises(ExportError, match="normalized together"):
         module.fold(diagonal(LAYERS * READ, 3), full(LAYERS * WRITTEN, 4))
     assert all(np.array_equal(value, before[name]) for name, value in weights(module).items())
 

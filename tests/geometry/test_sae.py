@@ -23,8 +23,8 @@ def test_pre_is_the_input_less_b_dec_times_the_encoder(subtract: bool, encoder_b
     module = filled(SAEConfig(apply_b_dec_to_input=subtract), (3,), (3,), LATENTS, encoder_bias=encoder_bias)
     w = weights(module)
     assert ("b_enc" in w) == encoder_bias
-    centred = X.numpy() - w["b_dec"] if subtract else X.numpy()
-    expected = centred @ w["W_enc"] + w.get("b_enc", 0)
+    centered = X.numpy() - w["b_dec"] if subtract else X.numpy()
+    expected = centered @ w["W_enc"] + w.get("b_enc", 0)
     np.testing.assert_allclose(module.encode(X).detach(), expected, rtol=0, atol=1e-14)
 
 

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lmsae.dictionary.config import Normalisation
+from lmsae.dictionary.config import Normalization
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.interop.saelens import export
-from tests.architectures import parts, randomise
+from tests.architectures import parts, randomize
 from tests.dictionary.grid import moments
 
 WIDTH, LATENTS, OUT_WIDTH = 6, 24, 5
-NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
+NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 PROVENANCE = {
     "model_name": "tiny",
     "hook_name": "blocks.1.hook_resid_post",
@@ -55,20 +55,20 @@ REFUSED_UNITS = {
     "skip_transcoder-*/token": "W_skip reads tokens as they are",
     "matching_pursuit/whiten": "no longer the decoder transposed",
 }
-"""Patterns of name/normalisation, and what the refusal says."""
+"""Patterns of name/normalization, and what the refusal says."""
 
 
 def activations(width: int = WIDTH, count: int = 64) -> Tensor:
-    """Off centre, correlated, and of a size that no normalisation leaves as it is."""
+    """Off center, correlated, and of a size that no normalization leaves as it is."""
     generator = torch.Generator().manual_seed(width)
     mixed = torch.randn(count, width, generator=generator) @ torch.randn(width, width, generator=generator)
     return 3 * mixed + torch.randn(width, generator=generator)
 
 
 def fitted(architecture: str, **columns: Any) -> Dictionary:
-    """A dictionary as the catalog makes it, with random weights and thresholds, and normalisers fitted."""
+    """A dictionary as the catalog makes it, with random weights and thresholds, and normalizers fitted."""
     config, objective = parts(architecture, WIDTH, LATENTS, out_width=OUT_WIDTH, **columns)
-    made, generator = randomise(Dictionary(config)), torch.Generator().manual_seed(1)
+    made, generator = randomize(Dictionary(config)), torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in made.sparsity.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))

@@ -65,7 +65,7 @@ def rewritten(folder: Path, weights: dict[str, np.ndarray]) -> None:
 
 
 def computed(w: dict[str, np.ndarray], config: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Codes and outputs of raw X: normalised, encoded, decoded and restored."""
+    """Codes and outputs of raw X: normalized, encoded, decoded and restored."""
     is_sae = config["hook_point_in"] == config["hook_point_out"]
     scales: dict[str, tuple[Any, Any]] = {
         "dataset-wise": (WIDTH**0.5 / NORM_IN, WIDTH**0.5 / (NORM_IN if is_sae else NORM_OUT)),

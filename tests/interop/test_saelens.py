@@ -19,7 +19,7 @@ from lmsae.planning.catalog import CATALOG
 from tests.interop.peers import (
     LATENTS,
     MADE,
-    NORMALISATIONS,
+    NORMALIZATIONS,
     OUT_WIDTH,
     PROVENANCE,
     REFUSED_UNITS,
@@ -47,11 +47,11 @@ REFUSED = {
 }
 """Entries of the catalog that SAELens cannot compute, and what the refusal says. A new entry stands here or in MADE."""
 EVERY = pytest.mark.parametrize("name", MADE)
-UNITS = list(product(MADE, NORMALISATIONS))
+UNITS = list(product(MADE, NORMALIZATIONS))
 
 
-def refusal(name: str, normalisation: str) -> str | None:
-    return next((said for pattern, said in REFUSED_UNITS.items() if fnmatch(f"{name}/{normalisation}", pattern)), None)
+def refusal(name: str, normalization: str) -> str | None:
+    return next((said for pattern, said in REFUSED_UNITS.items() if fnmatch(f"{name}/{normalization}", pattern)), None)
 
 
 def files(folder: Path) -> Mapping[str, bytes]:
@@ -70,20 +70,20 @@ def test_every_architecture_of_saelens_is_compared_here_but_temporal() -> None:
     assert {theirs for theirs, _ in MADE.values()} == ARCHITECTURES.keys()
 
 
-@pytest.mark.parametrize(("name", "normalisation"), [unit for unit in UNITS if refusal(*unit) is None])
-def test_saelens_computes_the_same_codes_and_outputs(tmp_path: Path, name: str, normalisation: str) -> None:
-    ours = made_as(name, normalize_activations=normalisation)
+@pytest.mark.parametrize(("name", "normalization"), [unit for unit in UNITS if refusal(*unit) is None])
+def test_saelens_computes_the_same_codes_and_outputs(tmp_path: Path, name: str, normalization: str) -> None:
+    ours = made_as(name, normalize_activations=normalization)
     theirs = saelens(exported(ours, tmp_path))
     assert theirs.cfg.architecture() == MADE[name][0]
     # Rows that are also the encoder keep norm 1, and codes take the scale.
-    scaled = (name, normalisation) == ("matching_pursuit", "dataset")
+    scaled = (name, normalization) == ("matching_pursuit", "dataset")
     assert_computes_the_same(theirs, ours, 1 / ours.read.affine().scale[0] if scaled else 1.0)
 
 
-@pytest.mark.parametrize(("name", "normalisation"), [unit for unit in UNITS if refusal(*unit)])
-def test_a_normalisation_that_saelens_cannot_compute_is_refused(tmp_path: Path, name: str, normalisation: str) -> None:
-    with pytest.raises(ExportError, match=f"{refusal(name, normalisation)}.*; {STAY}"):
-        exported(made_as(name, normalize_activations=normalisation), tmp_path / "folder")
+@pytest.mark.parametrize(("name", "normalization"), [unit for unit in UNITS if refusal(*unit)])
+def test_a_normalization_that_saelens_cannot_compute_is_refused(tmp_path: Path, name: str, normalization: str) -> None:
+    with pytest.raises(ExportError, match=f"{refusal(name, normalization)}.*; {STAY}"):
+        exported(made_as(name, normalize_activations=normalization), tmp_path / "folder")
     assert not (tmp_path / "folder").exists()
 
 
@@ -101,13 +101,13 @@ def test_options_of_an_sae_are_kept_or_folded(tmp_path: Path, name: str, option:
 
 
 @EVERY
-@pytest.mark.parametrize("normalisation", ["none", "dataset", "token"])
+@pytest.mark.parametrize("normalization", ["none", "dataset", "token"])
 def test_load_gives_back_what_was_written_and_writing_it_again_gives_the_same_bytes(
-    tmp_path: Path, name: str, normalisation: str
+    tmp_path: Path, name: str, normalization: str
 ) -> None:
-    ours, density = made_as(name, normalize_activations=normalisation), torch.linspace(0, 1, LATENTS)
+    ours, density = made_as(name, normalize_activations=normalization), torch.linspace(0, 1, LATENTS)
     if why_not(ours.config):
-        assert refusal(name, normalisation)
+        assert refusal(name, normalization)
         return
     export(ours, tmp_path / "first", provenance=PROVENANCE, density=density)
     again = load(tmp_path / "first")
@@ -115,18 +115,18 @@ def test_load_gives_back_what_was_written_and_writing_it_again_gives_the_same_by
     assert files(tmp_path / "first") == files(tmp_path / "second")
     assert again.config.act_fn.kind == ours.config.act_fn.kind
     assert_same(again(activations()), ours(activations()))
-    if normalisation == "none":  # nothing is folded, and so nothing is rounded: thresholds least of all
+    if normalization == "none":  # nothing is folded, and so nothing is rounded: thresholds least of all
         assert torch.equal(again.encode(activations()), ours.encode(activations()))
 
 
 @EVERY
-@pytest.mark.parametrize("normalisation", ["none", "token"])
+@pytest.mark.parametrize("normalization", ["none", "token"])
 def test_a_folder_of_saelens_computes_here_what_it_computes_there(
-    tmp_path: Path, name: str, normalisation: str
+    tmp_path: Path, name: str, normalization: str
 ) -> None:
-    ours = made_as(name, normalize_activations=normalisation)
+    ours = made_as(name, normalize_activations=normalization)
     if why_not(ours.config):
-        assert refusal(name, normalisation)
+        assert refusal(name, normalization)
         return
     saelens(exported(ours, tmp_path / "ours")).save_model(tmp_path / "theirs")
     folder = rewritten(tmp_path / "theirs")
@@ -189,9 +189,9 @@ def test_a_transcoder_says_both_its_widths_and_where_saelens_puts_its_output(tmp
     assert theirs.cfg.metadata.hook_name_out == PROVENANCE["hook_name_out"]
 
 
-@pytest.mark.parametrize("normalisation", ["dataset", "token"])
-def test_saelens_flattens_attention_heads_as_lmsae_does(tmp_path: Path, normalisation: str) -> None:
-    ours = made_as("topk", normalize_activations=normalisation)
+@pytest.mark.parametrize("normalization", ["dataset", "token"])
+def test_saelens_flattens_attention_heads_as_lmsae_does(tmp_path: Path, normalization: str) -> None:
+    ours = made_as("topk", normalize_activations=normalization)
     theirs = saelens(exported(ours, tmp_path, hook_name="blocks.0.attn.hook_z"))
     heads = activations(count=6).view(2, 3, 2, WIDTH // 2)
     with torch.inference_mode():

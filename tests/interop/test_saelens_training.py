@@ -27,7 +27,7 @@ from lmsae.losses import (
     TargetL0Gemma,
     reconstruction_loss,
 )
-from tests.architectures import parts, randomise
+from tests.architectures import parts, randomize
 from tests.interop.peers import assert_computes_the_same, saelens
 
 WIDTH, LATENTS, K = 6, 24, 4
@@ -38,7 +38,7 @@ NONE_DEAD = torch.zeros(LATENTS, dtype=torch.bool)
 def ours_of(architecture: str, **columns: Any) -> Any:
     """A dictionary in training, in float64, with random weights."""
     config, _ = parts(architecture, WIDTH, LATENTS, normalize_activations="none", **columns)
-    made, generator = randomise(Dictionary(config).double()), torch.Generator().manual_seed(1)
+    made, generator = randomize(Dictionary(config).double()), torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in made.sparsity.parameters():
             parameter.copy_(0.5 * torch.rand(parameter.shape, generator=generator))

@@ -126,8 +126,8 @@ def activate(act_fn: str, pre: np.ndarray, w: dict[str, np.ndarray]) -> np.ndarr
 def expected(of: Dictionary) -> Expected:
     w, config = weights(of), of.config
     subtracted = isinstance(config.geometry, SAEConfig) and config.geometry.apply_b_dec_to_input
-    centred = X.numpy() - w["b_dec"] if subtracted else X.numpy()
-    pre = centred @ w["W_enc"] + w.get("b_enc", 0)
+    centered = X.numpy() - w["b_dec"] if subtracted else X.numpy()
+    pre = centered @ w["W_enc"] + w.get("b_enc", 0)
     norms = np.sqrt((w["W_dec"] ** 2).sum(1))
     units = norms if config.sparsity_include_decoder_norm else np.ones_like(norms)
     selected = activate(config.act_fn.kind, pre * units, w)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lmsae.dictionary.dictionary import Dictionary
-from lmsae.initialisation.config import InitConfig
-from lmsae.initialisation.initialise import initialise
+from lmsae.initialization.config import InitConfig
+from lmsae.initialization.initialize import initialize
 from lmsae.lm import load, resolve
 from lmsae.lm.synthetic import SyntheticModel
 from lmsae.metrics.recovery import Correlations, mean_max_cosine
@@ -150,17 +150,17 @@ def one_thread() -> Iterator[None]:
 
 
 def trained(name: str, seed: int = 0, spoil: Callable[[Run], Any] = lambda run: None) -> Run:
-    """A catalog entry initialised and trained as the stages do it; `spoil` may break the run before its first step."""
+    """A catalog entry initialized and trained as the stages do it; `spoil` may break the run before its first step."""
     truth = known(CATALOG[name].geometry, seed)
     config, objective = parts(name, WIDTH, D_SAE, **COLUMNS[name])
-    dictionary, aside = Dictionary(config), truth.batches[:8]
-    x, target = torch.cat([batch.x for batch in aside]), torch.cat([batch.target for batch in aside])
-    for normaliser, raw in ((dictionary.read, x), (dictionary.write, target)):
+    dictionary, calibration = Dictionary(config), truth.batches[:8]
+    x, target = torch.cat([batch.x for batch in calibration]), torch.cat([batch.target for batch in calibration])
+    for normalizer, raw in ((dictionary.read, x), (dictionary.write, target)):
         sites = raw.flatten(0, -2).split(WIDTH, dim=1)
-        normaliser.fit([{"mean_norm": site.norm(dim=1).mean()} for site in sites], raw.flatten(0, -2))
-    initialise(
+        normalizer.fit([{"mean_norm": site.norm(dim=1).mean()} for site in sites], raw.flatten(0, -2))
+    initialize(
         dictionary,
-        *dictionary.normalised(x, x if truth.reads == truth.writes else target),
+        *dictionary.normalized(x, x if truth.reads == truth.writes else target),
         torch.ones(x.shape[:2], dtype=torch.bool) if truth.in_contexts else None,
         InitConfig(seed=seed, tokens=1024),
         unit_norm_decoder=objective.unit_norm_decoder,

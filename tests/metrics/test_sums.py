@@ -18,7 +18,7 @@ from lmsae.metrics.sums import (
 
 GENERATOR = torch.Generator().manual_seed(0)
 TOKENS, WIDTH, D_SAE = 50, 4, 6
-# Far from centred and with two tokens of huge norm: means of ratios and ratios of means then differ much.
+# Far from centered and with two tokens of huge norm: means of ratios and ratios of means then differ much.
 Y = 3 + torch.randn(TOKENS, WIDTH, generator=GENERATOR)
 Y[[7, 31]] *= 20
 Y_HAT = 0.9 * Y + 0.3 * torch.randn(TOKENS, WIDTH, generator=GENERATOR) + 0.2
@@ -41,11 +41,11 @@ def by_numpy() -> dict[str, float]:
     error = y - y_hat
     total = ((y - y.mean(0)) ** 2).sum()
     norm, norm_hat = np.linalg.norm(y, axis=1), np.linalg.norm(y_hat, axis=1)
-    from_centre = ((y - CENTRE.numpy()) ** 2).sum(1)
+    from_center = ((y - CENTRE.numpy()) ** 2).sum(1)
     return {
         "tokens": TOKENS,
         "explained_variance": 1 - (error**2).sum() / total,
-        "explained_variance_legacy": (1 - (error**2).sum(1) / from_centre).mean(),
+        "explained_variance_legacy": (1 - (error**2).sum(1) / from_center).mean(),
         "frac_variance_explained": 1 - error.var(0).sum() / y.var(0).sum(),
         "mse": (error**2).sum(1).mean(),
         "l2_ratio": (norm_hat / norm).mean(),

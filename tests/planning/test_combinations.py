@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lmsae.initialisation.config import InitConfig
+from lmsae.initialization.config import InitConfig
 from lmsae.planning.combinations import idle
 from lmsae.planning.sheet import columns
 from lmsae.training.config import TrainConfig

@@ -87,7 +87,7 @@ def test_this_machine_counts_before_a_likeness_on_another(plan: Plan) -> None:
 def test_hook_points_share_one_forward_pass(plan: Plan) -> None:
     here, there = plan.specs("activations")
     tokens = plan.specs("tokenize")[0]
-    counts = {"train_contexts": 100, "aside_contexts": 32, "train_usable_by_position": [100] * 32}
+    counts = {"train_contexts": 100, "calibration_contexts": 32, "train_usable_by_position": [100] * 32}
     artifact = Artifacts(Path("artifacts"))[tokens.reference]
     (artifact.path / "counts.json").write_text(json.dumps(counts))
     artifact.publish({})

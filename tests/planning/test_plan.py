@@ -66,7 +66,7 @@ MOVES: list[tuple[str, str, Sequence[str], str]] = [
     ("tokenize.held_out_fraction", "0.3", EVERYTHING, "top"),
     ("tokenize.tokens", "9000", EVERYTHING, "top"),
     ("tokenize.held_out_tokens", "999", EVERYTHING, "top"),
-    ("tokenize.aside_tokens", "999", EVERYTHING, "top"),
+    ("tokenize.calibration_tokens", "999", EVERYTHING, "top"),
     ("tokenize.seed", "1", EVERYTHING, "top"),
     ("tokenize.tokenizer", "other", EVERYTHING, "top"),
     ("activations.dtype", "float32", ["activations"], "top"),

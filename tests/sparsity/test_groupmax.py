@@ -1,4 +1,4 @@
-"""GroupMax: one latent of each group of neighbours."""
+"""GroupMax: one latent of each group of neighbors."""
 
 import numpy as np
 import pytest

@@ -139,6 +139,6 @@ def test_thresholds_start_where_the_config_says(kind: Any, value: float) -> None
     assert act_fn.threshold.tolist() == pytest.approx([value] * 4)
 
 
-def test_the_optimiser_knows_the_parameter_by_its_name(kind: Any) -> None:
+def test_the_optimizer_knows_the_parameter_by_its_name(kind: Any) -> None:
     (name,) = dict(jumprelu(kind)[0].named_parameters())
     assert name.endswith("threshold")

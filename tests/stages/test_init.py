@@ -26,8 +26,8 @@ from lmsae.text.tokens import TokenWriter
 from tests.architectures import parts
 
 WIDTH, D_SAE = 6, 24
-# Of each token set the first contexts are held aside; token 0 is special and opens each context.
-CONTEXTS, ASIDE, CONTEXT_SIZE = 12, 4, 32
+# Of each token set the first contexts are the calibration split; token 0 is special and opens each context.
+CONTEXTS, CALIBRATION, CONTEXT_SIZE = 12, 4, 32
 HERE = Sites(reads=(0,), writes=(0,))
 MODEL = LMConfig(source=ResolvedModel(name="none", revision="none"), backend="huggingface", dtype="float32")
 CAPTURE = activations_stage.Config(model=MODEL, hook_point="none", width=WIDTH).model_dump(mode="json")
@@ -60,7 +60,9 @@ def stages(tmp_path: Path) -> Stages:
         for split in ("train", "held_out"):
             writer.write_split(split, CONTEXTS, CONTEXT_SIZE, [(ids, ids)])
         special = {"bos_token_id": 0, "special_token_ids": [0]}
-        writer.write_attributes({"n_aside_contexts": ASIDE, "d_vocab": CONTEXT_SIZE, "counts": {}, **special})
+        writer.write_attributes(
+            {"n_calibration_contexts": CALIBRATION, "d_vocab": CONTEXT_SIZE, "counts": {}, **special}
+        )
         captured = Artifacts(folder).add(Spec(stage="activations", version=2, config=CAPTURE, inputs={}))
         layout = Layout(CONTEXTS, CONTEXT_SIZE, WIDTH, "float32", 64)
         with StoreWriter(captured.path / "activations.zarr", layout) as store:
@@ -81,9 +83,9 @@ def activations() -> Tensor:
     return torch.randn(CONTEXTS, CONTEXT_SIZE, WIDTH, generator=torch.Generator().manual_seed(1)) + 1
 
 
-def test_norm_is_the_moments_of_held_aside_text_tokens(stages: Stages, activations: Tensor) -> None:
+def test_norm_is_the_moments_of_calibration_text_tokens(stages: Stages, activations: Tensor) -> None:
     moments = load_file(stages("here", activations)["norm"].path / "norm.safetensors")
-    x = activations[:ASIDE, 1:].reshape(-1, WIDTH).double().numpy()
+    x = activations[:CALIBRATION, 1:].reshape(-1, WIDTH).double().numpy()
     np.testing.assert_allclose(moments["mean_norm"], np.linalg.norm(x, axis=1).mean(), rtol=1e-12)
     np.testing.assert_allclose(moments["mean"], x.mean(0), rtol=1e-12)
     np.testing.assert_allclose(moments["variance"], x.var(0), rtol=1e-12)
@@ -91,16 +93,16 @@ def test_norm_is_the_moments_of_held_aside_text_tokens(stages: Stages, activatio
 
 def test_norm_and_init_read_nothing_that_training_reads(stages: Stages, activations: Tensor) -> None:
     changed = activations.clone()
-    changed[ASIDE:] = 1e4
+    changed[CALIBRATION:] = 1e4
     changed[:, 0] = -1e4  # special tokens
     here, there = stages("here", activations), stages("there", changed)
     for stage, file in (("norm", "norm.safetensors"), ("init", "weights.safetensors"), ("init", "search.json")):
         assert (here[stage].path / file).read_bytes() == (there[stage].path / file).read_bytes()
 
 
-def test_training_reads_no_held_aside_and_no_special_token(stages: Stages, activations: Tensor) -> None:
+def test_training_reads_no_calibration_and_no_special_token(stages: Stages, activations: Tensor) -> None:
     changed = activations.clone()
-    changed[:ASIDE] = 1e4
+    changed[:CALIBRATION] = 1e4
     changed[:, 0] = -1e4
     here, there = stages("here", activations), stages("there", changed)
     # With the norm and init of the first, training over the second's activations gives the first's dictionary.
@@ -110,14 +112,14 @@ def test_training_reads_no_held_aside_and_no_special_token(stages: Stages, activ
         assert (again.path / file).read_bytes() == (here["train"].path / file).read_bytes()
 
 
-def test_training_starts_from_the_initial_weights_in_normalised_units(stages: Stages, activations: Tensor) -> None:
+def test_training_starts_from_the_initial_weights_in_normalized_units(stages: Stages, activations: Tensor) -> None:
     made = stages("here", activations)
     mean_norm = load_file(made["norm"].path / "norm.safetensors")["mean_norm"].item()
     start = Dictionary(parts("batchtopk", WIDTH, D_SAE)[0])
     start.load_state_dict(load_file(made["init"].path / "weights.safetensors"))
     trained = Dictionary.load(made["train"].path)
-    for normaliser in (start.read, start.write, trained.read, trained.write):
-        assert normaliser.affine().scale.tolist() == pytest.approx([WIDTH**0.5 / mean_norm] * WIDTH)
+    for normalizer in (start.read, start.write, trained.read, trained.write):
+        assert normalizer.affine().scale.tolist() == pytest.approx([WIDTH**0.5 / mean_norm] * WIDTH)
     # Fifteen steps of Adam at 5e-4 move no weight further than the sum of their learning rates.
     moved = (trained.geometry.get_parameter("W_dec") - start.geometry.get_parameter("W_dec")).abs().max().item()
     assert 0 < moved <= 15 * 5e-4 * 1.01

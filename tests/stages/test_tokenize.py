@@ -16,7 +16,7 @@ from lmsae.text.packing import TokenizeConfig
 from lmsae.text.tokens import TokenSet, open_tokens
 from tests.miniature import write_model, write_text
 
-OTHELLO = TokenizeConfig(context_size=59, prepend_bos=False, packing="document", aside_tokens=590)
+OTHELLO = TokenizeConfig(context_size=59, prepend_bos=False, packing="document", calibration_tokens=590)
 
 
 def made(folder: Path, model: str, packing: TokenizeConfig, **dataset: object) -> tuple[TokenSet, dict]:
@@ -60,12 +60,12 @@ def test_text_needs_a_tokenizer(tmp_path: Path, gamer: str) -> None:
 def test_a_mixture_of_text_and_ids_is_counted_by_source_and_position(tmp_path: Path) -> None:
     write_model(tmp_path)
     write_text(tmp_path)
-    packing = TokenizeConfig(context_size=32, aside_tokens=320, held_out_fraction=0.2)
+    packing = TokenizeConfig(context_size=32, calibration_tokens=320, held_out_fraction=0.2)
     name = f"0.75*{tmp_path}/text 0.25*builtin:othello?documents=2000"
     found, counts = made(tmp_path / "out", str(tmp_path / "model"), packing, name=name)
     shares = {Path(part["name"]).name: part["train_contexts"] / counts["train_contexts"] for part in counts["sources"]}
     assert shares["text"] == pytest.approx(0.75, abs=0.01)
     assert shares["builtin:othello"] == pytest.approx(0.25, abs=0.01)
-    usable = found.usable("train")[found.aside_contexts :]
+    usable = found.usable("train")[found.calibration_contexts :]
     assert counts["train_usable_by_position"] == np.sum(usable, axis=0).tolist()
     assert counts["train_usable"] == usable.sum() < counts["train_tokens"]

@@ -143,7 +143,7 @@ def test_a_slow_tokenizer_has_no_masks_but_may_use_all_tokens() -> None:
 
 def test_masks_reach_the_artifact_beside_text_that_is_all_used(tmp_path: Path, with_template: Callable) -> None:
     tokenizer = with_template(CHATML)
-    config = TokenizeConfig(context_size=16, aside_tokens=16, held_out_fraction=0.3)
+    config = TokenizeConfig(context_size=16, calibration_tokens=16, held_out_fraction=0.3)
     chats = [ChatDocument(str(n), [{"role": "user", "content": f"the text {n}"}, CHAT[3]]) for n in range(80)]
     texts = [Document(str(n), "the language model reads the text and the dictionary") for n in range(80)]
     sources = [Source(chats, "chats", 0.5), Source(texts, "texts", 0.5)]
@@ -166,7 +166,7 @@ def test_masks_reach_the_artifact_beside_text_that_is_all_used(tmp_path: Path, w
 
 def test_packed_by_document_a_chat_does_not_begin_with_two_bos(tmp_path: Path, with_template: Callable) -> None:
     tokenizer = with_template(TURNS)
-    config = TokenizeConfig(context_size=8, aside_tokens=8, held_out_fraction=0.3, packing="document")
+    config = TokenizeConfig(context_size=8, calibration_tokens=8, held_out_fraction=0.3, packing="document")
     chats = [ChatDocument(str(n), CHAT) for n in range(40)]
     tokenize([Source(chats)], Encoder(tokenizer, Vocabulary.of(tokenizer), config), tmp_path, masked=True)
     found = open_tokens(tmp_path)

@@ -15,7 +15,7 @@ from lmsae.text.packing import TokenizeConfig
 from lmsae.text.tokenizing import Source, tokenize
 from lmsae.text.tokens import TokenSet, open_tokens
 
-CONFIG = TokenizeConfig(context_size=8, aside_tokens=32, held_out_fraction=0.2, held_out_tokens=10**6)
+CONFIG = TokenizeConfig(context_size=8, calibration_tokens=32, held_out_fraction=0.2, held_out_tokens=10**6)
 VOCABULARY = Vocabulary(1000, bos=0, separator=0, special=(0,), ends=(0,))
 # The hundreds of an id tell its source; the lengths of documents are far apart.
 LENGTHS = {"short": 5, "long": 300}

@@ -41,7 +41,7 @@ def packed(directory: Path, train: dict, held_out: dict, config: TokenizeConfig)
         counts = pack([Spooled("text", 1.0, one, other)], config, BOS, writer)
     writer.write_attributes(
         {
-            "n_aside_contexts": config.aside_contexts,
+            "n_calibration_contexts": config.calibration_contexts,
             "bos_token_id": BOS,
             "special_token_ids": [SEPARATOR, BOS],
             "d_vocab": 60_000,
@@ -115,7 +115,7 @@ def test_the_order_of_documents_does_not_depend_on_which_others_there_are(
 def test_the_same_input_gives_the_same_bytes_and_another_seed_another_order(tmp_path: Path) -> None:
     train, held_out = numbered(40), numbered(5)
     for name, seed in (("one", 0), ("again", 0), ("other", 1)):
-        packed(tmp_path / name, train, held_out, TokenizeConfig(context_size=8, aside_tokens=20, seed=seed))
+        packed(tmp_path / name, train, held_out, TokenizeConfig(context_size=8, calibration_tokens=20, seed=seed))
     assert digests(tmp_path / "one") == digests(tmp_path / "again")
     one, other = open_tokens(tmp_path / "one").train[:], open_tokens(tmp_path / "other").train[:]
     assert one.shape == other.shape
@@ -123,7 +123,7 @@ def test_the_same_input_gives_the_same_bytes_and_another_seed_another_order(tmp_
 
 
 def test_the_order_in_which_documents_arrive_does_not_matter(tmp_path: Path) -> None:
-    config = TokenizeConfig(context_size=8, aside_tokens=20)
+    config = TokenizeConfig(context_size=8, calibration_tokens=20)
     backwards = dict(reversed(numbered(40).items()))
     packed(tmp_path / "forwards", numbered(40), numbered(5), config)
     packed(tmp_path / "backwards", backwards, numbered(5), config)
@@ -133,12 +133,12 @@ def test_the_order_in_which_documents_arrive_does_not_matter(tmp_path: Path) -> 
 def test_what_is_read_back_is_what_was_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "CHUNK_TOKENS", 64)
     monkeypatch.setattr(tokens, "CHUNK_TOKENS", 64)
-    config = TokenizeConfig(context_size=8, aside_tokens=20, tokens=100, held_out_tokens=17)
+    config = TokenizeConfig(context_size=8, calibration_tokens=20, tokens=100, held_out_tokens=17)
     found = packed(tmp_path, numbered(40), numbered(5), config)
     # 20 tokens are 3 contexts of 8; 100 are 12; 17 are 2
-    assert (len(found.train), len(found.held_out), found.aside_contexts) == (15, 2, 3)
+    assert (len(found.train), len(found.held_out), found.calibration_contexts) == (15, 2, 3)
     assert found.counts == {
-        "aside_contexts": 3,
+        "calibration_contexts": 3,
         "train_contexts": 15,
         "train_tokens": 96,
         "held_out_contexts": 2,
@@ -155,7 +155,7 @@ def test_what_is_read_back_is_what_was_packed(tmp_path: Path, monkeypatch: pytes
 
 
 def test_special_tokens_are_not_usable_and_all_others_are(tmp_path: Path) -> None:
-    found = packed(tmp_path, numbered(40), numbered(5), TokenizeConfig(context_size=8, aside_tokens=20))
+    found = packed(tmp_path, numbered(40), numbered(5), TokenizeConfig(context_size=8, calibration_tokens=20))
     usable = found.usable("train")
     assert not usable[:, 0].any()
     assert (usable == (found.train[:] > BOS)).all()
@@ -163,7 +163,7 @@ def test_special_tokens_are_not_usable_and_all_others_are(tmp_path: Path) -> Non
 
 
 def test_positions_at_both_ends_of_contexts_may_be_left_out(tmp_path: Path) -> None:
-    found = packed(tmp_path, numbered(40), numbered(5), TokenizeConfig(context_size=8, aside_tokens=20))
+    found = packed(tmp_path, numbered(40), numbered(5), TokenizeConfig(context_size=8, calibration_tokens=20))
     usable = found.usable("train", slice(2, 9), skip_first=3, skip_last=2)
     wanted = found.usable("train")[2:9]
     wanted[:, [0, 1, 2, 6, 7]] = False
@@ -172,7 +172,7 @@ def test_positions_at_both_ends_of_contexts_may_be_left_out(tmp_path: Path) -> N
 
 
 def test_leaving_out_all_positions_is_refused(tmp_path: Path) -> None:
-    found = packed(tmp_path, numbered(40), numbered(5), TokenizeConfig(context_size=8, aside_tokens=20))
+    found = packed(tmp_path, numbered(40), numbered(5), TokenizeConfig(context_size=8, calibration_tokens=20))
     assert found.usable("train", skip_first=5, skip_last=2).any()
     with pytest.raises(NotEnoughTokens, match=r"first 5 and the last 3 positions .* contexts of 8 tokens"):
         found.usable("train", skip_first=5, skip_last=3)
@@ -185,35 +185,35 @@ def test_ids_take_two_bytes_while_that_is_enough(d_vocab: int, dtype: str) -> No
 
 def test_too_little_training_text_says_how_much_there_is_and_what_to_lower(tmp_path: Path) -> None:
     with pytest.raises(NotEnoughTokens, match=r"3 documents and 33 tokens, 4 contexts of 8; 4 contexts") as caught:
-        packed(tmp_path, numbered(3), numbered(5), TokenizeConfig(context_size=8, aside_tokens=32))
-    assert "tokenize.aside_tokens" in str(caught.value)
+        packed(tmp_path, numbered(3), numbered(5), TokenizeConfig(context_size=8, calibration_tokens=32))
+    assert "tokenize.calibration_tokens" in str(caught.value)
 
 
-def test_one_context_more_than_is_held_aside_is_enough(tmp_path: Path) -> None:
-    config = TokenizeConfig(context_size=8, aside_tokens=24)
+def test_one_context_more_than_is_calibration_is_enough(tmp_path: Path) -> None:
+    config = TokenizeConfig(context_size=8, calibration_tokens=24)
     assert packed(tmp_path, numbered(3), numbered(5), config).counts["train_tokens"] == 8
 
 
 def test_too_little_held_out_text_says_how_much_there_is_and_what_to_raise(tmp_path: Path) -> None:
     with pytest.raises(NotEnoughTokens, match=r"held-out text holds 0 documents and 0 tokens.*held_out_fraction"):
-        packed(tmp_path, numbered(9), {}, TokenizeConfig(context_size=8, aside_tokens=8))
+        packed(tmp_path, numbered(9), {}, TokenizeConfig(context_size=8, calibration_tokens=8))
 
 
 def test_a_full_disk_is_noticed_before_anything_is_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = packing.shutil.disk_usage(tmp_path)._replace(free=100)
     monkeypatch.setattr(packing.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(NoSpaceError, match=r"disk has 0\.00 GB left"):
-        packed(tmp_path, numbered(40), numbered(5), TokenizeConfig(context_size=8, aside_tokens=20))
+        packed(tmp_path, numbered(40), numbered(5), TokenizeConfig(context_size=8, calibration_tokens=20))
     assert not (tmp_path / "tokens.zarr/train").exists()
 
 
 def test_nothing_but_the_group_is_left_on_disk(tmp_path: Path) -> None:
-    packed(tmp_path, numbered(40), numbered(5), TokenizeConfig(context_size=8, aside_tokens=20))
+    packed(tmp_path, numbered(40), numbered(5), TokenizeConfig(context_size=8, calibration_tokens=20))
     assert [path.name for path in tmp_path.iterdir()] == ["tokens.zarr"]
 
 
 def test_a_damaged_chunk_is_refused_when_it_is_read(tmp_path: Path) -> None:
-    found = packed(tmp_path, numbered(40), numbered(5), TokenizeConfig(context_size=8, aside_tokens=20))
+    found = packed(tmp_path, numbered(40), numbered(5), TokenizeConfig(context_size=8, calibration_tokens=20))
     chunk = tmp_path / "tokens.zarr/train/c/0/0"
     spoilt = bytearray(chunk.read_bytes())
     spoilt[len(spoilt) // 2] ^= 1
@@ -223,7 +223,7 @@ def test_a_damaged_chunk_is_refused_when_it_is_read(tmp_path: Path) -> None:
 
 
 def test_a_chunk_of_nothing_but_zeros_is_on_disk_all_the_same(tmp_path: Path) -> None:
-    found = packed(tmp_path, {"only": [3] * 100}, numbered(5), TokenizeConfig(context_size=8, aside_tokens=20))
+    found = packed(tmp_path, {"only": [3] * 100}, numbered(5), TokenizeConfig(context_size=8, calibration_tokens=20))
     assert not found.train_documents[:].any()
     assert (tmp_path / "tokens.zarr/train_documents/c/0/0").is_file()
 

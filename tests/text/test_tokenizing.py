@@ -15,7 +15,7 @@ from lmsae.text.packing import TokenizeConfig
 from lmsae.text.tokenizing import Source, require_context, tokenize
 from lmsae.text.tokens import open_tokens
 
-CONFIG = TokenizeConfig(context_size=16, aside_tokens=64, held_out_fraction=0.3)
+CONFIG = TokenizeConfig(context_size=16, calibration_tokens=64, held_out_fraction=0.3)
 
 
 def encoder_of(tokenizer: Any, config: TokenizeConfig = CONFIG) -> Encoder:
@@ -162,7 +162,9 @@ def test_contexts_longer_than_the_model_reads_are_refused() -> None:
         require_context(257, 256)
 
 
-BARE = TokenizeConfig(context_size=4, prepend_bos=False, aside_tokens=8, held_out_fraction=0.3, packing="document")
+BARE = TokenizeConfig(
+    context_size=4, prepend_bos=False, calibration_tokens=8, held_out_fraction=0.3, packing="document"
+)
 
 
 def test_ids_need_no_tokenizer(tmp_path: Path) -> None:

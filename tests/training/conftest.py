@@ -14,8 +14,8 @@ from lmsae.training.batch import Batch
 from lmsae.training.config import TrainConfig
 from lmsae.training.curves import Log
 from lmsae.training.run import Run
-from lmsae.training.unit_rows import normalise_rows
-from tests.architectures import parts, randomise, sites_of
+from lmsae.training.unit_rows import normalize_rows
+from tests.architectures import parts, randomize, sites_of
 
 TOKENS, WIDTH, D_SAE, BATCH, CONTEXT_SIZE = 1024, 8, 32, 32, 8
 SCALE = 0.5
@@ -76,12 +76,12 @@ def make_run() -> MakeRun:
         **train: Any,
     ) -> Run:
         config, objective = parts(name, WIDTH, d_sae, **(columns or {}))
-        dictionary: Any = randomise(Dictionary(config))
+        dictionary: Any = randomize(Dictionary(config))
         dictionary.read.set([SCALE] * len(config.reads))
         dictionary.write.set([SCALE] * len(config.writes))
         if objective.unit_norm_decoder:
             with torch.no_grad():
-                normalise_rows(dictionary.geometry.W_dec)
+                normalize_rows(dictionary.geometry.W_dec)
         options = {"batch_size": BATCH, "dead_threshold": 2 * BATCH, **train}
         training = TrainConfig(tokens=steps * options["batch_size"], **options)
         return Run(dictionary, objective, training, f"train/{name}", log)

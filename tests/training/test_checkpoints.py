@@ -87,7 +87,7 @@ def test_every_way_to_train_goes_on_as_if_it_had_never_stopped(
     ("setting", "part"),
     [
         ("muon", "dictionary"),
-        ("muon", "optimisers"),
+        ("muon", "optimizers"),
         ("dead latents", "since_fired"),
         ("p_anneal", "memory"),
         ("ema", "ema"),

@@ -1,4 +1,4 @@
-"""Resampling: dead latents begin anew as the formula says, optimisers forget them, and it happens when it should."""
+"""Resampling: dead latents begin anew as the formula says, optimizers forget them, and it happens when it should."""
 
 from typing import Any
 
@@ -123,7 +123,7 @@ def test_weights_moments_and_counters_of_dead_latents_begin_anew(
     assert (run.since_fired[[3, 9]] == 0).all()
     checked = set()
     for parameter, dim in ((geometry.W_enc, 1), (geometry.W_dec, 0), (geometry.b_enc, 0)):
-        for holder in run.optimisers:
+        for holder in run.optimizers:
             for name, moments in holder.state.get(parameter, {}).items():
                 if name in MOMENTS:
                     checked.add(name)

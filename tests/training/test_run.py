@@ -97,7 +97,7 @@ def test_decoder_rows_without_the_constraint_are_free(make_run: Any, batches_for
 
 
 def gradients_at_next_step(run: Run, batch: Batch) -> dict[str, Tensor]:
-    """What the optimiser is given."""
+    """What the optimizer is given."""
     seen: dict[str, Tensor] = {}
 
     def look(*_: Any) -> None:
@@ -105,7 +105,7 @@ def gradients_at_next_step(run: Run, batch: Batch) -> dict[str, Tensor]:
             if parameter.grad is not None:
                 seen[name] = parameter.grad.clone()
 
-    run.optimisers[0].register_step_pre_hook(look)
+    run.optimizers[0].register_step_pre_hook(look)
     run.step(batch)
     return seen
 
@@ -147,7 +147,7 @@ def test_the_counter_counts_tokens_since_each_latent_fired(
     for batch in batches_for(name)[:20]:
         fired = torch.zeros(len(expected), dtype=torch.bool)
         for part in batch.parts(parts):
-            forward = run.dictionary.training_pass(*run.dictionary.normalised(part.x, part.target), part.usable)
+            forward = run.dictionary.training_pass(*run.dictionary.normalized(part.x, part.target), part.usable)
             fired |= (forward.codes != 0).any(0)
         expected = torch.where(fired, 0, expected + batch.tokens)
         run.step(batch)
@@ -215,7 +215,7 @@ def test_the_learning_rate_follows_its_schedule(
 ) -> None:
     run = make_run("topk", 20, lr=1e-3, **settings)
     given: list[float] = []
-    run.optimisers[0].register_step_pre_hook(lambda optimiser, *_: given.append(optimiser.param_groups[0]["lr"]))
+    run.optimizers[0].register_step_pre_hook(lambda optimizer, *_: given.append(optimizer.param_groups[0]["lr"]))
     learn(run, batches_for("topk"))
     assert given == pytest.approx([1e-3 * factor for factor in factors])
     assert [point["lr"] for point in run.curves] == given
@@ -237,7 +237,7 @@ def test_a_penalty_warms_up_from_nothing(make_run: Any, batches_for: Any) -> Non
 def test_k_follows_its_schedule_and_ends_as_that_of_the_dictionary(name: str, make_run: Any, batches_for: Any) -> None:
     run = make_run(name, 20, lr=1e-4, initial_k=20, k_cold_boot_steps=3, k_warm_up_steps=8, grad_clip=0)
     ks: list[int] = []
-    run.optimisers[0].register_step_pre_hook(lambda *_: ks.append(run.dictionary.sparsity.k))
+    run.optimizers[0].register_step_pre_hook(lambda *_: ks.append(run.dictionary.sparsity.k))
     learn(run, batches_for(name))
     assert ks == [20, 20, 20, *range(20, 4, -2), *[4] * 9]
     assert run.dictionary.sparsity.k == 4
@@ -259,7 +259,7 @@ def test_curves_record_what_the_step_computed(name: str, make_run: Any, batches_
     before = copy.deepcopy(run.dictionary)
     batch = batches_for(name)[0]
     run.step(batch)
-    forward = before.training_pass(*before.normalised(batch.x, batch.target), batch.usable)
+    forward = before.training_pass(*before.normalized(batch.x, batch.target), batch.usable)
     target, error = forward.target.double(), (forward.reconstruction - forward.target).double()
     point = run.curves[0]
     explained = 1 - error.pow(2).sum() / (target - target.mean(0)).pow(2).sum()
@@ -341,7 +341,7 @@ def test_with_dead_latents_a_step_in_parts_is_their_mean_by_tokens_and_factors_a
 
     def learned(part: Batch) -> dict[str, Tensor]:
         """The loss of a part, and the gradients that it and the reconstruction loss give."""
-        forward = before.training_pass(*before.normalised(part.x, part.target))
+        forward = before.training_pass(*before.normalized(part.x, part.target))
         term = loss(before.geometry, before.sparsity, forward, progress)
         total = reconstruction_loss(forward) + term
         names, parameters = zip(*before.named_parameters(), strict=True)
@@ -364,7 +364,7 @@ def test_batchtopk_selects_in_each_part(make_run: Any, batches_for: Any) -> None
     before, batch = copy.deepcopy(run.dictionary), batches_for("batchtopk")[0]
     run.step(batch)
     losses = [
-        reconstruction_loss(before.training_pass(*before.normalised(part.x, part.target))).item()
+        reconstruction_loss(before.training_pass(*before.normalized(part.x, part.target))).item()
         for part in batch.parts(2)
     ]
     assert run.curves[0]["reconstruction_loss"] == pytest.approx(sum(losses) / 2)
@@ -379,7 +379,7 @@ def test_what_is_observed_once_a_step_is_the_last_part(make_run: Any, batches_fo
         before = copy.deepcopy(run.dictionary)
         run.step(batches[run.steps_done])
     *_, last = batches[changes[0]].parts(2)
-    codes = before.training_pass(*before.normalised(last.x, last.target)).codes.double()
+    codes = before.training_pass(*before.normalized(last.x, last.target)).codes.double()
     p, p_next = loss.p(changes[0], 20), loss.p(changes[0] + 1, 20)
     powers = [torch.where(codes > 1e-6, codes.pow(power), 0).sum(1).mean().item() for power in (p, p_next)]
     assert run.memory["p_anneal"]["scale"].item() == pytest.approx(powers[0] / powers[1], rel=1e-5)

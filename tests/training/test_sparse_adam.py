@@ -1,12 +1,12 @@
-"""Optimisers and constraints: lazy Adam against torch's, forgetting, unit rows, and gradients along them."""
+"""Optimizers and constraints: lazy Adam against torch's, forgetting, unit rows, and gradients along them."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lmsae.training.optimisers import forget, set_lr_factor
+from lmsae.training.optimizers import forget, set_lr_factor
 from lmsae.training.sparse_adam import SparseAdam
-from lmsae.training.unit_rows import normalise_rows, remove_radial_gradient
+from lmsae.training.unit_rows import normalize_rows, remove_radial_gradient
 
 
 def gradients(steps: int, density: float) -> list[Tensor]:
@@ -17,10 +17,10 @@ def gradients(steps: int, density: float) -> list[Tensor]:
     return list(grads * rows)
 
 
-def trained(optimiser: torch.optim.Optimizer, weights: nn.Parameter, grads: list[Tensor]) -> Tensor:
+def trained(optimizer: torch.optim.Optimizer, weights: nn.Parameter, grads: list[Tensor]) -> Tensor:
     for grad in grads:
         weights.grad = grad.clone()
-        optimiser.step()
+        optimizer.step()
     return weights.detach()
 
 
@@ -53,16 +53,16 @@ def test_lazy_adam_is_adam_where_every_element_has_a_gradient(weight_decay: floa
 
 def test_under_lazy_adam_what_has_no_gradient_stays_and_keeps_its_moments() -> None:
     weights = start()
-    optimiser = lazy(weights, 0.1)
-    trained(optimiser, weights, gradients(3, 2.0))
-    before = {name: value.clone() for name, value in optimiser.state[weights].items()}
+    optimizer = lazy(weights, 0.1)
+    trained(optimizer, weights, gradients(3, 2.0))
+    before = {name: value.clone() for name, value in optimizer.state[weights].items()}
     stayed = weights.detach()[2:].clone()
     grad = torch.zeros(6, 5, dtype=torch.float64)
     grad[:2] = 1.0
-    trained(optimiser, weights, [grad])
+    trained(optimizer, weights, [grad])
     assert torch.equal(weights[2:], stayed)
     for name in ("exp_avg", "exp_avg_sq"):
-        after = optimiser.state[weights][name]
+        after = optimizer.state[weights][name]
         assert torch.equal(after[2:], before[name][2:])
         assert (after[:2] != before[name][:2]).all()
 
@@ -75,31 +75,31 @@ def test_a_parameter_without_a_gradient_is_let_be() -> None:
 
 def test_a_schedule_scales_every_group_from_its_own_base() -> None:
     groups = [{"params": [start()], "lr": rate, "base_lr": rate} for rate in (0.01, 0.001)]
-    optimiser = torch.optim.Adam(groups)
+    optimizer = torch.optim.Adam(groups)
     for factor in (0.5, 0.25):
-        set_lr_factor(optimiser, factor)
-        assert [group["lr"] for group in optimiser.param_groups] == pytest.approx([0.01 * factor, 0.001 * factor])
+        set_lr_factor(optimizer, factor)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01 * factor, 0.001 * factor])
 
 
 @pytest.mark.parametrize("dim", [0, 1])
 def test_moments_of_chosen_places_are_forgotten_and_all_others_kept(dim: int) -> None:
     weights = start()
-    optimiser = torch.optim.Adam([weights], lr=0.01)
-    trained(optimiser, weights, gradients(3, 2.0))
-    before = {name: value.clone() for name, value in optimiser.state[weights].items()}
-    forget(optimiser, weights, dim, torch.tensor([1, 3]))
+    optimizer = torch.optim.Adam([weights], lr=0.01)
+    trained(optimizer, weights, gradients(3, 2.0))
+    before = {name: value.clone() for name, value in optimizer.state[weights].items()}
+    forget(optimizer, weights, dim, torch.tensor([1, 3]))
     for name in ("exp_avg", "exp_avg_sq"):
-        kept, was = optimiser.state[weights][name].unbind(dim), before[name].unbind(dim)
+        kept, was = optimizer.state[weights][name].unbind(dim), before[name].unbind(dim)
         assert [bool((now == 0).all()) for now in kept] == [place in (1, 3) for place in range(len(kept))]
         assert all(torch.equal(kept[place], was[place]) for place in range(len(kept)) if place not in (1, 3))
-    assert optimiser.state[weights]["step"] == before["step"] == 3
+    assert optimizer.state[weights]["step"] == before["step"] == 3
 
 
 def test_there_is_nothing_to_forget_before_the_first_step() -> None:
     weights = start()
-    optimiser = torch.optim.Adam([weights])
-    forget(optimiser, weights, 0, torch.tensor([0]))
-    assert not optimiser.state
+    optimizer = torch.optim.Adam([weights])
+    forget(optimizer, weights, 0, torch.tensor([0]))
+    assert not optimizer.state
 
 
 def test_what_is_left_of_a_gradient_is_orthogonal_to_its_unit_row() -> None:
@@ -116,7 +116,7 @@ def test_rows_without_a_gradient_are_let_be() -> None:
     assert rows.grad is None
 
 
-def test_normalised_rows_have_norm_1_and_a_zero_row_stays_zero() -> None:
+def test_normalized_rows_have_norm_1_and_a_zero_row_stays_zero() -> None:
     rows = torch.tensor([[3.0, 4.0], [0.0, 0.0], [-1e-3, 0.0]])
-    normalise_rows(rows)
+    normalize_rows(rows)
     torch.testing.assert_close(rows, torch.tensor([[0.6, 0.8], [0.0, 0.0], [-1.0, 0.0]]))

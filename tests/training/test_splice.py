@@ -16,7 +16,7 @@ from lmsae.training.batch import Batch
 from lmsae.training.config import TrainConfig
 from lmsae.training.run import Run
 from lmsae.training.splice import Splice
-from tests.architectures import parts, randomise
+from tests.architectures import parts, randomize
 from tests.training.runs import train, weights
 
 HOOK_POINTS = ("blocks.0.hook_resid_post", "blocks.1.hook_resid_pre")
@@ -48,7 +48,7 @@ def at(model: VisitedModel, hook_points: tuple[str, ...], batch: Batch) -> Batch
 
 def dictionary_of(architecture: str = "topk", **columns: Any) -> Dictionary:
     config, _ = parts(architecture, WIDTH, 24, **columns)
-    made = randomise(Dictionary(config).double())
+    made = randomize(Dictionary(config).double())
     made.read.scale.fill_(0.5)  # pyright: ignore[reportCallIssue,reportAttributeAccessIssue]
     made.write.scale.fill_(0.5)  # pyright: ignore[reportCallIssue,reportAttributeAccessIssue]
     return made
@@ -76,7 +76,7 @@ def by_hand(model: VisitedModel, batch: Batch, values: Mapping[str, Tensor]) -> 
 
 
 def losses_of(splice: Splice, dictionary: Dictionary, batch: Batch) -> tuple[Tensor, Tensor]:
-    forward = dictionary.training_pass(*dictionary.normalised(batch.x, batch.target), batch.usable)
+    forward = dictionary.training_pass(*dictionary.normalized(batch.x, batch.target), batch.usable)
     spliced = splice.run(dictionary, batch, forward.reconstruction)
     return spliced.divergence(), spliced.cross_entropy()
 
@@ -109,19 +109,19 @@ def whole_contexts(model: VisitedModel, batch: Batch, read: str, write: str) -> 
     return Batch(seen[read], seen[write], batch.usable, batch.ids)
 
 
-@pytest.mark.parametrize("normalisation", ["dataset", "layer_norm"])
+@pytest.mark.parametrize("normalization", ["dataset", "layer_norm"])
 @pytest.mark.parametrize("architecture", ["transcoder", "skip_transcoder"])
 def test_what_a_transcoder_writes_takes_the_place_of_the_hook_point_written(
-    model: VisitedModel, batch: Batch, architecture: str, normalisation: str
+    model: VisitedModel, batch: Batch, architecture: str, normalization: str
 ) -> None:
     read, write = "blocks.0.ln2.hook_normalized", "blocks.0.hook_mlp_out"
-    coefficients = {"e2e_kl_coefficient": 3.0, "e2e_ce_coefficient": 7.0, "normalize_activations": normalisation}
+    coefficients = {"e2e_kl_coefficient": 3.0, "e2e_ce_coefficient": 7.0, "normalize_activations": normalization}
     columns = {"losses": ("e2e_kl", "e2e_ce"), "act_fn": "topk", "k": 2, **coefficients}
     config, objective = parts(architecture, WIDTH, 24, **columns)
     assert objective.needs_model
-    dictionary: Any = randomise(Dictionary(config).double())
+    dictionary: Any = randomize(Dictionary(config).double())
     dictionary.write.set([0.25])
-    if normalisation == "dataset":
+    if normalization == "dataset":
         dictionary.read.set([0.5])
     batch = whole_contexts(model, batch, read, write)
     assert batch.usable is not None
@@ -134,9 +134,9 @@ def test_what_a_transcoder_writes_takes_the_place_of_the_hook_point_written(
     assert kl > 0.01
 
 
-@pytest.mark.parametrize("normalisation", ["dataset", "layer_norm", "whiten"])
-def test_a_perfect_reconstruction_leaves_no_divergence(model: VisitedModel, batch: Batch, normalisation: str) -> None:
-    config, _ = parts("topk", WIDTH, 24, normalize_activations=normalisation)
+@pytest.mark.parametrize("normalization", ["dataset", "layer_norm", "whiten"])
+def test_a_perfect_reconstruction_leaves_no_divergence(model: VisitedModel, batch: Batch, normalization: str) -> None:
+    config, _ = parts("topk", WIDTH, 24, normalize_activations=normalization)
     dictionary, splice = Dictionary(config).double(), Splice(model, HOOK_POINTS[:1])
     spliced = splice.run(dictionary, batch, dictionary.read(batch.x)[batch.usable])
     assert spliced.divergence().item() == pytest.approx(0, abs=1e-14)

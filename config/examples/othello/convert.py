@@ -70,10 +70,10 @@ def _layer(block: Mapping[str, Tensor], d_model: int) -> dict[str, Tensor]:
 def _bias_before(unembedding: Tensor, bias: Tensor) -> Tensor:
     """b with b @ unembedding = bias, up to a number that all logits share and no probability depends on.
 
-    Centred on both sides, so that an unembedding that TransformerLens has centred, of a rank one less, will do.
+    Centered on both sides, so that an unembedding that TransformerLens has centered, of a rank one less, will do.
     """
-    centred = (unembedding - unembedding.mean(dim=1, keepdim=True)).double()
-    return (torch.linalg.pinv(centred.T) @ (bias - bias.mean()).double()).to(bias.dtype)
+    centered = (unembedding - unembedding.mean(dim=1, keepdim=True)).double()
+    return (torch.linalg.pinv(centered.T) @ (bias - bias.mean()).double()).to(bias.dtype)
 
 
 if __name__ == "__main__":

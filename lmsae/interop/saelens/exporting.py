@@ -10,7 +10,7 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lmsae.dictionary import normaliser
+from lmsae.dictionary import normalizer
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.errors import ExportError
@@ -32,7 +32,7 @@ SMALLEST_DENSITY = 1e-10
 
 def why_not(config: DictionaryConfig) -> str | None:
     """Why SAELens has no exact counterpart of such a dictionary, and what to do instead; None if it has one."""
-    geometry, act_fn, normalisation = config.geometry, config.act_fn, config.normalize_activations
+    geometry, act_fn, normalization = config.geometry, config.act_fn, config.normalize_activations
     stay = "open it with lmsae instead: Dictionary.load(folder) reads and writes raw activations too."
     in_saelens = [known for geometry_kind, known in ARCHITECTURES.values() if geometry_kind == geometry.kind]
     if not in_saelens:
@@ -45,13 +45,13 @@ def why_not(config: DictionaryConfig) -> str | None:
         return f"{named}; {stay if act_fn.not_jumprelu_because else converted}"
     if getattr(geometry, "glu_encoder", False):
         return f"SAELens has no gate on the encoder (glu_encoder); {stay}"
-    if normalisation == "layer_norm":
+    if normalization == "layer_norm":
         return (
             "sae.normalize_activations is layer_norm: SAELens divides a token by its deviation + 0.00001, and "
             f"multiplies by the deviation alone; {stay}"
         )
-    if normalisation in PER_TOKEN and geometry.kind == "skip_transcoder":
-        return f"sae.normalize_activations is {normalisation}, but SAELens' W_skip reads tokens as they are; {stay}"
+    if normalization in PER_TOKEN and geometry.kind == "skip_transcoder":
+        return f"sae.normalize_activations is {normalization}, but SAELens' W_skip reads tokens as they are; {stay}"
     if act_fn.needs_tied_encoder:
         return _why_not_tied(config, stay)
     return None
@@ -114,7 +114,7 @@ def export(
 
 
 def _raw(dictionary: Dictionary) -> Dictionary:
-    """A copy that reads and writes what SAELens' weights do: raw activations, or tokens that SAELens normalises."""
+    """A copy that reads and writes what SAELens' weights do: raw activations, or tokens that SAELens normalizes."""
     bare = _without_per_token(dictionary) if dictionary.config.normalize_activations in PER_TOKEN else dictionary
     return _folded_and_tied(bare) if dictionary.config.act_fn.needs_tied_encoder else bare.folded()
 
@@ -131,12 +131,12 @@ def _loaded(folded: DictionaryConfig, original: DictionaryConfig) -> DictionaryC
 
 
 def _without_per_token(dictionary: Dictionary) -> Dictionary:
-    """A copy that reads tokens already normalised. A transcoder still writes by the factor of its output."""
+    """A copy that reads tokens already normalized. A transcoder still writes by the factor of its output."""
     config, bare = dictionary.config, deepcopy(dictionary)
     like = next(dictionary.parameters())
-    bare.read = normaliser.build("none", config.reads).to(like)
+    bare.read = normalizer.build("none", config.reads).to(like)
     if config.geometry.autoencodes:
-        bare.write = normaliser.build("none", config.writes).to(like)
+        bare.write = normalizer.build("none", config.writes).to(like)
     return bare
 
 
@@ -147,7 +147,7 @@ def _folded_and_tied(dictionary: Dictionary) -> Dictionary:
     b_dec = cast(Tensor, folded.geometry.b_dec)
     b_dec.data = affine.restored(b_dec.data)
     like = next(dictionary.parameters())
-    folded.read, folded.write = (normaliser.build("none", widths).to(like) for widths in (config.reads, config.writes))
+    folded.read, folded.write = (normalizer.build("none", widths).to(like) for widths in (config.reads, config.writes))
     folded.config = config.model_copy(update={"normalize_activations": "none"})
     return folded
 

@@ -45,17 +45,17 @@ def _why_not_read(fields: Mapping[str, Any]) -> str | None:
     if int(version.split(".")[0]) < VERSION:
         again = "open it with SAELens and save it again: SAE.load_from_disk(folder).save_model(folder)."
         return f"its layout is older than SAELens {VERSION}; {again}"
-    architecture, normalisation = fields["architecture"], fields.get("normalize_activations", "none")
+    architecture, normalization = fields["architecture"], fields.get("normalize_activations", "none")
     if architecture not in ARCHITECTURES:
         return f"lmsae reads SAELens' {', '.join(ARCHITECTURES)}; this is {architecture!r}."
-    if normalisation not in ("none", *PER_TOKEN.values()):
+    if normalization not in ("none", *PER_TOKEN.values()):
         return (
-            f"normalize_activations is {normalisation!r}; lmsae reads folders whose scale is folded into the weights "
+            f"normalize_activations is {normalization!r}; lmsae reads folders whose scale is folded into the weights "
             "('none'). SAELens' fold_activation_norm_scaling_factor does that."
         )
-    if normalisation in PER_TOKEN.values() and ARCHITECTURES[architecture][0] == "skip_transcoder":
+    if normalization in PER_TOKEN.values() and ARCHITECTURES[architecture][0] == "skip_transcoder":
         return (
-            f"normalize_activations is {normalisation!r}, but W_skip reads tokens as they are; lmsae has no such one."
+            f"normalize_activations is {normalization!r}, but W_skip reads tokens as they are; lmsae has no such one."
         )
     if architecture == "matching_pursuit":
         wanted = {"residual_threshold": 0.0, "stop_on_duplicate_support": False, "apply_b_dec_to_input": True}
@@ -75,7 +75,7 @@ def _config_of(fields: Mapping[str, Any]) -> DictionaryConfig:
     if GEOMETRIES[geometry].autoencodes:
         described["apply_b_dec_to_input"] = fields.get("apply_b_dec_to_input", True)
         described["tied_encoder"] = ACT_FNS[act_fn].needs_tied_encoder
-    normalisations = {"none": "none"} | {theirs: ours for ours, theirs in PER_TOKEN.items()}
+    normalizations = {"none": "none"} | {theirs: ours for ours, theirs in PER_TOKEN.items()}
     return DictionaryConfig.model_validate(
         {
             "reads": [fields["d_in"]],
@@ -83,6 +83,6 @@ def _config_of(fields: Mapping[str, Any]) -> DictionaryConfig:
             "d_sae": fields["d_sae"],
             "geometry": described,
             "act_fn": {"kind": act_fn, **layout.ACT_FNS[act_fn].options(fields)},
-            "normalize_activations": normalisations[fields.get("normalize_activations", "none")],
+            "normalize_activations": normalizations[fields.get("normalize_activations", "none")],
         }
     )

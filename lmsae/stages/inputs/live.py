@@ -35,7 +35,7 @@ class _Batch(NamedTuple):
 class Live:
     """Activations captured window by window (store.source.Source): the rows that stores of all contexts would hold.
 
-    The small stores of held-aside contexts say how a row is encoded.
+    The small stores of calibration contexts say how a row is encoded.
     """
 
     def __init__(

@@ -42,31 +42,33 @@ def batch_of(
     return Batch(x, x if sites.writes == sites.reads else _side_by_side(parts, sites.writes), usable, ids)
 
 
-def aside(dictionary: "DictionaryConfig", sites: Sites, inputs: Mapping[str, Artifact], reading: Reading) -> "Batch":
-    """The raw activations of all usable held-aside tokens, float32, in whole contexts if the geometry reads those:
+def calibration_batch(
+    dictionary: "DictionaryConfig", sites: Sites, inputs: Mapping[str, Artifact], reading: Reading
+) -> "Batch":
+    """The raw activations of all usable calibration tokens, float32, in whole contexts if the geometry reads those:
     never part of the training stream."""
     import torch
 
     from lmsae.text.tokens import open_tokens
 
     split, stores = open_tokens(inputs["tokens"].path), stores_for(dictionary, sites, inputs)
-    usable = torch.from_numpy(Usable(split, [store.path for store in stores], reading)[0 : split.aside_contexts])
-    parts = [store.read(0, split.aside_contexts) for store in stores]
+    usable = torch.from_numpy(Usable(split, [store.path for store in stores], reading)[0 : split.calibration_contexts])
+    parts = [store.read(0, split.calibration_contexts) for store in stores]
     if dictionary.geometry.grain == "context":
         return batch_of(parts, sites, usable)
     return batch_of([part[usable] for part in parts], sites)
 
 
-def aside_activations(activations: Artifact, tokens: Artifact, reading: Reading) -> "Tensor":
-    """The activations of usable held-aside tokens at one hook point, (tokens, width) float32."""
+def calibration_activations(activations: Artifact, tokens: Artifact, reading: Reading) -> "Tensor":
+    """The activations of usable calibration tokens at one hook point, (tokens, width) float32."""
     import torch
 
     from lmsae.store.reader import StoreReader
     from lmsae.text.tokens import open_tokens
 
     split, store = open_tokens(tokens.path), StoreReader(activations.path / STORE)
-    usable = Usable(split, [store.path], reading)[0 : split.aside_contexts]
-    return store.read(0, split.aside_contexts)[torch.from_numpy(usable)]
+    usable = Usable(split, [store.path], reading)[0 : split.calibration_contexts]
+    return store.read(0, split.calibration_contexts)[torch.from_numpy(usable)]
 
 
 def max_norm_of(activations: Artifact, tokens: Artifact, reading: Reading) -> float:

@@ -20,7 +20,7 @@ class Usable:
     """The largest norm used of each store; infinite without `max_norm_factor`."""
 
     def __init__(self, tokens: "TokenSet", stores: Sequence[Path], reading: Reading) -> None:
-        """Raises NotEnoughTokens if no held-aside token is left to measure the mean norm."""
+        """Raises NotEnoughTokens if no calibration token is left to measure the mean norm."""
         self._tokens, self._reading, self._norms = tokens, reading, []
         self.shape = tokens.train.shape
         self.max_norms = [float("inf")] * len(stores)
@@ -28,14 +28,14 @@ class Usable:
             from lmsae.store.norms import TokenNorms
 
             self._norms = [TokenNorms(store) for store in stores]
-            aside = slice(0, tokens.aside_contexts)
-            counted = self._by_place(aside)
+            calibration = slice(0, tokens.calibration_contexts)
+            counted = self._by_place(calibration)
             if not counted.any():
                 raise NotEnoughTokens(
-                    "no held-aside token may be used, so there is no mean norm for activations.max_norm_factor: raise "
-                    "tokenize.aside_tokens, or lower activations.skip_*_positions"
+                    "no calibration token may be used, so there is no mean norm for activations.max_norm_factor: raise "
+                    "tokenize.calibration_tokens, or lower activations.skip_*_positions"
                 )
-            means = [float(norms[aside][counted].mean(dtype="float64")) for norms in self._norms]
+            means = [float(norms[calibration][counted].mean(dtype="float64")) for norms in self._norms]
             self.max_norms = [reading.max_norm_factor * mean for mean in means]
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""The live source: dictionaries are those of stored activations, and nothing is stored but the held-aside contexts."""
+"""The live source: dictionaries are those of stored activations, and nothing is stored but the calibration contexts."""
 
 import contextlib
 import json
@@ -127,11 +127,11 @@ def test_a_dictionary_is_the_one_of_stored_activations_bit_for_bit(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_only_the_batches_with_held_aside_contexts_are_stored(
+def test_only_the_batches_with_held_calibration_contexts_are_stored(
     name: str, both: Path, found: dict[str, dict[str, Path]]
 ) -> None:
     tokens = open_tokens(both / found[name]["tokenize"])
-    assert tokens.aside_contexts == 32
+    assert tokens.calibration_contexts == 32
     for stage in found[name]:
         if not stage.startswith("activations"):
             continue

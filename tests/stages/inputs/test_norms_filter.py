@@ -50,30 +50,30 @@ def left(folder: Path, *places: int) -> np.ndarray:
     """The tokens that are used, worked out by hand from the norms at some hook points."""
     tokens = tokens_of(folder)
     used = tokens.train[:] != BOS
-    aside = used[: tokens.aside_contexts]
+    calibration = used[: tokens.calibration_contexts]
     norms = [np.linalg.norm(stored(folder, place), axis=-1) for place in places]
-    small = [norm <= FACTOR * norm[: len(aside)][aside].mean() for norm in norms]
+    small = [norm <= FACTOR * norm[: len(calibration)][calibration].mean() for norm in norms]
     return np.logical_and.reduce([used, *small])
 
 
 def test_leaving_outliers_out_captures_nothing_anew_and_measures_the_others(filtering: Path, lmsae: Lmsae) -> None:
     counts = {line.split()[0]: int(line.split()[1]) for line in lmsae("run").err.splitlines()}
     assert [counts[f"{stage}:"] for stage in ("tokenize", "activations", "norm", "init")] == [0, 0, 2, 2]
-    used, aside = left(filtering, 0), tokens_of(filtering).aside_contexts
-    x = stored(filtering, 0)[:aside][used[:aside]]
+    used, calibration = left(filtering, 0), tokens_of(filtering).calibration_contexts
+    x = stored(filtering, 0)[:calibration][used[:calibration]]
     moments = moments_of(artifact(filtering, "norm"))
-    assert 0 < len(x) < (tokens_of(filtering).train[:aside] != BOS).sum()
+    assert 0 < len(x) < (tokens_of(filtering).train[:calibration] != BOS).sum()
     np.testing.assert_allclose(moments["mean_norm"], np.linalg.norm(x, axis=1).mean(), rtol=1e-12)
     np.testing.assert_allclose(moments["mean"], x.mean(0), rtol=1e-9, atol=1e-12)
-    everything = stored(filtering, 0)[:aside][tokens_of(filtering).train[:aside] != BOS]
+    everything = stored(filtering, 0)[:calibration][tokens_of(filtering).train[:calibration] != BOS]
     np.testing.assert_allclose(moments["max_norm"], FACTOR * np.linalg.norm(everything, axis=1).mean(), rtol=1e-3)
 
 
 def test_training_has_only_the_tokens_that_are_small_at_every_hook_point(filtering: Path, lmsae: Lmsae) -> None:
-    aside = tokens_of(filtering).aside_contexts
+    calibration = tokens_of(filtering).calibration_contexts
     write_sweep(filtering, [{**row, "train.tokens": "22000"} for row in (ROWS[0], row_of("crosscoder"))])
     said = lmsae("run").err
-    counts = [int(left(filtering, *places)[aside:].sum()) for places in ((0,), (0, 1))]
+    counts = [int(left(filtering, *places)[calibration:].sum()) for places in ((0,), (0, 1))]
     assert counts[1] < counts[0] < 22_000
     found = re.findall(r"the store holds ([\d,]+) tokens to train on", said)
     # One pass refuses, the other is not begun. A token or two lie so near the limit that 16 bits decide.

@@ -54,7 +54,7 @@ def test_norms_are_measured_at_the_positions_that_are_left(skipping: Path, lmsae
     norm = Artifact(skipping / "artifacts" / "norm" / keys(skipping, "norm")[0])
     store = StoreReader(skipping / "artifacts" / norm.spec().inputs["activations"] / "activations.zarr")
     tokens = tokens_of(skipping)
-    x = store.read(0, tokens.aside_contexts).double().numpy()[used(tokens.train[: tokens.aside_contexts])]
+    x = store.read(0, tokens.calibration_contexts).double().numpy()[used(tokens.train[: tokens.calibration_contexts])]
     moments = moments_of(norm)
     np.testing.assert_allclose(moments["mean_norm"], np.linalg.norm(x, axis=1).mean(), rtol=1e-12)
     np.testing.assert_allclose(moments["mean"], x.mean(0), rtol=1e-9, atol=1e-12)
@@ -121,7 +121,7 @@ def test_metrics_count_the_positions_that_are_left_and_no_others(
 def test_training_has_only_the_tokens_at_the_positions_that_are_left(skipping: Path, lmsae: Lmsae) -> None:
     """The plan knows how many they are; a lorsa, which reads whole contexts, has all tokens of the contexts."""
     tokens = tokens_of(skipping)
-    ids = tokens.train[tokens.aside_contexts :]
+    ids = tokens.train[tokens.calibration_contexts :]
     wanted = {"top": int(used(ids).sum()), "lorsa": ids.size}
     rows = [{**row, "train.tokens": "1000000"} for row in (ROWS[0], row_of("lorsa"))]
     write_sweep(skipping, rows)

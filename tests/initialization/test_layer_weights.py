@@ -13,9 +13,9 @@ from lmsae.dictionary.config import DictionaryConfig
 from lmsae.errors import SourceError
 from lmsae.geometry.config import LorsaConfig
 from lmsae.geometry.lorsa import Lorsa
-from lmsae.initialisation.config import FROM_MODEL
-from lmsae.initialisation.from_model import Heads, Neurons
-from lmsae.initialisation.layer_weights import STANDS_FOR, fault, layer_weights
+from lmsae.initialization.config import FROM_MODEL
+from lmsae.initialization.from_model import Heads, Neurons
+from lmsae.initialization.layer_weights import STANDS_FOR, fault, layer_weights
 from lmsae.lm import huggingface, transformerlens
 from lmsae.lm.hook_points import head_sizes
 from lmsae.planning.catalog import GEOMETRIES

@@ -51,6 +51,6 @@ def geometric_median(x: Tensor) -> Tensor:
 CENTRES: dict[str, Callable[[Tensor], Tensor]] = {"mean": mean, "zero": zero, "geometric_median": geometric_median}
 
 
-def centre(kind: str, targets: Tensor, widths: Sequence[int]) -> Tensor:
-    """The centre (d_out,) of targets (tokens, d_out), of each hook point on its own."""
+def center(kind: str, targets: Tensor, widths: Sequence[int]) -> Tensor:
+    """The center (d_out,) of targets (tokens, d_out), of each hook point on its own."""
     return torch.cat([CENTRES[kind](part) for part in targets.split(list(widths), dim=1)])

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from lmsae.dictionary.dictionary import Dictionary
-from lmsae.initialisation.centre import centre
-from lmsae.initialisation.config import InitConfig
-from lmsae.initialisation.directions import redrawn
-from lmsae.initialisation.from_model import ModelWeights
+from lmsae.initialization.center import center
+from lmsae.initialization.config import InitConfig
+from lmsae.initialization.directions import redrawn
+from lmsae.initialization.from_model import ModelWeights
 from lmsae.losses import reconstruction_loss
 
 COARSE = (0.1, 5.0, 50)
@@ -18,7 +18,7 @@ FINE = (-0.09, 0.1, 20)
 
 
 @torch.no_grad()
-def initialise(
+def initialize(
     dictionary: Dictionary,
     x: Tensor,
     target: Tensor,
@@ -28,15 +28,15 @@ def initialise(
     unit_norm_decoder: bool,
     model_weights: ModelWeights | None = None,
 ) -> list[dict[str, float]]:
-    """Set a dictionary's weights from held-aside activations in training's units; returns the norms tried, with losses.
+    """Set a dictionary's weights from calibration activations in training's units; returns norms tried, with losses.
 
     x (tokens, d_in) and target (tokens, d_out); for dictionaries that read whole contexts both have a dimension more,
-    (contexts, context_size, ·), and `usable` (contexts, context_size) says which tokens count. Normalisers must have
+    (contexts, context_size, ·), and `usable` (contexts, context_size) says which tokens count. Normalizers must have
     been fitted: `model_weights`, those of the layer that the dictionary stands for, go by them.
     """
     generator = torch.Generator().manual_seed(init.seed)
     targets, writes = target if usable is None else target[usable], dictionary.config.writes
-    b_dec = centre(init.b_dec, targets, writes)
+    b_dec = center(init.b_dec, targets, writes)
     drawn = redrawn(dictionary.geometry.draw(generator), targets - b_dec, writes, init, generator)
     if model_weights is not None:
         drawn = model_weights.draw(dictionary, drawn, generator)

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from lmsae.dictionary.config import Normalisation
+from lmsae.dictionary.config import Normalization
 from lmsae.geometry.lorsa import Attention
-from lmsae.initialisation.from_model import Heads, Neurons
+from lmsae.initialization.from_model import Heads, Neurons
 from tests.dictionary.grid import D_SAE, Case, activations
-from tests.initialisation.start import started
+from tests.initialization.start import started
 
 D_IN, D_OUT = 6, 5
 
@@ -27,12 +27,12 @@ def mlp(weights: Neurons, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("include_norm", [False, True])
 @pytest.mark.parametrize("unit_norm_decoder", [False, True])
-@pytest.mark.parametrize("normalisation", ["none", "dataset", "whiten"])
+@pytest.mark.parametrize("normalization", ["none", "dataset", "whiten"])
 @pytest.mark.parametrize("geometry", ["transcoder", "skip_transcoder"])
 def test_a_relu_transcoder_of_all_neurons_is_the_mlp(
-    geometry: str, normalisation: Normalisation, unit_norm_decoder: bool, include_norm: bool
+    geometry: str, normalization: Normalization, unit_norm_decoder: bool, include_norm: bool
 ) -> None:
-    case, weights = Case(geometry, "relu", normalisation, include_norm), neurons(D_SAE)
+    case, weights = Case(geometry, "relu", normalization, include_norm), neurons(D_SAE)
     made, _ = started(
         case,
         dtype=torch.float64,
@@ -72,8 +72,8 @@ def test_latents_beyond_the_neurons_start_as_all_do_otherwise() -> None:
     torch.testing.assert_close(made.decode(codes, x), mlp(neurons(count), x), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("normalisation", ["none", "dataset", "whiten"])
-def test_a_lorsa_starts_with_the_attention_patterns_of_the_model(normalisation: Normalisation) -> None:
+@pytest.mark.parametrize("normalization", ["none", "dataset", "whiten"])
+def test_a_lorsa_starts_with_the_attention_patterns_of_the_model(normalization: Normalization) -> None:
     generator = torch.Generator().manual_seed(4)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -88,7 +88,7 @@ def test_a_lorsa_starts_with_the_attention_patterns_of_the_model(normalisation: 
         draw(heads, d_head),
         draw(heads, d_head),
     )
-    case = Case("lorsa", "relu", normalisation)
+    case = Case("lorsa", "relu", normalization)
     made, tried = started(
         case, dtype=torch.float64, model_weights=Heads(attention), grid_search=True, tokens=40, unit_norm_decoder=True
     )

@@ -12,14 +12,15 @@ FROM_MODEL = {"transcoder": "the neurons of an MLP", "skip_transcoder": "the neu
 
 
 class InitConfig(Frozen):
-    """The columns `init.*`. All is measured on held-aside tokens, in training's units; none is ever trained on."""
+    """The columns `init.*`. All is measured on calibration tokens, in training's units; none is ever trained on."""
 
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of whatever is drawn at random.")
     decoder_init: Literal["unit", "uniform", "kaiming", "datapoint", "active_subspace"] = Field(
         default="unit",
         description="Directions of decoder rows. unit: uniform on the sphere; uniform: uniform in the cube, to norm "
-        "1; kaiming: uniform in the cube, norms as they fall around 1; datapoint: random held-aside targets, centred, "
-        "blended with random directions; active_subspace: random, within the leading principal directions of targets.",
+        "1; kaiming: uniform in the cube, norms as they fall around 1; datapoint: random calibration targets, "
+        "centered, blended with random directions; active_subspace: random, within the leading principal directions of "
+        "targets.",
     )
     datapoint_blend: float = Field(
         default=0.8,
@@ -45,12 +46,12 @@ class InitConfig(Frozen):
     )
     grid_search: bool | None = Field(
         default=None,
-        description="Choose the decoder norm that reconstructs held-aside activations best before training: 50 values "
+        description="Choose the decoder norm that reconstructs calibration activations best before training: 50 values "
         "in [0.1, 5], then 20 around the best. With a decoder kept at norm 1 it is the encoder's norm. Empty: where a "
         "dictionary writes what it reads; elsewhere random directions explain next to nothing, whatever their norm.",
     )
     decoder_norm: float = Field(default=0.1, gt=0, description="Norm of decoder rows where it is not searched.")
-    tokens: int = Field(default=4096, gt=0, description="Held-aside tokens that the grid search reconstructs.")
+    tokens: int = Field(default=4096, gt=0, description="Calibration tokens that the grid search reconstructs.")
     from_model: bool = Field(
         default=False,
         description="Start a transcoder from the neurons of the model's MLP, a lorsa from its attention heads. Latents "

@@ -1,8 +1,8 @@
-"""What initialisations cannot be together with: the column, the reason and the way out, before anything runs."""
+"""What initializations cannot be together with: the column, the reason and the way out, before anything runs."""
 
 import pytest
 
-from lmsae.initialisation.config import InitConfig, fault
+from lmsae.initialization.config import InitConfig, fault
 from tests.dictionary.grid import ACT_FNS, GEOMETRIES, Case
 
 

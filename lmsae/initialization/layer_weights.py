@@ -11,7 +11,7 @@ from lmsae.lm.hook_points import family_of, head_sizes, split
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lmsae.initialisation.from_model import ModelWeights
+    from lmsae.initialization.from_model import ModelWeights
     from lmsae.lm.protocol import LanguageModel
 
 STANDS_FOR = {"transcoder": "mlp", "skip_transcoder": "mlp", "lorsa": "attention"}
@@ -83,7 +83,7 @@ class _Layer:
 
 
 def _neurons(layer: _Layer, dictionary: DictionaryConfig) -> "ModelWeights":
-    from lmsae.initialisation.from_model import Neurons
+    from lmsae.initialization.from_model import Neurons
 
     del dictionary
     return Neurons(
@@ -94,7 +94,7 @@ def _neurons(layer: _Layer, dictionary: DictionaryConfig) -> "ModelWeights":
 def _heads(layer: _Layer, dictionary: DictionaryConfig) -> "ModelWeights":
     """Raises SourceError where the lorsa's positions are not the model's: its patterns would be others."""
     from lmsae.geometry.lorsa import Attention
-    from lmsae.initialisation.from_model import Heads
+    from lmsae.initialization.from_model import Heads
 
     assert isinstance(dictionary.geometry, LorsaConfig)
     if why := _positions_fault(layer.config, dictionary.geometry):

@@ -1,4 +1,4 @@
-"""Initialisation: the searched norm is the best of those tried, and every option does what it says."""
+"""Initialization: the searched norm is the best of those tried, and every option does what it says."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmsae.initialisation.config import InitConfig, fault
+from lmsae.initialization.config import InitConfig, fault
 from lmsae.losses import reconstruction_loss
 from tests.dictionary.grid import ACT_FNS, GEOMETRIES, Case, can_be_planned
-from tests.initialisation.start import held_aside, started
+from tests.initialization.start import calibration, started
 
 SAE = Case("sae", "relu")
 WRITES_ROWS = [name for name in GEOMETRIES if name != "molt"]
@@ -44,7 +44,7 @@ def test_the_norm_chosen_is_the_best_of_those_tried(case: Case, unit_norm_decode
     assert all(torch.equal(value, made.state_dict()[name]) for name, value in again.state_dict().items())
     for one in {best, 0, 7, 49}:
         other, _ = started(case, grid_search=False, decoder_norm=norms[one], **options)
-        x, target, usable = held_aside(other, case)
+        x, target, usable = calibration(other, case)
         first = slice(0, 40 if usable is None else 5)
         batch = (x[first], target[first], None if usable is None else usable[first])
         with torch.no_grad():
@@ -55,7 +55,7 @@ def test_the_norm_chosen_is_the_best_of_those_tried(case: Case, unit_norm_decode
 @pytest.mark.parametrize("unit_norm_decoder", [False, True])
 def test_losses_of_the_search_are_those_of_the_formula_in_float64(unit_norm_decoder: bool) -> None:
     made, tried = started(SAE, unit_norm_decoder=unit_norm_decoder, tokens=60, dtype=torch.float64)
-    x = held_aside(made, SAE)[0].numpy()
+    x = calibration(made, SAE)[0].numpy()
     directions = rows(made).detach().numpy()
     directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
     for one in tried[::9]:
@@ -137,7 +137,7 @@ def test_a_decoder_kept_at_norm_1_starts_there_and_the_encoder_has_the_norm(deco
 def test_rows_in_the_active_subspace_are_combinations_of_leading_directions() -> None:
     case = Case("crosscoder", "relu", "none")
     made, _ = started(case, decoder_init="active_subspace", subspace_rank=2, dtype=torch.float64)
-    target = held_aside(made, case)[1].numpy()
+    target = calibration(made, case)[1].numpy()
     start = 0
     for width in made.config.writes:
         part = target[:, start : start + width] - target[:, start : start + width].mean(0)
@@ -149,18 +149,18 @@ def test_rows_in_the_active_subspace_are_combinations_of_leading_directions() ->
 
 
 @pytest.mark.parametrize(("blend", "cosine"), [(1.0, 1.0), (0.8, 0.9)])
-def test_rows_blended_with_data_point_at_centred_targets(blend: float, cosine: float) -> None:
+def test_rows_blended_with_data_point_at_centered_targets(blend: float, cosine: float) -> None:
     made, _ = started(SAE, decoder_init="datapoint", datapoint_blend=blend)
-    x = held_aside(made, SAE)[0]
-    centred = torch.nn.functional.normalize(x - x.mean(0), dim=1)
-    nearest = (torch.nn.functional.normalize(rows(made), dim=1) @ centred.T).amax(1)
+    x = calibration(made, SAE)[0]
+    centered = torch.nn.functional.normalize(x - x.mean(0), dim=1)
+    nearest = (torch.nn.functional.normalize(rows(made), dim=1) @ centered.T).amax(1)
     assert (nearest > cosine - 1e-5).all()
 
 
 def test_rows_of_a_clt_point_at_targets_of_the_layers_that_they_write() -> None:
     case = Case("clt", "relu")
     made, _ = started(case, decoder_init="datapoint", datapoint_blend=1)
-    layers = [part - part.mean(0) for part in held_aside(made, case)[1].split(made.config.writes, dim=1)]
+    layers = [part - part.mean(0) for part in calibration(made, case)[1].split(made.config.writes, dim=1)]
     for j in range(len(layers)):
         parts = weights(made)[f"W_dec.{j}"].split(made.config.writes[j:], dim=1)
         for part, targets in zip(parts, layers[j:], strict=True):
@@ -181,10 +181,10 @@ def test_the_encoder_is_the_decoder_transposed_times_the_factor(geometry: str) -
 
 
 @pytest.mark.parametrize("geometry", [name for name in GEOMETRIES if "glu" not in name])
-def test_an_encoder_bias_of_minus_the_mean_centres_pre(geometry: str) -> None:
+def test_an_encoder_bias_of_minus_the_mean_centers_pre(geometry: str) -> None:
     case = Case(geometry, "relu")
     made, _ = started(case, b_enc="minus_mean_pre", tokens=1000)
-    x, _, usable = held_aside(made, case)
+    x, _, usable = calibration(made, case)
     pre = made.geometry.encode(x).detach()
     pre = pre if usable is None else pre[usable]
     torch.testing.assert_close(pre.mean(0), torch.zeros(pre.shape[1]), atol=1e-4, rtol=0)
@@ -194,7 +194,7 @@ def test_an_encoder_bias_of_minus_the_mean_centres_pre(geometry: str) -> None:
 def test_b_dec_is_the_mean_of_usable_targets(geometry: str) -> None:
     case = Case(geometry, "relu")
     made, _ = started(case, tokens=10)
-    _, target, usable = held_aside(made, case)
+    _, target, usable = calibration(made, case)
     np.testing.assert_allclose(
         weights(made)["b_dec"].detach(), (target if usable is None else target[usable]).numpy().mean(0), atol=1e-5
     )

@@ -1,4 +1,4 @@
-"""Optimisers by name: each trains, each parameter has one, and rates, decay and state are where they should be."""
+"""Optimizers by name: each trains, each parameter has one, and rates, decay and state are where they should be."""
 
 import sys
 from typing import Any, get_args
@@ -13,34 +13,34 @@ from lmsae.training.config import TrainConfig
 from lmsae.training.run import Run
 from tests.training.runs import learn, saved, weights
 
-OPTIMISERS = get_args(TrainConfig.model_fields["optimizer"].annotation)
+OPTIMIZERS = get_args(TrainConfig.model_fields["optimizer"].annotation)
 SETTINGS: dict[str, dict[str, Any]] = {"schedule_free": {"lr_schedule": "constant"}}
-every_optimiser = pytest.mark.parametrize("optimizer", OPTIMISERS)
+every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
 
 
 def make(make_run: Any, optimizer: str, name: str = "topk", steps: int = 100, **settings: Any) -> Run:
     return make_run(name, steps, **{"lr": 1e-2, "optimizer": optimizer, **SETTINGS.get(optimizer, {}), **settings})
 
 
-def group_of(optimisers: tuple[Optimizer, ...], parameter: torch.nn.Parameter) -> tuple[Optimizer, dict[str, Any]]:
+def group_of(optimizers: tuple[Optimizer, ...], parameter: torch.nn.Parameter) -> tuple[Optimizer, dict[str, Any]]:
     """The one group that a parameter is in."""
     found = [
-        (optimiser, group)
-        for optimiser in optimisers
-        for group in optimiser.param_groups
+        (optimizer, group)
+        for optimizer in optimizers
+        for group in optimizer.param_groups
         if any(one is parameter for one in group["params"])
     ]
     assert len(found) == 1
     return found[0]
 
 
-@every_optimiser
+@every_optimizer
 def test_a_dictionary_learns_with_it(optimizer: str, make_run: Any, batches_for: Any) -> None:
     first, *_, last = learn(make(make_run, optimizer), batches_for("topk")).curves
     assert last["reconstruction_loss"] < 0.5 * first["reconstruction_loss"]
 
 
-@every_optimiser
+@every_optimizer
 def test_the_same_start_gives_the_same_bytes_with_it(
     optimizer: str, make_run: Any, batches_for: Any, tmp_path: Any
 ) -> None:
@@ -51,17 +51,17 @@ def test_the_same_start_gives_the_same_bytes_with_it(
 
 
 @pytest.mark.parametrize("name", CATALOG)
-@every_optimiser
-def test_every_parameter_has_one_optimiser(optimizer: str, name: str, make_run: Any) -> None:
+@every_optimizer
+def test_every_parameter_has_one_optimizer(optimizer: str, name: str, make_run: Any) -> None:
     run = make(make_run, optimizer, name)
     for parameter in run.dictionary.parameters():
-        group_of(run.optimisers, parameter)
+        group_of(run.optimizers, parameter)
 
 
-@every_optimiser
+@every_optimizer
 def test_thresholds_learn_at_their_own_rate(optimizer: str, make_run: Any) -> None:
     run = make(make_run, optimizer, "jumprelu", threshold_lr_factor=0.1)
-    rates = {name: group_of(run.optimisers, value)[1]["base_lr"] for name, value in run.dictionary.named_parameters()}
+    rates = {name: group_of(run.optimizers, value)[1]["base_lr"] for name, value in run.dictionary.named_parameters()}
     assert rates.pop("sparsity.log_threshold") == pytest.approx(1e-3)
     assert set(rates.values()) == {1e-2}
 
@@ -75,7 +75,7 @@ ROLES = {
 FACTORS = {"threshold": 2.0, "bias": 3.0, "decoder": 5.0, "encoder": 7.0}
 
 
-@every_optimiser
+@every_optimizer
 def test_thresholds_biases_what_reads_and_what_writes_have_rates_of_their_own(optimizer: str, make_run: Any) -> None:
     met = set()
     columns: dict[str, Any] = {f"{role}_lr_factor": factor for role, factor in FACTORS.items()}
@@ -84,23 +84,23 @@ def test_thresholds_biases_what_reads_and_what_writes_have_rates_of_their_own(op
         for name, value in run.dictionary.named_parameters():
             own = name.rstrip(".0123456789").rpartition(".")[2]
             (role,) = (role for role, names in ROLES.items() if own in names)
-            assert group_of(run.optimisers, value)[1]["base_lr"] == pytest.approx(1e-2 * FACTORS[role]), name
+            assert group_of(run.optimizers, value)[1]["base_lr"] == pytest.approx(1e-2 * FACTORS[role]), name
             met.add(own)
     assert met == set().union(*ROLES.values())
 
 
-@every_optimiser
+@every_optimizer
 def test_only_matrices_decay(optimizer: str, make_run: Any) -> None:
     run = make(make_run, optimizer, "lorsa", weight_decay=0.1)
     decays = {
-        name.rpartition(".")[2]: group_of(run.optimisers, value)[1]["weight_decay"]
+        name.rpartition(".")[2]: group_of(run.optimizers, value)[1]["weight_decay"]
         for name, value in run.dictionary.named_parameters()
     }
     assert {name for name, decay in decays.items() if decay == 0.1} == {"W_Q", "W_K", "W_enc", "W_dec"}
     assert {name for name, decay in decays.items() if decay == 0} == {"b_Q", "b_K", "b_enc", "b_dec"}
 
 
-@every_optimiser
+@every_optimizer
 def test_weight_decay_is_times_the_rate(optimizer: str, make_run: Any, batches_for: Any) -> None:
     """One step from the same weights and gradients: what decay adds is -lr * decay * weights."""
     plain = make(make_run, optimizer, steps=2, grad_clip=0, lr_warm_up_steps=0, lr_cool_down_steps=0)
@@ -114,7 +114,7 @@ def test_weight_decay_is_times_the_rate(optimizer: str, make_run: Any, batches_f
         touched.copy_(plain.dictionary.geometry.get_parameter("W_dec").grad != 0)
 
     if optimizer == "sparse_adam":
-        plain.optimisers[0].register_step_pre_hook(look)
+        plain.optimizers[0].register_step_pre_hook(look)
     for run in (plain, decayed):
         run.step(batches_for("topk")[0])
     change = weights(decayed)["geometry.W_dec"] - weights(plain)["geometry.W_dec"]
@@ -124,7 +124,7 @@ def test_weight_decay_is_times_the_rate(optimizer: str, make_run: Any, batches_f
 def test_muon_takes_matrices_and_adam_the_rest(make_run: Any) -> None:
     run = make(make_run, "muon", "lorsa")
     kinds = {
-        name.rpartition(".")[2]: type(group_of(run.optimisers, value)[0]).__name__
+        name.rpartition(".")[2]: type(group_of(run.optimizers, value)[0]).__name__
         for name, value in run.dictionary.named_parameters()
     }
     assert {name for name, kind in kinds.items() if kind == "Muon"} == {"W_enc", "W_dec"}
@@ -156,9 +156,9 @@ def test_lazy_adam_leaves_latents_alone_that_did_not_fire(make_run: Any, batches
 def test_what_schedule_free_saves_is_the_mean_of_its_steps(make_run: Any, batches_for: Any) -> None:
     run = make(make_run, "schedule_free", steps=8, lr_warm_up_steps=0)
     fast: list[torch.Tensor] = []
-    optimiser = run.optimisers[0]
+    optimizer = run.optimizers[0]
     rows = run.dictionary.geometry.get_parameter("W_dec")
-    optimiser.register_step_post_hook(lambda *_: fast.append(optimiser.state[rows]["z"].double().clone()))
+    optimizer.register_step_post_hook(lambda *_: fast.append(optimizer.state[rows]["z"].double().clone()))
     learn(run, batches_for("topk"))
     # Defazio et al. 2024 (arXiv 2405.15682): x is the mean of all z, where the rate is constant.
     torch.testing.assert_close(weights(run)["geometry.W_dec"].double(), torch.stack(fast).mean(0), rtol=0, atol=1e-5)
@@ -169,6 +169,6 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(
     make_run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "schedulefree", None)
-    wanted = r"schedule_free needs the library schedulefree.*pip install 'lmsae\[optimisers\]'"
+    wanted = r"schedule_free needs the library schedulefree.*pip install 'lmsae\[optimizers\]'"
     with pytest.raises(SourceError, match=wanted):
         make(make_run, "schedule_free")

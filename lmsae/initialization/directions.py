@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lmsae.dictionary.normaliser import covariance
-from lmsae.initialisation.config import InitConfig
+from lmsae.dictionary.normalizer import covariance
+from lmsae.initialization.config import InitConfig
 
 
 @dataclass(frozen=True, slots=True)
 class HookPoint:
-    """What rows at one hook point are made of: random directions (latents, width) of norm 1, centred targets
+    """What rows at one hook point are made of: random directions (latents, width) of norm 1, centered targets
     (tokens, width), and which of the targets each latent is given (latents,)."""
 
     random: Tensor
@@ -66,8 +66,8 @@ def redrawn(
 ) -> dict[str, Tensor]:
     """What a geometry has drawn, with decoder rows (latents, ...) of the kind that `init` asks for.
 
-    `targets` (tokens, d_out) are centred, `widths` those of the hook points written. Rows narrower than d_out write the
-    last hook points (later layers of a cross-layer transcoder). The norm of each row at each hook point stays.
+    `targets` (tokens, d_out) are centered, `widths` those of the hook points written. Rows narrower than d_out write
+    the last hook points (later layers of a cross-layer transcoder). The norm of each row at each hook point stays.
     """
     if init.decoder_init == "unit":
         return dict(drawn)

@@ -1,6 +1,6 @@
-"""Normalisers: raw activations to the units of training and back.
+"""Normalizers: raw activations to the units of training and back.
 
-Hook points stand side by side in the last dimension, and each is normalised on its own. At inference nothing is known
+Hook points stand side by side in the last dimension, and each is normalized on its own. At inference nothing is known
 of an output that is not read (a transcoder's): there the kinds that look at each token give way to `dataset`.
 """
 
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lmsae.dictionary.config import Normalisation
+from lmsae.dictionary.config import Normalization
 from lmsae.errors import ExportError, NotEnoughTokens
 from lmsae.geometry.geometry import Affine
 
@@ -21,7 +21,7 @@ Moments = Mapping[str, Tensor]
 
 VARIANCE_FLOOR = 1e-6
 """Whitening takes no direction to have less than this share of the mean variance: what never varies (the mean over
-dimensions of a centred residual stream) would otherwise be rounding noise blown up to variance 1."""
+dimensions of a centered residual stream) would otherwise be rounding noise blown up to variance 1."""
 
 STEADY = 1e-6
 """Norms and deviations of a token below this count as this: a vector of zeros stays one."""
@@ -29,7 +29,7 @@ STEADY = 1e-6
 CHUNK = 8192
 
 
-class Normaliser(nn.Module, ABC):
+class Normalizer(nn.Module, ABC):
     """Activations of all hook points side by side, to training's units and back."""
 
     @abstractmethod
@@ -45,14 +45,14 @@ class Normaliser(nn.Module, ABC):
 
     @abstractmethod
     def fit(self, moments: Sequence[Moments], x: Float[Tensor, "tokens d"]) -> None:
-        """Take over what was measured at each hook point, and on the raw held-aside activations x of all of them."""
+        """Take over what was measured at each hook point, and on the raw calibration activations x of all of them."""
 
     @abstractmethod
     def affine(self) -> Affine:
         """The same as an affine map. Raises ExportError where it is none."""
 
 
-class Identity(Normaliser):
+class Identity(Normalizer):
     """Raw activations as they are."""
 
     one: Tensor
@@ -75,7 +75,7 @@ class Identity(Normaliser):
         return Affine(torch.zeros_like(self.one), self.one, self.one)
 
 
-class Scale(Normaliser):
+class Scale(Normalizer):
     """One factor a hook point: mean norm sqrt(width) after `fit`, 1 before."""
 
     scale: Tensor
@@ -106,10 +106,10 @@ class Scale(Normaliser):
         return Affine(torch.zeros_like(self.scale), self.scale, 1 / self.scale)
 
 
-class PerToken(Normaliser):
-    """Each token at each hook point, (x - centre) / spread, by its own centre and spread: norm sqrt(width)."""
+class PerToken(Normalizer):
+    """Each token at each hook point, (x - center) / spread, by its own center and spread: norm sqrt(width)."""
 
-    kind: Normalisation
+    kind: Normalization
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
@@ -117,21 +117,21 @@ class PerToken(Normaliser):
 
     @abstractmethod
     def statistics(self, x: Float[Tensor, "*batch width"]) -> tuple[Tensor, Tensor]:
-        """Centre and spread of tokens at one hook point, both (*batch, 1)."""
+        """Center and spread of tokens at one hook point, both (*batch, 1)."""
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         parts = []
         for part in x.split(self.widths, dim=-1):
-            centre, spread = self.statistics(part)
-            parts.append((part - centre) / spread)
+            center, spread = self.statistics(part)
+            parts.append((part - center) / spread)
         return torch.cat(parts, dim=-1)
 
     def restore(self, y: Float[Tensor, "*batch d"], like: Float[Tensor, "*batch d"] | None) -> Tensor:
         assert like is not None, "an output that is not read is scaled by `dataset`"
         parts = []
         for part, raw in zip(y.split(self.widths, dim=-1), like.split(self.widths, dim=-1), strict=True):
-            centre, spread = self.statistics(raw)
-            parts.append(part * spread + centre)
+            center, spread = self.statistics(raw)
+            parts.append(part * spread + center)
         return torch.cat(parts, dim=-1)
 
     def fit(self, moments: Sequence[Moments], x: Float[Tensor, "tokens d"]) -> None:
@@ -160,15 +160,15 @@ class LayerNorm(PerToken):
     kind = "layer_norm"
 
     def statistics(self, x: Float[Tensor, "*batch width"]) -> tuple[Tensor, Tensor]:
-        spread, centre = torch.std_mean(x, dim=-1, correction=0, keepdim=True)
-        return centre, spread.clamp(min=STEADY)
+        spread, center = torch.std_mean(x, dim=-1, correction=0, keepdim=True)
+        return center, spread.clamp(min=STEADY)
 
 
-class Whiten(Normaliser):
+class Whiten(Normalizer):
     """(x - mean) C^(-1/2) at each hook point: mean 0 and covariance 1, hence a root mean square norm of sqrt(width).
 
-    C is the covariance over held-aside tokens; its symmetric root (ZCA) turns directions as little as can be. Variances
-    below VARIANCE_FLOOR of their mean count as that much, so that the map always has an inverse.
+    C is the covariance over calibration tokens; its symmetric root (ZCA) turns directions as little as can be.
+    Variances below VARIANCE_FLOOR of their mean count as that much, so that the map always has an inverse.
     """
 
     mean: Tensor
@@ -179,7 +179,7 @@ class Whiten(Normaliser):
         self.register_buffer("mean", torch.zeros(sum(widths)))
         for site, width in enumerate(self.widths):
             self.register_buffer(f"whitening_{site}", torch.eye(width))
-            self.register_buffer(f"colouring_{site}", torch.eye(width))
+            self.register_buffer(f"coloring_{site}", torch.eye(width))
 
     def _blocks(self, name: str) -> list[Tensor]:
         return [self.get_buffer(f"{name}_{site}") for site in range(len(self.widths))]
@@ -193,7 +193,7 @@ class Whiten(Normaliser):
 
     def restore(self, y: Float[Tensor, "*batch d"], like: Float[Tensor, "*batch d"] | None) -> Tensor:
         del like
-        return self._by_hook_point(y, "colouring") + self.mean
+        return self._by_hook_point(y, "coloring") + self.mean
 
     @torch.no_grad()
     def fit(self, moments: Sequence[Moments], x: Float[Tensor, "tokens d"]) -> None:
@@ -202,17 +202,18 @@ class Whiten(Normaliser):
         for site, part in enumerate(x.split(self.widths, dim=-1)):
             if len(part) <= part.shape[1]:
                 raise NotEnoughTokens(
-                    f"whitening activations of width {part.shape[1]} needs more held-aside tokens than that, and there "
-                    f"are {len(part)}. Hold more aside, or choose another sae.normalize_activations."
+                    f"whitening activations of width {part.shape[1]} needs more calibration tokens than that, and "
+                    f"there are {len(part)}. Raise tokenize.calibration_tokens, or choose another "
+                    "sae.normalize_activations."
                 )
             variances, directions = torch.linalg.eigh(covariance(part))
             deviations = variances.clamp(min=VARIANCE_FLOOR * variances.mean().item()).sqrt()
             self.get_buffer(f"whitening_{site}").copy_((directions / deviations) @ directions.T)
-            self.get_buffer(f"colouring_{site}").copy_((directions * deviations) @ directions.T)
+            self.get_buffer(f"coloring_{site}").copy_((directions * deviations) @ directions.T)
 
     def affine(self) -> Affine:
-        whitening, colouring = (torch.block_diag(*self._blocks(name)) for name in ("whitening", "colouring"))
-        return Affine(self.mean, whitening, colouring)
+        whitening, coloring = (torch.block_diag(*self._blocks(name)) for name in ("whitening", "coloring"))
+        return Affine(self.mean, whitening, coloring)
 
 
 def covariance(x: Float[Tensor, "tokens d"]) -> Float[Tensor, "d d"]:
@@ -220,12 +221,12 @@ def covariance(x: Float[Tensor, "tokens d"]) -> Float[Tensor, "d d"]:
     mean = x.mean(0, dtype=torch.float64)
     total = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=x.device)
     for part in x.split(CHUNK):
-        centred = part.double() - mean
-        total.addmm_(centred.T, centred)
+        centered = part.double() - mean
+        total.addmm_(centered.T, centered)
     return total / len(x)
 
 
-NORMALISERS: dict[Normalisation, type[Normaliser]] = {
+NORMALIZERS: dict[Normalization, type[Normalizer]] = {
     "none": Identity,
     "dataset": Scale,
     "token": TokenNorm,
@@ -234,12 +235,12 @@ NORMALISERS: dict[Normalisation, type[Normaliser]] = {
 }
 
 
-def build(kind: Normalisation, widths: Sequence[int]) -> Normaliser:
-    """The normaliser of what is read. Those with statistics change nothing before `fit`."""
-    return NORMALISERS[kind](widths)
+def build(kind: Normalization, widths: Sequence[int]) -> Normalizer:
+    """The normalizer of what is read. Those with statistics change nothing before `fit`."""
+    return NORMALIZERS[kind](widths)
 
 
-def build_for_output(kind: Normalisation, widths: Sequence[int], *, is_read: bool) -> Normaliser:
-    """The normaliser of what is written: `dataset` for the kinds that would have to look at an output not read."""
-    chosen = NORMALISERS[kind]
+def build_for_output(kind: Normalization, widths: Sequence[int], *, is_read: bool) -> Normalizer:
+    """The normalizer of what is written: `dataset` for the kinds that would have to look at an output not read."""
+    chosen = NORMALIZERS[kind]
     return Scale(widths) if issubclass(chosen, PerToken) and not is_read else chosen(widths)

@@ -1,4 +1,4 @@
-"""Optimisers by their names in `train.optimizer`: one for all parameters, or two that share them."""
+"""Optimizers by their names in `train.optimizer`: one for all parameters, or two that share them."""
 
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
@@ -19,21 +19,21 @@ DECODERS = ("W_dec", "W_skip", "U", "V")
 
 
 def build(config: TrainConfig, parameters: Iterable[Named], lr: float) -> tuple[Optimizer, ...]:
-    """The optimisers of named parameters, each of which belongs to exactly one of them.
+    """The optimizers of named parameters, each of which belongs to exactly one of them.
 
     Thresholds, biases, what reads and what writes learn at `lr` times the factor of each; only matrices decay. Every
     group keeps its own rate in `base_lr`. Raises SourceError where a library is missing.
     """
-    optimisers = _BUILDERS[config.optimizer](config, list(parameters), lr)
-    for optimiser in optimisers:
-        for group in optimiser.param_groups:
+    optimizers = _BUILDERS[config.optimizer](config, list(parameters), lr)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]
-    return optimisers
+    return optimizers
 
 
-def to_evaluation(optimiser: Optimizer) -> None:
-    """Bring the parameters of an optimiser that trains other weights than it means to those that it means."""
-    switch: Callable[[], None] | None = getattr(optimiser, "eval", None)
+def to_evaluation(optimizer: Optimizer) -> None:
+    """Bring the parameters of an optimizer that trains other weights than it means to those that it means."""
+    switch: Callable[[], None] | None = getattr(optimizer, "eval", None)
     if switch:
         switch()
 
@@ -83,9 +83,9 @@ def _muon(config: TrainConfig, parameters: list[Named], lr: float) -> tuple[Opti
 
 def _schedule_free(config: TrainConfig, parameters: list[Named], lr: float) -> tuple[Optimizer, ...]:
     library = _library("schedulefree", config)
-    optimiser = library.AdamWScheduleFree(_groups(config, parameters, lr), **_moments(config))
-    optimiser.train()
-    return (optimiser,)
+    optimizer = library.AdamWScheduleFree(_groups(config, parameters, lr), **_moments(config))
+    optimizer.train()
+    return (optimizer,)
 
 
 def _moments(config: TrainConfig) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def _library(name: str, config: TrainConfig) -> Any:
     except ImportError:
         raise SourceError(
             f"train.optimizer {config.optimizer} needs the library {name}, which is not installed: "
-            "pip install 'lmsae[optimisers]', or choose adam"
+            "pip install 'lmsae[optimizers]', or choose adam"
         ) from None
 
 
@@ -110,19 +110,19 @@ _BUILDERS: Mapping[str, Callable[[TrainConfig, list[Named], float], tuple[Optimi
 }
 
 
-def set_lr_factor(optimiser: Optimizer, factor: float) -> None:
+def set_lr_factor(optimizer: Optimizer, factor: float) -> None:
     """Set every group's learning rate to its own base times `factor`."""
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
 
 
 @torch.no_grad()
-def forget(optimiser: Optimizer, parameter: nn.Parameter, dim: int, chosen: Tensor) -> None:
-    """Set an optimiser's moments to 0 for the chosen places of a parameter's dimension.
+def forget(optimizer: Optimizer, parameter: nn.Parameter, dim: int, chosen: Tensor) -> None:
+    """Set an optimizer's moments to 0 for the chosen places of a parameter's dimension.
 
-    A schedule-free optimiser's second copy of the weights, `z`, takes their present values there.
+    A schedule-free optimizer's second copy of the weights, `z`, takes their present values there.
     """
-    for name, moments in optimiser.state.get(parameter, {}).items():
+    for name, moments in optimizer.state.get(parameter, {}).items():
         if not torch.is_tensor(moments) or moments.shape != parameter.shape:
             continue
         if name == "z":

@@ -12,7 +12,7 @@ from lmsae.geometry.lorsa import Attention, Lorsa
 
 
 class ModelWeights(Protocol):
-    """Weights of one layer of a model, for raw activations; the dictionary's normalisers say what training's are."""
+    """Weights of one layer of a model, for raw activations; the dictionary's normalizers say what training's are."""
 
     def draw(
         self, dictionary: Dictionary, drawn: Mapping[str, Tensor], generator: torch.Generator

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies
 
-from lmsae.initialisation.centre import centre, geometric_median
+from lmsae.initialization.center import center, geometric_median
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(101, 5, generator=GENERATOR, dtype=torch.float64) @ torch.diag(torch.arange(1.0, 6).double()) + 7
@@ -61,11 +61,11 @@ def test_a_point_that_is_most_of_the_data_is_its_geometric_median() -> None:
 
 
 @pytest.mark.parametrize("kind", ["mean", "zero", "geometric_median"])
-def test_each_hook_point_has_its_own_centre(kind: str) -> None:
-    both = centre(kind, torch.cat([X, 3 * X[:, :2]], dim=1), (5, 2))
-    torch.testing.assert_close(both, torch.cat([centre(kind, X, (5,)), centre(kind, 3 * X[:, :2], (2,))]))
+def test_each_hook_point_has_its_own_center(kind: str) -> None:
+    both = center(kind, torch.cat([X, 3 * X[:, :2]], dim=1), (5, 2))
+    torch.testing.assert_close(both, torch.cat([center(kind, X, (5,)), center(kind, 3 * X[:, :2], (2,))]))
 
 
 def test_the_mean_is_the_mean_and_zero_is_zero() -> None:
-    np.testing.assert_allclose(centre("mean", X, (5,)), X.numpy().mean(0))
-    assert not centre("zero", X, (5,)).any()
+    np.testing.assert_allclose(center("mean", X, (5,)), X.numpy().mean(0))
+    assert not center("zero", X, (5,)).any()

@@ -1,1 +1,0 @@
-"""Initialisation: the weights that training starts from, found on activations that training never sees."""

@@ -1,0 +1,1 @@
+"""Initialization: the weights that training starts from, found on activations that training never sees."""
