@@ -19,11 +19,11 @@ import torch
 import yaml
 
 from lmsae.cli import parser
-from lmsae.experiment import plan_of
 from lmsae.geometry.config import GEOMETRIES
 from lmsae.lm.features import Features
 from lmsae.losses import LOSSES
 from lmsae.planning.catalog import CATALOG
+from lmsae.planning.plan import plan_of
 from lmsae.planning.sheet import columns
 from lmsae.sparsity.config import ACT_FNS
 from lmsae.stages import STAGES

@@ -41,6 +41,11 @@ class GeometryBase(Frozen):
         """The work of a dictionary of these widths; that of attention depends on the size of contexts."""
         raise NotImplementedError
 
+    def latents(self, reads: Sequence[int], d_sae: int) -> int:
+        """The number of all latents."""
+        del reads
+        return d_sae
+
     folded: ClassVar[Mapping[str, object]] = {}
     """Fields that change when normalizers are folded into the weights."""
 
@@ -119,6 +124,10 @@ class CLTConfig(GeometryBase):
         """d_in n; n d_out (layers + 1) / 2, since the latents of the first layer write to all, of the last to one."""
         del context_size
         return Products(sum(reads) * d_sae, d_sae * sum(writes) * (len(writes) + 1) / 2)
+
+    def latents(self, reads: Sequence[int], d_sae: int) -> int:
+        """d_sae latents of each layer."""
+        return d_sae * len(reads)
 
 
 class LorsaConfig(GeometryBase):

@@ -5,7 +5,6 @@ from typing import Literal
 from pydantic import Field
 
 from lmsae.config import Frozen
-from lmsae.dictionary.config import DictionaryConfig
 
 FROM_MODEL = {"transcoder": "the neurons of an MLP", "skip_transcoder": "the neurons of an MLP", "lorsa": "its heads"}
 """Geometries that can start from the language model's own weights, and from which of them."""
@@ -57,32 +56,3 @@ class InitConfig(Frozen):
         description="Start a transcoder from the neurons of the model's MLP, a lorsa from its attention heads. Latents "
         "beyond the neurons start as all do otherwise.",
     )
-
-
-def fault(init: InitConfig, dictionary: DictionaryConfig, unit_norm_decoder: bool) -> tuple[str, str] | None:
-    """The column of `init` that this dictionary cannot have, and why with what to do instead; None if all is well."""
-    kind, act_fn, units = dictionary.geometry.kind, dictionary.act_fn, dictionary.normalize_activations
-    if kind == "molt" and init.decoder_init != "unit":
-        return "decoder_init", "a molt writes by matrices and has no decoder rows; leave it at unit"
-    if init.decoder_init == "kaiming" and unit_norm_decoder:
-        return "decoder_init", "kaiming leaves norms as they fall, but sae.unit_norm_decoder wants 1; use uniform"
-    if init.encoder_factor != 1 and getattr(dictionary.geometry, "tied_encoder", False):
-        return "encoder_factor", "sae.tied_encoder makes the encoder the decoder transposed; leave the factor at 1"
-    if init.b_enc != "zero" and act_fn.brings_bias:
-        return "b_enc", f"{act_fn.kind} brings its own biases, and there is no encoder bias; leave it at zero"
-    if not init.from_model:
-        return None
-    if kind not in FROM_MODEL:
-        return "from_model", f"a {kind} has no counterpart in the model; only {', '.join(FROM_MODEL)} have"
-    if act_fn.brings_bias:
-        return (
-            "from_model",
-            f"{act_fn.kind} has no encoder bias to take over from the model; use relu, jumprelu or topk",
-        )
-    if getattr(dictionary.geometry, "glu_encoder", False):
-        return "from_model", "the gate of sae.glu_encoder has no counterpart in the model; leave it off"
-    if units in ("token", "layer_norm"):
-        return "from_model", f"no weights undo sae.normalize_activations {units}; use dataset, whiten or none"
-    if kind == "lorsa" and init.decoder_init != "unit":
-        return "decoder_init", "a lorsa from the model has the directions of its heads; leave it at unit"
-    return None

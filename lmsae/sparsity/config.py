@@ -16,6 +16,8 @@ class ActFnBase(Frozen):
     """It explains x away latent by latent, and so needs an encoder that is the decoder transposed, of unit rows."""
     joins_groups: ClassVar[bool] = False
     """It selects among the latents of all groups (layers) at once, where others select in each group."""
+    selects_over_batch: ClassVar[bool] = False
+    """It chooses among all pre-activations of a batch in training."""
     takes_any_k: ClassVar[bool] = False
     """It can select another number of codes than its own at any time: k may have a schedule, and multi-TopK use 4k."""
     not_jumprelu_because: ClassVar[str | None] = "it learns no threshold in training"
@@ -81,6 +83,8 @@ class BatchTopKConfig(_TopKFamily):
     At inference codes never depend on batch mates: a latent fires above the threshold learned in training.
     """
 
+    selects_over_batch: ClassVar[bool] = True
+
     kind: Literal["batchtopk"] = "batchtopk"
 
 
@@ -96,6 +100,7 @@ class BatchLayerTopKConfig(_TopKFamily):
     """The k*B largest of ReLU(pre) over a batch of B tokens and all layers; at inference as batchtopk."""
 
     joins_groups: ClassVar[bool] = True
+    selects_over_batch: ClassVar[bool] = True
 
     kind: Literal["batchlayertopk"] = "batchlayertopk"
 

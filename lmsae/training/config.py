@@ -1,13 +1,11 @@
 """How a dictionary is trained, without torch: the columns `train.*`."""
 
 import math
-from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from lmsae.config import Frozen
-from lmsae.dictionary.config import DictionaryConfig
 from lmsae.errors import NotEnoughTokens
 from lmsae.training import schedules
 
@@ -164,25 +162,6 @@ class TrainConfig(Frozen):
                 )
         return self
 
-    def refusals(self, dictionary: DictionaryConfig, unit_norm_decoder: bool) -> list[tuple[str, str]]:
-        """What these settings cannot do for a dictionary: columns, and what to use instead."""
-        refused = []
-        if self.optimizer == "schedule_free" and unit_norm_decoder:
-            message = "schedule_free averages weights, and means of unit rows have no norm of 1: use adam"
-            refused.append(("train.optimizer", f"{message}, or sae.unit_norm_decoder false"))
-        if self.initial_k:
-            refused += [("train.initial_k", message) for message in self._k_refusals(dictionary)]
-        if self.resample_steps:
-            refused += [("train.resample_steps", message) for message in _resampling_refusals(dictionary)]
-        return refused
-
-    def _k_refusals(self, dictionary: DictionaryConfig) -> Iterator[str]:
-        act_fn = dictionary.act_fn
-        if not act_fn.takes_any_k:
-            yield f"{act_fn.kind} cannot change the number of its codes in training: leave it empty, or use topk"
-        elif (self.initial_k or 0) > dictionary.d_sae:
-            yield f"it is {self.initial_k:,}, but there are only {dictionary.d_sae:,} latents"
-
     @property
     def steps(self) -> int:
         """Whole batches in `tokens`."""
@@ -227,16 +206,3 @@ class TrainConfig(Frozen):
                 f"train.tokens to {there:,}, set train.epochs to {-(-wanted // per_epoch)}, or give tokenize more text "
                 "(dataset.*, tokenize.tokens)"
             )
-
-
-def _resampling_refusals(dictionary: DictionaryConfig) -> Iterator[str]:
-    geometry, act_fn = dictionary.geometry, dictionary.act_fn
-    if geometry.kind != "sae":
-        yield f"it takes decoder rows from the input, and a {geometry.kind} writes something else: use the aux_k loss"
-    elif geometry.tied_encoder or geometry.glu_encoder:
-        yield "it sets encoder and decoder apart, and no gate: leave sae.tied_encoder and sae.glu_encoder false"
-    if act_fn.brings_bias or act_fn.kind == "jumprelu":
-        yield (
-            f"it leaves the biases and thresholds of {act_fn.kind} as they are, and with them latents dead: use the "
-            "pre_act loss for jumprelu, or another activation function"
-        )
