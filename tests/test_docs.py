@@ -275,8 +275,8 @@ def test_an_architecture_added_as_the_page_says_passes_its_tests(tmp_path: Path)
     tests = [
         "test_golden.py",
         "test_lattice.py",
-        "test_recovery.py",
-        "test_catalog.py",
+        "metrics/test_recovery.py",
+        "planning/test_catalog.py",
         "sparsity",
         "losses",
         "interop",
