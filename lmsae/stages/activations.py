@@ -26,22 +26,20 @@ class ModelSection(Frozen):
 
     name: str = Field(
         default="builtin:stdlib-4m",
-        description="A builtin model (`builtin:stdlib-4m`, or `builtin:features?features=512&width=64`, which has no "
-        "weights and makes activations of known sparse features: see docs/recovery.md), a local folder, or a model on "
-        "the hub.",
+        description="A built-in model, a local folder, or a model on the hub. `builtin:stdlib-4m` is a small language "
+        "model. `builtin:features?features=512&width=64` has no weights and makes activations of known sparse features "
+        "(docs/recovery.md).",
     )
-    revision: str | None = Field(
-        default=None, description="Branch, tag or commit on the hub; empty means the main branch."
-    )
+    revision: str | None = Field(default=None, description="Branch, tag or commit on the hub. Empty: the main branch.")
     backend: Backend = Field(
         default="huggingface",
-        description="The library that runs the model; both give the same activations up to rounding.",
+        description="Library that runs the model. Both give the same activations up to rounding.",
     )
-    dtype: Dtype = Field(default="float32", description="Precision the model runs in.")
+    dtype: Dtype = Field(default="float32", description="Precision that the model runs in.")
     others: tuple[str, ...] = Field(
         default=(),
-        description="Further models, or checkpoints, over the same tokens: `name` or `name@revision`. A crosscoder "
-        "shares its latents between all of them; no other dictionary reads several models.",
+        description="Further models or checkpoints that read the same tokens: `name` or `name@revision`. A crosscoder "
+        "shares its latents between all of them. No other dictionary reads several models.",
     )
 
 
@@ -70,14 +68,14 @@ class Capture(Frozen):
 
     dtype: Literal["float16", "bfloat16", "float32", "int8"] = Field(
         default="float16",
-        description="Precision on disk. int8 takes half the bytes of float16: a byte a value, with a scale for each "
-        "token after a mean and a standard deviation for each channel, those of the first batch.",
+        description="Precision on disk. int8 takes half the bytes of float16: one byte for each value, and a scale for "
+        "each token. Before that, channels are standardized by the mean and standard deviation of the first batch.",
     )
-    batch_contexts: int = Field(default=32, gt=0, description="Contexts in one forward pass of the model.")
+    batch_contexts: int = Field(default=32, gt=0, description="Number of contexts in one forward pass of the model.")
     source: Literal["cached", "live"] = Field(
         default="cached",
         description="`cached`: all activations are stored. `live`: training captures them window by window, just in "
-        "time, and drops them; only the calibration contexts are stored. The dictionary is the same; the model runs "
+        "time, and drops them; only the calibration split is stored. The dictionary is the same, but the model runs "
         "again in every training pass and epoch.",
     )
 
