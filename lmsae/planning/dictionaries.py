@@ -29,52 +29,62 @@ class SaeSection(Frozen):
 
     hook_point: tuple[str, ...] | None = Field(
         default=None,
-        description="Where activations are read and written, by TransformerLens names; a crosscoder takes several.",
+        description="Hook point that a dictionary both reads and writes, by its TransformerLens name. A crosscoder "
+        "takes several.",
     )
     hook_point_in: tuple[str, ...] | None = Field(
-        default=None, description="Where a dictionary reads that writes elsewhere (transcoder, clt, lorsa, molt)."
+        default=None,
+        description="Hook point that a dictionary reads if it writes at another one (transcoder, clt, lorsa, molt).",
     )
     hook_point_out: tuple[str, ...] | None = Field(
-        default=None, description="Where such a dictionary writes; of a clt, one for each of `sae.hook_point_in`."
+        default=None,
+        description="Hook point that such a dictionary writes. A clt has one for each of `sae.hook_point_in`.",
     )
     architecture: str | None = Field(
-        default=None, description="A name from the catalog; empty if the parts are written out."
+        default=None, description="A name from the catalog. Empty if the row names the parts itself."
     )
     geometry: str | None = Field(
-        default=None, description="How x becomes pre-activations; replaces the architecture's."
+        default=None,
+        description="Part that turns x into pre-activations and codes into a reconstruction. It replaces the "
+        "architecture's.",
     )
     act_fn: str | None = Field(
-        default=None, description="How pre-activations become codes; replaces the architecture's."
+        default=None, description="Part that turns pre-activations into codes. It replaces the architecture's."
     )
     losses: tuple[str, ...] | None = Field(
         default=None,
-        description="Losses beside reconstruction, separated by spaces; replace the architecture's, which empty keeps.",
+        description="Losses beside reconstruction, separated by spaces. They replace the architecture's; empty keeps "
+        "those.",
     )
     d_sae: int | None = Field(
         default=None,
         gt=0,
-        description="Number of latents (of a clt: in each layer); give this or `sae.expansion_factor`.",
+        description="Number of latents (of a clt in each layer). Give this or `sae.expansion_factor`.",
     )
     expansion_factor: float | None = Field(
-        default=None, gt=0, le=65536, description="Number of latents as a multiple of the width of a hook point read."
+        default=None,
+        gt=0,
+        le=65536,
+        description="Number of latents as a multiple of the width of a hook point that is read.",
     )
     normalize_activations: Normalization = Field(
         default="dataset",
-        description="Units of training. dataset: one factor a hook point, so that the mean norm is sqrt(width), as "
-        "estimated by the norm stage; token: every token to norm sqrt(width); layer_norm: every token less its mean, "
-        "over its standard deviation; whiten: less the mean, times the inverse root of the covariance; none: as they "
-        "are. Dictionaries read and write raw activations whatever is chosen.",
+        description="Units of training. dataset: one factor for each hook point, so that the mean norm is sqrt(width), "
+        "as the norm stage estimates it. token: each token is scaled to norm sqrt(width). layer_norm: each token minus "
+        "its mean, divided by its standard deviation. whiten: minus the mean, times the inverse root of the "
+        "covariance. none: raw activations. In every case a dictionary reads and writes raw activations.",
     )
     sparsity_include_decoder_norm: bool = Field(
         default=False, description="Select latents by pre * ||W_dec,i|| instead of pre."
     )
     unit_norm_decoder: bool = Field(
-        default=False, description="Keep decoder rows at norm 1, with the gradient along each row removed."
+        default=False, description="Keep decoder rows at norm 1, and remove the gradient along each row."
     )
     convert_to_jumprelu: bool = Field(
         default=False,
-        description="After training, let latents fire above the threshold that the topk family has learned; the report "
-        "shows what that costs (conversion_*). `lmsae convert` does the same to a finished dictionary.",
+        description="After training, save the dictionary as a jumprelu with the threshold that the topk family has "
+        "learned. The report shows what that costs (conversion_*). `lmsae convert` does the same to a finished "
+        "dictionary.",
     )
 
 

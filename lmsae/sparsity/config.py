@@ -49,11 +49,11 @@ class JumpReLUConfig(ActFnBase):
         gt=0,
         description="Width of the rectangle kernel that gives thresholds a gradient, in units of pre.",
     )
-    jumprelu_init_threshold: float = Field(default=0.1, gt=0, description="Threshold that every latent starts with.")
+    jumprelu_init_threshold: float = Field(default=0.1, gt=0, description="Threshold of every latent at the start.")
     jumprelu_threshold: Literal["log", "direct"] = Field(
         default="log",
-        description="What is learned. log: the logarithm of the threshold, which stays positive and moves by about "
-        "threshold * lr a step; direct: the threshold itself, as in SAELens; a value below 0 acts as 0.",
+        description="Parameter that training learns. log: the logarithm of the threshold, which stays positive and "
+        "moves by about threshold * lr a step. direct: the threshold itself, as in SAELens; a value below 0 acts as 0.",
     )
 
 
@@ -61,8 +61,8 @@ class SelectsK(ActFnBase):
     k: int = Field(
         gt=0,
         description="Active latents of a token (batchtopk, batchlayertopk: on average over the batch). A cross-layer "
-        "transcoder has as many in each layer, but layertopk and batchlayertopk have k over all its layers together. "
-        "groupmax: number of groups, of which at most one latent each is active. matching_pursuit: number of steps.",
+        "transcoder has k in each layer; with layertopk and batchlayertopk it has k over all its layers together. "
+        "groupmax: number of groups, each with at most one active latent. matching_pursuit: number of steps.",
     )
 
 

@@ -29,14 +29,14 @@ class Capture(Frozen):
 
     dtype: Literal["float16", "bfloat16", "float32", "int8"] = Field(
         default="float16",
-        description="Precision on disk. int8 takes half the bytes of float16: a byte a value, with a scale for each "
-        "token after a mean and a standard deviation for each channel, those of the first batch.",
+        description="Precision on disk. int8 takes half the bytes of float16: one byte for each value, and a scale for "
+        "each token. Before that, channels are standardized by the mean and standard deviation of the first batch.",
     )
-    batch_contexts: int = Field(default=32, gt=0, description="Contexts in one forward pass of the model.")
+    batch_contexts: int = Field(default=32, gt=0, description="Number of contexts in one forward pass of the model.")
     source: Literal["cached", "live"] = Field(
         default="cached",
         description="`cached`: all activations are stored. `live`: training captures them window by window, just in "
-        "time, and drops them; only the calibration contexts are stored. The dictionary is the same; the model runs "
+        "time, and drops them; only the calibration split is stored. The dictionary is the same, but the model runs "
         "again in every training pass and epoch.",
     )
 

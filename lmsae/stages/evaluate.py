@@ -27,9 +27,9 @@ class EvalSection(Frozen):
     tokens: int = Field(
         default=100_000,
         gt=0,
-        description="At most so many held-out tokens are evaluated on, in whole contexts, and at least one.",
+        description="Largest number of held-out tokens to evaluate on, in whole contexts, at least one.",
     )
-    batch_contexts: int = Field(default=16, gt=0, description="Contexts in one forward pass of the model.")
+    batch_contexts: int = Field(default=16, gt=0, description="Number of contexts in one forward pass of the model.")
 
 
 class Config(EvalSection, Reading):

@@ -17,22 +17,20 @@ class ModelSection(Frozen):
 
     name: str = Field(
         default="builtin:stdlib-4m",
-        description="A builtin model (`builtin:stdlib-4m`, or `builtin:features?features=512&width=64`, which has no "
-        "weights and makes activations of known sparse features: see docs/recovery.md), a local folder, or a model on "
-        "the hub.",
+        description="A built-in model, a local folder, or a model on the hub. `builtin:stdlib-4m` is a small language "
+        "model. `builtin:features?features=512&width=64` has no weights and makes activations of known sparse features "
+        "(docs/recovery.md).",
     )
-    revision: str | None = Field(
-        default=None, description="Branch, tag or commit on the hub; empty means the main branch."
-    )
+    revision: str | None = Field(default=None, description="Branch, tag or commit on the hub. Empty: the main branch.")
     backend: Backend = Field(
         default="huggingface",
-        description="The library that runs the model; both give the same activations up to rounding.",
+        description="Library that runs the model. Both give the same activations up to rounding.",
     )
-    dtype: Dtype = Field(default="float32", description="Precision the model runs in.")
+    dtype: Dtype = Field(default="float32", description="Precision that the model runs in.")
     others: tuple[str, ...] = Field(
         default=(),
-        description="Further models, or checkpoints, over the same tokens: `name` or `name@revision`. A crosscoder "
-        "shares its latents between all of them; no other dictionary reads several models.",
+        description="Further models or checkpoints that read the same tokens: `name` or `name@revision`. A crosscoder "
+        "shares its latents between all of them. No other dictionary reads several models.",
     )
 
 

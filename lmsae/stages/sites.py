@@ -15,16 +15,16 @@ class Reading(Frozen):
     skip_first_positions: int = Field(
         default=0,
         ge=0,
-        description="Positions at the start of every context that are left out of all statistics, "
-        "training and evaluation; they are captured all the same.",
+        description="Number of positions at the start of every context that statistics, training and evaluation leave "
+        "out. They are captured all the same.",
     )
     skip_last_positions: int = Field(default=0, ge=0, description="The same at the end of every context.")
     max_norm_factor: float | None = Field(
         default=None,
         gt=1,
-        description="Tokens whose activation's norm is more than so many times the mean norm of the calibration ones "
-        "are left out of all statistics, training and evaluation: of several hook points, if it is at any that the "
-        "dictionary reads or writes. Empty leaves none out.",
+        description="Largest norm of a token's activation, as a multiple of the mean norm in the calibration split. "
+        "Statistics, training and evaluation leave out tokens above it. If a dictionary has several hook points, they "
+        "leave out a token that is above the limit at any of them. Empty: no token is left out.",
     )
 
 

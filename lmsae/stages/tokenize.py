@@ -31,7 +31,7 @@ class TokenizeSection(TokenizeConfig):
 
     tokenizer: str | None = Field(
         default=None,
-        description="Model whose tokenizer is used; empty means the model's own. A text of token ids needs none.",
+        description="Model whose tokenizer is used. Empty: the model's own. A text of token ids needs none.",
     )
 
 
