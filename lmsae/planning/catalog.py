@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from lmsae.config import Frozen, typed
+from lmsae.config import Frozen, parse_cell
 from lmsae.dictionary.config import DictionaryConfig, Normalization
-from lmsae.errors import found_and_wanted, nearest, wanted
+from lmsae.errors import describe_problem, describe_wanted, suggest
 from lmsae.geometry.config import GEOMETRIES
 from lmsae.losses import LOSSES
 from lmsae.planning.combinations import SectionFault, refuse_nonsense, refuse_too_many
@@ -131,7 +131,7 @@ def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     if name is None:
         return dict(values)
     if not isinstance(name, str) or name not in CATALOG:
-        hint = nearest(str(name), CATALOG)
+        hint = suggest(str(name), CATALOG)
         raise SectionFault("architecture", f"there is no architecture {name!r}; there are {', '.join(CATALOG)}{hint}")
     entry = CATALOG[name]
     parts = {"geometry": entry.geometry, "act_fn": entry.act_fn, "losses": entry.losses}
@@ -231,21 +231,21 @@ def _piece(part: str, kind: str | None, values: Mapping[str, Any]) -> Any:
     if kind not in known:
         raise SectionFault(part, _unknown(part, kind, known))
     piece = known[kind]
-    given = {name: typed(piece, name, values[name]) for name in piece.model_fields if name in values}
+    given = {name: parse_cell(piece, name, values[name]) for name in piece.model_fields if name in values}
     try:
         return piece(**given)
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:
-            raise SectionFault(part, f"{kind}: {wanted(first)}") from None
+            raise SectionFault(part, f"{kind}: {describe_wanted(first)}") from None
         column = str(first["loc"][0])
         if first["type"] == "missing":
             raise SectionFault(column, f"{kind} needs it ({piece.model_fields[column].description})") from None
-        raise SectionFault(column, found_and_wanted(first)) from None
+        raise SectionFault(column, describe_problem(first)) from None
 
 
 def _unknown(part: str, kind: str, known: Mapping[str, Any]) -> str:
-    return f"there is no {part.replace('losses', 'loss')} {kind!r}; there are {', '.join(known)}{nearest(kind, known)}"
+    return f"there is no {part.replace('losses', 'loss')} {kind!r}; there are {', '.join(known)}{suggest(kind, known)}"
 
 
 def _refuse_unused(written: frozenset[str], chosen: list[Frozen], section: SaeSection) -> None:

@@ -100,13 +100,13 @@ class Resolver:
         return self._named_model(row, "tokenize.tokenizer", named, None, faults) if named else model
 
     def _named_model(self, row: Row, column: str, name: str, revision: str | None, faults: list[Fault]) -> Any:
-        look_up = lambda: models_of.resolve(name, revision, digest_of_file=self.digests.of_file)  # noqa: E731
+        look_up = lambda: models_of.resolve(name, revision, digest_of_file=self.digests.digest_file)  # noqa: E731
         return self._once(("model", name, revision), look_up, row, column, faults)
 
     def _dataset(self, row: Row, section: Any, faults: list[Fault]) -> Any:
         if section is None:
             return None
-        look_up = lambda: texts.resolve(section, self.digests.cached)  # noqa: E731
+        look_up = lambda: texts.resolve(section, self.digests.look_up)  # noqa: E731
         return self._once(("dataset", section), look_up, row, "dataset.name", faults)
 
     def _places(self, row: Row, sae: Any, models: list[ResolvedModel], faults: list[Fault]) -> "Places | None":
