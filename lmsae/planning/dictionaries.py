@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from lmsae.config import Frozen, typed
+from lmsae.config import Frozen, parse_cell
 from lmsae.dictionary.config import DictionaryConfig, Normalization
-from lmsae.errors import found_and_wanted, nearest, wanted
+from lmsae.errors import describe_problem, describe_wanted, suggest
 from lmsae.geometry.config import GEOMETRIES, GeometryConfig
 from lmsae.losses import LossConfig
 from lmsae.planning.catalog import CATALOG, PIECES
@@ -168,21 +168,21 @@ def _read_piece(part: str, kind: str | None, columns: Mapping[str, object], refu
     if kind not in known:
         raise _refused(refuse, part, _unknown(part, kind, known))
     piece = known[kind]
-    given = {name: typed(piece, name, columns[name]) for name in piece.model_fields if name in columns}
+    given = {name: parse_cell(piece, name, columns[name]) for name in piece.model_fields if name in columns}
     try:
         return piece(**given)
     except ValidationError as error:
         first = error.errors()[0]
     if not first["loc"]:
-        raise _refused(refuse, part, f"{kind}: {wanted(first)}")
+        raise _refused(refuse, part, f"{kind}: {describe_wanted(first)}")
     column = str(first["loc"][0])
     if first["type"] == "missing":
         raise _refused(refuse, column, f"{kind} needs it ({piece.model_fields[column].description})")
-    raise _refused(refuse, column, found_and_wanted(first))
+    raise _refused(refuse, column, describe_problem(first))
 
 
 def _unknown(part: str, kind: str, known: Mapping[str, object]) -> str:
-    return f"there is no {part.replace('losses', 'loss')} {kind!r}; there are {', '.join(known)}{nearest(kind, known)}"
+    return f"there is no {part.replace('losses', 'loss')} {kind!r}; there are {', '.join(known)}{suggest(kind, known)}"
 
 
 def _refuse_repeated(section: SaeSection, kind: str, refuse: Refuse) -> None:

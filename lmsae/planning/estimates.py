@@ -16,6 +16,7 @@ from typing import Any
 
 from lmsae.artifacts.artifact import RUN, Artifacts, Spec
 from lmsae.errors import ArtifactError
+from lmsae.runtime.numbers import format_duration
 from lmsae.stages import STAGES
 from lmsae.stages.effort import Kind
 from lmsae.stages.tokenize import token_counts
@@ -79,10 +80,6 @@ class Estimator:
         return rates
 
 
-def spelled(seconds: float | None) -> str:
-    """A duration for people: `~40 s`, `~12 min`, `~3.4 h`; empty for one that is not known."""
-    if seconds is None:
-        return ""
-    if seconds < 90:
-        return f"~{max(seconds, 1):.0f} s"
-    return f"~{seconds / 60:.0f} min" if seconds < 5400 else f"~{seconds / 3600:.1f} h"
+def format_estimate(seconds: float | None) -> str:
+    """A duration that is only estimated: `~40 s`, `~3.4 h`; empty for one that is not known."""
+    return "" if seconds is None else f"~{format_duration(max(seconds, 1), digits=2)}"

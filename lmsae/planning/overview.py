@@ -3,9 +3,9 @@
 import json
 
 from lmsae.artifacts.artifact import Artifact, Artifacts, Spec
-from lmsae.planning.estimates import Estimator, spelled
+from lmsae.planning.estimates import Estimator, format_estimate
 from lmsae.planning.plan import Plan
-from lmsae.runtime.numbers import format_bytes
+from lmsae.runtime.numbers import format_bytes, format_count, format_duration, format_share
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages import ROW_STAGES, STAGES
 
@@ -28,7 +28,7 @@ def overview(plan: Plan, artifacts: Artifacts, runtime: Runtime) -> str:
         shared = f"{plan.count_uses(stage) / len(specs):.3g} rows"
         times |= {stage: _time(estimator, stage, passes)} if passes else {}
         size = STAGES[stage].effort.size(todo, estimator) if todo else ""
-        cost = ", ".join(filter(None, [size, spelled(times.get(stage)), _memory(estimator, stage, passes)]))
+        cost = ", ".join(filter(None, [size, format_estimate(times.get(stage)), _memory(estimator, stage, passes)]))
         counts = (len(specs) - len(todo), len(todo), len(passes))
         lines.append([stage, str(len(specs)), shared, *map(str, counts), cost])
     rows = [["row", *ROW_STAGES]]
@@ -80,23 +80,26 @@ def _foreseen(times: dict[str, float | None]) -> list[str]:
     """A line on the time to come, if there is any."""
     unknown = [stage for stage, seconds in times.items() if seconds is None]
     known = sum(seconds for seconds in times.values() if seconds)
-    said = [f"{spelled(known)} to come, as finished artifacts took and one pass after the other"] if known else []
+    said = (
+        [f"{format_estimate(known)} to come, as finished artifacts took and one pass after the other"] if known else []
+    )
     said += [f"no estimate yet of {', '.join(unknown)}: none that is alike has been made here"] if unknown else []
     return ["", "; ".join(said)] if said else []
 
 
 def _cost_of(artifact: Artifact) -> list[str]:
     """A line on what an artifact cost, as far as its run.json says."""
-    from lmsae.report.cost import Cost, count, duration
+    from lmsae.report.cost import Cost
 
     cost = Cost.of(artifact)
     if cost.seconds is None:
         return []
-    said = [duration(cost.seconds) + (f", its share of a pass of {cost.in_pass}" if (cost.in_pass or 1) > 1 else "")]
-    said += [f"{count(cost.tokens_per_second)} tokens/s"] if cost.tokens_per_second else []
-    said += [f"waiting for data {100 * cost.waiting:.1f} % of the time"] if cost.waiting is not None else []
-    said += [f"{count(cost.flops_per_second)}FLOP/s"] if cost.flops_per_second else []
-    said += [f"{count(cost.memory)}B of memory at most"] if cost.memory else []
+    share = f", its share of a pass of {cost.in_pass}" if (cost.in_pass or 1) > 1 else ""
+    said = [format_duration(cost.seconds) + share]
+    said += [f"{format_count(cost.tokens_per_second)} tokens/s"] if cost.tokens_per_second else []
+    said += [f"waiting for data {format_share(cost.waiting)} of the time"] if cost.waiting is not None else []
+    said += [f"{format_count(cost.flops_per_second)}FLOP/s"] if cost.flops_per_second else []
+    said += [f"{format_bytes(cost.memory)} of memory at most"] if cost.memory else []
     return [f"cost      {'; '.join(said)}"]
 
 

@@ -7,7 +7,7 @@ from lmsae.artifacts.artifact import Artifacts
 from lmsae.artifacts.digests import DigestCache
 from lmsae.config import Frozen
 from lmsae.dictionary.config import DictionaryConfig
-from lmsae.errors import ConfigError, Fault, LmsaeError, nearest
+from lmsae.errors import ConfigError, Fault, LmsaeError, suggest
 from lmsae.geometry.config import GEOMETRIES
 from lmsae.lm.hook_points import require
 from lmsae.lm.resolving import ResolvedModel, lent_tokenizer, read_config
@@ -84,7 +84,7 @@ class Resolver:
 
     def _find_model(self, draft: Draft, column: str, name: str, revision: str | None) -> ResolvedModel | None:
         def look_up() -> ResolvedModel:
-            return resolve_model(name, revision, digest_of_file=self.digests.of_file)
+            return resolve_model(name, revision, digest_of_file=self.digests.digest_file)
 
         return self._find_or_refuse(("model", name, revision), look_up, draft, column)
 
@@ -101,7 +101,7 @@ class Resolver:
             return None
 
         def look_up() -> Text:
-            return resolve_text(section, self.digests.cached)
+            return resolve_text(section, self.digests.look_up)
 
         return self._find_or_refuse(("dataset", section), look_up, draft, "dataset.name")
 
@@ -158,7 +158,7 @@ def _read_sae(draft: Draft) -> tuple[SaeSection | None, Parts | None]:
     given = draft.row.section(SAE)
     architecture = given.get("architecture")
     if architecture is not None and not (isinstance(architecture, str) and architecture in CATALOG):
-        hint = nearest(str(architecture), CATALOG)
+        hint = suggest(str(architecture), CATALOG)
         message = f"there is no architecture {architecture!r}; there are {', '.join(CATALOG)}{hint}"
         draft.refuse("sae.architecture", message)
         return None, None

@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lmsae.config import Frozen, typed
-from lmsae.errors import ConfigError, Fault, found_and_wanted, nearest, wanted
+from lmsae.config import Frozen, parse_cell
+from lmsae.errors import ConfigError, Fault, describe_problem, describe_wanted, suggest
 from lmsae.planning.catalog import piece_fields
 from lmsae.planning.config_file import load
 from lmsae.planning.dictionaries import Refuse, SaeSection
@@ -124,7 +124,7 @@ def read_section(row: Row, name: str, values: Mapping[str, Any], refuse: Refuse)
     """The validated section of a row, or None after refusing what is wrong with it."""
     model = SECTIONS[name]
     try:
-        return model(**{key: typed(model, key, value) for key, value in values.items()})
+        return model(**{key: parse_cell(model, key, value) for key, value in values.items()})
     except ValidationError as error:
         for problem in error.errors():
             column = f"{name}.{problem['loc'][0]}" if problem["loc"] else None
@@ -132,7 +132,7 @@ def read_section(row: Row, name: str, values: Mapping[str, Any], refuse: Refuse)
                 description = model.model_fields[str(problem["loc"][0])].description
                 refuse(column, f"is missing, and has no default ({description})")
             else:
-                refuse(column, found_and_wanted(problem) if column else f"{name}: {wanted(problem)}")
+                refuse(column, describe_problem(problem) if column else f"{name}: {describe_wanted(problem)}")
         return None
 
 
@@ -145,7 +145,7 @@ def _flatten(nested: Mapping[str, Any], file: str, faults: list[Fault]) -> dict[
     for section, fields in nested.items():
         if section not in SECTIONS:
             allowed = [*SECTIONS, "runtime"]
-            message = f"there is no such section; there are {', '.join(allowed)}{nearest(str(section), allowed)}"
+            message = f"there is no such section; there are {', '.join(allowed)}{suggest(str(section), allowed)}"
             faults.append(Fault(file, None, str(section), message))
         elif fields is not None and not isinstance(fields, dict):
             faults.append(Fault(file, None, section, f"found {fields!r}; wanted fields, such as {section}.name: ..."))
@@ -153,7 +153,7 @@ def _flatten(nested: Mapping[str, Any], file: str, faults: list[Fault]) -> dict[
             for name, value in (fields or {}).items():
                 column = f"{section}.{name}"
                 if column not in known:
-                    faults.append(Fault(file, None, column, f"there is no such field{nearest(column, known)}"))
+                    faults.append(Fault(file, None, column, f"there is no such field{suggest(column, known)}"))
                 else:
                     cells[column] = Cell(value, file, None)
     return cells
@@ -206,7 +206,7 @@ def _check_header(path: Path, header: list[str], faults: list[Fault]) -> None:
     known = {"name", *columns()}
     for column in header:
         if column not in known:
-            message = f"there is no such column{nearest(column, known)}. config/README.md lists them all"
+            message = f"there is no such column{suggest(column, known)}. config/README.md lists them all"
             faults.append(Fault(str(path), None, column, message))
         elif header.count(column) > 1:
             faults.append(Fault(str(path), None, column, "stands twice in the header"))
@@ -226,7 +226,7 @@ def _overrides(texts: Iterable[str], faults: list[Fault]) -> dict[str, Cell]:
         if not equals:
             faults.append(Fault(FLAGS, None, text, "wanted section.field=value"))
         elif column not in known:
-            faults.append(Fault(FLAGS, None, column, f"there is no such field{nearest(column, known)}"))
+            faults.append(Fault(FLAGS, None, column, f"there is no such field{suggest(column, known)}"))
         else:
             cells[column] = Cell(_cell(value), FLAGS, None)
     return cells
@@ -240,8 +240,8 @@ def _runtime(values: Any, file: str, faults: list[Fault]) -> Runtime:
             column = ".".join(str(part) for part in ("runtime", *problem["loc"]))
             known = [f"runtime.{name}" for name in Runtime.model_fields]
             if problem["type"] == "extra_forbidden":
-                message = f"found {problem['input']!r}; there is no such field{nearest(column, known)}"
+                message = f"found {problem['input']!r}; there is no such field{suggest(column, known)}"
             else:
-                message = found_and_wanted(problem)
+                message = describe_problem(problem)
             faults.append(Fault(file, None, column, message))
         return Runtime()

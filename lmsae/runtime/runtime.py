@@ -1,7 +1,7 @@
 """Runtime: how to work, not what to make. No spec contains any of it.
 
-On one kind of machine nothing here changes a byte. Another device, or another number of CPU threads, adds numbers up in
-another order, and so may change the last bits of what is computed.
+On one kind of machine nothing here changes a byte. Another device, or another number of CPU threads, adds numbers in
+another order, and so may change the last bits of the results.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from lmsae.errors import ConfigError, Fault
 
 
 class Wandb(Frozen):
-    """Weights & Biases: a second place to look at training curves; the artifacts hold them all the same."""
+    """Weights & Biases: a second home of the training curves. The artifacts hold them in any case."""
 
     mode: Literal["off", "online", "offline"] = Field(
         default="off", description="`offline` writes to ./wandb without a login."

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from lmsae.artifacts.artifact import Spec
-from lmsae.artifacts.resuming import NOTE, discard, resumed_from
+from lmsae.artifacts.resuming import NOTE, discard, note_resumption
 from lmsae.config import Frozen, canonical_json
 from lmsae.lm import ResolvedModel, read_config
 from lmsae.runtime.numbers import format_bytes, format_count
@@ -81,8 +81,9 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
     import torch
 
     from lmsae.errors import ShapeError
-    from lmsae.runtime.progress import bar
-    from lmsae.store.layout import require_space
+    from lmsae.runtime.disk import require_space
+    from lmsae.runtime.progress import show_progress
+    from lmsae.store.layout import SMALLER
     from lmsae.text.tokens import open_tokens
 
     first: Config = jobs[0].config
@@ -90,13 +91,13 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
     tokens, context_size = split.train, split.context_size
     contexts = contexts_stored(first, len(tokens), split.calibration_contexts)
     captures = [_Capture(job, contexts, context_size) for job in jobs]
-    require_space(jobs[0].out, sum(capture.bytes_to_come for capture in captures))
+    require_space(jobs[0].out, sum(capture.bytes_to_come for capture in captures), SMALLER)
     model = first.model.load(runtime)
     hook_points = list(dict.fromkeys(job.config.hook_point for job in jobs))
     # Whoever goes on runs the model on the very batches of an uninterrupted pass: in others it rounds differently.
     begin = min(capture.kept for capture in captures) // first.batch_contexts * first.batch_contexts
     total = max(contexts - begin, 0) * context_size
-    with bar("activations", unit="token", total=total, runtime=runtime) as progress, torch.inference_mode():
+    with show_progress("activations", unit="token", total=total, runtime=runtime) as progress, torch.inference_mode():
         for start in range(begin, contexts, first.batch_contexts):
             batch = torch.from_numpy(tokens[start : start + first.batch_contexts].astype("int64")).to(model.device)
             read = model.read(batch, hook_points)
@@ -133,7 +134,7 @@ class _Capture:
         path, layout = job.out / STORE, Layout(contexts, context_size, job.config.width, job.config.dtype)
         self.job, self.kept = job, finished_contexts(path, layout)
         drop_unfinished(path, layout, self.kept)
-        self.resumed = resumed_from(job.out, self.kept)
+        self.resumed = note_resumption(job.out, self.kept)
         there = sum(shard.stat().st_size for folder in (STORE, NORMS) for shard in (job.out / folder).glob("c.*"))
         self.bytes_to_come = layout.nbytes + layout.norms_nbytes - there
         self.writer = StoreWriter(path, layout, self.kept)

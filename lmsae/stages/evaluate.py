@@ -74,7 +74,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
 def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
     from lmsae.dictionary.dictionary import Dictionary
     from lmsae.evaluation.scoring import Scored, Subject, score
-    from lmsae.runtime.progress import bar
+    from lmsae.runtime.progress import show_progress
     from lmsae.stages.inputs.stored import moments_of
     from lmsae.text.tokens import open_tokens
 
@@ -103,7 +103,7 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
             "tokenize.held_out_tokens, lower activations.skip_*_positions, or see what tokenize masks"
         )
     total = contexts * tokens.held_out.shape[1]
-    with bar("eval", unit="token", total=total, runtime=runtime) as progress:
+    with show_progress("eval", unit="token", total=total, runtime=runtime) as progress:
         text = Scored(tokens.held_out, usable, max_norms)
         scores = score(models, subjects, text, first.batch_contexts, progress.advance)
     for job, result in zip(jobs, scores, strict=True):

@@ -112,7 +112,9 @@ def _export(row: Row, artifacts: Artifacts, folder: Path) -> None:
     draft = _draft(folder)
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    _write_saelens(artifacts[source["train"]].opened(), artifacts[source["eval"]].opened(), artifacts, draft)
+    _write_saelens(
+        artifacts[source["train"]].require_intact(), artifacts[source["eval"]].require_intact(), artifacts, draft
+    )
     (draft / SOURCE).write_text(marker)
     if folder.exists():
         _swap(draft, folder)

@@ -49,7 +49,7 @@ def configs(row: ResolvedRow) -> list[Config]:
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     """Write `tokens.zarr` and `counts.json` (docs/artifacts.md)."""
-    from lmsae.runtime.progress import bar
+    from lmsae.runtime.progress import show_progress
     from lmsae.text.dataset import documents
     from lmsae.text.tokenizing import Source, tokenize
     from lmsae.text.tokens import open_tokens
@@ -59,7 +59,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
         texts = config.dataset.weighted()
         sources = [Source(documents(text), text.name, weight, text.streaming) for weight, text in texts]
         has_chats = any(text.messages_column is not None for _, text in texts)
-        with bar("tokenize", unit="token", total=None, runtime=runtime) as progress:
+        with show_progress("tokenize", unit="token", total=None, runtime=runtime) as progress:
             counts = tokenize(
                 sources,
                 _encoder(config, needs_tokenizer=not all(text.holds_ids for _, text in texts)),

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from lmsae.artifacts.artifact import CHECKPOINT, Spec
-from lmsae.artifacts.resuming import NOTE, discard, resumed_from
+from lmsae.artifacts.resuming import NOTE, discard, note_resumption
 from lmsae.config import Frozen
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.geometry.config import GEOMETRIES
@@ -88,7 +88,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
 
 
 def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
-    from lmsae.runtime.progress import bar
+    from lmsae.runtime.progress import show_progress
     from lmsae.runtime.wandb_log import curves_logger
     from lmsae.stages.inputs.stored import stores_for
     from lmsae.training.checkpoints import Checkpoints, Keeper
@@ -113,12 +113,12 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
         job_of[run], checkpoints[run] = job, Checkpoints(job.out / CHECKPOINT, run, keeps)
         if not checkpoints[run].restore():
             extends[run] = extended(job, STAGE.version, checkpoints[run])
-        resumed[run] = resumed_from(job.out, run.steps_done)
+        resumed[run] = note_resumption(job.out, run.steps_done)
     steps = max(run.config.steps for run in job_of) - min(run.steps_done for run in job_of)
     before = {run: run.steps_done for run in job_of}
     with (
         interruptible(runtime.time_limit) as interruption,
-        bar("train", unit="token", total=steps * first.batch_size, runtime=runtime) as progress,
+        show_progress("train", unit="token", total=steps * first.batch_size, runtime=runtime) as progress,
     ):
         keeper = Keeper(checkpoints, runtime.checkpoint_seconds, interruption, runtime.checkpoint_steps)
         stream.source.while_waiting = keeper.while_waiting

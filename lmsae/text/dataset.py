@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 import lmsae.text.documents
 import lmsae.text.stdlib
 from lmsae.config import Frozen, canonical_json, key_of
-from lmsae.errors import SourceError, nearest
+from lmsae.errors import SourceError, suggest
 from lmsae.text import files, hub, othello
 from lmsae.text import records as rows
 from lmsae.text.documents import AnyDocument, Document, digest_of
@@ -149,7 +149,7 @@ def _config_of(part: Part, shared: DatasetConfig) -> DatasetConfig:
         if name not in known:
             raise SourceError(
                 f"dataset.name: {part.name}?{name}: there is no such column of `dataset`"
-                f"{nearest(name, known) or '; there are ' + ', '.join(known)}"
+                f"{suggest(name, known) or '; there are ' + ', '.join(known)}"
             )
     fields: Mapping[str, Any] = {name: value or None for name, value in part.fields.items()}
     try:
@@ -180,7 +180,7 @@ def _resolve_one(config: DatasetConfig, cached: DigestCache) -> ResolvedDataset:
     elif config.name.startswith(("/", ".", "~")) or path.suffix in files.TABLES | files.TEXTS:
         beside = [str(path.parent / entry.name) for entry in path.parent.glob("*")]
         raise SourceError(
-            f"dataset.name {config.name!r}: there is no such file or folder{nearest(str(path), beside) or '.'}"
+            f"dataset.name {config.name!r}: there is no such file or folder{suggest(str(path), beside) or '.'}"
         )
     else:
         digest = hub.commit_of(config.name, config.revision)

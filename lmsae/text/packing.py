@@ -11,17 +11,16 @@ By `document`, each context is the beginning of one document, without a separato
 is packed by itself, and whole contexts are interleaved.
 """
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from lmsae.config import Frozen
-from lmsae.errors import NoSpaceError, NotEnoughTokens
+from lmsae.errors import NotEnoughTokens
+from lmsae.runtime.disk import require_space
 from lmsae.text.mixing import first_exhausted, interleave
 from lmsae.text.spool import Spool
 from lmsae.text.tokens import CHUNK_TOKENS, Split, TokenWriter
@@ -156,7 +155,8 @@ def pack(sources: Sequence[Spooled], config: TokenizeConfig, bos: int | None, wr
     _require_enough(sources, {split: len(contexts) for split, contexts in order.items()}, config)
     if config.most_train_contexts is not None and len(sources) > 1 and len(order["train"]) < config.most_train_contexts:
         raise _share_is_missing(sources, config, config.most_train_contexts)
-    _require_space(writer.directory, sum(map(len, order.values())) * config.context_size * writer.bytes_per_token)
+    nbytes = sum(map(len, order.values())) * config.context_size * writer.bytes_per_token
+    require_space(writer.directory, nbytes, "lower tokenize.tokens")
     splits: tuple[Split, ...] = ("train", "held_out")
     for split in splits:
         blocks = contexts_of([source.of(split) for source in sources], order[split], config, bos)
@@ -225,13 +225,4 @@ def _require_enough(sources: Sequence[Spooled], counts: dict[str, int], config: 
             f"the held-out text holds {documents['held_out']:,} documents and {tokens['held_out']:,} tokens, which is "
             f"not one context of {size:,}. Raise tokenize.held_out_fraction ({config.held_out_fraction}), lower "
             "tokenize.context_size, or read more documents."
-        )
-
-
-def _require_space(directory: Path, wanted: int) -> None:
-    free = shutil.disk_usage(directory).free
-    if wanted > free:
-        raise NoSpaceError(
-            f"{directory}: packed tokens may take {wanted / 1e9:,.2f} GB, the disk has {free / 1e9:,.2f} GB left. "
-            "Free some (`lmsae gc`), lower tokenize.tokens, or set runtime.artifacts to another disk."
         )
