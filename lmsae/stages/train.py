@@ -12,7 +12,7 @@ from lmsae.dictionary.config import DictionaryConfig
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.activations import LMConfig
 from lmsae.stages.flops import dictionary_flops
-from lmsae.stages.inputs.extending import extended, step_to_keep
+from lmsae.stages.inputs.extending import LENGTH, extend_shorter_run, step_to_keep
 from lmsae.stages.inputs.live import Live, live_captures
 from lmsae.stages.sites import Reading, Sites, inputs_from
 from lmsae.stages.stage import Done, Job, Stage
@@ -94,7 +94,7 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
         keeps = step_to_keep(job) if runtime.keep_training_state else 0
         job_of[run], checkpoints[run] = job, Checkpoints(job.out / CHECKPOINT, run, keeps)
         if not checkpoints[run].restore():
-            extends[run] = extended(job, STAGE.version, checkpoints[run])
+            extends[run] = extend_shorter_run(job, checkpoints[run])
         resumed[run] = resumed_from(job.out, run.steps_done)
     steps = max(run.config.steps for run in job_of) - min(run.steps_done for run in job_of)
     before = {run: run.steps_done for run in job_of}
@@ -218,4 +218,12 @@ class _Stream:
             yield batch_of(parts, self._sites, torch.from_numpy(self._usable[contexts]), ids)
 
 
-STAGE = Stage("train", 5, Config, {"activations": "activations", "init": "init", "tokens": "tokenize"}, make, KEEPS)
+STAGE = Stage(
+    "train",
+    5,
+    Config,
+    {"activations": "activations", "init": "init", "tokens": "tokenize"},
+    make,
+    KEEPS,
+    relatives_differ_in=LENGTH,
+)
