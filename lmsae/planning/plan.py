@@ -56,7 +56,9 @@ class Plan:
     def report(self) -> Spec:
         """The spec of the sweep's report."""
         config = report.Config(rows=tuple(row.reported() for row in self.rows))
-        inputs = {row.row.name: row.specs["eval"].reference for row in self.rows}
+        inputs = {
+            f"{stage}/{row.row.name}": row.specs[stage].reference for row in self.rows for stage in ("eval", "train")
+        }
         return spec_of("report", config, inputs)
 
     def specs(self, stage: str) -> list[Spec]:

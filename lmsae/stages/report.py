@@ -1,4 +1,4 @@
-"""report: all evals of a sweep -> one table, plots and a page."""
+"""report: all evaluations and training curves of a sweep -> one table, plots and a page."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,4 +30,6 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     del runtime
 
 
-STAGE = Stage("report", 2, Config, {"<row>": "eval"}, make)
+# Of a dictionary the curves alone are read: its weights may be large, and are not checked for them.
+READS = {"eval": frozenset({"metrics.json"}), "train": frozenset({"curves.csv"})}
+STAGE = Stage("report", 3, Config, {"eval/<row>": "eval", "train/<row>": "train"}, make, reads=READS)
