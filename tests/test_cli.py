@@ -16,7 +16,7 @@ import pytest
 
 from lmsae.artifacts.artifact import Artifact, Artifacts, Spec
 from lmsae.artifacts.claim import claimed
-from lmsae.cli import STAGE_HELP, main, parser
+from lmsae.cli import main, parser
 from lmsae.stages import STAGES
 from tests.miniature import HERE, ROWS, THERE, Said, keys, manifests, row_of, write_config, write_sweep
 
@@ -42,7 +42,8 @@ def with_rows(folder: Path, *changes: dict[str, str]) -> None:
 
 
 def test_every_stage_is_a_command() -> None:
-    assert list(STAGE_HELP) == list(STAGES)
+    (commands,) = (action for action in parser()._actions if action.choices)
+    assert {*STAGES} <= {*(commands.choices or ())}
 
 
 @pytest.mark.parametrize("command", ["plan", "run", "show", "verify", "convert", "gc", "docs", *STAGES])

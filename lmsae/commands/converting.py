@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lmsae.artifacts.artifact import Artifact, Artifacts
-from lmsae.commands.publishing import provenance
 from lmsae.errors import ArtifactError, ExportError
 from lmsae.stages import train
+from lmsae.stages.publishing import provenance
 from lmsae.stages.train import CONVERSION
 
 

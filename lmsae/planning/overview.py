@@ -4,11 +4,10 @@ import json
 
 from lmsae.artifacts.artifact import Artifact, Artifacts, Spec
 from lmsae.planning.estimates import Estimator, spelled
-from lmsae.planning.plan import ROW_STAGES, Plan, token_counts
+from lmsae.planning.plan import Plan
+from lmsae.runtime.numbers import format_bytes
 from lmsae.runtime.runtime import Runtime
-from lmsae.stages import STAGES, activations
-from lmsae.store.layout import Layout
-from lmsae.text.packing import TokenizeConfig
+from lmsae.stages import ROW_STAGES, STAGES
 
 MOST_ROWS = 40
 
@@ -26,15 +25,15 @@ def overview(plan: Plan, artifacts: Artifacts, runtime: Runtime) -> str:
         todo = [spec for spec in specs if spec.reference not in finished]
         groups = [[s for s in group if s.reference not in finished] for group in plan.passes(stage, runtime.together)]
         passes = [group for group in groups if group]
-        uses = sum(len(row.of(stage)) for row in plan.rows) if stage != "report" else len(plan.rows)
-        shared = f"{uses / len(specs):.3g} rows"
+        shared = f"{plan.count_uses(stage) / len(specs):.3g} rows"
         times |= {stage: _time(estimator, stage, passes)} if passes else {}
-        cost = ", ".join(filter(None, [_cost(stage, todo, artifacts), spelled(times.get(stage))]))
+        size = STAGES[stage].effort.size(todo, estimator) if todo else ""
+        cost = ", ".join(filter(None, [size, spelled(times.get(stage)), _memory(estimator, stage, passes)]))
         counts = (len(specs) - len(todo), len(todo), len(passes))
         lines.append([stage, str(len(specs)), shared, *map(str, counts), cost])
     rows = [["row", *ROW_STAGES]]
     for row in plan.rows[:MOST_ROWS]:
-        rows.append([row.row.name, *(_mark(row.of(stage), finished) for stage in ROW_STAGES)])
+        rows.append([row.name, *(_mark(row.of(stage), finished) for stage in ROW_STAGES)])
     more = [f"... and {len(plan.rows) - MOST_ROWS} more rows"] if len(plan.rows) > MOST_ROWS else []
     return "\n".join([*_table(lines), *_foreseen(times), "", *_table(rows), *more])
 
@@ -42,7 +41,7 @@ def overview(plan: Plan, artifacts: Artifacts, runtime: Runtime) -> str:
 def describe(artifact: Artifact, plan: Plan, artifacts: Artifacts) -> str:
     """An artifact's state, config, lineage, provenance, and the rows of the sweep that want it."""
     spec = artifact.spec()
-    wanted_by = [row.row.name for row in plan.rows if spec in row.specs.values() or spec == plan.report]
+    wanted_by = plan.names_of_rows(spec)
     lines = [
         f"{artifact.reference}  {'finished' if artifact.is_finished else 'not finished'}",
         f"path      {artifact.path}",
@@ -57,7 +56,7 @@ def describe(artifact: Artifact, plan: Plan, artifacts: Artifacts) -> str:
     for reference in artifacts.lineage(artifact.reference):
         lines.append(f"  {reference}  {'finished' if artifacts[reference].is_finished else 'not finished'}")
     if artifact.is_finished:
-        lines += ["", f"files     {_bytes(artifact.bytes())} in {len(artifact.manifest()['files'])} files"]
+        lines += ["", f"files     {format_bytes(artifact.bytes())} in {len(artifact.manifest()['files'])} files"]
         lines += _cost_of(artifact)
         run = artifact.path / "run.json"
         if run.exists():
@@ -69,6 +68,12 @@ def _time(estimator: Estimator, stage: str, passes: list[list[Spec]]) -> float |
     """Seconds that a stage will take, one pass after the other; None where of any it is not known."""
     times = [estimator.seconds(stage, group) for group in passes]
     return None if None in times else sum(filter(None, times))
+
+
+def _memory(estimator: Estimator, stage: str, passes: list[list[Spec]]) -> str:
+    """The most memory that a pass of the stage takes, beyond its libraries; empty where nobody knows it."""
+    peaks = [peak for group in passes if (peak := STAGES[stage].effort.memory(group, estimator)) is not None]
+    return f"{format_bytes(max(peaks))} of memory" if peaks else ""
 
 
 def _foreseen(times: dict[str, float | None]) -> list[str]:
@@ -99,49 +104,6 @@ def _mark(specs: list[Spec], finished: set[str]) -> str:
     """Whether a row's artifacts of a stage are done, and the first one's key."""
     state = "done" if all(spec.reference in finished for spec in specs) else "to do"
     return f"{state} {specs[0].key[:6]}" + (f" +{len(specs) - 1}" if len(specs) > 1 else "")
-
-
-def _cost(stage: str, todo: list[Spec], artifacts: Artifacts) -> str:
-    if not todo:
-        return ""
-    if stage == "activations":
-        return _activations_cost(todo, artifacts)
-    if stage == "train":
-        return f"{_count(sum(spec.config['tokens'] for spec in todo))} tokens"
-    if stage == "eval":
-        return f"{_count(sum(spec.config['tokens'] for spec in todo))} tokens"
-    return ""
-
-
-def _activations_cost(todo: list[Spec], artifacts: Artifacts) -> str:
-    tokens, size, at_most = 0, 0, ""
-    for spec in todo:
-        source = artifacts[spec.inputs["tokens"]].spec()
-        packing = TokenizeConfig.model_validate(source.config["packing"])
-        counts = token_counts(source, artifacts)
-        contexts = counts["train_contexts"] if counts else packing.most_train_contexts
-        if contexts is None:
-            return "known once tokenized"
-        contexts = activations.contexts_stored(
-            activations.Config.model_validate(spec.config), contexts, packing.calibration_contexts
-        )
-        at_most = at_most if counts else "at most "
-        tokens += contexts * packing.context_size
-        layout = Layout(contexts, packing.context_size, spec.config["width"], spec.config["dtype"])
-        size += layout.nbytes + layout.norms_nbytes
-    return f"{at_most}{_count(tokens)} tokens, {_bytes(size)}"
-
-
-def _count(number: float) -> str:
-    for unit in ("", "k", "M", "G"):
-        if number < 1000:
-            return f"{number:.3g}{unit}"
-        number /= 1000
-    return f"{number:.3g}T"
-
-
-def _bytes(number: float) -> str:
-    return f"{number:,.0f} bytes" if number < 1000 else f"{_count(number)}B"
 
 
 def _table(lines: list[list[str]]) -> list[str]:

@@ -15,26 +15,17 @@ from pydantic import ValidationError
 
 from lmsae.config import Frozen, typed
 from lmsae.errors import ConfigError, Fault, found_and_wanted, nearest, wanted
-from lmsae.initialization.config import InitConfig
-from lmsae.planning.catalog import SaeSection, piece_fields
+from lmsae.planning.catalog import piece_fields
 from lmsae.planning.config_file import load
+from lmsae.planning.dictionaries import Refuse, SaeSection
 from lmsae.runtime.runtime import Runtime
-from lmsae.stages.activations import ActivationsSection, ModelSection
-from lmsae.stages.evaluate import EvalSection
-from lmsae.stages.tokenize import TokenizeSection
-from lmsae.text.dataset import DatasetConfig
-from lmsae.training.config import TrainConfig
+from lmsae.stages import STAGES
 
-SECTIONS: dict[str, type[Frozen]] = {
-    "model": ModelSection,
-    "dataset": DatasetConfig,
-    "tokenize": TokenizeSection,
-    "activations": ActivationsSection,
-    "init": InitConfig,
-    "sae": SaeSection,
-    "train": TrainConfig,
-    "eval": EvalSection,
+SAE = "sae"
+SECTIONS: dict[str, type[Frozen]] = {SAE: SaeSection} | {
+    name: section for stage in STAGES.values() for name, section in stage.sections.items()
 }
+"""The sections of columns: that of the dictionary, and those of the stages."""
 ROW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
 FLAGS = "--set"
 EXPERIMENT = "experiment"
@@ -69,6 +60,11 @@ class Row:
         """The values of one section, by field."""
         prefix = f"{name}."
         return {key.removeprefix(prefix): cell.value for key, cell in self.cells.items() if key.startswith(prefix)}
+
+    @property
+    def own_columns(self) -> frozenset[str]:
+        """The columns that were written for this row and say something."""
+        return frozenset(name for name, cell in self.cells.items() if cell.row is not None and cell.value is not None)
 
     def fault(self, column: str | None, message: str) -> Fault:
         """A fault at the place where the column's value stands, or at the row if it stands nowhere."""
@@ -124,8 +120,8 @@ def read_runtime(config: Path | Mapping[str, Any], flags: Mapping[str, Any], fau
     return _runtime({**runtime.model_dump(), **flags}, "command line", faults)
 
 
-def section_of(row: Row, name: str, values: Mapping[str, Any], faults: list[Fault]) -> Any:
-    """The validated section of a row, or None after adding what is wrong with it to `faults`."""
+def read_section(row: Row, name: str, values: Mapping[str, Any], refuse: Refuse) -> Frozen | None:
+    """The validated section of a row, or None after refusing what is wrong with it."""
     model = SECTIONS[name]
     try:
         return model(**{key: typed(model, key, value) for key, value in values.items()})
@@ -134,10 +130,9 @@ def section_of(row: Row, name: str, values: Mapping[str, Any], faults: list[Faul
             column = f"{name}.{problem['loc'][0]}" if problem["loc"] else None
             if problem["type"] == "missing":
                 description = model.model_fields[str(problem["loc"][0])].description
-                faults.append(row.fault(column, f"is missing, and has no default ({description})"))
+                refuse(column, f"is missing, and has no default ({description})")
             else:
-                message = found_and_wanted(problem) if column else f"{name}: {wanted(problem)}"
-                faults.append(row.fault(column, message))
+                refuse(column, found_and_wanted(problem) if column else f"{name}: {wanted(problem)}")
         return None
 
 

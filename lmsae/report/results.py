@@ -62,7 +62,7 @@ class Result:
 
 
 def read_results(rows: Sequence[Row], inputs: Mapping[str, Artifact]) -> list[Result]:
-    """Read the metrics and curves of every row, from the inputs `eval/<row>` and `train/<row>`."""
+    """The results of every row: of `inputs`, `eval/<row>` has its metrics and `train/<row>` its curves."""
     return [_read(row, inputs[f"eval/{row.name}"], inputs[f"train/{row.name}"]) for row in rows]
 
 

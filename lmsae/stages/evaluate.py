@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from lmsae.artifacts.artifact import SPEC
+from lmsae.artifacts.artifact import SPEC, Spec
 from lmsae.config import Frozen, canonical_json
 from lmsae.errors import ArtifactError, ConfigError, Fault, NotEnoughTokens
 from lmsae.lm.resolving import features_of
 from lmsae.metrics.definitions import GROUPS, current_versions
+from lmsae.runtime.numbers import format_count
 from lmsae.runtime.runtime import Runtime
-from lmsae.stages.activations import LMConfig
-from lmsae.stages.sites import Reading, Sites, inputs_from
+from lmsae.stages.effort import Effort, Facts, Kind, Outlook
+from lmsae.stages.models import LMConfig
+from lmsae.stages.row import ResolvedRow
+from lmsae.stages.sites import Place, Reading, Sites, inputs_from
 from lmsae.stages.stage import Done, Job, Stage
 from lmsae.stages.train import CONVERSION
 
@@ -33,16 +36,9 @@ class EvalSection(Frozen):
     tokens: int = Field(
         default=100_000,
         gt=0,
-        description="At most so many held-out tokens are evaluated on, in whole contexts, and at least one.",
+        description="Largest number of held-out tokens to evaluate on, in whole contexts, at least one.",
     )
-    batch_contexts: int = Field(default=16, gt=0, description="Contexts in one forward pass of the model.")
-
-
-class Place(Frozen):
-    """A hook point of one of the models."""
-
-    model: int
-    hook_point: str
+    batch_contexts: int = Field(default=16, gt=0, description="Number of contexts in one forward pass of the model.")
 
 
 class Config(EvalSection, Reading):
@@ -52,6 +48,18 @@ class Config(EvalSection, Reading):
     places: tuple[Place, ...]
     sites: Sites
     groups: dict[str, int] = Field(default_factory=current_versions)
+
+
+def configs(row: ResolvedRow) -> list[Config]:
+    """The evaluation of the row's dictionary."""
+    config = Config(
+        **row.fields(EvalSection),
+        **row.fields(Reading),
+        models=tuple(row.models),
+        places=tuple(row.places.all),
+        sites=row.places.sites,
+    )
+    return [config]
 
 
 SHARED = ("models", *EvalSection.model_fields, *Reading.model_fields)
@@ -151,11 +159,7 @@ def _one_pass(evaluations: Sequence[_Evaluation], runtime: Runtime) -> Done:
     with bar("eval", unit="token", total=text.usable.size, runtime=runtime) as progress:
         scores = score(models, dictionaries, text, first.batch_contexts, progress.advance)
     for evaluation, measured in zip(evaluations, scores, strict=True):
-        cost = progress.facts(len(jobs))
-        if any(one.taken_over for one in evaluations):
-            # A pass for some of the groups is faster than one for all, and would mislead whoever estimates those.
-            del cost["tokens_per_second"]
-        yield evaluation.job, {**cost, **evaluation.finish(measured)}
+        yield evaluation.job, {**progress.facts(len(jobs)), **evaluation.finish(measured)}
 
 
 def _text(job: Job) -> "HeldOutText":
@@ -211,11 +215,40 @@ def _conversion(dictionary: Path) -> dict[str, float]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
+def _tokens_scored(spec: Spec, outlook: Outlook) -> float:
+    del outlook
+    return spec.config["tokens"]
+
+
+def _tokens_of_each(facts: Facts) -> float | None:
+    """Every dictionary of a pass is scored on all of its tokens. One that took groups over tells nothing of the rate of
+    others."""
+    measured_all = "tokens_per_second" in facts and not facts.get("taken_over")
+    return facts["tokens_per_second"] * facts["in_pass"] if measured_all else None
+
+
+def _kind(spec: Spec, outlook: Outlook) -> Kind:
+    dictionary = outlook.spec(spec.inputs["dictionary"]).config["dictionary"]
+    models = tuple(model["source"]["name"] for model in spec.config["models"])
+    return models, dictionary["geometry"]["kind"], dictionary["d_sae"], dictionary["act_fn"]["kind"]
+
+
+def _size(specs: Sequence[Spec], outlook: Outlook) -> str:
+    del outlook
+    return f"{format_count(sum(spec.config['tokens'] for spec in specs))} tokens"
+
+
 STAGE = Stage(
-    "eval",
-    2,
-    Config,
-    {"dictionary": "train", "norm": "norm", "tokens": "tokenize"},
-    make,
+    name="eval",
+    version=2,
+    help="dictionary + held-out text + model -> metrics",
+    config=Config,
+    inputs={"dictionary": "train", "norm": "norm", "tokens": "tokenize"},
+    make=make,
+    configs=configs,
+    sections={"eval": EvalSection},
+    shares=lambda spec: pass_of(spec.config, spec.inputs),
+    fills_memory=True,
     relatives_differ_in=frozenset({"groups"}),
+    effort=Effort(_tokens_scored, _tokens_of_each, _kind, size=_size),
 )

@@ -33,46 +33,46 @@ class TokenizeConfig(Frozen):
     """How text becomes contexts of token ids."""
 
     context_size: int = Field(
-        default=256, ge=2, description="Tokens in a context, BOS included; at most the model's maximum."
+        default=256, ge=2, description="Number of tokens in a context, BOS included. At most the model's maximum."
     )
     prepend_bos: bool = Field(default=True, description="Begin every context with the BOS token.")
     held_out_fraction: float = Field(
         default=0.1,
         gt=0,
         lt=1,
-        description="Share of the documents that are held out for evaluation, chosen by their names.",
+        description="Share of the documents in the held-out split. The names of the documents decide which they are.",
     )
     packing: Literal["stream", "document"] = Field(
         default="stream",
-        description="`stream`: documents, with a separator before each (the tokenizer's EOS; chats have those of their "
-        "template), are strung together and cut into contexts. `document`: every context is the beginning of one "
-        "document, without a separator; shorter documents are left out.",
+        description="`stream`: documents are joined, with a separator before each (the tokenizer's EOS; chats have "
+        "those of their template), and cut into contexts. `document`: each context is the beginning of one document, "
+        "without a separator; documents shorter than a context are left out.",
     )
     mask_special: bool = Field(
         default=True,
-        description="Special tokens (BOS, EOS, padding, role marks) are read by the model, but dictionaries neither "
-        "train on their activations nor are scored on them.",
+        description="Leave special tokens (BOS, EOS, padding, role marks) out of training and scores. The model reads "
+        "them all the same.",
     )
     chat_tokens: ChatTokens = Field(
         default="content",
-        description="Of chats (`dataset.messages_column`), the tokens that dictionaries train and are scored on: "
-        "`content`, what the messages say, without the words that the chat template puts around them; `assistant`, "
-        "only what the assistant says; `all`, the template's words too.",
+        description="Tokens of chats (`dataset.messages_column`) that dictionaries train on and are scored on. "
+        "`content`: what the messages say, without the words that the chat template puts around them. `assistant`: "
+        "only what the assistant says. `all`: the words of the template too.",
     )
     tokens: int | None = Field(
         default=None,
         ge=1,
-        description="At most so many training tokens, calibration ones not counted; empty means all. Every source of a "
+        description="Largest number of training tokens, without the calibration split. Empty: all. Every source of a "
         "mixture must hold its share of them; if empty, a mixture ends where its first source does.",
     )
-    held_out_tokens: int = Field(default=200_000, ge=1, description="At most so many held-out tokens.")
+    held_out_tokens: int = Field(default=200_000, ge=1, description="Largest number of tokens in the held-out split.")
     calibration_tokens: int = Field(
         default=65_536,
         ge=1,
-        description="Tokens at the head of the shuffled training text that calibrate: they measure norms and "
-        "initialize dictionaries, and are never trained on; rounded up to whole contexts.",
+        description="Number of tokens in the calibration split, the head of the shuffled training text, rounded up to "
+        "whole contexts. Norms and starting weights are measured on it, and no dictionary trains on it.",
     )
-    seed: int = Field(default=0, ge=0, description="Seed of the order of the documents.")
+    seed: int = Field(default=0, ge=0, description="Seed for the order of the documents.")
 
     @model_validator(mode="after")
     def _limits_hold_a_context(self) -> Self:

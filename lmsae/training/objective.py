@@ -1,12 +1,12 @@
 """The objective: what training adds to a dictionary."""
 
 from lmsae.config import Frozen
+from lmsae.geometry.config import GeometryBase
 from lmsae.losses import LossConfig
 
 
 class Objective(Frozen):
-    """What training adds to a dictionary: losses beside reconstruction, a constraint on the decoder, and what becomes
-    of it at the end."""
+    """Losses beside reconstruction, a constraint on the decoder, and the conversion of the trained dictionary."""
 
     losses: tuple[LossConfig, ...]
     unit_norm_decoder: bool
@@ -14,5 +14,10 @@ class Objective(Frozen):
 
     @property
     def needs_model(self) -> bool:
-        """Whether a loss asks for the language model at every step."""
+        """True if a loss asks for the language model at every step."""
         return any("model" in loss.needs for loss in self.losses)
+
+
+def trains_on_contexts(geometry: GeometryBase | type[GeometryBase], needs_model: bool) -> bool:
+    """True if a dictionary is trained on whole contexts, and not on shuffled tokens."""
+    return geometry.grain == "context" or needs_model

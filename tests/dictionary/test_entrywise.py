@@ -13,7 +13,7 @@ from lmsae.dictionary.dictionary import Dictionary
 from lmsae.kernels import entries
 from lmsae.losses import LOSSES, Forward, Progress, reconstruction_loss
 from lmsae.planning.catalog import CATALOG
-from lmsae.planning.combinations import OFFERS
+from lmsae.planning.checks.parts import OFFERS
 from lmsae.sparsity.config import ACT_FNS
 from lmsae.sparsity.sparsity import EntrywiseSparsity
 from lmsae.training.objective import Objective

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.losses import LOSSES, Forward, Loss, LossConfig, Progress, reconstruction_loss
-from lmsae.planning.combinations import OFFERS
+from lmsae.planning.checks.parts import OFFERS
 from tests.losses.numpy_sae import ACT_FN_NEEDED, ACT_FNS, D_SAE, X, dictionary, expected, parameter, progress, small
 
 BASIC = {"W_enc", "b_enc", "W_dec"}

@@ -12,19 +12,17 @@ from hypothesis import strategies as st
 from lmsae.artifacts.artifact import Artifacts, Spec
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.errors import ConfigError
-from lmsae.experiment import plan_of
 from lmsae.geometry.config import SAEConfig
 from lmsae.lm.resolving import ResolvedModel
 from lmsae.losses import AuxK
 from lmsae.planning.catalog import CATALOG, piece_fields
-from lmsae.planning.plan import ROW_STAGES, Plan
+from lmsae.planning.plan import Plan, plan_of
 from lmsae.planning.sheet import SECTIONS, columns
 from lmsae.runtime.runtime import Runtime, Wandb
 from lmsae.sparsity.config import TopKConfig
-from lmsae.stages import STAGES, activations, evaluate, init, norm, tokenize, train
-from lmsae.stages.activations import LMConfig
-from lmsae.stages.evaluate import Place
-from lmsae.stages.sites import Sites
+from lmsae.stages import ROW_STAGES, STAGES, activations, evaluate, init, norm, tokenize, train
+from lmsae.stages.models import LMConfig
+from lmsae.stages.sites import Place, Sites
 from lmsae.text.dataset import ResolvedDataset
 from lmsae.text.packing import TokenizeConfig
 from lmsae.training.objective import Objective
@@ -38,7 +36,7 @@ def planned(*overrides: str, sweep: Path | None = SWEEP, config: Path = CONFIG) 
 
 
 def keys_of(row: str, plan: Plan) -> dict[str, str]:
-    (found,) = (planned.specs for planned in plan.rows if planned.row.name == row)
+    (found,) = (planned.specs for planned in plan.rows if planned.name == row)
     return {stage: spec.key for stage, spec in found.items()}
 
 
@@ -347,12 +345,12 @@ def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down
         dumped = config.model_dump(mode="json")
         specs[stage] = Spec(stage=stage, version=STAGES[stage].version, config=dumped, inputs=inputs)
     assert {stage: spec.key for stage, spec in specs.items()} == {
-        "tokenize": "d2a51ac96c42523e",
-        "activations": "76ce4aa9a98bacd8",
-        "norm": "7c4927e44e8066f1",
-        "init": "6352f5773933cee5",
-        "train": "a2e1b20dae1dd051",
-        "eval": "a3a76a10e175f7a6",
+        "tokenize": "386e6b1bf389467d",
+        "activations": "6f94f0e6d32ad732",
+        "norm": "f4a96237a63ca8bc",
+        "init": "ae0fa22f1c4e0a61",
+        "train": "31753cc333b046f4",
+        "eval": "084d34bb8d128a7e",
     }
 
 
@@ -505,4 +503,4 @@ def test_an_experiment_without_a_sheet_is_one_row(fresh: Path) -> None:
     experiment.write_text('[sae]\nhook_point = "blocks.0.hook_resid_post"\narchitecture = "topk"\nk = 2\nd_sae = 8\n')
     overrides = ["model.name=model", "dataset.name=text", "train.tokens=4096", "tokenize.context_size=32"]
     plan = planned(*overrides, sweep=None, config=experiment)
-    assert [row.row.name for row in plan.rows] == ["mine"]
+    assert [row.name for row in plan.rows] == ["mine"]

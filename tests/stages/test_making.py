@@ -40,7 +40,9 @@ def a_stage(jobs: list[Job], **declared: Any) -> Stage:
             (job.out / "word.txt").write_text("done")
             yield job, {}
 
-    return Stage("cut", 3, Config, {"cloth": "weave"}, make, frozenset({"half"}), **declared)
+    named: dict[str, Any] = {"name": "cut", "version": 3, "help": "cloth -> pieces", "config": Config}
+    keeps = frozenset({"half"})
+    return Stage(**named, inputs={"cloth": "weave"}, make=make, configs=lambda row: [], keeps=keeps, **declared)
 
 
 def add(artifacts: Artifacts, length: int, *, width: int = 1, version: int = 3, cloth: str = "weave/0") -> Artifact:
