@@ -56,7 +56,7 @@ class Batch:
 
 
 class Measure(Protocol):
-    """What is summed up of one dictionary for one metric group."""
+    """Sums over text, of one dictionary for one metric group."""
 
     def update(self, batch: Batch) -> None:
         """Take in a batch."""
@@ -68,7 +68,7 @@ class Measure(Protocol):
 
 
 class ReconstructionMeasure:
-    """How near the reconstruction is, and at each hook point where there are several."""
+    """The quality of the reconstruction, in all and at each hook point where there are several."""
 
     def __init__(self, hooked: HookedDictionary, passes: ModelPasses) -> None:
         del passes
@@ -93,7 +93,7 @@ class ReconstructionMeasure:
 
 
 class SparsityMeasure:
-    """How often latents fire."""
+    """The firing of latents: how many at a token, and how often each."""
 
     def __init__(self, hooked: HookedDictionary, passes: ModelPasses) -> None:
         del hooked, passes
@@ -113,7 +113,7 @@ class SparsityMeasure:
 
 
 class ModelMeasure:
-    """What the models lose when the reconstruction takes the activations' place, at all hook points at once."""
+    """The loss of the models when the reconstruction takes the activations' place, at all hook points at once."""
 
     def __init__(self, hooked: HookedDictionary, passes: ModelPasses) -> None:
         self._hooked, self._passes = hooked, passes
@@ -141,7 +141,7 @@ class ModelMeasure:
 
 
 class RecoveryMeasure:
-    """What the dictionary finds of features that are known; nothing where none are."""
+    """The recovery of features that are known; nothing where none are."""
 
     def __init__(self, hooked: HookedDictionary, passes: ModelPasses) -> None:
         self._dictionary = hooked.dictionary
@@ -156,7 +156,7 @@ class RecoveryMeasure:
 
 
 def score_decoder(hooked: HookedDictionary) -> Score:
-    """Of dictionaries that have one encoder column and one decoder row a latent, in raw activations if possible."""
+    """Norms and cosines, in raw activations if possible; none unless a latent has one encoder column and decoder row."""
     dictionary = hooked.dictionary
     with contextlib.suppress(ExportError):
         dictionary = dictionary.folded()
@@ -167,7 +167,7 @@ def score_decoder(hooked: HookedDictionary) -> Score:
 
 
 def score_conversion(hooked: HookedDictionary) -> Score:
-    """What training noted when it converted the dictionary."""
+    """The cost of conversion to jumprelu that training noted."""
     return Score({**hooked.conversion})
 
 

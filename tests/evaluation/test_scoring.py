@@ -17,7 +17,7 @@ from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.evaluation.hooked import HookedDictionary, HookPoint
 from lmsae.evaluation.measures import ON_TEXT, WITHOUT_TEXT
-from lmsae.evaluation.scores import Score
+from lmsae.evaluation.scores import Score, Value
 from lmsae.evaluation.scoring import HeldOutText, score
 from lmsae.lm import load, resolve
 from lmsae.metrics.definitions import GROUPS, names_in
@@ -283,6 +283,18 @@ def test_a_score_is_saved_as_json_and_vectors(scored: Scoring, mean: Tensor, tmp
         name: ((24,), torch.float32) for name in ("density", "mean_activation")
     }
     assert sum(found.metrics["density_histogram"]) == 24 - found.metrics["dead"]
+
+
+def test_a_score_is_read_as_it_was_saved_and_chosen_from_by_group(tmp_path: Path) -> None:
+    metrics: dict[str, Value] = {"mse": 0.1, "mse[here@1]": 1e-17, "l0": 3.0, "dead": 3, "kl_div": float("nan")}
+    Score({**metrics, "density_histogram": [1, 2]}, {"density": torch.rand(3)}).save(tmp_path)
+    found = Score.load(tmp_path)
+    assert found.select(["reconstruction"]) == Score({"mse": 0.1, "mse[here@1]": 1e-17})
+    assert found.select(["model"]).metrics == {"kl_div": None}
+    (tmp_path / "again").mkdir()
+    (found.select(["sparsity"]) | found.select(["model", "reconstruction"])).save(tmp_path / "again")
+    for name in ("metrics.json", "latents.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
 def site(name: str, reads: int, writes: int) -> Dictionary:
