@@ -89,7 +89,7 @@ class ReconstructionMeasure:
             where = f"{hook_point.name}@{hook_point.model}" if len(self._hooked.models) > 1 else hook_point.name
             result = sums.result()
             metrics |= {f"{name}[{where}]": result[name] for name in ("explained_variance", "mse", "cossim")}
-        return Score({**metrics})
+        return Score(metrics)
 
 
 class SparsityMeasure:
@@ -104,10 +104,10 @@ class SparsityMeasure:
 
     def score(self) -> Score:
         density = self._firing.density()
-        counts = {"d_sae": len(density), "density_histogram": density_histogram(density)}
         vectors = {"density": density, "mean_activation": self._firing.mean_activation()}
         return Score(
-            {**self._firing.result(), **density_counts(density), **counts},
+            {**self._firing.result(), **density_counts(density), "d_sae": len(density)},
+            {"density_histogram": density_histogram(density)},
             {name: vector.float().cpu() for name, vector in vectors.items()},
         )
 
@@ -137,7 +137,7 @@ class ModelMeasure:
             NextToken.pooled(self._passes.ablated[ablation.key] for ablation in ablations.values())
             for ablations in (self._zero, self._mean)
         )
-        return Score({**splice_scores(clean, self._spliced, zero, mean)})
+        return Score(splice_scores(clean, self._spliced, zero, mean))
 
 
 class RecoveryMeasure:
@@ -152,23 +152,24 @@ class RecoveryMeasure:
             self._known.update(batch.ids, batch.counted, batch.counted_codes)
 
     def score(self) -> Score:
-        return Score({**self._known.metrics(self._dictionary)} if self._known else {})
+        return Score(self._known.metrics(self._dictionary) if self._known else {})
 
 
 def score_decoder(hooked: HookedDictionary) -> Score:
-    """Norms and cosines, in raw activations if possible; none unless a latent has one encoder column and decoder row."""
+    """Norms and cosines, in raw activations if possible; none where latents have several encoder columns or decoder
+    rows, or no such weights."""
     dictionary = hooked.dictionary
     with contextlib.suppress(ExportError):
         dictionary = dictionary.folded()
     encoder, decoder = (getattr(dictionary.geometry, name, None) for name in ("W_enc", "W_dec"))
     if not isinstance(encoder, Tensor) or not isinstance(decoder, Tensor) or encoder.ndim != 2 or decoder.ndim != 2:
         return Score()
-    return Score({**decoder_geometry(encoder, decoder)})
+    return Score(decoder_geometry(encoder, decoder))
 
 
 def score_conversion(hooked: HookedDictionary) -> Score:
     """The cost of conversion to jumprelu that training noted."""
-    return Score({**hooked.conversion})
+    return Score(hooked.conversion)
 
 
 ON_TEXT: dict[str, Callable[[HookedDictionary, ModelPasses], Measure]] = {
