@@ -56,7 +56,7 @@ class Batch:
 
 
 class Measure(Protocol):
-    """What is summed up of one dictionary for one metric group."""
+    """Sums over text, of one dictionary for one metric group."""
 
     def update(self, batch: Batch) -> None:
         """Take in a batch."""
@@ -68,7 +68,7 @@ class Measure(Protocol):
 
 
 class ReconstructionMeasure:
-    """How near the reconstruction is, and at each hook point where there are several."""
+    """The quality of the reconstruction, in all and at each hook point where there are several."""
 
     def __init__(self, hooked: HookedDictionary, passes: ModelPasses) -> None:
         del passes
@@ -89,11 +89,11 @@ class ReconstructionMeasure:
             where = f"{hook_point.name}@{hook_point.model}" if len(self._hooked.models) > 1 else hook_point.name
             result = sums.result()
             metrics |= {f"{name}[{where}]": result[name] for name in ("explained_variance", "mse", "cossim")}
-        return Score({**metrics})
+        return Score(metrics)
 
 
 class SparsityMeasure:
-    """How often latents fire."""
+    """The firing of latents: how many at a token, and how often each."""
 
     def __init__(self, hooked: HookedDictionary, passes: ModelPasses) -> None:
         del hooked, passes
@@ -104,16 +104,16 @@ class SparsityMeasure:
 
     def score(self) -> Score:
         density = self._firing.density()
-        counts = {"d_sae": len(density), "density_histogram": density_histogram(density)}
         vectors = {"density": density, "mean_activation": self._firing.mean_activation()}
         return Score(
-            {**self._firing.result(), **density_counts(density), **counts},
+            {**self._firing.result(), **density_counts(density), "d_sae": len(density)},
+            {"density_histogram": density_histogram(density)},
             {name: vector.float().cpu() for name, vector in vectors.items()},
         )
 
 
 class ModelMeasure:
-    """What the models lose when the reconstruction takes the activations' place, at all hook points at once."""
+    """The loss of the models when the reconstruction takes the activations' place, at all hook points at once."""
 
     def __init__(self, hooked: HookedDictionary, passes: ModelPasses) -> None:
         self._hooked, self._passes = hooked, passes
@@ -137,11 +137,11 @@ class ModelMeasure:
             NextToken.pooled(self._passes.ablated[ablation.key] for ablation in ablations.values())
             for ablations in (self._zero, self._mean)
         )
-        return Score({**splice_scores(clean, self._spliced, zero, mean)})
+        return Score(splice_scores(clean, self._spliced, zero, mean))
 
 
 class RecoveryMeasure:
-    """What the dictionary finds of features that are known; nothing where none are."""
+    """The recovery of features that are known; nothing where none are."""
 
     def __init__(self, hooked: HookedDictionary, passes: ModelPasses) -> None:
         self._dictionary = hooked.dictionary
@@ -152,23 +152,24 @@ class RecoveryMeasure:
             self._known.update(batch.ids, batch.counted, batch.counted_codes)
 
     def score(self) -> Score:
-        return Score({**self._known.metrics(self._dictionary)} if self._known else {})
+        return Score(self._known.metrics(self._dictionary) if self._known else {})
 
 
 def score_decoder(hooked: HookedDictionary) -> Score:
-    """Of dictionaries that have one encoder column and one decoder row a latent, in raw activations if possible."""
+    """Norms and cosines, in raw activations if possible; none where latents have several encoder columns or decoder
+    rows, or no such weights."""
     dictionary = hooked.dictionary
     with contextlib.suppress(ExportError):
         dictionary = dictionary.folded()
     encoder, decoder = (getattr(dictionary.geometry, name, None) for name in ("W_enc", "W_dec"))
     if not isinstance(encoder, Tensor) or not isinstance(decoder, Tensor) or encoder.ndim != 2 or decoder.ndim != 2:
         return Score()
-    return Score({**decoder_geometry(encoder, decoder)})
+    return Score(decoder_geometry(encoder, decoder))
 
 
 def score_conversion(hooked: HookedDictionary) -> Score:
-    """What training noted when it converted the dictionary."""
-    return Score({**hooked.conversion})
+    """The cost of conversion to jumprelu that training noted."""
+    return Score(hooked.conversion)
 
 
 ON_TEXT: dict[str, Callable[[HookedDictionary, ModelPasses], Measure]] = {

@@ -98,7 +98,7 @@ def _add_each(sums: dict[str, Tensor], **batch: Tensor) -> dict[str, Tensor]:
 
 
 def density_counts(density: Float[Tensor, " d_sae"]) -> dict[str, float]:
-    """How many latents are dead (never fired), rare (< 1e-5), dense (> 1e-2) and very dense (> 1e-1)."""
+    """The numbers of latents that are dead (never fired), rare (< 1e-5), dense (> 1e-2) and very dense (> 1e-1)."""
     n = len(density)
     dead = int((density == 0).sum())
     return {
@@ -182,7 +182,7 @@ class NextToken:
 
 
 def splice_scores(clean: NextToken, spliced: NextToken, zero: NextToken, mean: NextToken) -> dict[str, float]:
-    """What the model loses when the dictionary's reconstruction takes the activations' place.
+    """The losses of the model when the dictionary's reconstruction takes the activations' place.
 
     ce_loss_score = (CE_ablated - CE_spliced) / (CE_ablated - CE_clean), under zero and under mean ablation; likewise
     kl_div_score = (KL_ablated - KL_spliced) / KL_ablated.

@@ -42,7 +42,7 @@ class EvalSection(Frozen):
 
 
 class Config(EvalSection, Reading):
-    """What is evaluated, and the version of every metric group that is measured."""
+    """The text, the models, the hook points of a dictionary, and the version of every metric group to measure."""
 
     models: tuple[LMConfig, ...]
     places: tuple[Place, ...]

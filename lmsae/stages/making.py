@@ -127,7 +127,7 @@ def _provenance(started: float, facts: Mapping[str, object], runtime: Runtime) -
 
 
 def _device(runtime: Runtime) -> str:
-    """What computed: a CUDA device by the name of its chip, another by torch's word for it, such as `cpu`."""
+    """The device that computed: a CUDA device by the name of its chip, another by torch's word, such as `cpu`."""
     torch = sys.modules.get("torch")
     device = runtime.torch_device() if torch else "cpu"
     return torch.cuda.get_device_name(device) if torch and device.startswith("cuda") else device

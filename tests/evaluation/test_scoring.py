@@ -248,7 +248,7 @@ def test_a_group_measured_alone_is_what_it_is_beside_the_others(group: str, scor
     beside = dataclasses.replace(attach(random("jumprelu"), OTHER_HOOK, mean), groups=["model"])
     alone, _ = scored(dataclasses.replace(whole, groups=[group]), beside)
     expected = scored(whole)[0].select([group])
-    assert alone.metrics == expected.metrics
+    assert (alone.metrics, alone.histograms) == (expected.metrics, expected.histograms)
     assert alone.latents.keys() == expected.latents.keys()
     assert all(torch.equal(alone.latents[name], value) for name, value in expected.latents.items())
 
@@ -257,7 +257,7 @@ def test_every_group_has_a_measure_and_measures_what_is_defined_and_nothing_else
     assert {*ON_TEXT, *WITHOUT_TEXT} == GROUPS.keys()
     found = scored(attach(random(), HOOK, mean))[0]
     wanted = {"reconstruction", "sparsity", "model", "decoder"}  # the features are not known, and nothing is converted
-    assert {*found.metrics, *found.latents} == names_in(wanted)
+    assert {*found.metrics, *found.histograms, *found.latents} == names_in(wanted)
 
 
 def test_scales_and_their_fold_score_alike(scored: Scoring, mean: Tensor) -> None:
@@ -277,12 +277,27 @@ def test_only_the_contexts_asked_for_are_scored(model: Any, tokens: TokenSet, me
 def test_a_score_is_saved_as_json_and_vectors(scored: Scoring, mean: Tensor, tmp_path: Path) -> None:
     found = scored(attach(random(), HOOK, mean))[0]
     found.save(tmp_path)
-    assert json.loads((tmp_path / "metrics.json").read_text()) == found.metrics
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {**found.metrics, **found.histograms}
     latents = load_file(tmp_path / "latents.safetensors")
     assert {name: (value.shape, value.dtype) for name, value in latents.items()} == {
         name: ((24,), torch.float32) for name in ("density", "mean_activation")
     }
-    assert sum(found.metrics["density_histogram"]) == 24 - found.metrics["dead"]
+    assert sum(found.histograms["density_histogram"]) == 24 - found.metrics["dead"]
+
+
+def test_a_score_is_read_as_it_was_saved_and_chosen_from_by_group(tmp_path: Path) -> None:
+    metrics = {"mse": 0.1, "mse[here@1]": 1e-17, "l0": 3.0, "dead": 3, "kl_div": float("inf")}
+    Score(metrics, {"density_histogram": [1, 2]}, {"density": torch.rand(3)}).save(tmp_path)
+    found = Score.load(tmp_path)
+    assert found.select(["reconstruction"]) == Score({"mse": 0.1, "mse[here@1]": 1e-17})
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics | {
+        "kl_div": None,
+        "density_histogram": [1, 2],
+    }
+    (tmp_path / "again").mkdir()
+    (found.select(["sparsity"]) | found.select(["model", "reconstruction"])).save(tmp_path / "again")
+    for name in ("metrics.json", "latents.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
 def site(name: str, reads: int, writes: int) -> Dictionary:

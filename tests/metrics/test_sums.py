@@ -25,12 +25,12 @@ Y[[7, 31]] *= 20
 Y_HAT = 0.9 * Y + 0.3 * torch.randn(TOKENS, WIDTH, generator=GENERATOR) + 0.2
 CODES = torch.randn(TOKENS, D_SAE, generator=GENERATOR).relu()
 CODES[:, 5] = 0
-CENTRE = torch.tensor([2.0, 3.0, 4.0, 5.0])
+CENTER = torch.tensor([2.0, 3.0, 4.0, 5.0])
 UNEVEN = [1, 20, 3, 26]
 
 
 def summed(sizes: list[int], y: Tensor = Y, y_hat: Tensor = Y_HAT) -> Reconstruction:
-    sums = Reconstruction(CENTRE[: y.shape[1]])
+    sums = Reconstruction(CENTER[: y.shape[1]])
     for batch in zip(y.split(sizes), y_hat.split(sizes), strict=True):
         sums.update(*batch)
     return sums
@@ -49,7 +49,7 @@ def by_numpy() -> dict[str, float]:
     error = y - y_hat
     total = ((y - y.mean(0)) ** 2).sum()
     norm, norm_hat = np.linalg.norm(y, axis=1), np.linalg.norm(y_hat, axis=1)
-    from_center = ((y - CENTRE.numpy()) ** 2).sum(1)
+    from_center = ((y - CENTER.numpy()) ** 2).sum(1)
     return {
         "tokens": TOKENS,
         "explained_variance": 1 - (error**2).sum() / total,

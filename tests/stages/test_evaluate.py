@@ -1,6 +1,8 @@
 """Evaluations share metric groups: only what no finished one has is measured, to the bytes of a fresh evaluation."""
 
 import json
+import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +12,10 @@ import pytest
 
 from lmsae.artifacts.artifact import Artifact
 from lmsae.evaluation.passes import ModelPasses
-from lmsae.metrics.definitions import GROUPS, METRICS
+from lmsae.metrics.definitions import GROUPS
 from lmsae.stages.activations import LMConfig
 from tests.miniature import ROWS, Said, keys
+from tests.test_docs import ROOT, blocks, run
 
 Lmsae = Callable[..., Said]
 
@@ -145,4 +148,18 @@ def test_the_metrics_of_each_version_of_a_group_are_those_of_the_day_they_were_w
         "recovery": (1, 2, 0),
         "conversion": (1, 5, 0),
     }
-    assert len(METRICS) == sum(len(group.metrics) for group in GROUPS.values()) + 1  # each name in one group alone
+
+
+def test_a_metric_added_as_the_page_says_is_measured_and_nothing_else(
+    made: Path, before: list[Artifact], tmp_path: Path
+) -> None:
+    shutil.copytree(ROOT / "lmsae", tmp_path / "lmsae", ignore=shutil.ignore_patterns("__pycache__"))
+    for diff in blocks(ROOT / "docs/metrics.md", "diff"):
+        run(["git", "apply", "-p1", "-"], tmp_path, diff)
+    code = "from lmsae.cli import main; raise SystemExit(main(['plan', '--quiet']) or main(['eval']))"
+    run([sys.executable, "-c", code], made, None, tmp_path)
+    for old, new in zip(before, evaluations(made), strict=True):
+        assert facts(new)["measured"] == ["decoder"]
+        metrics = json.loads((new.path / "metrics.json").read_text())
+        assert metrics.pop("decoder_norm_max") >= metrics["decoder_norm"]
+        assert metrics == json.loads((old.path / "metrics.json").read_text())
