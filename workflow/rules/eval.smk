@@ -1,4 +1,4 @@
-# Dictionaries + held-out text + model -> metrics: all dictionaries of a model over one reading of the text.
+# Dictionaries + held-out text + model -> metrics; all dictionaries of a model in one reading of the text.
 rule eval:
     input:
         needs("eval"),

@@ -1,4 +1,4 @@
-# Activations + starting weights -> dictionaries: those that read the same stream in one pass over it.
+# Activations + starting weights -> dictionaries; those that read the same stream train in one pass.
 rule train:
     input:
         needs("train"),
