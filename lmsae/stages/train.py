@@ -68,7 +68,7 @@ def configs(row: ResolvedRow) -> list[Config]:
 
 
 def stream_of(config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """What two train specs must share to be trained in one pass over the data."""
+    """The values that two train specs must share to be trained in one pass over the data."""
     from lmsae.config import canonical_json
 
     shared = [config[name] for name in STREAM]
@@ -136,7 +136,7 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
 
 
 def _flops(config: Config, steps: int, stream: "_Stream") -> float:
-    """What so many steps of a dictionary take."""
+    """The FLOPs of so many steps of a dictionary."""
     return dictionary_flops(config.dictionary, stream.context_size).step * steps * config.batch_size
 
 

@@ -13,7 +13,7 @@ OFFERS = {
     "threshold": {"jumprelu"},
     "k": {kind for kind, config in ACT_FNS.items() if config.takes_any_k},
 }
-"""What losses may ask of an activation function beside its codes, and which have it."""
+"""The activation functions that have what a loss may ask for beside codes."""
 _INSTEAD = {
     "gate": "for another one use l1",
     "threshold": "for another one use l1 or tanh",
