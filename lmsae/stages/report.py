@@ -49,7 +49,7 @@ def _told(row: PlannedRow) -> ReportRow:
         "sae.architecture": row.values.get("sae.architecture"),
         **{name: value for name, value in row.values.items() if name in row.own and name not in _SHOWN},
     }
-    return ReportRow(name=row.name, artifacts=dict(row.references()), settings=settings)
+    return ReportRow(name=row.name, artifacts=row.lineage("train", "eval"), settings=settings)
 
 
 _SHOWN = (
