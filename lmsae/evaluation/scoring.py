@@ -194,7 +194,7 @@ class _Tally:
         """Of dictionaries that have one encoder column and one decoder row a latent, in raw activations if possible."""
         dictionary = self.subject.dictionary
         with contextlib.suppress(ExportError):
-            dictionary = dictionary.folded()
+            dictionary = dictionary.fold_normalizers()
         encoder, decoder = (getattr(dictionary.geometry, name, None) for name in ("W_enc", "W_dec"))
         if encoder is None or not isinstance(decoder, Tensor) or encoder.ndim != 2 or decoder.ndim != 2:
             return {}

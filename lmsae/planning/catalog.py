@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from lmsae.config import Frozen, typed
 from lmsae.dictionary.config import DictionaryConfig, Normalization
 from lmsae.errors import found_and_wanted, nearest, wanted
-from lmsae.geometry.config import GEOMETRIES
+from lmsae.geometry.config import GEOMETRIES, Widths
 from lmsae.losses import LOSSES
 from lmsae.planning.combinations import SectionFault, refuse_nonsense, refuse_too_many
 from lmsae.sparsity.config import ACT_FNS
@@ -166,12 +166,12 @@ def resolve(
         column = "d_sae" if section.d_sae else "expansion_factor"
         raise SectionFault(column, f"makes {d_sae:,} latents; there can be {MOST_LATENTS:,} at most")
     refuse_too_many(act_fn, d_sae * (len(reads) if act_fn.joins_groups else 1))
-    impossible = geometry.fault(reads, writes, d_sae)
+    widths = Widths(reads=tuple(reads), writes=tuple(writes))
+    impossible = geometry.fault(widths, d_sae)
     if impossible:
         raise SectionFault("geometry", impossible)
     dictionary = DictionaryConfig(
-        reads=tuple(reads),
-        writes=tuple(writes),
+        widths=widths,
         d_sae=d_sae,
         geometry=geometry,
         act_fn=act_fn,

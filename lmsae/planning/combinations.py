@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lmsae.losses import LOSSES
+from lmsae.sparsity.capabilities import HasGate, HasThreshold, TakesAnyK
 from lmsae.sparsity.config import ACT_FNS
 
 
@@ -15,17 +16,12 @@ class SectionFault(ValueError):
         super().__init__(message)
 
 
-OFFERS = {
-    "gate": {"gated"},
-    "threshold": {"jumprelu"},
-    "k": {kind for kind, config in ACT_FNS.items() if config.takes_any_k},
+_ASKED_FOR = {
+    HasGate: ("gate", "for another one use l1"),
+    HasThreshold: ("threshold", "for another one use l1 or tanh"),
+    TakesAnyK: ("k", "for another one leave it out"),
 }
-"""What losses may ask of an activation function beside its codes, and which have it."""
-_INSTEAD = {
-    "gate": "for another one use l1",
-    "threshold": "for another one use l1 or tanh",
-    "k": "for another one leave it out",
-}
+"""The capabilities that losses need, in words, and what to use instead with an activation function without them."""
 DENSE = ("relu", "gated", "jumprelu")
 """Activation functions whose codes are as sparse as their losses make them."""
 
@@ -56,20 +52,21 @@ def _refuse_losses(section: Any, act_fn: Any, losses: Sequence[Any]) -> None:
     if len(whole) > 1:
         raise SectionFault("losses", f"{' and '.join(whole)} each measure the reconstruction; choose one of them")
     for loss in losses:
-        if "unit_norm_decoder" in loss.needs and not section.unit_norm_decoder:
+        if loss.needs_unit_rows and not section.unit_norm_decoder:
             message = f"the {loss.kind} loss could be made small by large decoder rows; keep it true, or use lp"
             raise SectionFault("unit_norm_decoder", message)
-        for need in sorted(need for need in loss.needs & OFFERS.keys() if act_fn.kind not in OFFERS[need]):
-            able = " or ".join(kind for kind in ACT_FNS if kind in OFFERS[need])
-            message = f"the {loss.kind} loss needs an activation function with a {need} ({able}), not {act_fn.kind}"
-            raise SectionFault("losses", f"{message}; {_INSTEAD[need]}")
+        for need in (need for need in loss.needs if need not in act_fn.offers):
+            word, instead = _ASKED_FOR[need]
+            able = " or ".join(kind for kind, config in ACT_FNS.items() if need in config.offers)
+            message = f"the {loss.kind} loss needs an activation function with a {word} ({able}), not {act_fn.kind}"
+            raise SectionFault("losses", f"{message}; {instead}")
     if act_fn.kind == "gated" and "gated_aux" not in kinds:
         raise SectionFault("losses", "the gate of gated learns from the gated_aux loss alone: add gated_aux")
     if act_fn.kind in DENSE and not any(loss.sparsifies for loss in losses):
         able = ", ".join(
             kind
             for kind, loss in LOSSES.items()
-            if loss.sparsifies and all(act_fn.kind in OFFERS.get(need, ()) for need in loss.needs)
+            if loss.sparsifies and not loss.needs_unit_rows and set(loss.needs) <= set(act_fn.offers)
         )
         message = f"{act_fn.kind} without a sparsity loss is not sparse: add one ({able}), or choose topk or batchtopk"
         raise SectionFault("losses", message)

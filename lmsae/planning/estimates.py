@@ -156,7 +156,7 @@ def _train_kind(spec: Spec, specs: Specs) -> Kind:
         dictionary["act_fn"]["kind"],
         spec.config["precision"],
         dictionary["d_sae"],
-        tuple(dictionary["reads"]),
+        tuple(dictionary["widths"]["reads"]),
     )
 
 

@@ -196,7 +196,7 @@ class Resolver:
                 why = layer_weights.heads_fault(dictionary.geometry, config)
             faults.extend([row.fault("init.from_model", why)] if why else [])
         if objective.needs_model and len(models) > 1:
-            kinds = " and ".join(loss.kind for loss in objective.losses if "model" in loss.needs)
+            kinds = " and ".join(loss.kind for loss in objective.losses if loss.needs_model)
             faults.append(row.fault("sae.losses", f"{kinds} runs one model, not several; leave model.others empty"))
         batch, context = sections["train"].batch_size, sections["tokenize"].context_size
         if batch < context and (objective.needs_model or dictionary.geometry.grain == "context"):

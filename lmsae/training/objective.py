@@ -1,12 +1,11 @@
-"""The objective: what training adds to a dictionary."""
+"""The objective of training: losses, and what else training adds to a dictionary."""
 
 from lmsae.config import Frozen
 from lmsae.losses import LossConfig
 
 
 class Objective(Frozen):
-    """What training adds to a dictionary: losses beside reconstruction, a constraint on the decoder, and what becomes
-    of it at the end."""
+    """Losses beside reconstruction, a constraint on the decoder, and the conversion at the end."""
 
     losses: tuple[LossConfig, ...]
     unit_norm_decoder: bool
@@ -14,5 +13,5 @@ class Objective(Frozen):
 
     @property
     def needs_model(self) -> bool:
-        """Whether a loss asks for the language model at every step."""
-        return any("model" in loss.needs for loss in self.losses)
+        """True if a loss asks for the language model at every step."""
+        return any(loss.needs_model for loss in self.losses)

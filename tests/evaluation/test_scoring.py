@@ -15,6 +15,7 @@ from torch import Tensor
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.evaluation.scoring import Score, Scored, Subject, score
+from lmsae.geometry.config import Widths
 from lmsae.lm import load, resolve
 from lmsae.planning.catalog import CATALOG
 from lmsae.text.tokens import TokenSet, TokenWriter, open_tokens
@@ -238,7 +239,7 @@ def test_company_changes_nothing(scored: Scoring, mean: Tensor) -> None:
 
 def test_scales_and_their_fold_score_alike(scored: Scoring, mean: Tensor) -> None:
     dictionary = random("batchtopk")
-    plain, folded = scored(subject(dictionary, HOOK, mean), subject(dictionary.folded(), HOOK, mean))
+    plain, folded = scored(subject(dictionary, HOOK, mean), subject(dictionary.fold_normalizers(), HOOK, mean))
     require_close(folded, plain, 1e-5)
 
 
@@ -264,7 +265,7 @@ def test_a_score_is_saved_as_json_and_vectors(scored: Scoring, mean: Tensor, tmp
 def site(name: str, reads: int, writes: int) -> Dictionary:
     """A random dictionary of a catalog entry, over so many hook points."""
     config = parts(name, WIDTH, 24)[0]
-    return filled(config.model_copy(update={"reads": (WIDTH,) * reads, "writes": (WIDTH,) * writes}))
+    return filled(config.model_copy(update={"widths": Widths(reads=(WIDTH,) * reads, writes=(WIDTH,) * writes)}))
 
 
 def test_a_transcoder_is_spliced_where_it_writes(scored: Scoring, model: Any, ids: Tensor, mean: Tensor) -> None:
@@ -284,7 +285,7 @@ def test_a_transcoder_is_spliced_where_it_writes(scored: Scoring, model: Any, id
 @pytest.mark.parametrize("name", [name for name in CATALOG if name not in SAES])
 def test_every_other_geometry_is_scored(name: str, scored: Scoring, mean: Tensor) -> None:
     config = parts(name, WIDTH, 24)[0]
-    read = [(0, HOOK), (0, "blocks.1.hook_resid_post")][: len(config.reads)]
+    read = [(0, HOOK), (0, "blocks.1.hook_resid_post")][: len(config.widths.reads)]
     written = read if config.geometry.autoencodes else [(0, "blocks.0.hook_mlp_out"), (0, OTHER_HOOK)][: len(read)]
     found = scored(Subject(filled(config), read, written, [mean] * len(written)))[0]
     assert found.metrics["tokens"] == CONTEXTS * (CONTEXT_SIZE - 1) - 2

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmsae.artifacts.artifact import CHECKPOINT, SPEC, Artifact
 from lmsae.stages.stage import Job
-from lmsae.training.forks import Schedules, fork
+from lmsae.training.forks import Schedules, find_fork
 
 if TYPE_CHECKING:
     from lmsae.training.checkpoints import Checkpoints
@@ -38,7 +38,7 @@ def extended(job: Job, version: int, checkpoints: "Checkpoints") -> Extended | N
     """
     mine, reasons = schedules_of(job.config), []
     for folder, config in _shorter_runs(job, version):
-        shared = fork(schedules_of(config), mine)
+        shared = find_fork(schedules_of(config), mine)
         reference = Artifact(folder).reference
         if steps := checkpoints.go_on_from(folder / CHECKPOINT, reference, shared.steps):
             print(f"{job.reference}: goes on from step {steps:,} of {reference} ({config.tokens:,} tokens)")
@@ -55,7 +55,7 @@ def extended(job: Job, version: int, checkpoints: "Checkpoints") -> Extended | N
 def step_to_keep(job: Job) -> int:
     """The last step of a run whose state is that of any longer run too; says on stdout if there is none."""
     mine = schedules_of(job.config)
-    shared = fork(mine, mine.longer())
+    shared = find_fork(mine, mine.lengthen())
     if not shared.steps:
         why = f": {shared.differs} differs from the first step on" if shared.differs else ""
         print(f"{job.reference}: no state is kept, for no longer run could go on from it{why}")
