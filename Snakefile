@@ -9,38 +9,28 @@ container: config.get("container", "lmsae.sif")
 
 
 include: "workflow/rules/sweep.smk"
-include: "workflow/rules/tokenize.smk"
-include: "workflow/rules/activations.smk"
-include: "workflow/rules/norm.smk"
-include: "workflow/rules/init.smk"
-include: "workflow/rules/train.smk"
-include: "workflow/rules/eval.smk"
-include: "workflow/rules/report.smk"
-
-
-localrules:
-    report,
+include: "workflow/rules/stages.smk"
 
 
 rule all:
     default_target: True
     input:
-        wanted("report", PLAN.rows),
+        wanted([stage for stage in STAGES.values() if stage.is_wanted], PLAN.rows),
 
 
-for stage in STAGES:
+for stage in STAGES.values():
 
     rule:
         name:
-            f"{stage}_all"
+            f"{stage.name}_all"
         input:
-            wanted(stage, PLAN.rows),
+            wanted([stage], PLAN.rows),
 
 
 for planned in PLAN.rows:
 
     rule:
         name:
-            f"row_{planned.row.name}"
+            f"row_{planned.name}"
         input:
-            wanted("eval", [planned]),
+            wanted(ENDS_OF_ROWS, [planned]),

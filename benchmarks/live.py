@@ -23,8 +23,7 @@ import torch
 import yaml
 
 from lmsae.artifacts.artifact import Artifacts
-from lmsae.experiment import plan_of
-from lmsae.planning.plan import Plan
+from lmsae.planning.plan import Plan, plan_of
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages import STAGES
 from lmsae.stages.making import make_artifacts

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from lmsae.dictionary.dictionary import Dictionary
-from lmsae.planning.catalog import SaeSection, resolve, with_defaults
+from lmsae.planning.resolver import dictionary_of
 from lmsae.runtime.memory import reuse_freed_memory
 from lmsae.stages.footprint import DictionarySize, training_bytes
 from lmsae.stages.inputs.stored import batch_of
@@ -53,10 +53,9 @@ class Case:
     width: int = 256
 
     def dictionary(self) -> tuple[Dictionary, Objective]:
-        values = with_defaults({"architecture": self.architecture, "d_sae": self.d_sae})
-        columns = {"k": 16} if "topk" in self.architecture else {"l1_coefficient": 1.0}
-        common = SaeSection(**{name: value for name, value in values.items() if name in SaeSection.model_fields})
-        parts, objective = resolve(common, columns, frozenset(columns), (self.width,), (self.width,))
+        sparse = {"k": 16} if "topk" in self.architecture else {"l1_coefficient": 1.0}
+        columns = {"architecture": self.architecture, "d_sae": self.d_sae, **sparse}
+        parts, objective = dictionary_of(columns, (self.width,), (self.width,))
         return Dictionary(parts), objective
 
     def predicted(self) -> int:

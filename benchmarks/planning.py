@@ -25,11 +25,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from lmsae.artifacts.artifact import Artifacts
-from lmsae.commands.publishing import PAGE, publish
 from lmsae.commands.running import write_index
-from lmsae.experiment import plan_of
-from lmsae.planning.plan import Plan
+from lmsae.planning.plan import Plan, plan_of
 from lmsae.stages import STAGES
+from lmsae.stages.publishing import PAGE, publish
 
 REPOSITORY = Path(__file__).parents[1]
 SHIPPED = ("Snakefile", "workflow", "profiles", "dvc.yaml", ".dvc/config", ".dvc/plots")
@@ -81,7 +80,7 @@ def finish(plan: Plan, artifacts: Artifacts) -> None:
 
 def publish_page(plan: Plan, artifacts: Artifacts, results: Path) -> None:
     """What the report's stage leaves in results/, of which DVC tracks some. No dictionary is exported."""
-    publish(artifacts[plan.report.reference], (), artifacts.root, results)
+    publish(artifacts[plan.specs("report")[0].reference], (), artifacts, results)
     for name in ("table.csv", "table.parquet", "pareto.csv", "density.csv", "curves.csv", "metrics.json"):
         (results / name).write_text("{}\n")
     for name in ("plots", "saelens"):

@@ -15,7 +15,7 @@ from torch import Tensor
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.initialization.config import InitConfig
 from lmsae.initialization.initialize import initialize
-from lmsae.planning.catalog import SaeSection, resolve, with_defaults
+from lmsae.planning.resolver import dictionary_of
 from lmsae.training.batch import Batch
 from lmsae.training.config import TrainConfig
 from lmsae.training.run import Run
@@ -81,10 +81,9 @@ COLUMNS: Mapping[str, Callable[[Setting], dict[str, Any]]] = {
 def lmsae_run(setting: Setting, calibration: Tensor, precision: str = "float32", seed: int = 0, long: int = 1) -> Run:
     """A Run of lmsae, from a grid-searched start: `long` times the setting's steps, at the schedules of those alone."""
     columns = {"architecture": setting.architecture, "d_sae": setting.d_sae, "normalize_activations": "none"}
-    values = with_defaults(columns)  # activations are scaled already, for all
-    common = {name: value for name, value in values.items() if name in SaeSection.model_fields}
-    chosen = COLUMNS[setting.architecture](setting)
-    parts, objective = resolve(SaeSection(**common), chosen, frozenset(chosen), (setting.width,), (setting.width,))
+    # Activations are scaled already, for all.
+    columns |= COLUMNS[setting.architecture](setting)
+    parts, objective = dictionary_of(columns, (setting.width,), (setting.width,))
     dictionary = Dictionary(parts).to(setting.device)
     init = InitConfig(seed=seed)
     initialize(dictionary, calibration, calibration, None, init, unit_norm_decoder=objective.unit_norm_decoder)

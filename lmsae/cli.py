@@ -9,16 +9,7 @@ from pathlib import Path
 
 from lmsae.errors import ConfigError, LmsaeError
 from lmsae.runtime.version import __version__
-
-STAGE_HELP = {
-    "tokenize": "text -> packed contexts of token ids",
-    "activations": "tokens + model -> activations of one hook point",
-    "norm": "activations -> their scale, mean and variance",
-    "init": "activations + architecture -> starting weights",
-    "train": "activations + starting weights -> a dictionary",
-    "eval": "dictionary + held-out text + model -> metrics",
-    "report": "all evals of the sweep -> results/",
-}
+from lmsae.stages import STAGES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,8 +40,8 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--quiet", action="store_true", help="write the plan and print nothing")
     run = _command(commands, "run", "make everything that a sweep or one experiment file wants", _run, sweep=True)
     run.add_argument("experiment", nargs="?", type=Path, help="a TOML, YAML or JSON file; without it, the sweep")
-    for stage, text in STAGE_HELP.items():
-        command = _command(commands, stage, text, _stage)
+    for stage in STAGES.values():
+        command = _command(commands, stage.name, stage.help, _stage)
         command.add_argument("keys", nargs="*", metavar="KEY", help="artifacts to make; without any, those of the plan")
     show = _command(commands, "show", "an artifact's config, lineage, provenance and who wants it", _show, True)
     show.add_argument("key", help="the artifact's key or the first digits of it")
@@ -105,7 +96,7 @@ def _flags(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def _planned(arguments: argparse.Namespace, experiment: Path | None = None):
-    from lmsae.experiment import plan_of
+    from lmsae.planning.plan import plan_of
 
     config, sheet = (experiment, None) if experiment else (arguments.config, arguments.sweep)
     return plan_of(config, sheet, arguments.set, _flags(arguments))

@@ -17,18 +17,19 @@ LmsaeError
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+
+from pydantic_core import ErrorDetails
 
 
 class LmsaeError(Exception):
-    """Something that the user can mend; the message says what was found, what was wanted, and how."""
+    """An error that the user can mend. The message says what was found, what was wanted, and how to mend it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing wrong with a config: where it stands, what was found, what is allowed."""
+    """One fault of a config: its file, row and column, and a message that says what is wrong."""
 
     file: str
     row: str | None
@@ -71,7 +72,7 @@ class NoSpaceError(LmsaeError):
 
 
 class TrainingError(LmsaeError):
-    """Training broke down, and what it would have written is of no use."""
+    """Training broke down; the dictionary that it would have written is of no use."""
 
 
 class ExportError(LmsaeError):
@@ -94,25 +95,26 @@ class BusyArtifact(ArtifactError):
     """Another process is making this artifact."""
 
 
-def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+def suggest(name: str, known: Iterable[str], count: int = 3) -> str:
     """The known names most like `name`, as the end of an error message: `; did you mean a, b?`, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
     return f"; did you mean {', '.join(close)}?" if close else ""
 
 
-def found_and_wanted(problem: Mapping[str, Any]) -> str:
-    """One of pydantic's errors as a message: what was found, and what was wanted."""
+def describe_problem(problem: ErrorDetails) -> str:
+    """One of pydantic's errors as a message: the value that was found, and the value that was wanted."""
     found = problem["input"]
     shown = " ".join(map(str, found)) if isinstance(found, tuple) else found
-    return f"found {shown!r}; {wanted(problem)}"
+    return f"found {shown!r}; {describe_wanted(problem)}"
 
 
-def wanted(problem: Mapping[str, Any]) -> str:
-    """What one of pydantic's errors says of the value that was wanted."""
+def describe_wanted(problem: ErrorDetails) -> str:
+    """The value that was wanted, by one of pydantic's errors."""
+    context = problem.get("ctx", {})
     if problem["type"] == "literal_error":
-        expected = problem["ctx"]["expected"]
+        expected = context["expected"]
         options = re.findall(r"'([^']*)'", expected)
-        return f"allowed are {expected}{nearest(str(problem['input']), options)}"
+        return f"allowed are {expected}{suggest(str(problem['input']), options)}"
     if problem["type"] == "value_error":
-        return str(problem["ctx"]["error"])
+        return str(context["error"])
     return f"wanted: {problem['msg'].removeprefix('Input should be ')}"

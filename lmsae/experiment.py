@@ -1,17 +1,14 @@
 """A sweep or one experiment, from what the user wrote to what was made: what `lmsae run` and `lmsae.run` share."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmsae.artifacts.artifact import Artifacts
-from lmsae.errors import Fault
-from lmsae.planning.plan import Plan, make_plan
-from lmsae.planning.sheet import read, read_runtime
-from lmsae.runtime.runtime import Runtime
+from lmsae.planning.plan import plan_of
+from lmsae.stages import STAGES
 
 if TYPE_CHECKING:
     from lmsae.dictionary.dictionary import Dictionary
@@ -54,23 +51,5 @@ def run(experiment: Path | str | Mapping[str, Any], *, name: str | None = None, 
     plan, settings = plan_of(config, None, [], runtime, name=name)
     run_plan(plan, settings, say=lambda line: None)
     (planned,) = plan.rows
-    folders = {stage: settings.artifacts / spec.reference for stage, spec in planned.specs.items()}
-    return Experiment(planned.row.name, folders | {"report": settings.artifacts / plan.report.reference})
-
-
-def plan_of(
-    config: Path | Mapping[str, Any],
-    sheet: Path | None,
-    overrides: Iterable[str],
-    flags: Mapping[str, Any],
-    *,
-    name: str | None = None,
-) -> tuple[Plan, Runtime]:
-    """The plan of what the user wrote, and how to work on it. Raises ConfigError with every fault at once.
-
-    `flags` win over the config's `runtime` section, and `name` over the name of a single experiment.
-    """
-    faults: list[Fault] = []
-    runtime = read_runtime(config, flags, faults)
-    rows = read(config, sheet, overrides, faults, name=name)
-    return make_plan(rows, Artifacts(runtime.artifacts), faults), runtime
+    specs = {stage: spec for stage in STAGES for spec in plan.specs(stage)} | dict(planned.specs)
+    return Experiment(planned.name, {stage: settings.artifacts / spec.reference for stage, spec in specs.items()})

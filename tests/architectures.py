@@ -6,7 +6,9 @@ import torch
 
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.dictionary import Dictionary
-from lmsae.planning.catalog import CATALOG, GEOMETRIES, SaeSection, resolve, with_defaults
+from lmsae.geometry.config import GEOMETRIES
+from lmsae.planning.catalog import CATALOG
+from lmsae.planning.resolver import dictionary_of
 from lmsae.training.objective import Objective
 
 REQUIRED = {
@@ -35,12 +37,11 @@ def parts(
 ) -> tuple[DictionaryConfig, Objective]:
     """What a catalog entry means, with the defaults of all columns but these: every hook point read is of `width`, and
     every one written of `out_width`, by default the same."""
-    values = with_defaults({"architecture": name, "d_sae": d_sae, **columns})
-    section = SaeSection(**{field: values[field] for field in SaeSection.model_fields if field in values})
     reads, writes = sites_of(name)
-    written = width if out_width is None or GEOMETRIES[str(values["geometry"])].autoencodes else out_width
-    pieces = REQUIRED | {key: value for key, value in values.items() if key not in SaeSection.model_fields}
-    return resolve(section, pieces, frozenset(), (width,) * reads, (written,) * writes)
+    geometry = str(columns.get("geometry") or CATALOG[name].geometry)
+    written = width if out_width is None or GEOMETRIES[geometry].autoencodes else out_width
+    required = {**REQUIRED, "architecture": name, "d_sae": d_sae, **columns}
+    return dictionary_of(required, (width,) * reads, (written,) * writes, shared=REQUIRED)
 
 
 def randomize(dictionary: Dictionary, seed: int = 0) -> Dictionary:

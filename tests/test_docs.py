@@ -19,11 +19,11 @@ import torch
 import yaml
 
 from lmsae.cli import parser
-from lmsae.experiment import plan_of
 from lmsae.geometry.config import GEOMETRIES
 from lmsae.lm.features import Features
 from lmsae.losses import LOSSES
 from lmsae.planning.catalog import CATALOG
+from lmsae.planning.plan import plan_of
 from lmsae.planning.sheet import columns
 from lmsae.sparsity.config import ACT_FNS
 from lmsae.stages import STAGES
@@ -36,9 +36,18 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=NAMES)
+# Pages whose commands other tests look at, or nobody: here only their links are followed.
+LINKING = [
+    *PAGES,
+    ROOT / "CHANGELOG.md",
+    *sorted(ROOT.glob("config/**/*.md")),
+    *sorted(ROOT.glob("benchmarks/**/*.md")),
+]
+EVERY_LINKING_PAGE = pytest.mark.parametrize("page", LINKING, ids=[str(page.relative_to(ROOT)) for page in LINKING])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # A link or image of Markdown, and a path of the repository in backticks; `<row>` and `*` stand for what differs.
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)[^)]*\)")
+ANCHOR = re.compile(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)")
 PATH = re.compile(r"`((?:lmsae|tests|docs|config|workflow|recipes)/[\w./-]+)`")
 
 
@@ -172,11 +181,20 @@ def test_every_config_of_a_page_can_be_planned(page: Path, user: Path) -> None:
         assert plan_of(user / "experiment.toml", None, STAND_INS, {})[0].rows
 
 
-@EVERY_PAGE
+@EVERY_LINKING_PAGE
 def test_every_file_that_a_page_names_is_there(page: Path) -> None:
     text = BLOCK.sub("", page.read_text())
     named = [page.parent / link for link in LINK.findall(text)] + [ROOT / path for path in PATH.findall(text)]
     assert [str(path) for path in named if not path.exists()] == []
+
+
+@EVERY_LINKING_PAGE
+def test_every_heading_that_a_page_links_to_is_there(page: Path) -> None:
+    for link, anchor in ANCHOR.findall(BLOCK.sub("", page.read_text())):
+        target = page.parent / link if link else page
+        headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", target.read_text()), re.MULTILINE)
+        # GitHub's rule: small letters, no punctuation, a hyphen for every space.
+        assert anchor in {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}, f"{link}#{anchor}"
 
 
 def test_the_floors_of_the_page_are_those_that_are_enforced() -> None:
@@ -257,8 +275,8 @@ def test_an_architecture_added_as_the_page_says_passes_its_tests(tmp_path: Path)
     tests = [
         "test_golden.py",
         "test_lattice.py",
-        "test_recovery.py",
-        "test_catalog.py",
+        "metrics/test_recovery.py",
+        "planning/test_catalog.py",
         "sparsity",
         "losses",
         "interop",

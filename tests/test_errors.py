@@ -5,7 +5,7 @@ import re
 import pytest
 
 from lmsae import errors
-from lmsae.errors import ConfigError, Fault, LmsaeError, nearest
+from lmsae.errors import ConfigError, Fault, LmsaeError, suggest
 
 
 def all_below(cls: type) -> list[type]:
@@ -42,6 +42,6 @@ def test_a_config_error_counts_and_lists_all_its_faults() -> None:
     assert str(ConfigError([one, two])) == "2 faults found; nothing was run.\n  a: first\n  b: second"
 
 
-def test_nearest_names_what_was_probably_meant_or_nothing() -> None:
-    assert nearest("train.lrr", ["train.lr", "eval.tokens"]) == "; did you mean train.lr?"
-    assert nearest("zebra", ["train.lr", "eval.tokens"]) == ""
+def test_a_suggestion_names_what_was_probably_meant_or_nothing() -> None:
+    assert suggest("train.lrr", ["train.lr", "eval.tokens"]) == "; did you mean train.lr?"
+    assert suggest("zebra", ["train.lr", "eval.tokens"]) == ""

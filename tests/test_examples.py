@@ -15,7 +15,7 @@ import yaml
 from lmsae.artifacts.artifact import Artifacts
 from lmsae.cli import main, parser
 from lmsae.commands.running import run_stage
-from lmsae.experiment import plan_of
+from lmsae.planning.plan import plan_of
 from lmsae.text.tokens import open_tokens
 from tests.miniature import write_model, write_text
 
@@ -204,7 +204,7 @@ def test_an_example_runs_end_to_end_with_a_small_model_and_text(name: str, insid
     flags = ["--results", f"results/{name}", "--artifacts", "artifacts", "--device", "cpu", "--threads", "1"]
     assert main(["run", "--config", str(config), "--sweep", str(sweep), *flags, *sets]) == 0
     for row in plan(name, changes)[0].rows:
-        metrics = json.loads((inside / "results" / name / "rows" / row.row.name / "eval" / "metrics.json").read_text())
+        metrics = json.loads((inside / "results" / name / "rows" / row.name / "eval" / "metrics.json").read_text())
         assert math.isfinite(metrics["explained_variance"])
         assert metrics["l0"] > 0
 

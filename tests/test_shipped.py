@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lmsae.experiment import plan_of
 from lmsae.planning.catalog import CATALOG
-from lmsae.planning.plan import ROW_STAGES, Plan
+from lmsae.planning.plan import Plan, plan_of
 from lmsae.runtime.runtime import Runtime
+from lmsae.stages import ROW_STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG, ZOO = ROOT / "config", ROOT / "config" / "zoo"
@@ -36,7 +36,7 @@ def test_every_file_that_holds_a_configuration_is_planned_here_or_with_the_examp
 def test_a_shipped_sweep_can_be_planned_as_it_is(folder: Path, tmp_path: Path) -> None:
     plan, runtime = planned(folder / "config.yaml", folder / "sweep.tsv", tmp_path)
     shared = yaml.safe_load((folder / "config.yaml").read_text())
-    assert [row.row.name for row in plan.rows] == [row["name"] for row in cells(folder)]
+    assert [row.name for row in plan.rows] == [row["name"] for row in cells(folder)]
     assert all(row.specs.keys() >= {*ROW_STAGES} for row in plan.rows)
     assert {row.specs["train"].config["tokens"] for row in plan.rows} == {shared["train"]["tokens"]}
     assert runtime.results == Path(shared["runtime"]["results"])
@@ -47,7 +47,7 @@ def test_the_shipped_experiment_can_be_planned_as_it_is(tmp_path: Path) -> None:
     shared = tomllib.loads((CONFIG / "experiment.toml").read_text())
     (row,) = plan.rows
     dictionary = row.specs["train"].config["dictionary"]
-    assert row.row.name == shared["name"]
+    assert row.name == shared["name"]
     assert (dictionary["act_fn"]["kind"], dictionary["act_fn"]["k"]) == ("batchtopk", shared["sae"]["k"])
     assert row.specs["activations"].config["hook_point"] == shared["sae"]["hook_point"]
     assert runtime.results == Path(shared["runtime"]["results"])

@@ -18,8 +18,7 @@ from lmsae.artifacts.artifact import Artifact
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.geometry.config import GEOMETRIES
 from lmsae.planning.catalog import CATALOG
-from lmsae.planning.plan import ROW_STAGES
-from lmsae.stages import STAGES
+from lmsae.stages import ROW_STAGES, STAGES
 from tests.miniature import HERE, THERE, Said, keys, manifests, row_of, write_config, write_model, write_sweep
 
 Lmsae = Callable[..., Said]

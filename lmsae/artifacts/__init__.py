@@ -1,1 +1,1 @@
-"""Artifacts: identity, claims, publishing, and going on after an interruption."""
+"""Artifacts: directories named by the hash of their specs, claims on them, and digests of files."""

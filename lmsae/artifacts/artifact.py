@@ -4,7 +4,7 @@ artifacts/<stage>/<key>/spec.json       what it is; sha256 of this file begins w
                         <payload>       what the stage wrote
                         manifest.json   every file's size and digest; written last, byte-deterministic
                         run.json        provenance: when, where, by which versions; not identity
-                        checkpoint/     what an unfinished run goes on from, or a longer one; not identity either
+                        checkpoint/     what an interrupted run, or a longer one, continues from; not identity
 """
 
 import json
@@ -14,17 +14,34 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-from lmsae.config import Frozen, canonical_json, key_of
+from lmsae.config import Frozen, JsonObject, canonical_json, key_of
 from lmsae.errors import DamagedArtifact, MissingArtifact
 
 SPEC, MANIFEST, RUN = "spec.json", "manifest.json", "run.json"
-# The manifest's twin. Workflow engines delete declared outputs before a rerun; from this, one is restored for free.
+# A copy of the manifest. Workflow engines delete declared outputs before a rerun; the copy restores the manifest.
 TWIN = ".manifest.json"
 DRAFT = ".draft"
 CHECKPOINT = "checkpoint"
 NOT_PAYLOAD = frozenset({SPEC, MANIFEST, RUN, TWIN, CHECKPOINT})
+
+
+class ManifestFile(TypedDict):
+    """One file of an artifact, with its size and digest; `path` is relative to the artifact's directory."""
+
+    path: str
+    bytes: int
+    blake3: str
+
+
+class Manifest(TypedDict):
+    """The contents of manifest.json."""
+
+    stage: str
+    key: str
+    inputs: dict[str, str]
+    files: list[ManifestFile]
 
 
 class Spec(Frozen):
@@ -35,7 +52,7 @@ class Spec(Frozen):
 
     stage: str
     version: int
-    config: dict[str, Any]
+    config: JsonObject
     inputs: dict[str, str]
 
     @cached_property
@@ -63,13 +80,13 @@ class Artifact:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the manifest is there; a manifest that an engine deleted is restored from its twin."""
+        """True if the manifest is there. A manifest that an engine deleted is restored from its copy."""
         if not (self.path / MANIFEST).exists() and (self.path / TWIN).exists():
             _copy_atomically(self.path / TWIN, self.path / MANIFEST)
         return (self.path / MANIFEST).exists()
 
     def spec(self) -> Spec:
-        """The spec, proven to hash to the directory's name."""
+        """The spec, after a check that its hash is the directory's name."""
         try:
             text = (self.path / SPEC).read_text("utf-8", errors="replace")
         except FileNotFoundError:
@@ -83,8 +100,8 @@ class Artifact:
             )
         return Spec.model_validate_json(text)
 
-    def manifest(self) -> dict[str, Any]:
-        """The manifest; raises MissingArtifact while the artifact is not finished."""
+    def manifest(self) -> Manifest:
+        """The manifest. Raises MissingArtifact while the artifact is not finished."""
         if not self.is_finished:
             raise MissingArtifact(
                 f"{self.path}: not finished (no {MANIFEST}). Make it with `lmsae {self.path.parent.name} "
@@ -99,9 +116,12 @@ class Artifact:
             pass
         raise DamagedArtifact(f"{self.path / MANIFEST}: it is not what was written. {self._mend()}")
 
-    def opened(self) -> "Artifact":
-        """Itself, checked: finished, a true spec, every file there with its right size, and its right bytes unless it
-        is a shard or chunk of an array: those are large, and carry checksums that every read looks at."""
+    def require_intact(self) -> "Artifact":
+        """This artifact, after a check: it is finished, its spec is true, and every file has its size and its bytes.
+
+        The bytes of shards and chunks of arrays are not read here: they are large, and every read checks their own
+        checksums. Raises MissingArtifact or DamagedArtifact.
+        """
         self.spec()
         for entry in self.manifest()["files"]:
             file = self.path / entry["path"]
@@ -114,7 +134,7 @@ class Artifact:
         return self
 
     def damaged_files(self) -> list[str]:
-        """A line for each file whose bytes are not those that were written, and for each that should not be there."""
+        """A line for each file that is missing, has other bytes than were written, or is not in the manifest."""
         self.spec()
         listed = {entry["path"]: entry for entry in self.manifest()["files"]}
         damage = []
@@ -127,22 +147,21 @@ class Artifact:
         damage += [f"{self.path / name}: not in the manifest" for name in _payload(self.path) if name not in listed]
         return damage
 
-    def publish(self, provenance: dict[str, Any]) -> None:
+    def publish(self, provenance: JsonObject) -> None:
         """Write run.json, then the manifest: from here on the artifact is finished."""
         spec = self.spec()
-        files = [
+        files: list[ManifestFile] = [
             {"path": name, "bytes": (self.path / name).stat().st_size, "blake3": digest_of_file(self.path / name)}
             for name in _payload(self.path)
         ]
         write_atomically(self.path / RUN, json.dumps(provenance, indent=1, sort_keys=True) + "\n")
-        manifest = {"stage": spec.stage, "key": spec.key, "inputs": spec.inputs, "files": files}
+        manifest: Manifest = {"stage": spec.stage, "key": spec.key, "inputs": spec.inputs, "files": files}
         text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
         write_atomically(self.path / TWIN, text)
         write_atomically(self.path / MANIFEST, text)
 
     def clear(self, keep: Set[str] = frozenset()) -> None:
-        """Remove whatever an interrupted run left: all but the spec, the claim that the caller holds, and what it says
-        to keep."""
+        """Remove what an interrupted run left. The spec, the caller's claim and the names in `keep` stay."""
         for entry in self.path.iterdir():
             if entry.name in {SPEC, *keep} or entry.name.startswith(".claim"):
                 continue
@@ -152,13 +171,13 @@ class Artifact:
                 entry.unlink()
 
     def remove(self) -> None:
-        """Delete the artifact; cut short, it leaves one that is not finished, never one that only looks whole."""
+        """Delete the artifact. The manifest goes first: if this is cut short, the rest does not look finished."""
         (self.path / TWIN).unlink(missing_ok=True)
         (self.path / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(self.path)
 
     def bytes(self) -> int:
-        """Size of the payload in bytes, as its manifest says."""
+        """The size of the payload in bytes, by its manifest."""
         return sum(entry["bytes"] for entry in self.manifest()["files"])
 
     def _mend(self) -> str:
@@ -176,8 +195,11 @@ class Artifacts:
         return Artifact(self.root / reference)
 
     def add(self, spec: Spec) -> Artifact:
-        """Write the spec where its artifact will be, unless it is there already, and whole: so there is no waiting for
-        the disk, which would take most of the time of a large plan."""
+        """Write the spec into its artifact's directory, unless it is there already with all its bytes.
+
+        This does not wait until the bytes are on the disk: in a large plan that would take most of the time. So a power
+        cut may leave a spec cut short, and its length tells.
+        """
         artifact = self[spec.reference]
         path = artifact.path / SPEC
         if not path.exists() or path.stat().st_size != len(spec.canonical.encode()):
@@ -220,7 +242,7 @@ class Artifacts:
 
 
 def _checks_itself(name: str) -> bool:
-    """Whether a file is a shard or chunk of an array, with checksums of its own."""
+    """True for a shard or chunk of an array, which carries checksums of its own."""
     return ".zarr/" in name and not name.endswith("zarr.json")
 
 
@@ -232,7 +254,10 @@ def digest_of_file(path: Path) -> str:
 
 
 def write_atomically(path: Path, text: str, *, survives_power_cut: bool = True) -> None:
-    """Write a small file so that a reader sees all of it or nothing, even after a power cut unless that is waived."""
+    """Write a small file so that a reader sees all of it or nothing.
+
+    With `survives_power_cut` this holds after a power cut too, and the call waits for the disk.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}{DRAFT}")
     with open(draft, "w", encoding="utf-8", newline="\n") as file:
         file.write(text)
@@ -248,6 +273,6 @@ def _copy_atomically(source: Path, target: Path) -> None:
 
 def _payload(path: Path) -> list[str]:
     names = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-    # Claims and drafts may stay for ever where a process was killed.
-    mine = (n for n in names if not n.startswith(".claim") and not n.endswith(DRAFT))
-    return sorted(n for n in mine if n.partition("/")[0] not in NOT_PAYLOAD)
+    # A process that was killed leaves its claim and its drafts behind.
+    written = (n for n in names if not n.startswith(".claim") and not n.endswith(DRAFT))
+    return sorted(n for n in written if n.partition("/")[0] not in NOT_PAYLOAD)

@@ -1,8 +1,9 @@
 """A claim: one process at a time makes an artifact, and a dead owner never blocks the next.
 
-A claim is a file created exclusively, so it works on every file system that Slurm clusters use (fcntl locks do not).
-Its owner touches it as a heartbeat. A claim whose heartbeat stopped, or whose owner died on this host, is taken over
-by renaming it away: of several takers, one rename succeeds on the stale file, and each looks at what it renamed.
+A claim is a file that is created exclusively. This works on every file system that Slurm clusters use; fcntl locks do
+not. The owner touches the file as a heartbeat. Another process takes a claim over if its heartbeat stopped, or if its
+owner died on this host: it renames the file away. If several processes try, one of them renames the stale file, and
+each looks at the file that it renamed.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypedDict
 
 from lmsae.errors import BusyArtifact
 
@@ -23,14 +25,27 @@ STALE_S = 60.0
 POLL_S = 1.0
 
 
+class Owner(TypedDict):
+    """The process that holds a claim, as its file says."""
+
+    host: str
+    pid: int
+    token: str
+    since: float
+
+
+UNKNOWN: Owner = {"host": "", "pid": 0, "token": "", "since": 0.0}
+"""The owner by a claim that cannot be read: a disk that lost power may leave one."""
+
+
 @contextlib.contextmanager
-def claimed(directory: Path, *, wait: bool = False) -> Iterator[None]:
+def hold_claim(directory: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the claim on `directory` for the length of a `with` block.
 
-    Raises BusyArtifact if a living process holds it; with `wait`, sleeps until that process is done or dead.
+    Raises BusyArtifact if a living process holds it. With `wait` it sleeps until that process is done or dead.
     """
     path = directory / NAME
-    owner = {"host": socket.gethostname(), "pid": os.getpid(), "token": uuid.uuid4().hex, "since": time.time()}
+    owner: Owner = {"host": socket.gethostname(), "pid": os.getpid(), "token": uuid.uuid4().hex, "since": time.time()}
     while not _create(path, owner):
         holder = _read(path)
         if holder is None:
@@ -49,12 +64,12 @@ def claimed(directory: Path, *, wait: bool = False) -> Iterator[None]:
     finally:
         stop.set()
         heart.join()
-        if (_read(path) or {}).get("token") == owner["token"]:
+        if (_read(path) or UNKNOWN)["token"] == owner["token"]:
             path.unlink(missing_ok=True)
 
 
-def _create(path: Path, owner: dict) -> bool:
-    # Written beside and linked into place, so that no reader ever sees a claim without its owner.
+def _create(path: Path, owner: Owner) -> bool:
+    # It is written beside and then linked into place, so that no reader sees a claim without its owner.
     draft = path.with_name(f"{NAME}.{owner['token']}")
     draft.write_text(json.dumps(owner))
     try:
@@ -66,18 +81,18 @@ def _create(path: Path, owner: dict) -> bool:
     return True
 
 
-def _read(path: Path) -> dict | None:
-    """Who holds a claim: None if nobody does, empty if the file does not say (a disk that lost power can do that)."""
+def _read(path: Path) -> Owner | None:
+    """The owner of a claim: None if nobody holds it, UNKNOWN if its file does not say."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
         return None
     except ValueError:
-        return {}
+        return UNKNOWN
 
 
-def _is_dead(path: Path, holder: dict) -> bool:
-    if holder.get("host") == socket.gethostname():
+def _is_dead(path: Path, holder: Owner) -> bool:
+    if holder["host"] == socket.gethostname():
         try:
             os.kill(holder["pid"], 0)
         except ProcessLookupError:
@@ -90,14 +105,14 @@ def _is_dead(path: Path, holder: dict) -> bool:
         return False
 
 
-def _remove_stale(path: Path, holder: dict) -> None:
+def _remove_stale(path: Path, holder: Owner) -> None:
     taken = path.with_name(f"{NAME}.{uuid.uuid4().hex}")
     try:
         path.rename(taken)
     except FileNotFoundError:
         return
-    if (_read(taken) or {}).get("token") != holder.get("token"):
-        # Another taker was quicker and this is its fresh claim: give it back.
+    if (_read(taken) or UNKNOWN)["token"] != holder["token"]:
+        # Another process was quicker, and this is its fresh claim: give it back.
         with contextlib.suppress(FileExistsError):
             os.link(taken, path)
     taken.unlink()
@@ -109,8 +124,8 @@ def _beat(path: Path, stop: threading.Event) -> None:
             os.utime(path)
 
 
-def _busy(directory: Path, holder: dict) -> str:
-    who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
+def _busy(directory: Path, holder: Owner) -> str:
+    who = "another process" if holder is UNKNOWN else f"process {holder['pid']} on {holder['host']}"
     return (
         f"{directory} is being made by {who}. Wait for it (add --wait), or stop that process and run this again: "
         "a dead owner's claim is taken over."

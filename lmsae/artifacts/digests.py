@@ -8,7 +8,7 @@ from lmsae.artifacts.artifact import write_atomically
 
 
 class DigestCache:
-    """Digests by a key that changes whenever the files do. A lost or broken cache costs time, nothing else."""
+    """Digests by a key that changes whenever the files change. A lost or broken cache costs time, and nothing else."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -19,20 +19,20 @@ class DigestCache:
             known = None
         self._known: dict[str, str] = known if isinstance(known, dict) else {}
 
-    def cached(self, key: str, compute: Callable[[], str]) -> str:
-        """The digest known under `key`, computed if it is not."""
+    def look_up(self, key: str, compute: Callable[[], str]) -> str:
+        """The digest that is known under `key`. An unknown one is computed, and remembered."""
         if key not in self._known:
             self._known[key] = compute()
             self._changed = True
         return self._known[key]
 
-    def of_file(self, path: Path) -> str:
-        """sha256 of a file, in hex, remembered by its path, size and modification time."""
+    def digest_file(self, path: Path) -> str:
+        """The sha256 of a file, in hex, remembered by its path, size and modification time."""
         state = path.stat()
-        return self.cached(f"{path.resolve()}:{state.st_size}:{state.st_mtime_ns}", lambda: _sha256(path))
+        return self.look_up(f"{path.resolve()}:{state.st_size}:{state.st_mtime_ns}", lambda: _sha256(path))
 
     def save(self) -> None:
-        """Write the memory down, if it has grown."""
+        """Write the known digests to the disk, if there are new ones."""
         if self._changed:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self._path, json.dumps(self._known, indent=0, sort_keys=True))

@@ -1,4 +1,4 @@
-"""How often an artifact's making was resumed, and from where: a note beside what an interrupted run left."""
+"""The positions from which the making of an artifact was resumed, in a note beside what an interrupted run left."""
 
 import json
 import shutil
@@ -9,8 +9,8 @@ from lmsae.artifacts.artifact import write_atomically
 NOTE = "resumed.json"
 
 
-def resumed_from(folder: Path, position: int) -> list[int]:
-    """Note that work in `folder` goes on from a position, if that is not the start; all such positions so far."""
+def note_resumption(folder: Path, position: int) -> list[int]:
+    """Note that work in `folder` continues from a position, unless that is the start. Returns all such positions."""
     note = folder / NOTE
     positions = json.loads(note.read_text()) if note.exists() else []
     if position:
@@ -20,7 +20,7 @@ def resumed_from(folder: Path, position: int) -> list[int]:
 
 
 def discard(path: Path) -> None:
-    """Remove a file or folder that only served to go on from, before its artifact is published."""
+    """Remove a file or folder that only an interrupted run needed, before its artifact is published."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lmsae.artifacts.artifact import Artifact, Artifacts
-from lmsae.commands.publishing import provenance
 from lmsae.errors import ArtifactError, ExportError
 from lmsae.stages import train
+from lmsae.stages.publishing import provenance
 from lmsae.stages.train import CONVERSION
 
 
@@ -28,10 +28,10 @@ def convert(artifact: Artifact, artifacts: Artifacts, folder: Path, *, say: Call
         raise ArtifactError(f"{artifact.reference} is no dictionary: name a train artifact (`lmsae plan` lists them).")
     if folder.exists() and any(folder.iterdir()):
         raise ArtifactError(f"{folder} is not empty; name a new folder, or empty it.")
-    dictionary = Dictionary.load(artifact.opened().path)
+    dictionary = Dictionary.load(artifact.require_intact().path)
     converted = convert_to_jumprelu(dictionary)
     config = train.Config.model_validate(spec.config)
-    inputs = {name: artifacts[reference].opened() for name, reference in spec.inputs.items()}
+    inputs = {name: artifacts[reference].require_intact() for name, reference in spec.inputs.items()}
     batch = calibration_batch(dictionary.config, config.sites, inputs, config)
     paid = measure_cost(dictionary, converted, batch.x, batch.target, batch.usable)
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,14 +7,14 @@ from lmsae.artifacts.artifact import Artifacts, write_atomically
 from lmsae.config import canonical_json, key_of
 from lmsae.planning.plan import Plan, passes_on_disk
 from lmsae.runtime.runtime import Runtime
-from lmsae.stages import STAGES, report
+from lmsae.stages import STAGES
 from lmsae.stages.making import make_artifacts
 
 Say = Callable[[str], None]
 
 
 def run_plan(plan: Plan, runtime: Runtime, say: Say = print) -> None:
-    """Make every artifact of a plan, stage by stage, and publish the report to `runtime.results`."""
+    """Make every artifact of a plan, stage by stage, and publish to `runtime.results`."""
     artifacts = Artifacts(runtime.artifacts)
     plan.write_specs(artifacts)
     for stage in STAGES:
@@ -50,15 +50,7 @@ def _run_passes(stage: str, passes: Sequence[Sequence[str]], artifacts: Artifact
         made += len(done)
     wanted = sum(len(references) for references in passes)
     say(f"{stage}: {made} made, {wanted - made} there already")
-    if stage == "report":
-        for references in passes:
-            _publish(references, artifacts, runtime)
-
-
-def _publish(references: Sequence[str], artifacts: Artifacts, runtime: Runtime) -> None:
-    from lmsae.commands.publishing import publish
-
-    for reference in references:
-        artifact = artifacts[reference]
-        rows = report.Config.model_validate(artifact.spec().config).rows
-        publish(artifact, rows, artifacts.root, runtime.results)
+    publisher = STAGES[stage].publisher
+    for reference in (reference for references in passes for reference in references):
+        if publisher:
+            publisher.publish(artifacts[reference], artifacts, runtime.results)

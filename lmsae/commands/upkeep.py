@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from lmsae.artifacts.artifact import CHECKPOINT, Artifacts
-from lmsae.artifacts.claim import claimed
+from lmsae.artifacts.claim import hold_claim
 from lmsae.errors import ArtifactError, MissingArtifact
 from lmsae.planning.plan import Plan, passes_on_disk
 from lmsae.stages import STAGES
@@ -54,7 +54,7 @@ def collect(plan: Plan, artifacts: Artifacts, *, delete: bool, say: Say, states:
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         say(f"{'removed' if delete else 'unwanted'} {what}  {size:,} bytes")
         if delete:
-            with claimed(artifact.path):
+            with hold_claim(artifact.path):
                 remove()
         freed, count = freed + size, count + 1
     things, command = ("artifacts and states", "gc --states") if states else ("artifacts", "gc")

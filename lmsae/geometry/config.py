@@ -58,6 +58,11 @@ class GeometryBase(Frozen):
         """The work of a dictionary of these widths; that of attention depends on the size of contexts."""
         raise NotImplementedError
 
+    def latents(self, widths: Widths, d_sae: int) -> int:
+        """The number of all latents."""
+        del widths
+        return d_sae
+
     folded: ClassVar[Mapping[str, object]] = {}
     """Fields that change when normalizers are folded into the weights."""
 
@@ -88,7 +93,9 @@ class SAEConfig(LinearConfig):
     apply_b_dec_to_input: bool = Field(
         default=True, description="Subtract the decoder bias from the input before encoding."
     )
-    tied_encoder: bool = Field(default=False, description="The encoder is the decoder transposed, always.")
+    tied_encoder: bool = Field(
+        default=False, description="Make the encoder the transposed decoder, during all of training."
+    )
 
 
 class TranscoderConfig(LinearConfig):
@@ -137,6 +144,10 @@ class CLTConfig(GeometryBase):
         del context_size
         return Products(widths.d_in * d_sae, d_sae * widths.d_out * (len(widths.writes) + 1) / 2)
 
+    def latents(self, widths: Widths, d_sae: int) -> int:
+        """d_sae latents of each layer."""
+        return d_sae * len(widths.reads)
+
 
 class LorsaConfig(GeometryBase):
     """Low-rank sparse attention: rank-1 OV heads that share QK heads in groups (He et al. 2025, arXiv 2504.20938)."""
@@ -145,14 +156,21 @@ class LorsaConfig(GeometryBase):
 
     kind: Literal["lorsa"] = "lorsa"
     lorsa_qk_heads: int = Field(
-        default=8, gt=0, description="QK heads; the latents share them in groups of equal size, so they divide d_sae."
+        default=8,
+        gt=0,
+        description="Number of QK heads. The latents share them in groups of equal size, so the number must divide "
+        "d_sae.",
     )
     lorsa_d_qk: int = Field(default=64, gt=0, description="Width of a QK head's queries and keys.")
     lorsa_rotary: bool = Field(
-        default=True, description="Rotate queries and keys by position (GPT-NeoX style); else positions are unknown."
+        default=True,
+        description="Rotate queries and keys by position (GPT-NeoX style). Without it, attention does not know "
+        "positions.",
     )
     lorsa_rotary_dim: int | None = Field(
-        default=None, gt=0, description="How many of the lorsa_d_qk dimensions are rotated, an even number; empty: all."
+        default=None,
+        gt=0,
+        description="Number of the lorsa_d_qk dimensions that are rotated, an even number. Empty: all.",
     )
     lorsa_rotary_base: float = Field(default=10000.0, gt=0, description="Base of the rotary wavelengths.")
 
@@ -196,8 +214,8 @@ class MOLTConfig(GeometryBase):
     molt_ranks: tuple[str, ...] = Field(
         default=("64x1", "32x2", "16x4", "8x8"),
         min_length=1,
-        description="Ranks of the transforms as words RANKxSHARE; d_sae is divided in these shares, so that"
-        " 64x1 32x2 makes two transforms of rank 32 for each one of rank 64.",
+        description="Ranks of the transforms, as words RANKxSHARE. d_sae is divided in these shares: 64x1 32x2 makes "
+        "two transforms of rank 32 for each one of rank 64.",
     )
 
     @field_validator("molt_ranks")

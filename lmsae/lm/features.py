@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 from pydantic import Field, ValidationError, model_validator
 
 from lmsae.config import Frozen, canonical_json
-from lmsae.errors import SourceError, nearest
+from lmsae.errors import SourceError, suggest
 
 NAME = "builtin:features"
 MODEL_TYPE = "features"
@@ -132,7 +132,7 @@ def _fault(error: Any) -> str:
         return error["msg"].removeprefix("Value error, ")
     field = str(error["loc"][0])
     if error["type"] == "extra_forbidden":
-        return f"there is no number {field!r}{nearest(field, Features.model_fields)} (there are {_CHOICE})"
+        return f"there is no number {field!r}{suggest(field, Features.model_fields)} (there are {_CHOICE})"
     return f"{field}={error['input']}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 

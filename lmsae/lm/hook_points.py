@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lmsae.errors import HookPointError, SourceError, nearest
+from lmsae.errors import HookPointError, SourceError, suggest
 from lmsae.lm.families import FAMILIES, FEATURES, Family
 from lmsae.lm.features import MODEL_TYPE
 
@@ -79,7 +79,7 @@ def require(name: str, config: Mapping[str, Any]) -> int:
     n_layers = layer_of(next(reversed(known))) + 1
     raise HookPointError(
         f"this model ({config['model_type']}, {n_layers} layers: blocks.0 to blocks.{n_layers - 1}) has no hook point "
-        f"{name!r}{nearest(name, known)}"
+        f"{name!r}{suggest(name, known)}"
     )
 
 

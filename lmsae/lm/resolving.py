@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lmsae.config import Frozen
-from lmsae.errors import SourceError, nearest
+from lmsae.errors import SourceError, suggest
 from lmsae.lm import features
 from lmsae.lm.features import Features
 
@@ -134,7 +134,7 @@ def _local_folder(name: str) -> Path | None:
     if name.startswith("builtin:"):
         if name not in BUILTIN:
             known = [*BUILTIN, features.NAME]
-            raise SourceError(f"no built-in model {name!r}; there is {', '.join(known)}{nearest(name, known)}")
+            raise SourceError(f"no built-in model {name!r}; there is {', '.join(known)}{suggest(name, known)}")
         return BUILTIN[name]
     path = Path(name).expanduser()
     if path.is_dir():

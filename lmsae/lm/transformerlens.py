@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lmsae.errors import HookPointError, SourceError, nearest
+from lmsae.errors import HookPointError, SourceError, suggest
 from lmsae.lm import hook_points as points
 from lmsae.lm.huggingface import pretrained
 from lmsae.lm.visits import Visit, VisitedModel
@@ -58,7 +58,7 @@ class TransformerLensModel(VisitedModel):
         if _bridge_name(name) not in self._hooked:
             raise HookPointError(
                 f"TransformerLens's bridge for {self.config['model_type']} has no {name!r}"
-                f"{nearest(name, self.hook_points())}; or set the backend to huggingface, which has it"
+                f"{suggest(name, self.hook_points())}; or set the backend to huggingface, which has it"
             )
 
     @contextmanager

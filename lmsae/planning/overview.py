@@ -3,12 +3,11 @@
 import json
 
 from lmsae.artifacts.artifact import Artifact, Artifacts, Spec
-from lmsae.planning.estimates import Estimator, spelled
-from lmsae.planning.plan import ROW_STAGES, Plan, token_counts
+from lmsae.planning.estimates import Estimator, format_estimate
+from lmsae.planning.plan import Plan
+from lmsae.runtime.numbers import format_bytes, format_count, format_duration, format_share
 from lmsae.runtime.runtime import Runtime
-from lmsae.stages import STAGES, activations
-from lmsae.store.layout import Layout
-from lmsae.text.packing import TokenizeConfig
+from lmsae.stages import ROW_STAGES, STAGES
 
 MOST_ROWS = 40
 
@@ -26,15 +25,15 @@ def overview(plan: Plan, artifacts: Artifacts, runtime: Runtime) -> str:
         todo = [spec for spec in specs if spec.reference not in finished]
         groups = [[s for s in group if s.reference not in finished] for group in plan.passes(stage, runtime.together)]
         passes = [group for group in groups if group]
-        uses = sum(len(row.of(stage)) for row in plan.rows) if stage != "report" else len(plan.rows)
-        shared = f"{uses / len(specs):.3g} rows"
+        shared = f"{plan.count_uses(stage) / len(specs):.3g} rows"
         times |= {stage: _time(estimator, stage, passes)} if passes else {}
-        cost = ", ".join(filter(None, [_cost(stage, todo, artifacts), spelled(times.get(stage))]))
+        size = STAGES[stage].effort.size(todo, estimator) if todo else ""
+        cost = ", ".join(filter(None, [size, format_estimate(times.get(stage)), _memory(estimator, stage, passes)]))
         counts = (len(specs) - len(todo), len(todo), len(passes))
         lines.append([stage, str(len(specs)), shared, *map(str, counts), cost])
     rows = [["row", *ROW_STAGES]]
     for row in plan.rows[:MOST_ROWS]:
-        rows.append([row.row.name, *(_mark(row.of(stage), finished) for stage in ROW_STAGES)])
+        rows.append([row.name, *(_mark(row.of(stage), finished) for stage in ROW_STAGES)])
     more = [f"... and {len(plan.rows) - MOST_ROWS} more rows"] if len(plan.rows) > MOST_ROWS else []
     return "\n".join([*_table(lines), *_foreseen(times), "", *_table(rows), *more])
 
@@ -42,7 +41,7 @@ def overview(plan: Plan, artifacts: Artifacts, runtime: Runtime) -> str:
 def describe(artifact: Artifact, plan: Plan, artifacts: Artifacts) -> str:
     """An artifact's state, config, lineage, provenance, and the rows of the sweep that want it."""
     spec = artifact.spec()
-    wanted_by = [row.row.name for row in plan.rows if spec in row.specs.values() or spec == plan.report]
+    wanted_by = plan.names_of_rows(spec)
     lines = [
         f"{artifact.reference}  {'finished' if artifact.is_finished else 'not finished'}",
         f"path      {artifact.path}",
@@ -57,7 +56,7 @@ def describe(artifact: Artifact, plan: Plan, artifacts: Artifacts) -> str:
     for reference in artifacts.lineage(artifact.reference):
         lines.append(f"  {reference}  {'finished' if artifacts[reference].is_finished else 'not finished'}")
     if artifact.is_finished:
-        lines += ["", f"files     {_bytes(artifact.bytes())} in {len(artifact.manifest()['files'])} files"]
+        lines += ["", f"files     {format_bytes(artifact.bytes())} in {len(artifact.manifest()['files'])} files"]
         lines += _cost_of(artifact)
         run = artifact.path / "run.json"
         if run.exists():
@@ -71,27 +70,36 @@ def _time(estimator: Estimator, stage: str, passes: list[list[Spec]]) -> float |
     return None if None in times else sum(filter(None, times))
 
 
+def _memory(estimator: Estimator, stage: str, passes: list[list[Spec]]) -> str:
+    """The most memory that a pass of the stage takes, beyond its libraries; empty where nobody knows it."""
+    peaks = [peak for group in passes if (peak := STAGES[stage].effort.memory(group, estimator)) is not None]
+    return f"{format_bytes(max(peaks))} of memory" if peaks else ""
+
+
 def _foreseen(times: dict[str, float | None]) -> list[str]:
     """A line on the time to come, if there is any."""
     unknown = [stage for stage, seconds in times.items() if seconds is None]
     known = sum(seconds for seconds in times.values() if seconds)
-    said = [f"{spelled(known)} to come, as finished artifacts took and one pass after the other"] if known else []
+    said = (
+        [f"{format_estimate(known)} to come, as finished artifacts took and one pass after the other"] if known else []
+    )
     said += [f"no estimate yet of {', '.join(unknown)}: none that is alike has been made here"] if unknown else []
     return ["", "; ".join(said)] if said else []
 
 
 def _cost_of(artifact: Artifact) -> list[str]:
     """A line on what an artifact cost, as far as its run.json says."""
-    from lmsae.report.cost import Cost, count, duration
+    from lmsae.report.cost import Cost
 
     cost = Cost.of(artifact)
     if cost.seconds is None:
         return []
-    said = [duration(cost.seconds) + (f", its share of a pass of {cost.in_pass}" if (cost.in_pass or 1) > 1 else "")]
-    said += [f"{count(cost.tokens_per_second)} tokens/s"] if cost.tokens_per_second else []
-    said += [f"waiting for data {100 * cost.waiting:.1f} % of the time"] if cost.waiting is not None else []
-    said += [f"{count(cost.flops_per_second)}FLOP/s"] if cost.flops_per_second else []
-    said += [f"{count(cost.memory)}B of memory at most"] if cost.memory else []
+    share = f", its share of a pass of {cost.in_pass}" if (cost.in_pass or 1) > 1 else ""
+    said = [format_duration(cost.seconds) + share]
+    said += [f"{format_count(cost.tokens_per_second)} tokens/s"] if cost.tokens_per_second else []
+    said += [f"waiting for data {format_share(cost.waiting)} of the time"] if cost.waiting is not None else []
+    said += [f"{format_count(cost.flops_per_second)}FLOP/s"] if cost.flops_per_second else []
+    said += [f"{format_bytes(cost.memory)} of memory at most"] if cost.memory else []
     return [f"cost      {'; '.join(said)}"]
 
 
@@ -99,49 +107,6 @@ def _mark(specs: list[Spec], finished: set[str]) -> str:
     """Whether a row's artifacts of a stage are done, and the first one's key."""
     state = "done" if all(spec.reference in finished for spec in specs) else "to do"
     return f"{state} {specs[0].key[:6]}" + (f" +{len(specs) - 1}" if len(specs) > 1 else "")
-
-
-def _cost(stage: str, todo: list[Spec], artifacts: Artifacts) -> str:
-    if not todo:
-        return ""
-    if stage == "activations":
-        return _activations_cost(todo, artifacts)
-    if stage == "train":
-        return f"{_count(sum(spec.config['tokens'] for spec in todo))} tokens"
-    if stage == "eval":
-        return f"{_count(sum(spec.config['tokens'] for spec in todo))} tokens"
-    return ""
-
-
-def _activations_cost(todo: list[Spec], artifacts: Artifacts) -> str:
-    tokens, size, at_most = 0, 0, ""
-    for spec in todo:
-        source = artifacts[spec.inputs["tokens"]].spec()
-        packing = TokenizeConfig.model_validate(source.config["packing"])
-        counts = token_counts(source, artifacts)
-        contexts = counts["train_contexts"] if counts else packing.most_train_contexts
-        if contexts is None:
-            return "known once tokenized"
-        contexts = activations.contexts_stored(
-            activations.Config.model_validate(spec.config), contexts, packing.calibration_contexts
-        )
-        at_most = at_most if counts else "at most "
-        tokens += contexts * packing.context_size
-        layout = Layout(contexts, packing.context_size, spec.config["width"], spec.config["dtype"])
-        size += layout.nbytes + layout.norms_nbytes
-    return f"{at_most}{_count(tokens)} tokens, {_bytes(size)}"
-
-
-def _count(number: float) -> str:
-    for unit in ("", "k", "M", "G"):
-        if number < 1000:
-            return f"{number:.3g}{unit}"
-        number /= 1000
-    return f"{number:.3g}T"
-
-
-def _bytes(number: float) -> str:
-    return f"{number:,.0f} bytes" if number < 1000 else f"{_count(number)}B"
 
 
 def _table(lines: list[list[str]]) -> list[str]:

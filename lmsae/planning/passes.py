@@ -6,7 +6,6 @@
 A job works from these files and never from the sweep, which may have changed since the job was submitted.
 """
 
-import filecmp
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from lmsae.runtime.runtime import Runtime
 from lmsae.stages import STAGES
 
 FOLDER = "passes"
-PAGE = "report.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +80,10 @@ def _mark(path: Path, done: bool) -> None:
 
 
 def _is_done(stage: str, one: Pass, artifacts: Artifacts, runtime: Runtime) -> bool:
-    """Whether all artifacts of a pass are finished; a report must also be the one that lies in `runtime.results`."""
+    """True if all artifacts of a pass are finished, and those that are published lie in `runtime.results`."""
     made = [artifacts[reference] for reference in one.artifacts]
-    if not all(artifact.is_finished for artifact in made):
-        return False
-    published = runtime.results / PAGE
-    return stage != "report" or (published.exists() and filecmp.cmp(published, made[0].path / PAGE, shallow=False))
+    publisher = STAGES[stage].publisher
+    return all(
+        artifact.is_finished and (publisher is None or publisher.is_published(artifact, runtime.results))
+        for artifact in made
+    )

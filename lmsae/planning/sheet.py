@@ -13,28 +13,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lmsae.config import Frozen, typed
-from lmsae.errors import ConfigError, Fault, found_and_wanted, nearest, wanted
-from lmsae.initialization.config import InitConfig
-from lmsae.planning.catalog import SaeSection, piece_fields
+from lmsae.config import Frozen, parse_cell
+from lmsae.errors import ConfigError, Fault, describe_problem, describe_wanted, suggest
+from lmsae.planning.catalog import piece_fields
 from lmsae.planning.config_file import load
+from lmsae.planning.dictionaries import Refuse, SaeSection
 from lmsae.runtime.runtime import Runtime
-from lmsae.stages.activations import ActivationsSection, ModelSection
-from lmsae.stages.evaluate import EvalSection
-from lmsae.stages.tokenize import TokenizeSection
-from lmsae.text.dataset import DatasetConfig
-from lmsae.training.config import TrainConfig
+from lmsae.stages import STAGES
 
-SECTIONS: dict[str, type[Frozen]] = {
-    "model": ModelSection,
-    "dataset": DatasetConfig,
-    "tokenize": TokenizeSection,
-    "activations": ActivationsSection,
-    "init": InitConfig,
-    "sae": SaeSection,
-    "train": TrainConfig,
-    "eval": EvalSection,
+SAE = "sae"
+SECTIONS: dict[str, type[Frozen]] = {SAE: SaeSection} | {
+    name: section for stage in STAGES.values() for name, section in stage.sections.items()
 }
+"""The sections of columns: that of the dictionary, and those of the stages."""
 ROW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
 FLAGS = "--set"
 EXPERIMENT = "experiment"
@@ -69,6 +60,11 @@ class Row:
         """The values of one section, by field."""
         prefix = f"{name}."
         return {key.removeprefix(prefix): cell.value for key, cell in self.cells.items() if key.startswith(prefix)}
+
+    @property
+    def own_columns(self) -> frozenset[str]:
+        """The columns that were written for this row and say something."""
+        return frozenset(name for name, cell in self.cells.items() if cell.row is not None and cell.value is not None)
 
     def fault(self, column: str | None, message: str) -> Fault:
         """A fault at the place where the column's value stands, or at the row if it stands nowhere."""
@@ -124,20 +120,19 @@ def read_runtime(config: Path | Mapping[str, Any], flags: Mapping[str, Any], fau
     return _runtime({**runtime.model_dump(), **flags}, "command line", faults)
 
 
-def section_of(row: Row, name: str, values: Mapping[str, Any], faults: list[Fault]) -> Any:
-    """The validated section of a row, or None after adding what is wrong with it to `faults`."""
+def read_section(row: Row, name: str, values: Mapping[str, Any], refuse: Refuse) -> Frozen | None:
+    """The validated section of a row, or None after refusing what is wrong with it."""
     model = SECTIONS[name]
     try:
-        return model(**{key: typed(model, key, value) for key, value in values.items()})
+        return model(**{key: parse_cell(model, key, value) for key, value in values.items()})
     except ValidationError as error:
         for problem in error.errors():
             column = f"{name}.{problem['loc'][0]}" if problem["loc"] else None
             if problem["type"] == "missing":
                 description = model.model_fields[str(problem["loc"][0])].description
-                faults.append(row.fault(column, f"is missing, and has no default ({description})"))
+                refuse(column, f"is missing, and has no default ({description})")
             else:
-                message = found_and_wanted(problem) if column else f"{name}: {wanted(problem)}"
-                faults.append(row.fault(column, message))
+                refuse(column, describe_problem(problem) if column else f"{name}: {describe_wanted(problem)}")
         return None
 
 
@@ -150,7 +145,7 @@ def _flatten(nested: Mapping[str, Any], file: str, faults: list[Fault]) -> dict[
     for section, fields in nested.items():
         if section not in SECTIONS:
             allowed = [*SECTIONS, "runtime"]
-            message = f"there is no such section; there are {', '.join(allowed)}{nearest(str(section), allowed)}"
+            message = f"there is no such section; there are {', '.join(allowed)}{suggest(str(section), allowed)}"
             faults.append(Fault(file, None, str(section), message))
         elif fields is not None and not isinstance(fields, dict):
             faults.append(Fault(file, None, section, f"found {fields!r}; wanted fields, such as {section}.name: ..."))
@@ -158,7 +153,7 @@ def _flatten(nested: Mapping[str, Any], file: str, faults: list[Fault]) -> dict[
             for name, value in (fields or {}).items():
                 column = f"{section}.{name}"
                 if column not in known:
-                    faults.append(Fault(file, None, column, f"there is no such field{nearest(column, known)}"))
+                    faults.append(Fault(file, None, column, f"there is no such field{suggest(column, known)}"))
                 else:
                     cells[column] = Cell(value, file, None)
     return cells
@@ -211,7 +206,7 @@ def _check_header(path: Path, header: list[str], faults: list[Fault]) -> None:
     known = {"name", *columns()}
     for column in header:
         if column not in known:
-            message = f"there is no such column{nearest(column, known)}. config/README.md lists them all"
+            message = f"there is no such column{suggest(column, known)}. config/README.md lists them all"
             faults.append(Fault(str(path), None, column, message))
         elif header.count(column) > 1:
             faults.append(Fault(str(path), None, column, "stands twice in the header"))
@@ -231,7 +226,7 @@ def _overrides(texts: Iterable[str], faults: list[Fault]) -> dict[str, Cell]:
         if not equals:
             faults.append(Fault(FLAGS, None, text, "wanted section.field=value"))
         elif column not in known:
-            faults.append(Fault(FLAGS, None, column, f"there is no such field{nearest(column, known)}"))
+            faults.append(Fault(FLAGS, None, column, f"there is no such field{suggest(column, known)}"))
         else:
             cells[column] = Cell(_cell(value), FLAGS, None)
     return cells
@@ -245,8 +240,8 @@ def _runtime(values: Any, file: str, faults: list[Fault]) -> Runtime:
             column = ".".join(str(part) for part in ("runtime", *problem["loc"]))
             known = [f"runtime.{name}" for name in Runtime.model_fields]
             if problem["type"] == "extra_forbidden":
-                message = f"found {problem['input']!r}; there is no such field{nearest(column, known)}"
+                message = f"found {problem['input']!r}; there is no such field{suggest(column, known)}"
             else:
-                message = found_and_wanted(problem)
+                message = describe_problem(problem)
             faults.append(Fault(file, None, column, message))
         return Runtime()

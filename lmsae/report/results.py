@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from lmsae.artifacts.artifact import Artifact, Artifacts
+from lmsae.artifacts.artifact import Artifact
 from lmsae.report.health import Verdict, verdict
 
 # Settings by which dictionaries trade reconstruction for sparsity: rows that differ in nothing else form one line.
@@ -61,8 +61,8 @@ class Result:
 
 
 def read_results(rows: Sequence[Row], inputs: Mapping[str, Artifact]) -> list[Result]:
-    """Read the metrics and curves of every row. `inputs` maps a row's name to its eval artifact."""
-    return [_read(row, inputs[row.name]) for row in rows]
+    """The results of every row: of `inputs`, `eval/<row>` has its metrics and `train/<row>` its curves."""
+    return [_read(row, inputs[f"eval/{row.name}"], inputs[f"train/{row.name}"]) for row in rows]
 
 
 def names_of(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -77,10 +77,9 @@ def text_of(setting: Any) -> str:
     return setting if isinstance(setting, str) else json.dumps(setting)
 
 
-def _read(row: Row, evaluation: Artifact) -> Result:
+def _read(row: Row, evaluation: Artifact, train: Artifact) -> Result:
     measured = json.loads((evaluation.path / "metrics.json").read_text())
     histogram = measured.pop("density_histogram")
-    train = Artifacts(evaluation.path.parent.parent)[row.artifacts["train"]]
     return Result(
         name=row.name,
         settings={name: text_of(value) for name, value in row.settings.items()},

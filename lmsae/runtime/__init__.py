@@ -1,1 +1,1 @@
-"""How to work: what must not change an artifact."""
+"""The machine: how to work (no spec contains it), memory, disk, progress bars, and numbers as text for people."""

@@ -1,32 +1,46 @@
-"""Progress bars: tokens/s and time left on a terminal, silence elsewhere, and what the work cost for provenance."""
+"""Progress bars: tokens a second and time left on a terminal, silence elsewhere, and the cost for provenance."""
 
 import contextlib
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
 
 from lmsae.runtime.runtime import Runtime
 
 
-@dataclass
-class Progress:
-    """Counts units of work done, and how long that took; `waited_s` of it went by in waiting for data, if known."""
+class Display(Protocol):
+    """The bar on the terminal, such as tqdm's."""
 
-    display: Any
+    def update(self, n: float | None = 1) -> object: ...
+
+
+@dataclass
+class ProgressBar:
+    """Counts the units of work done, and the time that they took.
+
+    `waited_s` are the seconds of it that went by in waiting for data, if they are known.
+    """
+
+    display: Display
     started: float = field(default_factory=time.perf_counter)
     done: int = 0
     waited_s: float | None = None
 
     def advance(self, count: int) -> None:
-        """Say that `count` more units are done."""
+        """Count `count` more units as done."""
         self.done += count
         self.display.update(count)
 
-    def facts(self, in_pass: int = 1, flops: float | None = None, pass_flops: float | None = None) -> dict[str, Any]:
-        """What a pass has cost so far, for provenance (docs/artifacts.md): one of `in_pass` artifacts, which took
-        `flops` of the `pass_flops` operations done; None where there is no formula for them."""
+    def facts(
+        self, in_pass: int = 1, flops: float | None = None, pass_flops: float | None = None
+    ) -> dict[str, float | None]:
+        """The cost of a pass so far, for provenance (docs/artifacts.md).
+
+        The pass makes `in_pass` artifacts. This one took `flops` of the `pass_flops` operations of them all; None means
+        that no formula gives them.
+        """
         seconds = max(time.perf_counter() - self.started, 1e-9)
         return {
             "seconds": round(seconds, 3),
@@ -40,10 +54,10 @@ class Progress:
 
 
 @contextlib.contextmanager
-def bar(title: str, *, unit: str, total: int | None, runtime: Runtime) -> Iterator[Progress]:
+def show_progress(title: str, *, unit: str, total: int | None, runtime: Runtime) -> Iterator[ProgressBar]:
     """A progress bar on stderr for the length of a `with` block, if that is a terminal or runtime.progress says so."""
     from tqdm import tqdm
 
     shown = sys.stderr.isatty() if runtime.progress is None else runtime.progress
     with tqdm(desc=title, unit=unit, total=total, unit_scale=True, disable=not shown, smoothing=0.1) as display:
-        yield Progress(display)
+        yield ProgressBar(display)

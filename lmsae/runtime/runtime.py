@@ -1,7 +1,7 @@
 """Runtime: how to work, not what to make. No spec contains any of it.
 
-On one kind of machine nothing here changes a byte. Another device, or another number of CPU threads, adds numbers up in
-another order, and so may change the last bits of what is computed.
+On one kind of machine nothing here changes a byte. Another device, or another number of CPU threads, adds numbers in
+another order, and so may change the last bits of the results.
 """
 
 from pathlib import Path
@@ -14,13 +14,13 @@ from lmsae.errors import ConfigError, Fault
 
 
 class Wandb(Frozen):
-    """Weights & Biases: a second place to look at training curves; the artifacts hold them all the same."""
+    """Weights & Biases: a second home of the training curves. The artifacts hold them in any case."""
 
     mode: Literal["off", "online", "offline"] = Field(
         default="off", description="`offline` writes to ./wandb without a login."
     )
     project: str = Field(default="lmsae", description="W&B project that runs are logged to.")
-    entity: str | None = Field(default=None, description="W&B user or team; empty means your default.")
+    entity: str | None = Field(default=None, description="W&B user or team. Empty: your default.")
 
 
 class Runtime(Frozen):
@@ -28,40 +28,42 @@ class Runtime(Frozen):
 
     artifacts: Path = Field(default=Path("artifacts"), description="Folder of all artifacts.")
     results: Path = Field(default=Path("results"), description="Folder that the report is written to.")
-    device: str = Field(default="auto", description="`auto` (CUDA if there is one, else CPU), or a torch device name.")
+    device: str = Field(
+        default="auto", description="`auto` (CUDA if there is one, otherwise the CPU), or a torch device name."
+    )
     threads: int | None = Field(
         default=None,
         ge=1,
-        description="CPU threads of a job; empty lets torch decide. The last bits of sums depend on it.",
+        description="CPU threads of a job. Empty: torch decides. The last bits of sums depend on it.",
     )
     together: int = Field(
-        default=16, ge=1, description="At most so many dictionaries are held in memory by one pass of train or eval."
+        default=16, ge=1, description="Largest number of dictionaries that one pass of train or eval holds in memory."
     )
     checkpoint_seconds: float = Field(
         default=300,
         ge=0,
-        description="Seconds between two checkpoints of a training pass; 0 means after every step. Where they are slow "
-        "to write they come more seldom, to take at most a twentieth of the time.",
+        description="Seconds between two checkpoints of a training pass. 0: a checkpoint after every step. If they are "
+        "slow to write, there are fewer, so that they take at most a twentieth of the time.",
     )
     checkpoint_steps: int = Field(
-        default=0, ge=0, description="Steps between two checkpoints, whatever the time between them; 0 is off."
+        default=0, ge=0, description="Steps between two checkpoints, whatever the time between them. 0 is off."
     )
     keep_training_state: bool = Field(
         default=False,
-        description="Keep, beside a finished dictionary, the state that a run with more `train.tokens` can go on from. "
-        "It is three times as large as the weights, or more; `lmsae gc --states` removes it.",
+        description="Keep the training state beside a finished dictionary, so that a run with more `train.tokens` can "
+        "continue from it. The state is at least three times as large as the weights. `lmsae gc --states` removes it.",
     )
     time_limit: float | None = Field(
         default=None,
         gt=0,
-        description="Seconds after which a training pass writes a checkpoint and stops with exit code 124; run again, "
-        "it goes on from there. SIGTERM and Ctrl-C do the same at any time.",
+        description="Seconds after which a training pass writes a checkpoint and stops with exit code 124. Run again, "
+        "it continues from there. SIGTERM and Ctrl-C do the same at any time.",
     )
     wait: bool = Field(
         default=False, description="Wait for an artifact that another process is making, instead of failing."
     )
-    progress: bool | None = Field(default=None, description="Progress bars; empty means only on a terminal.")
-    trust_remote_code: bool = Field(default=False, description="Let a model from a hub run code of its own.")
+    progress: bool | None = Field(default=None, description="Show progress bars. Empty: only on a terminal.")
+    trust_remote_code: bool = Field(default=False, description="Let a model from a hub run its own code.")
     wandb: Wandb = Field(default_factory=Wandb, description="Weights & Biases.")
 
     def torch_device(self) -> str:

@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 
 def commit() -> str | None:
-    """The commit of the checkout that lmsae runs from, marked if it has changes; None for an installed package."""
+    """The commit of the checkout that lmsae runs from, marked if it has changes, or None for an installed package."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

@@ -17,6 +17,8 @@ class ActFnBase(Frozen):
     """It explains x away latent by latent, and so needs an encoder that is the decoder transposed, of unit rows."""
     joins_groups: ClassVar[bool] = False
     """It selects among the latents of all groups (layers) at once, where others select in each group."""
+    selects_over_batch: ClassVar[bool] = False
+    """It chooses among all pre-activations of a batch in training."""
     offers: ClassVar[tuple[type, ...]] = ()
     """The capabilities of its module beside codes: types of lmsae/sparsity/capabilities.py."""
     not_jumprelu_because: ClassVar[str | None] = "it learns no threshold in training"
@@ -50,11 +52,11 @@ class JumpReLUConfig(ActFnBase):
         gt=0,
         description="Width of the rectangle kernel that gives thresholds a gradient, in units of pre.",
     )
-    jumprelu_init_threshold: float = Field(default=0.1, gt=0, description="Threshold that every latent starts with.")
+    jumprelu_init_threshold: float = Field(default=0.1, gt=0, description="Threshold of every latent at the start.")
     jumprelu_threshold: Literal["log", "direct"] = Field(
         default="log",
-        description="What is learned. log: the logarithm of the threshold, which stays positive and moves by about "
-        "threshold * lr a step; direct: the threshold itself, as in SAELens; a value below 0 acts as 0.",
+        description="Parameter that training learns. log: the logarithm of the threshold, which stays positive and "
+        "moves by about threshold * lr a step. direct: the threshold itself, as in SAELens; a value below 0 acts as 0.",
     )
 
 
@@ -62,8 +64,8 @@ class SelectsK(ActFnBase):
     k: int = Field(
         gt=0,
         description="Active latents of a token (batchtopk, batchlayertopk: on average over the batch). A cross-layer "
-        "transcoder has as many in each layer, but layertopk and batchlayertopk have k over all its layers together. "
-        "groupmax: number of groups, of which at most one latent each is active. matching_pursuit: number of steps.",
+        "transcoder has k in each layer; with layertopk and batchlayertopk it has k over all its layers together. "
+        "groupmax: number of groups, each with at most one active latent. matching_pursuit: number of steps.",
     )
 
 
@@ -84,6 +86,8 @@ class BatchTopKConfig(_TopKFamily):
     At inference codes never depend on batch mates: a latent fires above the threshold learned in training.
     """
 
+    selects_over_batch: ClassVar[bool] = True
+
     kind: Literal["batchtopk"] = "batchtopk"
 
 
@@ -99,6 +103,7 @@ class BatchLayerTopKConfig(_TopKFamily):
     """The k*B largest of ReLU(pre) over a batch of B tokens and all layers; at inference as batchtopk."""
 
     joins_groups: ClassVar[bool] = True
+    selects_over_batch: ClassVar[bool] = True
 
     kind: Literal["batchlayertopk"] = "batchlayertopk"
 

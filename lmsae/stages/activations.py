@@ -2,67 +2,26 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from lmsae.artifacts.resuming import NOTE, discard, resumed_from
-from lmsae.config import Frozen
-from lmsae.lm import Backend, Dtype, ResolvedModel, read_config
+from lmsae.artifacts.artifact import Spec
+from lmsae.artifacts.resuming import NOTE, discard, note_resumption
+from lmsae.config import Frozen, canonical_json
+from lmsae.lm import ResolvedModel, read_config
+from lmsae.runtime.numbers import format_bytes, format_count
 from lmsae.runtime.runtime import Runtime
+from lmsae.stages.effort import Effort, Kind, Outlook, fact
 from lmsae.stages.flops import forward_flops
+from lmsae.stages.models import LMConfig, ModelSection
+from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Reading
 from lmsae.stages.stage import Done, Job, Stage
-
-if TYPE_CHECKING:
-    from lmsae.lm.protocol import LanguageModel
-
+from lmsae.store.layout import Layout
+from lmsae.text.packing import TokenizeConfig
 
 STORE, NORMS = "activations.zarr", "activations.norms.zarr"
-
-
-class ModelSection(Frozen):
-    """The language model: the columns `model.*`."""
-
-    name: str = Field(
-        default="builtin:stdlib-4m",
-        description="A builtin model (`builtin:stdlib-4m`, or `builtin:features?features=512&width=64`, which has no "
-        "weights and makes activations of known sparse features: see docs/recovery.md), a local folder, or a model on "
-        "the hub.",
-    )
-    revision: str | None = Field(
-        default=None, description="Branch, tag or commit on the hub; empty means the main branch."
-    )
-    backend: Backend = Field(
-        default="huggingface",
-        description="The library that runs the model; both give the same activations up to rounding.",
-    )
-    dtype: Dtype = Field(default="float32", description="Precision the model runs in.")
-    others: tuple[str, ...] = Field(
-        default=(),
-        description="Further models, or checkpoints, over the same tokens: `name` or `name@revision`. A crosscoder "
-        "shares its latents between all of them; no other dictionary reads several models.",
-    )
-
-
-class LMConfig(Frozen):
-    """A language model, resolved to bytes that cannot change."""
-
-    source: ResolvedModel
-    backend: Backend
-    dtype: Dtype
-
-    def load(self, runtime: Runtime) -> "LanguageModel":
-        """The model itself, on the runtime's device."""
-        from lmsae.lm import load
-
-        return load(
-            self.source,
-            backend=self.backend,
-            dtype=self.dtype,
-            device=runtime.torch_device(),
-            trust_remote_code=runtime.trust_remote_code,
-        )
 
 
 class Capture(Frozen):
@@ -70,14 +29,14 @@ class Capture(Frozen):
 
     dtype: Literal["float16", "bfloat16", "float32", "int8"] = Field(
         default="float16",
-        description="Precision on disk. int8 takes half the bytes of float16: a byte a value, with a scale for each "
-        "token after a mean and a standard deviation for each channel, those of the first batch.",
+        description="Precision on disk. int8 takes half the bytes of float16: one byte for each value, and a scale for "
+        "each token. Before that, channels are standardized by the mean and standard deviation of the first batch.",
     )
-    batch_contexts: int = Field(default=32, gt=0, description="Contexts in one forward pass of the model.")
+    batch_contexts: int = Field(default=32, gt=0, description="Number of contexts in one forward pass of the model.")
     source: Literal["cached", "live"] = Field(
         default="cached",
         description="`cached`: all activations are stored. `live`: training captures them window by window, just in "
-        "time, and drops them; only the calibration contexts are stored. The dictionary is the same; the model runs "
+        "time, and drops them; only the calibration split is stored. The dictionary is the same, but the model runs "
         "again in every training pass and epoch.",
     )
 
@@ -100,6 +59,14 @@ def contexts_stored(capture: Capture, contexts: int, calibration_contexts: int) 
     return min(contexts, batches * capture.batch_contexts)
 
 
+def configs(row: ResolvedRow) -> list[Config]:
+    """One store for every hook point of every model."""
+    return [
+        Config(**row.fields(Capture), model=row.models[place.model], hook_point=place.hook_point, width=width)
+        for place, width in zip(row.places.all, row.widths, strict=True)
+    ]
+
+
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     """Write `activations.zarr` of every job, all hook points of one model and token set in one forward pass."""
     passes: dict[tuple, list[Job]] = defaultdict(list)
@@ -114,8 +81,9 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
     import torch
 
     from lmsae.errors import ShapeError
-    from lmsae.runtime.progress import bar
-    from lmsae.store.layout import require_space
+    from lmsae.runtime.disk import require_space
+    from lmsae.runtime.progress import show_progress
+    from lmsae.store.layout import SMALLER
     from lmsae.text.tokens import open_tokens
 
     first: Config = jobs[0].config
@@ -123,13 +91,13 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
     tokens, context_size = split.train, split.context_size
     contexts = contexts_stored(first, len(tokens), split.calibration_contexts)
     captures = [_Capture(job, contexts, context_size) for job in jobs]
-    require_space(jobs[0].out, sum(capture.bytes_to_come for capture in captures))
+    require_space(jobs[0].out, sum(capture.bytes_to_come for capture in captures), SMALLER)
     model = first.model.load(runtime)
     hook_points = list(dict.fromkeys(job.config.hook_point for job in jobs))
     # Whoever goes on runs the model on the very batches of an uninterrupted pass: in others it rounds differently.
     begin = min(capture.kept for capture in captures) // first.batch_contexts * first.batch_contexts
     total = max(contexts - begin, 0) * context_size
-    with bar("activations", unit="token", total=total, runtime=runtime) as progress, torch.inference_mode():
+    with show_progress("activations", unit="token", total=total, runtime=runtime) as progress, torch.inference_mode():
         for start in range(begin, contexts, first.batch_contexts):
             batch = torch.from_numpy(tokens[start : start + first.batch_contexts].astype("int64")).to(model.device)
             read = model.read(batch, hook_points)
@@ -166,11 +134,73 @@ class _Capture:
         path, layout = job.out / STORE, Layout(contexts, context_size, job.config.width, job.config.dtype)
         self.job, self.kept = job, finished_contexts(path, layout)
         drop_unfinished(path, layout, self.kept)
-        self.resumed = resumed_from(job.out, self.kept)
+        self.resumed = note_resumption(job.out, self.kept)
         there = sum(shard.stat().st_size for folder in (STORE, NORMS) for shard in (job.out / folder).glob("c.*"))
         self.bytes_to_come = layout.nbytes + layout.norms_nbytes - there
         self.writer = StoreWriter(path, layout, self.kept)
 
 
-KEEPS = frozenset({STORE, NORMS, NOTE})
-STAGE = Stage("activations", 2, Config, {"tokens": "tokenize"}, make, KEEPS)
+def contexts_to_store(spec: Spec, outlook: Outlook) -> int | None:
+    """How many contexts an artifact will store, at most; None if the text must be tokenized to know."""
+    tokens = outlook.spec(spec.inputs["tokens"])
+    packing = TokenizeConfig.model_validate(tokens.config["packing"])
+    counts = outlook.token_counts(tokens)
+    contexts = counts["train_contexts"] if counts else packing.most_train_contexts
+    if contexts is None:
+        return None
+    capture = Capture.model_validate({name: spec.config[name] for name in Capture.model_fields})
+    return contexts_stored(capture, contexts, packing.calibration_contexts)
+
+
+def _context_size(spec: Spec, outlook: Outlook) -> int:
+    return outlook.spec(spec.inputs["tokens"]).config["packing"]["context_size"]
+
+
+def _flops_to_come(spec: Spec, outlook: Outlook) -> float | None:
+    contexts, size = contexts_to_store(spec, outlook), _context_size(spec, outlook)
+    config = read_config(ResolvedModel.model_validate(spec.config["model"]["source"]))
+    a_token = forward_flops(config, size, [spec.config["hook_point"]])
+    return None if contexts is None or a_token is None else contexts * size * a_token
+
+
+def _kind(spec: Spec, outlook: Outlook) -> Kind:
+    del outlook
+    model = spec.config["model"]
+    return model["dtype"], model["backend"], model["source"]["name"], spec.config["dtype"], spec.config["source"]
+
+
+def _size(specs: Sequence[Spec], outlook: Outlook) -> str:
+    """How many tokens will be stored, and in how many bytes."""
+    tokens, size, at_most = 0, 0, ""
+    for spec in specs:
+        contexts, context_size = contexts_to_store(spec, outlook), _context_size(spec, outlook)
+        if contexts is None:
+            return "known once tokenized"
+        at_most = at_most if outlook.token_counts(outlook.spec(spec.inputs["tokens"])) else "at most "
+        tokens += contexts * context_size
+        layout = Layout(contexts, context_size, spec.config["width"], spec.config["dtype"])
+        size += layout.nbytes + layout.norms_nbytes
+    return f"{at_most}{format_count(tokens)} tokens, {format_bytes(size)}"
+
+
+def _shares(spec: Spec) -> str:
+    """All hook points of a model are read in one forward pass, up to the last of them."""
+    return canonical_json(
+        [spec.inputs["tokens"], *(spec.config[name] for name in ("model", "batch_contexts", "source"))]
+    )
+
+
+STAGE = Stage(
+    name="activations",
+    version=2,
+    help="tokens + model -> activations of one hook point",
+    config=Config,
+    inputs={"tokens": "tokenize"},
+    make=make,
+    configs=configs,
+    sections={"model": ModelSection, "activations": ActivationsSection},
+    keeps=frozenset({STORE, NORMS, NOTE}),
+    is_per_hook_point=True,
+    shares=_shares,
+    effort=Effort(_flops_to_come, fact("flops_per_second"), _kind, max, _size),
+)

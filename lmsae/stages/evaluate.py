@@ -8,11 +8,15 @@ from typing import Any
 
 from pydantic import Field
 
+from lmsae.artifacts.artifact import Spec
 from lmsae.config import Frozen, canonical_json
 from lmsae.errors import NotEnoughTokens
+from lmsae.runtime.numbers import format_count
 from lmsae.runtime.runtime import Runtime
-from lmsae.stages.activations import LMConfig
-from lmsae.stages.sites import Reading, Sites, inputs_from
+from lmsae.stages.effort import Effort, Facts, Kind, Outlook
+from lmsae.stages.models import LMConfig
+from lmsae.stages.row import ResolvedRow
+from lmsae.stages.sites import Place, Reading, Sites, inputs_from
 from lmsae.stages.stage import Done, Job, Stage
 from lmsae.stages.train import CONVERSION
 
@@ -23,22 +27,27 @@ class EvalSection(Frozen):
     tokens: int = Field(
         default=100_000,
         gt=0,
-        description="At most so many held-out tokens are evaluated on, in whole contexts, and at least one.",
+        description="Largest number of held-out tokens to evaluate on, in whole contexts, at least one.",
     )
-    batch_contexts: int = Field(default=16, gt=0, description="Contexts in one forward pass of the model.")
-
-
-class Place(Frozen):
-    """A hook point of one of the models."""
-
-    model: int
-    hook_point: str
+    batch_contexts: int = Field(default=16, gt=0, description="Number of contexts in one forward pass of the model.")
 
 
 class Config(EvalSection, Reading):
     models: tuple[LMConfig, ...]
     places: tuple[Place, ...]
     sites: Sites
+
+
+def configs(row: ResolvedRow) -> list[Config]:
+    """The evaluation of the row's dictionary."""
+    config = Config(
+        **row.fields(EvalSection),
+        **row.fields(Reading),
+        models=tuple(row.models),
+        places=tuple(row.places.all),
+        sites=row.places.sites,
+    )
+    return [config]
 
 
 SHARED = ("models", *EvalSection.model_fields, *Reading.model_fields)
@@ -65,7 +74,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
 def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
     from lmsae.dictionary.dictionary import Dictionary
     from lmsae.evaluation.scoring import Scored, Subject, score
-    from lmsae.runtime.progress import bar
+    from lmsae.runtime.progress import show_progress
     from lmsae.stages.inputs.stored import moments_of
     from lmsae.text.tokens import open_tokens
 
@@ -94,7 +103,7 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
             "tokenize.held_out_tokens, lower activations.skip_*_positions, or see what tokenize masks"
         )
     total = contexts * tokens.held_out.shape[1]
-    with bar("eval", unit="token", total=total, runtime=runtime) as progress:
+    with show_progress("eval", unit="token", total=total, runtime=runtime) as progress:
         text = Scored(tokens.held_out, usable, max_norms)
         scores = score(models, subjects, text, first.batch_contexts, progress.advance)
     for job, result in zip(jobs, scores, strict=True):
@@ -109,4 +118,37 @@ def _conversion(dictionary: Path) -> dict[str, float]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-STAGE = Stage("eval", 1, Config, {"dictionary": "train", "norm": "norm", "tokens": "tokenize"}, make)
+def _tokens_scored(spec: Spec, outlook: Outlook) -> float:
+    del outlook
+    return spec.config["tokens"]
+
+
+def _tokens_of_each(facts: Facts) -> float | None:
+    """Every dictionary of a pass is scored on all of its tokens."""
+    return facts["tokens_per_second"] * facts["in_pass"] if "tokens_per_second" in facts else None
+
+
+def _kind(spec: Spec, outlook: Outlook) -> Kind:
+    dictionary = outlook.spec(spec.inputs["dictionary"]).config["dictionary"]
+    models = tuple(model["source"]["name"] for model in spec.config["models"])
+    return models, dictionary["geometry"]["kind"], dictionary["d_sae"], dictionary["act_fn"]["kind"]
+
+
+def _size(specs: Sequence[Spec], outlook: Outlook) -> str:
+    del outlook
+    return f"{format_count(sum(spec.config['tokens'] for spec in specs))} tokens"
+
+
+STAGE = Stage(
+    name="eval",
+    version=1,
+    help="dictionary + held-out text + model -> metrics",
+    config=Config,
+    inputs={"dictionary": "train", "norm": "norm", "tokens": "tokenize"},
+    make=make,
+    configs=configs,
+    sections={"eval": EvalSection},
+    shares=lambda spec: pass_of(spec.config, spec.inputs),
+    fills_memory=True,
+    effort=Effort(_tokens_scored, _tokens_of_each, _kind, size=_size),
+)

@@ -9,6 +9,8 @@ processes take.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lmsae.dictionary.config import DictionaryConfig
+
 FLOAT_BYTES = 4
 ORDER_BYTES = 49
 """Of a token of a window: its place in two permutations, whether it may be used, and four arrays of 8 bytes while one
@@ -37,6 +39,15 @@ class DictionarySize:
     def step_codes(self) -> float:
         """Items of the arrays that a token needs in a step."""
         return self.latents * (STEP_CODES_SORTED if self.selects_over_batch else STEP_CODES)
+
+
+def size_of(dictionary: DictionaryConfig) -> DictionarySize:
+    """The size of a dictionary, by its config: the weights that a token is multiplied by once each. Biases are left
+    out, as are the thresholds."""
+    geometry = dictionary.geometry
+    weights = geometry.products(dictionary.widths, dictionary.d_sae, context_size=0)
+    latents = geometry.latents(dictionary.widths, dictionary.d_sae)
+    return DictionarySize(round(sum(weights)), latents, dictionary.act_fn.selects_over_batch)
 
 
 def training_bytes(

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.initialization.config import InitConfig
+from lmsae.lm.hook_points import layer_of
 from lmsae.runtime.runtime import Runtime
-from lmsae.stages.activations import LMConfig
+from lmsae.stages.models import LMConfig
+from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Reading, Sites, inputs_from
 from lmsae.stages.stage import Done, Job, Stage
 
@@ -25,6 +27,22 @@ class Config(InitConfig, Reading):
     sites: Sites
     unit_norm_decoder: bool
     layer: Layer | None = None
+
+
+def configs(row: ResolvedRow) -> list[Config]:
+    """One start for the row's dictionary, which does not depend on the losses."""
+    layer = None
+    if row.section(InitConfig).from_model:
+        layer = Layer(**row.models[0].model_dump(), layer=layer_of(row.places.reads[0].hook_point))
+    config = Config(
+        **row.fields(InitConfig),
+        **row.fields(Reading),
+        dictionary=row.dictionary,
+        sites=row.places.sites,
+        unit_norm_decoder=row.objective.unit_norm_decoder,
+        layer=layer,
+    )
+    return [config]
 
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
@@ -69,4 +87,15 @@ def _weights_of(layer: Layer | None, dictionary: DictionaryConfig, runtime: Runt
     return layer_weights(layer.load(runtime), layer.layer, dictionary)
 
 
-STAGE = Stage("init", 2, Config, {"activations": "activations", "norm": "norm", "tokens": "tokenize"}, make)
+STAGE = Stage(
+    name="init",
+    version=2,
+    help="activations + architecture -> starting weights",
+    config=Config,
+    inputs={"activations": "activations", "norm": "norm", "tokens": "tokenize"},
+    make=make,
+    configs=configs,
+    sections={"init": InitConfig},
+    # Starting weights take seconds, as starting a job does.
+    shares=lambda spec: spec.inputs["activations"],
+)

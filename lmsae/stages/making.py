@@ -1,20 +1,18 @@
 """Running a stage: claim, clear, make, publish. The one place where artifacts come into being."""
 
 import contextlib
-import errno
-import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from lmsae.artifacts.artifact import Artifact, Artifacts
-from lmsae.artifacts.claim import claimed
-from lmsae.errors import ConfigError, Fault, NoSpaceError
+from lmsae.artifacts.claim import hold_claim
+from lmsae.errors import ConfigError, Fault
+from lmsae.runtime.disk import explain_full_disk
 from lmsae.runtime.memory import forget_peak, peak_memory, reuse_freed_memory
 from lmsae.runtime.runtime import Runtime
 from lmsae.runtime.version import __version__, commit
@@ -37,13 +35,13 @@ def make_artifacts(stage: Stage, references: Sequence[str], artifacts: Artifacts
         # Claims are taken in one order everywhere, so two passes that overlap cannot wait for each other.
         for artifact in sorted(wanted, key=lambda artifact: artifact.path):
             artifact.spec()
-            claims.enter_context(claimed(artifact.path, wait=runtime.wait))
+            claims.enter_context(hold_claim(artifact.path, wait=runtime.wait))
         missing = [artifact for artifact in wanted if not artifact.is_finished]
         jobs = [_job(stage, artifact, artifacts) for artifact in missing]
         if jobs:
             _apply(runtime)
             started, began = time.time(), time.perf_counter()
-            with _full_disk_explained(artifacts.root):
+            with explain_full_disk(artifacts.root):
                 for job, facts in stage.make(jobs, runtime):
                     cost = {"seconds": round(time.perf_counter() - began, 3), "in_pass": 1, **facts}
                     Artifact(job.out).publish(_provenance(started, cost, runtime))
@@ -52,26 +50,12 @@ def make_artifacts(stage: Stage, references: Sequence[str], artifacts: Artifacts
     return made
 
 
-@contextlib.contextmanager
-def _full_disk_explained(root: Path) -> Iterator[None]:
-    """One message for a disk that fills up, whichever library meets it: the errors of safetensors are no OSErrors."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, NoSpaceError) or os.strerror(errno.ENOSPC) not in str(error):
-            raise
-        raise NoSpaceError(
-            f"{root}: the disk became full while writing. Make room (`lmsae gc` lists artifacts that no row wants) "
-            "and run again: what is finished is kept."
-        ) from error
-
-
 def _job(stage: Stage, artifact: Artifact, artifacts: Artifacts) -> Job:
     spec = artifact.spec()
     if (spec.stage, spec.version) != (stage.name, stage.version):
         message = f"is of {spec.stage} version {spec.version}; this lmsae makes {stage.name} version {stage.version}"
         raise ConfigError([Fault(str(artifact.path / "spec.json"), None, None, f"{message}. Plan the sweep again")])
-    inputs = {name: artifacts[reference].opened() for name, reference in spec.inputs.items()}
+    inputs = {name: artifacts[reference].require_intact() for name, reference in spec.inputs.items()}
     artifact.clear(stage.keeps)
     return Job(artifact.reference, stage.config.model_validate(spec.config), inputs, artifact.path)
 

@@ -3,12 +3,18 @@
 from collections.abc import Sequence
 
 from lmsae.runtime.runtime import Runtime
+from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Reading
 from lmsae.stages.stage import Done, Job, Stage
 
 
 class Config(Reading):
     """Every usable calibration token counts once."""
+
+
+def configs(row: ResolvedRow) -> list[Config]:
+    """The moments of every hook point."""
+    return [Config(**row.fields(Reading)) for _ in row.places.all]
 
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
@@ -29,4 +35,13 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
         yield job, {"tokens": len(x)}
 
 
-STAGE = Stage("norm", 2, Config, {"activations": "activations", "tokens": "tokenize"}, make)
+STAGE = Stage(
+    name="norm",
+    version=2,
+    help="activations -> their scale, mean and variance",
+    config=Config,
+    inputs={"activations": "activations", "tokens": "tokenize"},
+    make=make,
+    configs=configs,
+    is_per_hook_point=True,
+)

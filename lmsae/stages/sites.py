@@ -1,7 +1,8 @@
-"""Sites: which stores of activations a dictionary reads and writes, where there may be several."""
+"""Sites: the stores of activations that a dictionary reads and writes, where there may be several."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TypeVar
 
 from pydantic import Field
 
@@ -14,16 +15,16 @@ class Reading(Frozen):
     skip_first_positions: int = Field(
         default=0,
         ge=0,
-        description="Positions at the start of every context that are left out of all statistics, "
-        "training and evaluation; they are captured all the same.",
+        description="Number of positions at the start of every context that statistics, training and evaluation leave "
+        "out. They are captured all the same.",
     )
     skip_last_positions: int = Field(default=0, ge=0, description="The same at the end of every context.")
     max_norm_factor: float | None = Field(
         default=None,
         gt=1,
-        description="Tokens whose activation's norm is more than so many times the mean norm of the calibration ones "
-        "are left out of all statistics, training and evaluation: of several hook points, if it is at any that the "
-        "dictionary reads or writes. Empty leaves none out.",
+        description="Largest norm of a token's activation, as a multiple of the mean norm in the calibration split. "
+        "Statistics, training and evaluation leave out tokens above it. If a dictionary has several hook points, they "
+        "leave out a token that is above the limit at any of them. Empty: no token is left out.",
     )
 
 
@@ -34,13 +35,42 @@ class Sites(Frozen):
     writes: tuple[int, ...]
 
 
+class Place(Frozen):
+    """A hook point of one of the models."""
+
+    model: int
+    hook_point: str
+
+
+@dataclass(frozen=True)
+class Places:
+    """The hook points that a dictionary reads and those that it writes."""
+
+    reads: tuple[Place, ...]
+    writes: tuple[Place, ...]
+
+    @property
+    def all(self) -> list[Place]:
+        """Each place once, those read first: the stores in the order of their numbers."""
+        return list(dict.fromkeys((*self.reads, *self.writes)))
+
+    @property
+    def sites(self) -> Sites:
+        """The numbers of the stores read and written."""
+        number = {place: n for n, place in enumerate(self.all)}
+        return Sites(reads=tuple(number[p] for p in self.reads), writes=tuple(number[p] for p in self.writes))
+
+
 def numbered(stage: str, number: int) -> str:
     """The name of a spec's input number `number` from a stage: `norm`, `norm.1`, `norm.2` ..."""
     return f"{stage}.{number}" if number else stage
 
 
-def inputs_from(stage: str, inputs: Mapping[str, Any]) -> list[Any]:
-    """A spec's inputs from a stage, in the order of their numbers."""
+Input = TypeVar("Input")
+
+
+def inputs_from(stage: str, inputs: Mapping[str, Input]) -> list[Input]:
+    """The inputs from a stage, in the order of their numbers."""
     names = sorted((name for name in inputs if name.partition(".")[0] == stage), key=_number)
     return [inputs[name] for name in names]
 

@@ -1,13 +1,16 @@
-"""A stage: what turns specs into artifacts."""
+"""A stage: all that is known of one step of the pipeline. No code outside a stage's file asks for its name."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lmsae.artifacts.artifact import Artifact
+from lmsae.artifacts.artifact import Artifact, Artifacts, Spec
 from lmsae.config import Frozen
 from lmsae.runtime.runtime import Runtime
+from lmsae.stages.effort import EACH_ALIKE, Effort
+from lmsae.stages.row import PlannedRow, ResolvedRow
+from lmsae.stages.sites import numbered
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +27,80 @@ Done = Iterator[tuple[Job, dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """A pipeline stage.
+class SweepShare:
+    """The share of a whole sweep that a stage of sweeps makes one artifact of: its config, and its inputs by name."""
 
-    `inputs` maps the names of its inputs to the stages they come from. `make` takes the jobs of one pass, writes each
-    one's payload into `job.out`, and yields the job with facts for its provenance (times, rates) as soon as it is
-    whole; what it has yielded is published even if a later job fails. `version` goes up when the same config must give
-    other bytes. `keeps` are the names in `job.out` that outlive an interrupted `make`, for the next one to go on from.
+    config: Frozen
+    inputs: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """The way of a finished artifact into the folder of results."""
+
+    publish: Callable[[Artifact, Artifacts, Path], None]
+    """Make the folder show the artifact. Quick, and without effect, if it does already."""
+    is_published: Callable[[Artifact, Path], bool]
+    """True if the folder shows the artifact."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage of the pipeline: it turns specs into artifacts.
+
+    A stage makes artifacts of rows (`configs`) or one of the whole sweep (`of_sweep`).
     """
 
     name: str
     version: int
+    """It goes up when the same config must give other bytes."""
+    help: str
+    """One line for `lmsae --help`: inputs -> artifact."""
     config: type[Frozen]
     inputs: Mapping[str, str]
+    """The names of its inputs, and the stages that they come from."""
     make: Callable[[Sequence[Job], Runtime], Done]
+    """Takes the jobs of one pass, writes each one's payload into `job.out`, and yields the job with facts for its
+    provenance (times, rates) as soon as it is whole. What it has yielded is published even if a later job fails."""
+    configs: Callable[[ResolvedRow], Sequence[Frozen]] | None = None
+    """The configs of a row's artifacts: several if there is one for each hook point, else one."""
+    of_sweep: Callable[[Sequence[PlannedRow]], SweepShare] | None = None
+    """The share of a whole sweep, for a stage that makes one artifact of all rows."""
+    sections: Mapping[str, type[Frozen]] = field(default_factory=dict)
+    """The sections of columns that belong to it, by name."""
     keeps: frozenset[str] = frozenset()
+    """Names in `job.out` that outlive an interrupted `make`, for the next one to go on from."""
+    is_per_hook_point: bool = False
+    """It makes an artifact for each hook point of a row, from the inputs of that hook point."""
+    shares: Callable[[Spec], Hashable] = lambda spec: spec.key
+    """Specs for which this is equal are made in one pass."""
+    fills_memory: bool = False
+    """All artifacts of a pass are in memory at once: `runtime.together` of them at most."""
+    is_wanted: bool = False
+    """Users ask for it as an end in itself: `snakemake` makes it, and all that it needs."""
+    effort: Effort = EACH_ALIKE
+    publisher: Publisher | None = None
+
+    def __post_init__(self) -> None:
+        assert (self.configs is None) != (self.of_sweep is None), f"{self.name} makes artifacts of rows or of sweeps"
+
+    def spec(self, config: Frozen, inputs: Mapping[str, str]) -> Spec:
+        """The spec of a config and the references of its inputs."""
+        dumped = config.model_dump(mode="json")
+        return Spec(stage=self.name, version=self.version, config=dumped, inputs=dict(inputs))
+
+    def specs(self, row: ResolvedRow, parents: "Mapping[str, Sequence[Spec]]") -> list[Spec]:
+        """The specs of a row. `parents` maps each stage that it takes inputs from to the row's specs of that stage."""
+        assert self.configs is not None, f"{self.name} has no share of a row"
+        configs = self.configs(row)
+        return [self.spec(config, self._references(number, parents)) for number, config in enumerate(configs)]
+
+    def _references(self, number: int, parents: "Mapping[str, Sequence[Spec]]") -> dict[str, str]:
+        """The inputs of artifact `number` of a row: of its own hook point, or of all."""
+        references = {}
+        for name, stage in self.inputs.items():
+            theirs = parents[stage]
+            if self.is_per_hook_point and len(theirs) > 1:
+                theirs = [theirs[number]]
+            references |= {numbered(name, other): spec.reference for other, spec in enumerate(theirs)}
+        return references

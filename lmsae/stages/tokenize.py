@@ -2,16 +2,20 @@
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field
 
+from lmsae.artifacts.artifact import Artifacts, Spec
 from lmsae.config import Frozen
+from lmsae.errors import DamagedArtifact
 from lmsae.lm.resolving import ResolvedModel
 from lmsae.runtime.runtime import Runtime
+from lmsae.stages.effort import Effort, Kind, Outlook, fact
+from lmsae.stages.row import ResolvedRow
 from lmsae.stages.stage import Done, Job, Stage
-from lmsae.text.dataset import ResolvedDataset, ResolvedMixture
+from lmsae.text.dataset import DatasetConfig, ResolvedDataset, ResolvedMixture
 from lmsae.text.packing import TokenizeConfig
 
 if TYPE_CHECKING:
@@ -27,7 +31,7 @@ class TokenizeSection(TokenizeConfig):
 
     tokenizer: str | None = Field(
         default=None,
-        description="Model whose tokenizer is used; empty means the model's own. A text of token ids needs none.",
+        description="Model whose tokenizer is used. Empty: the model's own. A text of token ids needs none.",
     )
 
 
@@ -37,9 +41,15 @@ class Config(Frozen):
     packing: TokenizeConfig
 
 
+def configs(row: ResolvedRow) -> list[Config]:
+    """The row's text, tokenizer and packing."""
+    packing = TokenizeConfig(**row.fields(TokenizeConfig))
+    return [Config(dataset=row.text, tokenizer=row.tokenizer, packing=packing)]
+
+
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     """Write `tokens.zarr` and `counts.json` (docs/artifacts.md)."""
-    from lmsae.runtime.progress import bar
+    from lmsae.runtime.progress import show_progress
     from lmsae.text.dataset import documents
     from lmsae.text.tokenizing import Source, tokenize
     from lmsae.text.tokens import open_tokens
@@ -49,7 +59,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
         texts = config.dataset.weighted()
         sources = [Source(documents(text), text.name, weight, text.streaming) for weight, text in texts]
         has_chats = any(text.messages_column is not None for _, text in texts)
-        with bar("tokenize", unit="token", total=None, runtime=runtime) as progress:
+        with show_progress("tokenize", unit="token", total=None, runtime=runtime) as progress:
             counts = tokenize(
                 sources,
                 _encoder(config, needs_tokenizer=not all(text.holds_ids for _, text in texts)),
@@ -92,4 +102,37 @@ def _usable(tokens: "TokenSet") -> np.ndarray:
     )
 
 
-STAGE = Stage("tokenize", 2, Config, {}, make)
+def token_counts(spec: Spec, artifacts: Artifacts) -> dict[str, Any] | None:
+    """The counts of a tokenize artifact (docs/artifacts.md), or None while it is not finished."""
+    artifact = artifacts[spec.reference]
+    if not artifact.is_finished:
+        return None
+    path = artifact.path / COUNTS
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        message = f"{path}: it is not what was written. Delete {artifact.path} and run the workflow again"
+        raise DamagedArtifact(f"{message}; `lmsae verify` looks at every artifact.") from None
+
+
+def _tokens_asked(spec: Spec, outlook: Outlook) -> float | None:
+    del outlook
+    return spec.config["packing"]["tokens"]
+
+
+def _kind(spec: Spec, outlook: Outlook) -> Kind:
+    del outlook
+    return spec.config["tokenizer"]["name"], spec.config["dataset"]["name"]
+
+
+STAGE = Stage(
+    name="tokenize",
+    version=2,
+    help="text -> packed contexts of token ids",
+    config=Config,
+    inputs={},
+    make=make,
+    configs=configs,
+    sections={"dataset": DatasetConfig, "tokenize": TokenizeSection},
+    effort=Effort(_tokens_asked, fact("tokens_per_second"), _kind),
+)

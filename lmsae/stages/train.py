@@ -5,19 +5,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from lmsae.artifacts.artifact import CHECKPOINT
-from lmsae.artifacts.resuming import NOTE, discard, resumed_from
+from lmsae.artifacts.artifact import CHECKPOINT, Spec
+from lmsae.artifacts.resuming import NOTE, discard, note_resumption
 from lmsae.config import Frozen
 from lmsae.dictionary.config import DictionaryConfig
+from lmsae.geometry.config import GEOMETRIES
+from lmsae.runtime.numbers import format_count
 from lmsae.runtime.runtime import Runtime
-from lmsae.stages.activations import LMConfig
+from lmsae.stages.activations import contexts_to_store
+from lmsae.stages.effort import Effort, Kind, Outlook, fact
 from lmsae.stages.flops import dictionary_flops
+from lmsae.stages.footprint import size_of, training_bytes
 from lmsae.stages.inputs.extending import extended, step_to_keep
 from lmsae.stages.inputs.live import Live, live_captures
+from lmsae.stages.models import LMConfig
+from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Reading, Sites, inputs_from
 from lmsae.stages.stage import Done, Job, Stage
+from lmsae.store.layout import Layout
 from lmsae.training.config import TrainConfig
-from lmsae.training.objective import Objective
+from lmsae.training.objective import Objective, trains_on_contexts
 
 if TYPE_CHECKING:
     from lmsae.dictionary.dictionary import Dictionary
@@ -27,7 +34,6 @@ if TYPE_CHECKING:
     from lmsae.training.splice import Splice
 
 CONVERSION = "conversion.json"
-KEEPS = frozenset({CHECKPOINT, NOTE})
 STREAM = ("epochs", "batch_size", "window_tokens", "seed", "sites", *Reading.model_fields)
 
 
@@ -45,18 +51,30 @@ class Config(TrainConfig, Reading):
     spliced: Spliced | None = None
 
 
+def configs(row: ResolvedRow) -> list[Config]:
+    """The training of the row's dictionary."""
+    spliced = None
+    if row.objective.needs_model:
+        spliced = Spliced(model=row.models[0], hook_points=tuple(place.hook_point for place in row.places.writes))
+    config = Config(
+        **row.fields(TrainConfig),
+        **row.fields(Reading),
+        dictionary=row.dictionary,
+        sites=row.places.sites,
+        objective=row.objective,
+        spliced=spliced,
+    )
+    return [config]
+
+
 def stream_of(config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
     """What two train specs must share to be trained in one pass over the data."""
     from lmsae.config import canonical_json
 
     shared = [config[name] for name in STREAM]
-    return canonical_json([inputs["tokens"], inputs_from("activations", inputs), reads_contexts(config), shared])
-
-
-def reads_contexts(config: Mapping[str, Any]) -> bool:
-    """Whether a train spec's config is trained on whole contexts, and not on shuffled tokens."""
-    geometry = DictionaryConfig.model_validate(config["dictionary"]).geometry
-    return geometry.grain == "context" or config["spliced"] is not None
+    geometry = GEOMETRIES[config["dictionary"]["geometry"]["kind"]]
+    on_contexts = trains_on_contexts(geometry, config["spliced"] is not None)
+    return canonical_json([inputs["tokens"], inputs_from("activations", inputs), on_contexts, shared])
 
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
@@ -70,7 +88,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
 
 
 def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
-    from lmsae.runtime.progress import bar
+    from lmsae.runtime.progress import show_progress
     from lmsae.runtime.wandb_log import curves_logger
     from lmsae.stages.inputs.stored import stores_for
     from lmsae.training.checkpoints import Checkpoints, Keeper
@@ -95,12 +113,12 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
         job_of[run], checkpoints[run] = job, Checkpoints(job.out / CHECKPOINT, run, keeps)
         if not checkpoints[run].restore():
             extends[run] = extended(job, STAGE.version, checkpoints[run])
-        resumed[run] = resumed_from(job.out, run.steps_done)
+        resumed[run] = note_resumption(job.out, run.steps_done)
     steps = max(run.config.steps for run in job_of) - min(run.steps_done for run in job_of)
     before = {run: run.steps_done for run in job_of}
     with (
         hear_interruptions(runtime.time_limit) as interruption,
-        bar("train", unit="token", total=steps * first.batch_size, runtime=runtime) as progress,
+        show_progress("train", unit="token", total=steps * first.batch_size, runtime=runtime) as progress,
     ):
         keeper = Keeper(checkpoints, runtime.checkpoint_seconds, interruption, runtime.checkpoint_steps)
         stream.source.while_waiting = keeper.while_waiting
@@ -190,7 +208,7 @@ class _Stream:
         stores, live = stores_for(config.dictionary, config.sites, job.inputs), live_captures(job.inputs)
         usable = Usable(tokens, [store.path for store in stores], config)
         self._usable = Spilled(blocks_of(usable), job.out)
-        self._in_contexts = with_ids or config.dictionary.geometry.grain == "context"
+        self._in_contexts = trains_on_contexts(config.dictionary.geometry, with_ids)
         ids = Spilled(blocks_of(tokens.train), job.out) if with_ids or live else None
         self._ids = ids if with_ids else None
         self.source = ShuffledBatches(
@@ -218,4 +236,62 @@ class _Stream:
             yield batch_of(parts, self._sites, torch.from_numpy(self._usable[contexts]), ids)
 
 
-STAGE = Stage("train", 5, Config, {"activations": "activations", "init": "init", "tokens": "tokenize"}, make, KEEPS)
+def _work(spec: Spec, outlook: Outlook) -> float | None:
+    dictionary = DictionaryConfig.model_validate(spec.config["dictionary"])
+    context_size = outlook.spec(spec.inputs["tokens"]).config["packing"]["context_size"]
+    batch = spec.config["batch_size"]
+    return dictionary_flops(dictionary, context_size).step * (spec.config["tokens"] // batch) * batch
+
+
+def _kind(spec: Spec, outlook: Outlook) -> Kind:
+    dictionary, stored = spec.config["dictionary"], inputs_from("activations", spec.inputs)
+    return (
+        outlook.spec(stored[0]).config["source"],
+        spec.config["spliced"] is None,
+        dictionary["geometry"]["kind"],
+        dictionary["act_fn"]["kind"],
+        spec.config["precision"],
+        dictionary["d_sae"],
+        tuple(dictionary["widths"]["reads"]),
+    )
+
+
+def _size(specs: Sequence[Spec], outlook: Outlook) -> str:
+    del outlook
+    return f"{format_count(sum(spec.config['tokens'] for spec in specs))} tokens"
+
+
+def _memory(specs: Sequence[Spec], outlook: Outlook) -> int | None:
+    """The peak of a pass, by the formula of footprint.py; None while nobody knows how much text there is."""
+    config = Config.model_validate(specs[0].config)
+    captures = [outlook.spec(stored) for stored in inputs_from("activations", specs[0].inputs)]
+    contexts = contexts_to_store(captures[0], outlook)
+    if contexts is None:
+        return None
+    context_size = outlook.spec(specs[0].inputs["tokens"]).config["packing"]["context_size"]
+    layouts = [Layout(contexts, context_size, one.config["width"], one.config["dtype"]) for one in captures]
+    dictionaries = [DictionaryConfig.model_validate(spec.config["dictionary"]) for spec in specs]
+    return training_bytes(
+        window_tokens=min(config.window_tokens, contexts * context_size),
+        token_bytes=sum(layout.token_bytes for layout in layouts),
+        batch_size=config.batch_size // config.gradient_accumulation,
+        width=sum(layout.width for layout in layouts),
+        dictionaries=[size_of(dictionary) for dictionary in dictionaries],
+        dataset_tokens=contexts * context_size,
+    )
+
+
+STAGE = Stage(
+    name="train",
+    version=5,
+    help="activations + starting weights -> a dictionary",
+    config=Config,
+    inputs={"activations": "activations", "init": "init", "tokens": "tokenize"},
+    make=make,
+    configs=configs,
+    sections={"train": TrainConfig},
+    keeps=frozenset({CHECKPOINT, NOTE}),
+    shares=lambda spec: stream_of(spec.config, spec.inputs),
+    fills_memory=True,
+    effort=Effort(_work, fact("flops_per_second"), _kind, size=_size, memory=_memory),
+)

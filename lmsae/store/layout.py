@@ -1,11 +1,7 @@
 """How the activations of one hook point lie on disk, and whether the disk can hold them. Imports nothing heavy."""
 
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NamedTuple
-
-from lmsae.errors import NoSpaceError
 
 StoreDtype = Literal["float16", "bfloat16", "float32", "int8"]
 
@@ -26,6 +22,8 @@ STORED: dict[StoreDtype, Stored] = {
 }
 CHECKSUM_BYTES = 4
 NORM_BYTES = 4
+SMALLER = "ask for fewer tokens, store 16 or 8 bits a value (activations.dtype=bfloat16 or int8)"
+"""Ways to a smaller store, for a user whose disk cannot hold this one."""
 INDEX_ENTRY_BYTES = 16
 
 
@@ -109,25 +107,3 @@ class Layout:
     def norms_nbytes(self) -> int:
         """Bytes of the tokens' norms, which lie beside the activations: a file a shard."""
         return self.shards * (self.shard_contexts * self.context_size * NORM_BYTES + CHECKSUM_BYTES)
-
-
-def require_space(path: Path, nbytes: int) -> None:
-    """Refuse to begin writing `nbytes` bytes under `path`, which need not exist yet, when its disk has fewer free.
-
-    Raises:
-        NoSpaceError: with the bytes free and needed.
-    """
-    place = path.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if nbytes > free:
-        raise NoSpaceError(
-            f"{path} needs {_gigabytes(nbytes)} and its disk has {_gigabytes(free)} free. Make room (`lmsae gc` lists "
-            "artifacts that no row wants), ask for fewer tokens, store 16 or 8 bits a value "
-            "(activations.dtype=bfloat16 or int8), or set runtime.artifacts to another disk."
-        )
-
-
-def _gigabytes(nbytes: int) -> str:
-    return f"{nbytes / 1e9:,.3f} GB ({nbytes:,} bytes)"

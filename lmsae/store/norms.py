@@ -12,8 +12,9 @@ import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
 
 from lmsae.errors import MissingArtifact
+from lmsae.runtime.disk import explain_full_disk
 from lmsae.store.layout import CHECKSUM_BYTES, Layout
-from lmsae.store.shard import checksum, damaged, disk_full_explained
+from lmsae.store.shard import checksum, damaged
 
 
 def norms_path(store: Path) -> Path:
@@ -46,7 +47,7 @@ def create_norms(store: Path, layout: Layout) -> None:
 def write_norms(path: Path, norms: np.ndarray) -> None:
     """Write one shard's norms; the file takes its name when it is whole and on the disk."""
     partial = path.with_name(f".{path.name}.partial")
-    with disk_full_explained(path), partial.open("wb") as file:
+    with explain_full_disk(path), partial.open("wb") as file:
         file.write(norms.data)
         file.write(checksum(norms))
         file.flush()

@@ -7,16 +7,14 @@ zarr-python; and they are written in order, so that the same activations give th
 does not promise.
 """
 
-import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import google_crc32c
 import numpy as np
 
-from lmsae.errors import DamagedArtifact, NoSpaceError
+from lmsae.errors import DamagedArtifact
+from lmsae.runtime.disk import explain_full_disk
 from lmsae.store.layout import CHECKSUM_BYTES, Layout
 
 NOWHERE = np.uint64(2**64 - 1)
@@ -32,7 +30,7 @@ class ShardWriter:
         self._index = np.full((chunks, 2), NOWHERE, dtype="<u8")
         self._written = 0
         self._offset = 0
-        with disk_full_explained(path):
+        with explain_full_disk(path):
             self._file = self._partial.open("wb")
 
     @property
@@ -45,13 +43,13 @@ class ShardWriter:
         self._index[self._written] = self._offset, chunk.nbytes + CHECKSUM_BYTES
         self._offset += chunk.nbytes + CHECKSUM_BYTES
         self._written += 1
-        with disk_full_explained(self._path):
+        with explain_full_disk(self._path):
             self._file.write(chunk.data)
             self._file.write(checksum(chunk))
 
     def finish(self) -> None:
         """Write the index, put the file on the disk and give it its name."""
-        with disk_full_explained(self._path), self._file as file:
+        with explain_full_disk(self._path), self._file as file:
             file.write(self._index.data)
             file.write(checksum(self._index))
             file.flush()
@@ -119,17 +117,3 @@ def damaged(path: Path, what: str) -> DamagedArtifact:
     return DamagedArtifact(
         f"{path}: {what}. `lmsae verify` lists all that is damaged; delete the artifact and run again."
     )
-
-
-@contextmanager
-def disk_full_explained(path: Path) -> Iterator[None]:
-    """While this is entered, a full disk is a NoSpaceError that names the file."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise NoSpaceError(
-            f"{path}: the disk became full while writing. Make room (`lmsae gc` lists artifacts that no row wants) "
-            "and run again."
-        ) from error

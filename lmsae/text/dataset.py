@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 import lmsae.text.documents
 import lmsae.text.stdlib
 from lmsae.config import Frozen, canonical_json, key_of
-from lmsae.errors import SourceError, nearest
+from lmsae.errors import SourceError, suggest
 from lmsae.text import files, hub, othello
 from lmsae.text import records as rows
 from lmsae.text.documents import AnyDocument, Document, digest_of
@@ -30,40 +30,41 @@ class DatasetConfig(Frozen):
     name: str = Field(
         default=STDLIB,
         min_length=1,
-        description="The text: `builtin:python-stdlib` (the running Python's own library), a dataset of the Hugging "
-        "Face hub (`owner/name`), a local file (.jsonl, .json, .parquet, .csv, .txt, .md), or a local folder. A folder "
-        "with tables in it is read as a dataset with splits; one of text files holds one document a file. "
-        "`builtin:othello`: random legal games, as token ids of Othello-GPT. A mixture of several texts is written "
-        "`0.7*NAME 0.3*NAME?split=test&messages_column=chat`: weights are shares of the tokens; behind `?` stand "
-        "columns of `dataset` for this text alone, the others hold for all of them.",
+        description="The text. `builtin:python-stdlib` is the library of the running Python. `builtin:othello` makes "
+        "random legal games, as token ids of Othello-GPT. Other names are a dataset of the Hugging Face hub "
+        "(`owner/name`), a local file (.jsonl, .json, .parquet, .csv, .txt, .md), or a local folder. A folder with "
+        "tables is read as a dataset with splits; a folder of text files holds one document a file. A mixture of "
+        "several texts is written `0.7*NAME 0.3*NAME?split=test&messages_column=chat`. The weights are shares of the "
+        "tokens. Columns of `dataset` after `?` hold for this text only; the others hold for all.",
     )
-    subset: str | None = Field(default=None, description="Configuration of a hub dataset, if it has several.")
+    subset: str | None = Field(default=None, description="Configuration of a hub dataset that has several.")
     split: str = Field(
         default="train",
         min_length=1,
-        description="Split of a dataset to read. Held-out documents are set apart from it by name.",
+        description="Split of a dataset to read. Held-out documents are chosen within it, by their names.",
     )
     revision: str | None = Field(
         default=None,
-        description="Branch, tag or commit of a hub dataset; empty means its `main` as it is when planned.",
+        description="Branch, tag or commit of a hub dataset. Empty: its `main` at the time of planning.",
     )
     column: str = Field(default="text", min_length=1, description="Column that holds the text.")
     tokens_column: str | None = Field(
         default=None,
-        description="Column that holds lists of token ids; if given, it is read instead of text and not tokenized.",
+        description="Column that holds lists of token ids. If given, it is read instead of text, and nothing is "
+        "tokenized.",
     )
     messages_column: str | None = Field(
         default=None,
-        description="Column that holds conversations, lists of messages with a `role` and a `content`; if given, it is "
-        "read instead of text, and written by the tokenizer's chat template (see tokenize.chat_tokens).",
+        description="Column that holds conversations: lists of messages with a `role` and a `content`. If given, it is "
+        "read instead of text, and the tokenizer's chat template writes the text (see tokenize.chat_tokens).",
     )
     streaming: bool = Field(
         default=False,
-        description="Read a dataset over the network as it is needed instead of downloading it first, and stop as soon "
-        "as tokenize.tokens and tokenize.held_out_tokens are reached.",
+        description="Read a dataset over the network as it is needed, instead of downloading it first. Reading stops "
+        "once tokenize.tokens and tokenize.held_out_tokens are reached.",
     )
     documents: int | None = Field(
-        default=None, ge=1, description="At most so many documents are read, from the first on; empty means all."
+        default=None, ge=1, description="Largest number of documents to read, from the first on. Empty: all."
     )
 
     seed: int = Field(default=0, ge=0, description="Seed of the games of builtin:othello.")
@@ -148,7 +149,7 @@ def _config_of(part: Part, shared: DatasetConfig) -> DatasetConfig:
         if name not in known:
             raise SourceError(
                 f"dataset.name: {part.name}?{name}: there is no such column of `dataset`"
-                f"{nearest(name, known) or '; there are ' + ', '.join(known)}"
+                f"{suggest(name, known) or '; there are ' + ', '.join(known)}"
             )
     fields: Mapping[str, Any] = {name: value or None for name, value in part.fields.items()}
     try:
@@ -179,7 +180,7 @@ def _resolve_one(config: DatasetConfig, cached: DigestCache) -> ResolvedDataset:
     elif config.name.startswith(("/", ".", "~")) or path.suffix in files.TABLES | files.TEXTS:
         beside = [str(path.parent / entry.name) for entry in path.parent.glob("*")]
         raise SourceError(
-            f"dataset.name {config.name!r}: there is no such file or folder{nearest(str(path), beside) or '.'}"
+            f"dataset.name {config.name!r}: there is no such file or folder{suggest(str(path), beside) or '.'}"
         )
     else:
         digest = hub.commit_of(config.name, config.revision)

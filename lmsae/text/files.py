@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lmsae.errors import SourceError, nearest
+from lmsae.errors import SourceError, suggest
 
 TABLES = frozenset({".jsonl", ".json", ".parquet", ".csv"})
 TEXTS = frozenset({".txt", ".md"})
@@ -90,7 +90,7 @@ def require_column(column: str, columns: Iterable[str], where: str) -> None:
     if column not in known:
         raise SourceError(
             f"{where}: there is no column {column!r}; there {'is' if len(known) == 1 else 'are'} "
-            f"{', '.join(known) or 'none at all'}{nearest(column, known) or '.'} "
+            f"{', '.join(known) or 'none at all'}{suggest(column, known) or '.'} "
             "Set dataset.column (or dataset.tokens_column for token ids, dataset.messages_column for conversations)."
         )
 

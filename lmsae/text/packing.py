@@ -11,17 +11,16 @@ By `document`, each context is the beginning of one document, without a separato
 is packed by itself, and whole contexts are interleaved.
 """
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from lmsae.config import Frozen
-from lmsae.errors import NoSpaceError, NotEnoughTokens
+from lmsae.errors import NotEnoughTokens
+from lmsae.runtime.disk import require_space
 from lmsae.text.mixing import first_exhausted, interleave
 from lmsae.text.spool import Spool
 from lmsae.text.tokens import CHUNK_TOKENS, Split, TokenWriter
@@ -33,46 +32,46 @@ class TokenizeConfig(Frozen):
     """How text becomes contexts of token ids."""
 
     context_size: int = Field(
-        default=256, ge=2, description="Tokens in a context, BOS included; at most the model's maximum."
+        default=256, ge=2, description="Number of tokens in a context, BOS included. At most the model's maximum."
     )
     prepend_bos: bool = Field(default=True, description="Begin every context with the BOS token.")
     held_out_fraction: float = Field(
         default=0.1,
         gt=0,
         lt=1,
-        description="Share of the documents that are held out for evaluation, chosen by their names.",
+        description="Share of the documents in the held-out split. The names of the documents decide which they are.",
     )
     packing: Literal["stream", "document"] = Field(
         default="stream",
-        description="`stream`: documents, with a separator before each (the tokenizer's EOS; chats have those of their "
-        "template), are strung together and cut into contexts. `document`: every context is the beginning of one "
-        "document, without a separator; shorter documents are left out.",
+        description="`stream`: documents are joined, with a separator before each (the tokenizer's EOS; chats have "
+        "those of their template), and cut into contexts. `document`: each context is the beginning of one document, "
+        "without a separator; documents shorter than a context are left out.",
     )
     mask_special: bool = Field(
         default=True,
-        description="Special tokens (BOS, EOS, padding, role marks) are read by the model, but dictionaries neither "
-        "train on their activations nor are scored on them.",
+        description="Leave special tokens (BOS, EOS, padding, role marks) out of training and scores. The model reads "
+        "them all the same.",
     )
     chat_tokens: ChatTokens = Field(
         default="content",
-        description="Of chats (`dataset.messages_column`), the tokens that dictionaries train and are scored on: "
-        "`content`, what the messages say, without the words that the chat template puts around them; `assistant`, "
-        "only what the assistant says; `all`, the template's words too.",
+        description="Tokens of chats (`dataset.messages_column`) that dictionaries train on and are scored on. "
+        "`content`: what the messages say, without the words that the chat template puts around them. `assistant`: "
+        "only what the assistant says. `all`: the words of the template too.",
     )
     tokens: int | None = Field(
         default=None,
         ge=1,
-        description="At most so many training tokens, calibration ones not counted; empty means all. Every source of a "
+        description="Largest number of training tokens, without the calibration split. Empty: all. Every source of a "
         "mixture must hold its share of them; if empty, a mixture ends where its first source does.",
     )
-    held_out_tokens: int = Field(default=200_000, ge=1, description="At most so many held-out tokens.")
+    held_out_tokens: int = Field(default=200_000, ge=1, description="Largest number of tokens in the held-out split.")
     calibration_tokens: int = Field(
         default=65_536,
         ge=1,
-        description="Tokens at the head of the shuffled training text that calibrate: they measure norms and "
-        "initialize dictionaries, and are never trained on; rounded up to whole contexts.",
+        description="Number of tokens in the calibration split, the head of the shuffled training text, rounded up to "
+        "whole contexts. Norms and starting weights are measured on it, and no dictionary trains on it.",
     )
-    seed: int = Field(default=0, ge=0, description="Seed of the order of the documents.")
+    seed: int = Field(default=0, ge=0, description="Seed for the order of the documents.")
 
     @model_validator(mode="after")
     def _limits_hold_a_context(self) -> Self:
@@ -156,7 +155,8 @@ def pack(sources: Sequence[Spooled], config: TokenizeConfig, bos: int | None, wr
     _require_enough(sources, {split: len(contexts) for split, contexts in order.items()}, config)
     if config.most_train_contexts is not None and len(sources) > 1 and len(order["train"]) < config.most_train_contexts:
         raise _share_is_missing(sources, config, config.most_train_contexts)
-    _require_space(writer.directory, sum(map(len, order.values())) * config.context_size * writer.bytes_per_token)
+    nbytes = sum(map(len, order.values())) * config.context_size * writer.bytes_per_token
+    require_space(writer.directory, nbytes, "lower tokenize.tokens")
     splits: tuple[Split, ...] = ("train", "held_out")
     for split in splits:
         blocks = contexts_of([source.of(split) for source in sources], order[split], config, bos)
@@ -225,13 +225,4 @@ def _require_enough(sources: Sequence[Spooled], counts: dict[str, int], config: 
             f"the held-out text holds {documents['held_out']:,} documents and {tokens['held_out']:,} tokens, which is "
             f"not one context of {size:,}. Raise tokenize.held_out_fraction ({config.held_out_fraction}), lower "
             "tokenize.context_size, or read more documents."
-        )
-
-
-def _require_space(directory: Path, wanted: int) -> None:
-    free = shutil.disk_usage(directory).free
-    if wanted > free:
-        raise NoSpaceError(
-            f"{directory}: packed tokens may take {wanted / 1e9:,.2f} GB, the disk has {free / 1e9:,.2f} GB left. "
-            "Free some (`lmsae gc`), lower tokenize.tokens, or set runtime.artifacts to another disk."
         )

@@ -1,15 +1,12 @@
 """The config of training, without torch: the columns `train.*`."""
 
 import math
-from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from lmsae.config import Frozen
-from lmsae.dictionary.config import DictionaryConfig
 from lmsae.errors import NotEnoughTokens
-from lmsae.sparsity.capabilities import TakesAnyK
 from lmsae.training import schedules
 
 AUTO_LR, AUTO_LATENTS = 2e-4, 2**14
@@ -45,100 +42,122 @@ class TrainConfig(Frozen):
 
     tokens: int = Field(gt=0, description="Tokens to train on; special tokens do not count.")
     epochs: int = Field(
-        default=1, ge=1, description="How often the stored tokens may be read, each time in another order."
+        default=1, ge=1, description="How often training may read the stored tokens, each time in another order."
     )
     batch_size: int = Field(default=4096, gt=0, description="Tokens in a step.")
     window_tokens: int = Field(
-        default=262_144, gt=0, description="Tokens that are drawn from all over the store and mixed."
+        default=262_144, gt=0, description="Tokens that training draws from all over the store and mixes at a time."
     )
-    seed: int = Field(default=0, ge=0, description="Seed of the order of the tokens.")
+    seed: int = Field(default=0, ge=0, description="Seed for the order of the tokens.")
     lr: Rate = Field(
         default=5e-4,
-        description="Learning rate; `auto` is 2e-4 / sqrt(latents / 2^14), the topk family's (Gao et al. 2024).",
+        description="Learning rate. `auto` is 2e-4 / sqrt(latents / 2^14), the rate of the topk family (Gao et al. "
+        "2024).",
     )
     lr_schedule: Literal["constant", "trapezoid", "linear", "cosine", "exponential"] = Field(
         default="trapezoid",
-        description="How the learning rate falls to `train.lr_end_ratio` after its rise: not at all, linearly over the "
-        "last `train.lr_cool_down_steps` (trapezoid), or over all steps linearly, as half a cosine, or by the same "
-        "ratio every step (exponential).",
+        description="Fall of the learning rate to `train.lr_end_ratio` after its rise. constant: none. trapezoid: "
+        "linear, over the last `train.lr_cool_down_steps`. linear: linear, over all steps. cosine: half a cosine, over "
+        "all steps. exponential: by the same ratio at every step.",
     )
-    lr_warm_up_steps: Duration = Field(default=0.01, ge=0, description="Linear rise of the learning rate.")
+    lr_warm_up_steps: Duration = Field(
+        default=0.01, ge=0, description="Time over which the learning rate rises linearly."
+    )
     lr_cool_down_steps: Duration = Field(
-        default=0.2, ge=0, description="Linear fall of the learning rate at the end, of a trapezoid."
+        default=0.2, ge=0, description="Time over which the learning rate of a trapezoid falls linearly at the end."
     )
     lr_end_ratio: float = Field(
         default=0.0, ge=0, le=1, description="Learning rate at the end, as a share of `train.lr`."
     )
     sparsity_warm_up_steps: Duration = Field(
-        default=0.05, ge=0, description="Linear rise of sparsity penalties from 0."
+        default=0.05, ge=0, description="Time over which sparsity penalties rise linearly from 0."
     )
     initial_k: int | None = Field(
-        default=None, gt=0, description="k that training begins with, before it goes to `sae.k`; empty is off."
+        default=None,
+        gt=0,
+        description="k at the start of training, before it moves to `sae.k`. Empty: k is `sae.k` from the start.",
     )
-    k_cold_boot_steps: Duration = Field(default=0, ge=0, description="Time for which k stays `train.initial_k`.")
+    k_cold_boot_steps: Duration = Field(default=0, ge=0, description="Time for which k stays at `train.initial_k`.")
     k_warm_up_steps: Duration = Field(
-        default=0.1, ge=0, description="Time after that over which k goes from `train.initial_k` to `sae.k`."
+        default=0.1, ge=0, description="Time after that, over which k moves from `train.initial_k` to `sae.k`."
     )
     k_schedule: Literal["linear", "exponential"] = Field(
-        default="linear", description="How k gets there: linearly, or as exp(-3 t), fast and then slowly."
+        default="linear",
+        description="Course of k to `sae.k`. linear: at an even pace. exponential: as exp(-3 t), first fast and then "
+        "slowly.",
     )
     optimizer: Literal["adam", "sparse_adam", "muon", "schedule_free"] = Field(
         default="adam",
-        description="adam: with `train.weight_decay` it is AdamW, with `sae.unit_norm_decoder` constrained Adam. "
-        "sparse_adam: weights without a gradient, those of latents that did not fire, stay as they are, and so do "
-        "their moments. muon: matrices by Muon with momentum 0.95 (updates of Adam's size), the rest by Adam. "
+        description="adam: with `train.weight_decay` it is AdamW, with `sae.unit_norm_decoder` it is constrained Adam. "
+        "sparse_adam: weights without a gradient (those of latents that did not fire) keep their values and their "
+        "moments. muon: Muon with momentum 0.95 for matrices (updates have the size of Adam's), Adam for the rest. "
         "schedule_free: schedule-free AdamW, which averages weights itself; it needs `pip install lmsae[optimizers]`.",
     )
     threshold_lr_factor: float = Field(
         default=1.0,
         gt=0,
-        description="Learning rate of jumprelu thresholds over `train.lr`. Adam moves a threshold by at most about its "
-        "own size times that rate a step: over a few hundred steps, take 10 or more, or it stays where it began; over "
-        "hundreds of thousands, 0.1 keeps it calm.",
+        description="Learning rate of jumprelu thresholds as a multiple of `train.lr`. In one step Adam moves a "
+        "threshold by at most about its own size times that rate. For a run of a few hundred steps take 10 or more, or "
+        "the threshold stays where it began. For hundreds of thousands of steps 0.1 keeps it calm.",
     )
     encoder_lr_factor: float = Field(
         default=1.0,
         gt=0,
-        description="Learning rate of what reads (encoder, GLU gate, queries and keys, r_mag) over `train.lr`.",
+        description="Learning rate of what reads (encoder, GLU gate, queries and keys, r_mag) as a multiple of "
+        "`train.lr`.",
     )
     decoder_lr_factor: float = Field(
-        default=1.0, gt=0, description="Learning rate of what writes (decoder, W_skip, transforms) over `train.lr`."
+        default=1.0,
+        gt=0,
+        description="Learning rate of what writes (decoder, W_skip, transforms) as a multiple of `train.lr`.",
     )
-    bias_lr_factor: float = Field(default=1.0, gt=0, description="Learning rate of all biases over `train.lr`.")
-    adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="Adam's decay of the mean gradient.")
-    adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="Adam's decay of the squared gradient.")
-    adam_eps: float = Field(default=1e-8, gt=0, description="What Adam adds to the root of the squared gradient.")
+    bias_lr_factor: float = Field(
+        default=1.0, gt=0, description="Learning rate of all biases as a multiple of `train.lr`."
+    )
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="Decay of Adam's running mean of gradients.")
+    adam_beta2: float = Field(
+        default=0.999, ge=0, lt=1, description="Decay of Adam's running mean of squared gradients."
+    )
+    adam_eps: float = Field(
+        default=1e-8, gt=0, description="Number that Adam adds to the root of the mean squared gradient."
+    )
     weight_decay: float = Field(
-        default=0.0, ge=0, description="Decoupled decay of matrices (not of biases and thresholds), times the rate."
+        default=0.0,
+        ge=0,
+        description="Decoupled weight decay of matrices; each step applies it times the learning rate. Biases and "
+        "thresholds do not decay.",
     )
-    grad_clip: float = Field(default=1.0, ge=0, description="Largest global L2 norm of the gradient; 0 is off.")
+    grad_clip: float = Field(default=1.0, ge=0, description="Largest global L2 norm of the gradient. 0 is off.")
     gradient_accumulation: int = Field(
         default=1,
         ge=1,
-        description="Parts that a batch is processed in, one after the other, to save memory. Losses are means over "
-        "the whole batch; what looks beyond a token (batchtopk's selection, learned thresholds, the coefficient of "
-        "p_anneal, tanh_quad, target_l0 and target_l0_gemma, the factors of aux_k and ghost_grads, the predictions of "
-        "e2e_kl and e2e_ce) looks at a part, whose loss counts by its tokens.",
+        description="Number of parts in which a batch is processed, one after the other, to save memory. Losses are "
+        "means over the whole batch. What depends on more than one token sees a part only, and the part's loss counts "
+        "by its tokens. This concerns batchtopk's selection, learned thresholds, the coefficient of p_anneal, "
+        "tanh_quad, target_l0 and target_l0_gemma, the factors of aux_k and ghost_grads, and the predictions of e2e_kl "
+        "and e2e_ce.",
     )
     ema: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="Decay of a bias-corrected running mean of all weights, which is what is saved; 0 is off.",
+        description="Decay of a bias-corrected running mean of all weights. The mean is saved in place of the weights. "
+        "0 is off.",
     )
     dead_threshold: int = Field(
-        default=10_000_000, gt=0, description="Tokens without firing after which a latent is dead."
+        default=10_000_000, gt=0, description="Number of tokens after which a latent that has not fired is dead."
     )
     resample_steps: Duration = Field(
         default=0,
         ge=0,
-        description="Every so often dead latents begin anew from badly reconstructed tokens (Bricken et al. 2023).",
+        description="Time between two resamplings, in which dead latents start again from badly reconstructed tokens "
+        "(Bricken et al. 2023). 0 is off.",
     )
-    resample_times: int = Field(default=4, gt=0, description="How often that happens at most.")
+    resample_times: int = Field(default=4, gt=0, description="Largest number of resamplings.")
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32",
-        description="Precision of matrix products; master weights and sums are float32 in both. Where few latents are "
-        "active only their selection is in bfloat16: their codes are computed from the weights as they are.",
+        description="Precision of matrix products. Weights and sums are float32 in both cases. If few latents are "
+        "active, only their selection is in bfloat16, and their codes are computed from the float32 weights.",
     )
 
     @model_validator(mode="after")
@@ -164,25 +183,6 @@ class TrainConfig(Frozen):
                     f"are {self.steps:,}: shorten them"
                 )
         return self
-
-    def refusals(self, dictionary: DictionaryConfig, unit_norm_decoder: bool) -> list[tuple[str, str]]:
-        """The settings that this dictionary cannot have: columns, each with what to use instead."""
-        refused = []
-        if self.optimizer == "schedule_free" and unit_norm_decoder:
-            message = "schedule_free averages weights, and means of unit rows have no norm of 1: use adam"
-            refused.append(("train.optimizer", f"{message}, or sae.unit_norm_decoder false"))
-        if self.initial_k:
-            refused += [("train.initial_k", message) for message in self._k_refusals(dictionary)]
-        if self.resample_steps:
-            refused += [("train.resample_steps", message) for message in _resampling_refusals(dictionary)]
-        return refused
-
-    def _k_refusals(self, dictionary: DictionaryConfig) -> Iterator[str]:
-        act_fn = dictionary.act_fn
-        if TakesAnyK not in act_fn.offers:
-            yield f"{act_fn.kind} cannot change the number of its codes in training: leave it empty, or use topk"
-        elif (self.initial_k or 0) > dictionary.d_sae:
-            yield f"it is {self.initial_k:,}, but there are only {dictionary.d_sae:,} latents"
 
     @property
     def steps(self) -> int:
@@ -228,16 +228,3 @@ class TrainConfig(Frozen):
                 f"train.tokens to {there:,}, set train.epochs to {-(-wanted // per_epoch)}, or give tokenize more text "
                 "(dataset.*, tokenize.tokens)"
             )
-
-
-def _resampling_refusals(dictionary: DictionaryConfig) -> Iterator[str]:
-    geometry, act_fn = dictionary.geometry, dictionary.act_fn
-    if geometry.kind != "sae":
-        yield f"it takes decoder rows from the input, and a {geometry.kind} writes something else: use the aux_k loss"
-    elif geometry.tied_encoder or geometry.glu_encoder:
-        yield "it sets encoder and decoder apart, and no gate: leave sae.tied_encoder and sae.glu_encoder false"
-    if act_fn.brings_bias or act_fn.kind == "jumprelu":
-        yield (
-            f"it leaves the biases and thresholds of {act_fn.kind} as they are, and with them latents dead: use the "
-            "pre_act loss for jumprelu, or another activation function"
-        )

@@ -1,11 +1,12 @@
 """The objective of training: losses, and what else training adds to a dictionary."""
 
 from lmsae.config import Frozen
+from lmsae.geometry.config import GeometryBase
 from lmsae.losses import LossConfig
 
 
 class Objective(Frozen):
-    """Losses beside reconstruction, a constraint on the decoder, and the conversion at the end."""
+    """Losses beside reconstruction, a constraint on the decoder, and the conversion of the trained dictionary."""
 
     losses: tuple[LossConfig, ...]
     unit_norm_decoder: bool
@@ -15,3 +16,8 @@ class Objective(Frozen):
     def needs_model(self) -> bool:
         """True if a loss asks for the language model at every step."""
         return any(loss.needs_model for loss in self.losses)
+
+
+def trains_on_contexts(geometry: GeometryBase | type[GeometryBase], needs_model: bool) -> bool:
+    """True if a dictionary is trained on whole contexts, and not on shuffled tokens."""
+    return geometry.grain == "context" or needs_model

@@ -55,10 +55,10 @@ def test_an_artifact_is_finished_when_it_has_a_manifest(tmp_path: Path) -> None:
     artifact = Artifacts(tmp_path).add(a_spec())
     assert not artifact.is_finished
     with pytest.raises(MissingArtifact, match="not finished"):
-        artifact.opened()
+        artifact.require_intact()
     artifact.publish({})
     assert artifact.is_finished
-    assert artifact.opened() is artifact
+    assert artifact.require_intact() is artifact
 
 
 def test_a_manifest_lists_every_file_with_its_size_and_digest(artifact: Artifact) -> None:
@@ -152,14 +152,14 @@ def test_opening_refuses_a_file_that_is_short_or_gone(artifact: Artifact, change
     file = artifact.path / "payload" / "weights"
     file.write_bytes(file.read_bytes()[:-1]) if change == "cut" else file.unlink()
     with pytest.raises(DamagedArtifact, match=message) as error:
-        artifact.opened()
+        artifact.require_intact()
     assert str(file) in str(error.value)
 
 
 def test_opening_refuses_a_file_of_the_right_size_with_other_bytes(artifact: Artifact) -> None:
     (artifact.path / "payload" / "weights").write_bytes(bytes(1024))
     with pytest.raises(DamagedArtifact, match=r"payload/weights: its bytes are not those that were written"):
-        artifact.opened()
+        artifact.require_intact()
 
 
 def test_opening_leaves_the_chunks_of_arrays_to_their_own_checksums(tmp_path: Path) -> None:
@@ -170,10 +170,10 @@ def test_opening_leaves_the_chunks_of_arrays_to_their_own_checksums(tmp_path: Pa
     (array / "c.0.0.0").write_bytes(b"chunk")
     artifact.publish({})
     (array / "c.0.0.0").write_bytes(b"CHUNK")
-    artifact.opened()
+    artifact.require_intact()
     (array / "zarr.json").write_text("[]")
     with pytest.raises(DamagedArtifact, match=r"zarr\.json"):
-        artifact.opened()
+        artifact.require_intact()
 
 
 def test_a_file_that_nobody_wrote_is_damage_too(artifact: Artifact) -> None:
@@ -185,7 +185,7 @@ def test_a_manifest_that_is_no_json_is_damage_and_no_traceback(artifact: Artifac
     (artifact.path / TWIN).unlink()
     (artifact.path / MANIFEST).write_text("{")
     with pytest.raises(DamagedArtifact, match=MANIFEST):
-        artifact.opened()
+        artifact.require_intact()
 
 
 def test_an_artifact_is_found_by_the_first_digits_of_its_key(tmp_path: Path) -> None:

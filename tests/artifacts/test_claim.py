@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from lmsae.artifacts.claim import NAME, STALE_S, claimed
+from lmsae.artifacts.claim import NAME, STALE_S, hold_claim
 from lmsae.errors import BusyArtifact
 
 # Holds the claim until its stdin closes, if it gets it.
 HOLD = """
 import sys
 from pathlib import Path
-from lmsae.artifacts.claim import claimed
+from lmsae.artifacts.claim import hold_claim
 from lmsae.errors import BusyArtifact
 sys.stdin.readline()
 try:
-    with claimed(Path(sys.argv[1])):
+    with hold_claim(Path(sys.argv[1])):
         print("owner", flush=True)
         sys.stdin.read()
 except BusyArtifact:
@@ -37,7 +37,7 @@ claim.POLL_S = 0.01
 folder = Path(sys.argv[1])
 log = os.open(folder / "log", os.O_APPEND | os.O_CREAT | os.O_WRONLY)
 sys.stdin.readline()
-with claim.claimed(folder, wait=True):
+with claim.hold_claim(folder, wait=True):
     os.write(log, b"in ")
     if not (folder / "made").exists():
         time.sleep(0.05)
@@ -93,7 +93,7 @@ def test_a_killed_owner_has_exactly_one_successor_at_a_time(tmp_path: Path) -> N
 
 def test_a_claim_is_gone_after_its_block_even_when_that_fails(tmp_path: Path) -> None:
     def fail() -> None:
-        with claimed(tmp_path):
+        with hold_claim(tmp_path):
             assert (tmp_path / NAME).exists()
             raise RuntimeError("stop")
 
@@ -103,7 +103,7 @@ def test_a_claim_is_gone_after_its_block_even_when_that_fails(tmp_path: Path) ->
 
 
 def test_who_is_refused_is_told_who_holds_the_claim_and_what_to_do(tmp_path: Path) -> None:
-    with claimed(tmp_path), pytest.raises(BusyArtifact) as refused, claimed(tmp_path):
+    with hold_claim(tmp_path), pytest.raises(BusyArtifact) as refused, hold_claim(tmp_path):
         pass
     for part in (str(tmp_path), f"process {os.getpid()} on {socket.gethostname()}", "--wait"):
         assert part in str(refused.value)
@@ -111,7 +111,7 @@ def test_who_is_refused_is_told_who_holds_the_claim_and_what_to_do(tmp_path: Pat
 
 def test_a_fresh_claim_of_another_host_is_respected(tmp_path: Path) -> None:
     claim_of(tmp_path, host="elsewhere", age_s=STALE_S / 2)
-    with pytest.raises(BusyArtifact, match="elsewhere"), claimed(tmp_path):
+    with pytest.raises(BusyArtifact, match="elsewhere"), hold_claim(tmp_path):
         pass
 
 
@@ -119,22 +119,22 @@ def test_a_fresh_claim_of_another_host_is_respected(tmp_path: Path) -> None:
 def test_a_claim_whose_heart_stopped_is_taken_over(tmp_path: Path, host: str) -> None:
     """On this host too: process 1 lives, but it is not the one that wrote the claim."""
     claim_of(tmp_path, host=socket.gethostname() if host == "here" else host, age_s=STALE_S + 1)
-    with claimed(tmp_path):
+    with hold_claim(tmp_path):
         assert json.loads((tmp_path / NAME).read_text())["pid"] == os.getpid()
 
 
 def test_a_claim_that_says_nothing_counts_as_held_until_it_is_old(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(b"")
-    with pytest.raises(BusyArtifact, match="another process"), claimed(tmp_path):
+    with pytest.raises(BusyArtifact, match="another process"), hold_claim(tmp_path):
         pass
     os.utime(tmp_path / NAME, (0, time.time() - STALE_S - 1))
-    with claimed(tmp_path):
+    with hold_claim(tmp_path):
         pass
 
 
 def test_the_owner_keeps_its_claim_fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lmsae.artifacts.claim.HEARTBEAT_S", 0.01)
-    with claimed(tmp_path):
+    with hold_claim(tmp_path):
         os.utime(tmp_path / NAME, (0, 0))
         deadline = time.time() + 20
         while (tmp_path / NAME).stat().st_mtime == 0 and time.time() < deadline:
@@ -143,6 +143,6 @@ def test_the_owner_keeps_its_claim_fresh(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_an_owner_that_was_given_up_leaves_the_next_ones_claim_alone(tmp_path: Path) -> None:
-    with claimed(tmp_path):
+    with hold_claim(tmp_path):
         claim_of(tmp_path, host="elsewhere", age_s=0)
     assert json.loads((tmp_path / NAME).read_text())["token"] == "theirs"

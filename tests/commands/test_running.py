@@ -138,7 +138,7 @@ def test_a_stage_can_be_called_by_itself(finished: Path, tmp_path: Path, stage: 
     artifacts = Artifacts(finished / "artifacts")
     artifact = artifacts.find(f"{stage}/{keys(finished, stage)[0]}")
     spec = artifact.spec()
-    inputs = {name: artifacts[reference].opened() for name, reference in spec.inputs.items()}
+    inputs = {name: artifacts[reference].require_intact() for name, reference in spec.inputs.items()}
     job = Job("mine", STAGES[stage].config.model_validate(spec.config), inputs, tmp_path)
     ((done, facts),) = STAGES[stage].make([job], Runtime(device="cpu"))
     assert done is job

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lmsae.artifacts.artifact import Artifact
-from lmsae.artifacts.claim import claimed
+from lmsae.artifacts.claim import hold_claim
 from tests.miniature import ROWS, Said, keys, manifests, write_sweep
 
 Lmsae = Callable[..., Said]
@@ -75,6 +75,6 @@ def test_gc_removes_what_no_row_wants_and_nothing_else(made: Path, lmsae: Lmsae)
 def test_gc_leaves_what_somebody_is_making(made: Path, lmsae: Lmsae) -> None:
     lost = made / "artifacts" / "train" / keys(made, "train")[-1]
     write_sweep(made, ROWS[:3])
-    with claimed(lost):
+    with hold_claim(lost):
         assert lmsae("gc", "--delete").code == 2
     assert lost.exists()

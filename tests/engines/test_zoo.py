@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from lmsae.commands.publishing import SAELENS_FILES, SOURCE, WHY_NOT
 from lmsae.dictionary.dictionary import WEIGHTS, Dictionary
 from lmsae.interop.saelens import why_not
 from lmsae.planning.catalog import CATALOG
+from lmsae.stages.publishing import SAELENS_FILES, SOURCE, WHY_NOT
 from tests.engines.sweep import REPOSITORY, Sweep, new_sweep
 from tests.miniature import manifests
 

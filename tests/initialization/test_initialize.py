@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmsae.initialization.config import InitConfig, fault
+from lmsae.initialization.config import InitConfig
 from lmsae.losses import reconstruction_loss
+from lmsae.training.objective import Objective
 from tests.dictionary.grid import ACT_FNS, GEOMETRIES, Case, can_be_planned
 from tests.initialization.start import calibration, started
+from tests.planning.checks.refusing import refusals
 
 SAE = Case("sae", "relu")
 WRITES_ROWS = [name for name in GEOMETRIES if name != "molt"]
@@ -98,12 +100,15 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
+PLAIN = Objective(losses=(), unit_norm_decoder=False)
+
+
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_every_option_changes_the_bytes_and_the_same_options_give_the_same(geometry: str) -> None:
     case, default = Case(geometry, "relu"), {"grid_search": False, "decoder_norm": 0.123, "tokens": 30}
     seen = [started(case, **default)[0].state_dict()]
     for option in OPTIONS:
-        if fault(InitConfig(**option), case.config, False) is None:
+        if not refusals(init=InitConfig(**option), dictionary=case.config, objective=PLAIN):
             one, again = (started(case, **(default | option))[0].state_dict() for _ in range(2))
             assert all(torch.equal(value, again[name]) for name, value in one.items())
             assert not any(all(torch.equal(value, other[name]) for name, value in one.items()) for other in seen)

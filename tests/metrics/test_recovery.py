@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from lmsae.dictionary.dictionary import Dictionary
+from lmsae.errors import ConfigError
 from lmsae.initialization.config import InitConfig
 from lmsae.initialization.initialize import initialize
 from lmsae.lm import load, resolve
 from lmsae.lm.synthetic import SyntheticModel
 from lmsae.metrics.recovery import Correlations, mean_max_cosine
-from lmsae.planning.catalog import CATALOG, SectionFault
+from lmsae.planning.catalog import CATALOG
 from lmsae.training.batch import Batch
 from lmsae.training.config import TrainConfig
 from lmsae.training.objective import Objective
@@ -247,7 +248,7 @@ def test_with_an_encoder_gradient_of_the_wrong_sign_the_features_are_missed(name
 
 @pytest.mark.parametrize("name", ["standard", "jumprelu"])
 def test_an_architecture_without_any_sparsity_is_refused(name: str) -> None:
-    with pytest.raises(SectionFault, match="is not sparse: add"):
+    with pytest.raises(ConfigError, match="is not sparse: add"):
         parts(name, WIDTH, D_SAE, losses=())
 
 

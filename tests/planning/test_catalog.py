@@ -4,30 +4,17 @@ from typing import Any
 
 import pytest
 
-from lmsae.planning.catalog import (
-    ACT_FNS,
-    CATALOG,
-    GEOMETRIES,
-    LOSSES,
-    SaeSection,
-    SectionFault,
-    piece_fields,
-    places,
-    resolve,
-    with_defaults,
-)
+from lmsae.errors import ConfigError
+from lmsae.planning.catalog import ACT_FNS, CATALOG, GEOMETRIES, LOSSES, piece_fields, with_defaults
+from lmsae.planning.dictionaries import SaeSection, choose_hook_points
+from lmsae.planning.resolver import dictionary_of
 from tests.architectures import SITES
 from tests.miniature import PLACES
 
 
-def resolved(width: int = 16, sites: int = 1, written: set[str] | None = None, **values: Any) -> Any:
-    """What a row's `sae.*` columns mean; all that belong to a part count as written in the row itself."""
-    own = {name for name in values if name not in SaeSection.model_fields}
-    values = with_defaults(values)
-    common = {name: value for name, value in values.items() if name in SaeSection.model_fields}
-    pieces = {name: value for name, value in values.items() if name not in common}
-    widths = (width,) * sites
-    return resolve(SaeSection(**common), pieces, frozenset(own if written is None else written), widths, widths)
+def resolved(width: int = 16, sites: int = 1, shared: tuple[str, ...] = (), **values: Any) -> Any:
+    """What a row's `sae.*` columns mean; but for those that are shared, they are written in the row itself."""
+    return dictionary_of(values, (width,) * sites, (width,) * sites, shared)
 
 
 L1 = {"l1_coefficient": 1}
@@ -128,13 +115,13 @@ def test_the_number_of_latents_is_given_or_a_multiple_of_the_width() -> None:
     ],
 )
 def test_what_makes_no_sense_is_refused_at_its_column(values: dict[str, Any], column: str, message: str) -> None:
-    with pytest.raises(SectionFault, match=message) as fault:
+    with pytest.raises(ConfigError, match=message) as error:
         resolved(**values)
-    assert fault.value.column == column
+    assert [fault.column for fault in error.value.faults] == [f"sae.{column}"]
 
 
 def test_columns_that_all_rows_share_may_mean_nothing_to_some_of_them() -> None:
-    dictionary, _ = resolved(architecture="topk", k=4, d_sae=64, l1_coefficient=1, written={"k"})
+    dictionary, _ = resolved(architecture="topk", k=4, d_sae=64, l1_coefficient=1, shared=("l1_coefficient",))
     assert dictionary.act_fn.k == 4
 
 
@@ -173,7 +160,10 @@ def test_any_sensible_cross_product_is_a_row(values: dict[str, Any]) -> None:
 
 
 def where(**values: Any) -> Any:
-    return places(SaeSection(**values))
+    """The hook points that a row chooses, or the refusals that it meets."""
+    refusals: list[tuple[str | None, str]] = []
+    chosen = choose_hook_points(SaeSection(**values), lambda column, message: refusals.append((column, message)))
+    return refusals if chosen is None else chosen
 
 
 A, B, C = "blocks.0.hook_resid_post", "blocks.1.hook_resid_post", "blocks.0.hook_mlp_out"
@@ -208,6 +198,6 @@ def test_hook_points_are_those_that_the_geometry_takes() -> None:
 def test_hook_points_that_a_geometry_does_not_take_are_refused(
     values: dict[str, Any], column: str, message: str
 ) -> None:
-    with pytest.raises(SectionFault, match=message) as fault:
-        where(**values)
-    assert fault.value.column == column
+    ((found, said),) = where(**values)
+    assert found == f"sae.{column}"
+    assert message in said

@@ -12,19 +12,17 @@ from hypothesis import strategies as st
 from lmsae.artifacts.artifact import Artifacts, Spec
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.errors import ConfigError
-from lmsae.experiment import plan_of
 from lmsae.geometry.config import SAEConfig, Widths
 from lmsae.lm.resolving import ResolvedModel
 from lmsae.losses import AuxK
 from lmsae.planning.catalog import CATALOG, piece_fields
-from lmsae.planning.plan import ROW_STAGES, Plan
+from lmsae.planning.plan import Plan, plan_of
 from lmsae.planning.sheet import SECTIONS, columns
 from lmsae.runtime.runtime import Runtime, Wandb
 from lmsae.sparsity.config import TopKConfig
-from lmsae.stages import STAGES, activations, evaluate, init, norm, tokenize, train
-from lmsae.stages.activations import LMConfig
-from lmsae.stages.evaluate import Place
-from lmsae.stages.sites import Sites
+from lmsae.stages import ROW_STAGES, STAGES, activations, evaluate, init, norm, tokenize, train
+from lmsae.stages.models import LMConfig
+from lmsae.stages.sites import Place, Sites
 from lmsae.text.dataset import ResolvedDataset
 from lmsae.text.packing import TokenizeConfig
 from lmsae.training.objective import Objective
@@ -38,7 +36,7 @@ def planned(*overrides: str, sweep: Path | None = SWEEP, config: Path = CONFIG) 
 
 
 def keys_of(row: str, plan: Plan) -> dict[str, str]:
-    (found,) = (planned.specs for planned in plan.rows if planned.row.name == row)
+    (found,) = (planned.specs for planned in plan.rows if planned.name == row)
     return {stage: spec.key for stage, spec in found.items()}
 
 
@@ -505,4 +503,4 @@ def test_an_experiment_without_a_sheet_is_one_row(fresh: Path) -> None:
     experiment.write_text('[sae]\nhook_point = "blocks.0.hook_resid_post"\narchitecture = "topk"\nk = 2\nd_sae = 8\n')
     overrides = ["model.name=model", "dataset.name=text", "train.tokens=4096", "tokenize.context_size=32"]
     plan = planned(*overrides, sweep=None, config=experiment)
-    assert [row.row.name for row in plan.rows] == ["mine"]
+    assert [row.name for row in plan.rows] == ["mine"]

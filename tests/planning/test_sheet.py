@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from lmsae.errors import ConfigError, Fault
-from lmsae.planning.sheet import SECTIONS, Row, read, read_runtime, section_of
+from lmsae.initialization.config import InitConfig
+from lmsae.planning.draft import Draft
+from lmsae.planning.sheet import SECTIONS, Row, read, read_runtime, read_section
 
 
 def rows_of(folder: Path, sweep: str, config: str = "", *overrides: str) -> list[Row]:
@@ -57,7 +59,9 @@ def test_words_that_old_yaml_takes_for_true_and_false_are_words(tmp_path: Path) 
     config = "dataset: {subset: no}\ninit: {grid_search: true, from_model: off}\nruntime: {wandb: {mode: off}}\n"
     (row,) = rows_of(tmp_path, "name\na\n", config)
     assert values(row) == {"dataset.subset": "no", "init.grid_search": True, "init.from_model": "off"}
-    assert section_of(row, "init", row.section("init"), []).from_model is False
+    section = read_section(row, "init", row.section("init"), Draft(row, []).refuse)
+    assert isinstance(section, InitConfig)
+    assert section.from_model is False
     faults: list[Fault] = []
     assert read_runtime(tmp_path / "config.yaml", {}, faults).wandb.mode == "off"
     assert faults == []
@@ -80,7 +84,8 @@ def test_words_that_old_yaml_takes_for_true_and_false_are_words(tmp_path: Path) 
 def test_a_cell_means_what_the_same_text_means_in_yaml(section: str, column: str, cell: Any, value: Any) -> None:
     needed = {"train": {"tokens": 1}, "sae": {"hook_point": "x"}}.get(section, {})
     faults: list[Fault] = []
-    made = section_of(Row("a", "sweep.tsv"), section, {**needed, column: cell}, faults)
+    row = Row("a", "sweep.tsv")
+    made = read_section(row, section, {**needed, column: cell}, Draft(row, faults).refuse)
     assert faults == []
     found = getattr(made, column)
     assert (found, type(found)) == (value, type(value))
@@ -157,7 +162,8 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path, which: str) -> None:
 
 def test_a_rule_about_several_fields_is_a_fault_of_the_row() -> None:
     faults: list[Fault] = []
-    section_of(Row("a", "sweep.tsv"), "tokenize", {"tokens": 10, "context_size": 32}, faults)
+    row = Row("a", "sweep.tsv")
+    read_section(row, "tokenize", {"tokens": 10, "context_size": 32}, Draft(row, faults).refuse)
     assert [str(fault) for fault in faults] == [
         "sweep.tsv, row a: tokenize: tokens 10 is less than one context of context_size 32"
     ]

@@ -17,7 +17,7 @@ from lmsae.lm.resolving import ResolvedModel
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages import activations as activations_stage
 from lmsae.stages import init, norm, train
-from lmsae.stages.activations import LMConfig
+from lmsae.stages.models import LMConfig
 from lmsae.stages.sites import Sites
 from lmsae.stages.stage import Job
 from lmsae.store.layout import Layout

@@ -1,11 +1,6 @@
-import shutil
-from collections import namedtuple
-from pathlib import Path
+"""The shape of a store: chunks, shards, and bytes on the disk."""
 
-import pytest
-
-from lmsae.errors import NoSpaceError
-from lmsae.store.layout import Layout, require_space
+from lmsae.store.layout import Layout
 
 
 def test_chunks_are_whole_contexts_of_about_1024_tokens() -> None:
@@ -26,12 +21,3 @@ def test_shards_are_at_most_128_mib_and_at_most_the_array() -> None:
 def test_bytes_on_disk_count_checksums_and_indexes() -> None:
     layout = Layout(10, 256, 768, "bfloat16")
     assert layout.nbytes == 3 * (1024 * 768 * 2 + 4) + (3 * 16 + 4)
-
-
-def test_a_disk_with_too_little_room_is_refused_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2000, 1000, 1000))
-    require_space(tmp_path / "not" / "yet" / "there", 1000)
-    with pytest.raises(NoSpaceError, match=r"\(1,001 bytes\).*\(1,000 bytes\).*bfloat16"):
-        require_space(tmp_path / "not" / "yet" / "there", 1001)
-    assert not (tmp_path / "not").exists()

@@ -3,7 +3,6 @@
 import pytest
 from pydantic import ValidationError
 
-from lmsae.dictionary.config import DictionaryConfig
 from lmsae.errors import NotEnoughTokens
 from lmsae.training.config import TrainConfig
 
@@ -84,45 +83,3 @@ def test_an_automatic_learning_rate_is_2e_4_at_16384_latents_and_falls_with_thei
 def test_settings_that_do_not_hang_together_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TrainConfig.model_validate({"tokens": 4096 * 100, **settings})
-
-
-def dictionary(act_fn: dict[str, object], geometry: dict[str, object]) -> DictionaryConfig:
-    parts = {"geometry": {"kind": "sae"} | geometry, "act_fn": act_fn}
-    return DictionaryConfig.model_validate({"widths": {"reads": (8,), "writes": (8,)}, "d_sae": 32, **parts})
-
-
-RELU, TOPK = {"kind": "relu"}, {"kind": "topk", "k": 4}
-RESAMPLED, WITH_K = {"resample_steps": 0.25}, {"initial_k": 16}
-
-
-@pytest.mark.parametrize(
-    ("settings", "act_fn", "geometry", "unit_rows", "column", "message"),
-    [
-        (RESAMPLED, RELU, {"kind": "transcoder"}, False, "resample_steps", "a transcoder writes something else"),
-        (RESAMPLED, RELU, {"tied_encoder": True}, False, "resample_steps", "leave sae.tied_encoder"),
-        (RESAMPLED, RELU, {"glu_encoder": True}, False, "resample_steps", "sae.glu_encoder false"),
-        (RESAMPLED, {"kind": "jumprelu"}, {}, False, "resample_steps", "biases and thresholds of jumprelu"),
-        (RESAMPLED, {"kind": "gated"}, {}, False, "resample_steps", "biases and thresholds of gated"),
-        (WITH_K, RELU, {}, False, "initial_k", "relu cannot change the number of its codes"),
-        (WITH_K, {"kind": "groupmax", "k": 4}, {}, False, "initial_k", "groupmax cannot change"),
-        ({"initial_k": 33}, TOPK, {}, False, "initial_k", "it is 33, but there are only 32 latents"),
-        ({"optimizer": "schedule_free", "lr_schedule": "constant"}, RELU, {}, True, "optimizer", "no norm of 1"),
-    ],
-)
-def test_what_training_cannot_do_for_a_dictionary_is_refused_with_what_to_use_instead(
-    settings: dict[str, object],
-    act_fn: dict[str, object],
-    geometry: dict[str, object],
-    unit_rows: bool,
-    column: str,
-    message: str,
-) -> None:
-    config = TrainConfig.model_validate({"tokens": 4096 * 100, **settings})
-    ((refused, why),) = config.refusals(dictionary(act_fn, geometry), unit_rows)
-    assert refused == f"train.{column}"
-    assert message in why
-
-
-@pytest.mark.parametrize("settings", [RESAMPLED, WITH_K, {"optimizer": "muon"}, {}])
-def test_what_goes_together_is_not_refused(settings: dict[str, object]) -> None:
-    assert TrainConfig.model_validate({"tokens": 4096 * 100, **settings}).refusals(dictionary(TOPK, {}), True) == []

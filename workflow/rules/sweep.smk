@@ -7,11 +7,10 @@ from snakemake.exceptions import WorkflowError
 
 from lmsae.artifacts.artifact import Artifacts
 from lmsae.errors import LmsaeError
-from lmsae.experiment import plan_of
 from lmsae.planning.passes import FOLDER, Pass, write_passes
-from lmsae.planning.plan import Plan
+from lmsae.planning.plan import Plan, plan_of
 from lmsae.planning.sheet import read_runtime
-from lmsae.stages import STAGES
+from lmsae.stages import ENDS_OF_ROWS, STAGES
 
 CONFIG = Path(config.get("folder", "config"))
 
@@ -62,8 +61,13 @@ def artifacts(stage):
     return lambda wildcards: pass_of(stage)(wildcards).artifacts
 
 
-def wanted(stage, rows):
-    """An input function: the passes of a stage that the rows want, grouped as if the sweep had no other rows."""
-    return lambda wildcards: [
-        mark(reference) for reference in write_passes(Plan(rows), RUNTIME)[stage]
-    ]
+def wanted(stages, rows):
+    """An input function: the passes of stages that the rows want, grouped as if the sweep had no other rows."""
+
+    def marks(wildcards):
+        written = write_passes(Plan(rows), RUNTIME)
+        return [
+            mark(reference) for stage in stages for reference in written[stage.name]
+        ]
+
+    return marks

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from lmsae.experiment import plan_of
 from lmsae.lm import load, resolve
 from lmsae.lm.huggingface import HuggingFaceModel
+from lmsae.planning.plan import plan_of
 from lmsae.stages.activations import STORE
 from lmsae.store.reader import StoreReader
 from lmsae.text.tokens import open_tokens
@@ -81,7 +81,7 @@ def found(both: Path) -> dict[str, dict[str, Path]]:
     with contextlib.chdir(both):
         plan, _ = plan_of(Path("config/config.yaml"), Path("config/sweep.tsv"), [], {})
     return {
-        row.row.name: {name: Path("artifacts", spec.reference) for name, spec in row.specs.items()} for row in plan.rows
+        row.name: {name: Path("artifacts", spec.reference) for name, spec in row.specs.items()} for row in plan.rows
     }
 
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from lmsae.commands.publishing import publish
+from lmsae.artifacts.artifact import Artifacts
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.errors import ArtifactError, MissingArtifact
 from lmsae.interop import saelens
+from lmsae.stages.publishing import publish
 
 if TYPE_CHECKING:
     from tests.report.conftest import Sweep
@@ -25,7 +26,7 @@ def results(tmp_path: Path) -> Path:
 
 
 def published(sweep: Sweep, results: Path) -> Path:
-    publish(sweep.undrawn_report(), sweep.rows, sweep.artifacts.root, results)
+    publish(sweep.undrawn_report(), sweep.rows, sweep.artifacts, results)
     return results
 
 
@@ -67,7 +68,7 @@ def test_links_hold_where_artifacts_and_results_are_links_themselves(sweep: Swee
     (tmp_path / "here").mkdir()
     (tmp_path / "here/results").symlink_to(tmp_path / "far/away")
     (tmp_path / "here/artifacts").symlink_to(sweep.artifacts.root)
-    publish(sweep.undrawn_report(), sweep.rows, tmp_path / "here/artifacts", tmp_path / "here/results")
+    publish(sweep.undrawn_report(), sweep.rows, Artifacts(tmp_path / "here/artifacts"), tmp_path / "here/results")
     assert (tmp_path / "here/results/rows/one/train").resolve() == sweep.artifacts[
         row.artifacts["train"]
     ].path.resolve()
@@ -125,5 +126,5 @@ def test_a_report_that_is_not_finished_is_not_published(sweep: Sweep, results: P
     for name in ("manifest.json", ".manifest.json"):
         (report.path / name).unlink()
     with pytest.raises(MissingArtifact):
-        publish(report, sweep.rows, sweep.artifacts.root, results)
+        publish(report, sweep.rows, sweep.artifacts, results)
     assert not results.exists()

@@ -18,9 +18,8 @@ from typing import Any
 from lmsae.artifacts.artifact import Artifact, Artifacts, write_atomically
 from lmsae.errors import ArtifactError, ExportError
 from lmsae.report import cost
+from lmsae.report.results import Row
 from lmsae.runtime.version import __version__
-from lmsae.stages import STAGES
-from lmsae.stages.report import ReportRow
 from lmsae.stages.sites import inputs_from
 
 PUBLISHED = ".published.json"
@@ -31,13 +30,14 @@ WHY_NOT = "why-not.txt"
 SAELENS_FILES = frozenset({SOURCE, WHY_NOT, "cfg.json", "sae_weights.safetensors", "sparsity.safetensors"})
 
 
-def publish(report: Artifact, rows: Sequence[ReportRow], artifacts_root: Path, results: Path) -> None:
+def publish(report: Artifact, rows: Sequence[Row], artifacts: Artifacts, results: Path) -> None:
     """Make `results` show a report; what an earlier call made and this sweep no longer has is removed.
 
     Quick and without effect when nothing has changed. Files that others put there are left alone. Raises
     MissingArtifact if the report, or a dictionary that must be exported, is not finished.
     """
-    artifacts = Artifacts(artifacts_root)
+    from lmsae.stages import STAGES  # which imports this module
+
     names = [entry["path"] for entry in report.manifest()["files"]]
     links = {f"rows/{row.name}/{stage}": ref for row in rows for stage, ref in row.artifacts.items()}
     folders = {f"saelens/{row.name}": row for row in rows}
@@ -103,7 +103,7 @@ def _draft(target: Path) -> Path:
     return target.with_name(f".{target.name}.{os.getpid()}.draft")
 
 
-def _export(row: ReportRow, artifacts: Artifacts, folder: Path) -> None:
+def _export(row: Row, artifacts: Artifacts, folder: Path) -> None:
     """Write the row's SAELens folder, unless it is there and of the same artifacts."""
     source = {"lmsae": __version__, "train": row.artifacts["train"], "eval": row.artifacts["eval"]}
     marker = json.dumps(source, indent=1) + "\n"
@@ -112,7 +112,9 @@ def _export(row: ReportRow, artifacts: Artifacts, folder: Path) -> None:
     draft = _draft(folder)
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    _write_saelens(artifacts[source["train"]].opened(), artifacts[source["eval"]].opened(), artifacts, draft)
+    _write_saelens(
+        artifacts[source["train"]].require_intact(), artifacts[source["eval"]].require_intact(), artifacts, draft
+    )
     (draft / SOURCE).write_text(marker)
     if folder.exists():
         _swap(draft, folder)

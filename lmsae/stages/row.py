@@ -1,0 +1,59 @@
+"""A row of the sweep as stages see it: resolved, when its specs are made; and planned, with its specs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from lmsae.artifacts.artifact import Spec
+from lmsae.config import Frozen
+from lmsae.dictionary.config import DictionaryConfig
+from lmsae.lm import ResolvedModel
+from lmsae.stages.models import LMConfig
+from lmsae.stages.sites import Places
+from lmsae.text.dataset import ResolvedDataset, ResolvedMixture
+from lmsae.training.objective import Objective
+
+Section = TypeVar("Section", bound=Frozen)
+
+
+@dataclass(frozen=True)
+class ResolvedRow:
+    """All that a row means at this moment: its sections, text, models, hook points and dictionary."""
+
+    sections: Mapping[str, Frozen]
+    text: ResolvedDataset | ResolvedMixture
+    tokenizer: ResolvedModel
+    models: Sequence[LMConfig]
+    places: Places
+    widths: Sequence[int]
+    """Of `places.all`."""
+    dictionary: DictionaryConfig
+    objective: Objective
+
+    def section(self, kind: type[Section]) -> Section:
+        """The row's section of a class: its columns, validated."""
+        return next(section for section in self.sections.values() if isinstance(section, kind))
+
+    def fields(self, kind: type[Frozen]) -> dict[str, Any]:
+        """The values of those columns that a class has, from the row's section of that class."""
+        return self.section(kind).model_dump(include=set(kind.model_fields))
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRow:
+    """A row and its specs, by stage. A stage of which a row has several calls the second `activations.1`, and so on."""
+
+    name: str
+    values: Mapping[str, Any]
+    """Its columns, by dotted name, with those that all rows share."""
+    own: frozenset[str]
+    """The columns that were written for this row, or on the command line."""
+    specs: Mapping[str, Spec]
+
+    def of(self, stage: str) -> list[Spec]:
+        """The row's specs of one stage."""
+        return [spec for name, spec in self.specs.items() if name.partition(".")[0] == stage]
+
+    def references(self) -> Iterator[tuple[str, str]]:
+        """The names of its specs, and their references."""
+        return ((name, spec.reference) for name, spec in self.specs.items())

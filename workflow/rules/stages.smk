@@ -1,0 +1,22 @@
+# One rule a stage, all alike: a job makes the artifacts of one pass. What a stage needs of a cluster stands in the profile.
+for stage in STAGES.values():
+
+    rule:
+        name:
+            stage.name
+        input:
+            needs(stage.name),
+        output:
+            touch(mark(f"{stage.name}/{{name}}")),
+        log:
+            f"logs/{stage.name}/{{name}}.log",
+        localrule: stage.of_sweep is not None
+        threads: 1 if stage.of_sweep else THREADS
+        params:
+            stage=stage.name,
+            artifacts=artifacts(stage.name),
+            flags=FLAGS,
+        message:
+            f"{stage.name}: {stage.help}"
+        shell:
+            "lmsae {params.stage} {params.artifacts} {params.flags} --threads {threads} > {log} 2>&1"
