@@ -305,7 +305,7 @@ def test_less_training_tokens_than_a_batch_is_refused(made: Path, lmsae: Lmsae) 
 def test_a_dictionary_whose_width_does_not_fit_is_refused(made: Path, lmsae: Lmsae, stage: str) -> None:
     """No row can ask for it, since the plan takes the width from the model; a spec written by hand can."""
     spec = Artifact(made / "artifacts" / stage / keys(made, stage)[0]).spec()
-    dictionary = {**spec.config["dictionary"], "reads": [24], "writes": [24]}
+    dictionary = {**spec.config["dictionary"], "widths": {"reads": [24], "writes": [24]}}
     wrong = Spec(**{**spec.model_dump(), "config": {**spec.config, "dictionary": dictionary}})
     Artifacts(made / "artifacts").add(wrong)
     refused(lmsae(stage, wrong.key), "have width 16", "has 24 there")

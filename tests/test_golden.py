@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.geometry.config import GEOMETRIES
-from lmsae.losses import Forward, Progress, reconstruction_loss
+from lmsae.losses import Forward, TrainingStep, reconstruction_loss
 from lmsae.planning.catalog import CATALOG
 from lmsae.sparsity.config import ACT_FNS
 from lmsae.training.objective import Objective
@@ -242,7 +242,7 @@ def test_a_forward_pass_is_the_formula(name: str) -> None:
     expected, forward = Expected(dictionary, x, target), forward_of(dictionary, x, target)
     assert 0 < (expected.codes != 0).sum() < expected.codes.size
     np.testing.assert_allclose(forward.pre.detach(), expected.pre, rtol=0, atol=1e-13)
-    np.testing.assert_allclose(forward.codes.detach(), expected.codes, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(forward.codes.values.detach(), expected.codes, rtol=0, atol=1e-13)
     np.testing.assert_allclose(forward.reconstruction.detach(), expected.y_hat, rtol=0, atol=1e-13)
     np.testing.assert_allclose(dictionary.geometry.norms().detach(), expected.norms, rtol=1e-13)
 
@@ -255,7 +255,7 @@ def terms(dictionary: Dictionary, objective: Objective, forward: Forward) -> dic
     )
     dead = torch.from_numpy(DEAD[: forward.pre.shape[-1]])
     for loss in objective.losses:
-        progress = Progress(1.0, dead, memory=loss.memory())
+        progress = TrainingStep(1.0, dead, memory=loss.memory())
         found[loss.kind] = loss(dictionary.geometry, dictionary.sparsity, forward, progress)
     return found
 
@@ -286,7 +286,7 @@ def reached(name: str, warm_up: float = 1.0, **columns: Any) -> set[str]:
     dictionary, objective, x, target = made(name, lorsa_rotary=True, **columns)
     (loss,) = objective.losses
     forward = forward_of(dictionary, x, target)
-    progress = Progress(warm_up, torch.from_numpy(DEAD[: forward.pre.shape[-1]]))
+    progress = TrainingStep(warm_up, torch.from_numpy(DEAD[: forward.pre.shape[-1]]))
     loss(dictionary.geometry, dictionary.sparsity, forward, progress).backward()
     return {full for full, value in dictionary.named_parameters() if value.grad is not None and value.grad.any()}
 

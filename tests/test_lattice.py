@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from lmsae.dictionary.dictionary import Dictionary
-from lmsae.losses import Forward, Progress, reconstruction_loss
+from lmsae.geometry.config import Widths
+from lmsae.losses import Forward, TrainingStep, reconstruction_loss
 from lmsae.planning.catalog import CATALOG
 from lmsae.training.objective import Objective
 from lmsae.training.unit_rows import remove_radial_gradient
@@ -55,7 +56,7 @@ class Made:
 def made(name: str, **columns: Any) -> Made:
     """A catalog entry with random weights, one hook point on each side."""
     dictionary, objective = parts(name, WIDTH, D_SAE, **columns)
-    one_each = dictionary.model_copy(update={"reads": (WIDTH,), "writes": (WIDTH,)})
+    one_each = dictionary.model_copy(update={"widths": Widths(reads=(WIDTH,), writes=(WIDTH,))})
     return Made(randomize(Dictionary(one_each)).train(), objective)
 
 
@@ -225,7 +226,7 @@ def one_step(one: Made, edge: Edge, *, constrained: bool) -> Passed:
         [] if any(loss.replaces_reconstruction for loss in one.objective.losses) else [reconstruction_loss(forward)]
     )
     for loss in [] if edge.only_codes else one.objective.losses:
-        progress = Progress(1.0, dead, memory=loss.memory())
+        progress = TrainingStep(1.0, dead, memory=loss.memory())
         losses.append(loss(one.dictionary.geometry, one.dictionary.sparsity, forward, progress))
     torch.stack(losses).sum().backward()
     if constrained:
@@ -242,8 +243,8 @@ def test_an_architecture_collapses_to_a_simpler_one(edge: Edge) -> None:
     constrained = all(one.objective.unit_norm_decoder for one in both)
     mine, simple = (one_step(one, edge, constrained=constrained) for one in both)
     near: dict[str, Any] = {"rtol": edge.tolerance, "atol": edge.tolerance}
-    assert simple.forward.codes.any()
-    torch.testing.assert_close(mine.forward.codes, simple.forward.codes, rtol=0, atol=0)
+    assert simple.forward.codes.values.any()
+    torch.testing.assert_close(mine.forward.codes.values, simple.forward.codes.values, rtol=0, atol=0)
     torch.testing.assert_close(mine.forward.reconstruction, simple.forward.reconstruction, **near)
     assert len(mine.losses) == len(simple.losses)
     for my_loss, loss in zip(mine.losses, simple.losses, strict=True):
@@ -262,9 +263,9 @@ def test_batchtopk_in_evaluation_before_any_batch_is_relu() -> None:
 
 
 def test_jumprelu_nears_relu_as_its_threshold_falls() -> None:
-    codes = relu().dictionary.training_pass(X, X).codes
+    codes = relu().dictionary.training_pass(X, X).codes.values
     differences = [
-        (made("jumprelu").set(log_threshold=t).dictionary.training_pass(X, X).codes - codes).abs().max().item()
+        (made("jumprelu").set(log_threshold=t).dictionary.training_pass(X, X).codes.values - codes).abs().max().item()
         for t in (0.0, -1.0, -2.0, -20.0)
     ]
     assert differences == sorted(differences, reverse=True)

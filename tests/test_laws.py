@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from torch import Tensor, nn
 
 from lmsae import sparsity
-from lmsae.geometry.config import SAEConfig
+from lmsae.geometry.config import SAEConfig, Widths
 from lmsae.geometry.sae import SAE
 from lmsae.sparsity.config import ACT_FNS, JumpReLUConfig
 
@@ -45,7 +45,8 @@ def build(kind: str, k: int, groups: int, parameters: Tensor | None = None) -> A
 
 def geometry(decoder: Tensor) -> nn.Module:
     """An SAE that encodes by its decoder."""
-    sae = SAE(SAEConfig(tied_encoder=True), (decoder.shape[1],), (decoder.shape[1],), LATENTS, encoder_bias=False)
+    widths = Widths(reads=(decoder.shape[1],), writes=(decoder.shape[1],))
+    sae = SAE(SAEConfig(tied_encoder=True), widths, LATENTS, encoder_bias=False)
     with torch.no_grad():
         sae.double().W_dec.copy_(decoder)
     return sae

@@ -122,7 +122,7 @@ def test_a_dictionary_of_two_models_is_measured_in_each(zoo: Path) -> None:
     metrics = metrics_of("diff", zoo)
     assert sum(metrics[f"mse[{HERE}@{model}]"] for model in range(2)) == pytest.approx(metrics["mse"], rel=1e-6)
     assert metrics[f"mse[{HERE}@0]"] != metrics[f"mse[{HERE}@1]"]
-    read = Dictionary.load(made_of("diff", zoo, "train")).config.reads
+    read = Dictionary.load(made_of("diff", zoo, "train")).config.widths.reads
     assert read == (16, 16)
 
 

@@ -18,7 +18,7 @@ def convert(artifact: Artifact, artifacts: Artifacts, folder: Path, *, say: Call
     Raises ExportError for a dictionary without a learned threshold, ArtifactError if `artifact` is no dictionary or
     something is in the folder already.
     """
-    from lmsae.dictionary.as_jumprelu import as_jumprelu, cost
+    from lmsae.dictionary.as_jumprelu import convert_to_jumprelu, measure_cost
     from lmsae.dictionary.dictionary import Dictionary
     from lmsae.interop import saelens
     from lmsae.stages.inputs.stored import calibration_batch
@@ -29,11 +29,11 @@ def convert(artifact: Artifact, artifacts: Artifacts, folder: Path, *, say: Call
     if folder.exists() and any(folder.iterdir()):
         raise ArtifactError(f"{folder} is not empty; name a new folder, or empty it.")
     dictionary = Dictionary.load(artifact.require_intact().path)
-    converted = as_jumprelu(dictionary)
+    converted = convert_to_jumprelu(dictionary)
     config = train.Config.model_validate(spec.config)
     inputs = {name: artifacts[reference].require_intact() for name, reference in spec.inputs.items()}
     batch = calibration_batch(dictionary.config, config.sites, inputs, config)
-    paid = cost(dictionary, converted, batch.x, batch.target, batch.usable)
+    paid = measure_cost(dictionary, converted, batch.x, batch.target, batch.usable)
     folder.mkdir(parents=True, exist_ok=True)
     converted.save(folder)
     (folder / CONVERSION).write_text(json.dumps(paid.as_metrics(), indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Conversion of a trained dictionary to jumprelu, and what it costs."""
+"""Conversion of a trained dictionary to jumprelu, and its cost in quality."""
 
 from dataclasses import asdict, dataclass
 
@@ -11,7 +11,7 @@ from lmsae.sparsity.thresholds import to_jumprelu
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """How well a dictionary does on some tokens: explained variance (pooled) and mean number of active latents."""
+    """The quality of a dictionary on some tokens: explained variance (pooled) and mean number of active latents."""
 
     explained_variance: float
     l0: float
@@ -41,7 +41,7 @@ class Cost:
         )
 
 
-def as_jumprelu(dictionary: Dictionary) -> Dictionary:
+def convert_to_jumprelu(dictionary: Dictionary) -> Dictionary:
     """A copy of a dictionary of the topk family whose latents fire above the threshold that they learned in training.
 
     Raises ExportError where there is no such threshold.
@@ -54,15 +54,19 @@ def as_jumprelu(dictionary: Dictionary) -> Dictionary:
     return converted.train(dictionary.training).requires_grad_(False)
 
 
-def cost(dictionary: Dictionary, converted: Dictionary, x: Tensor, target: Tensor, usable: Tensor | None) -> Cost:
-    """What conversion costs on raw activations: x (tokens, d_in) and target (tokens, d_out), or whole contexts of them
+def measure_cost(
+    dictionary: Dictionary, converted: Dictionary, x: Tensor, target: Tensor, usable: Tensor | None
+) -> Cost:
+    """The cost of conversion on raw activations: x (tokens, d_in) and target (tokens, d_out), or whole contexts of them
     with `usable` (contexts, context_size)."""
     tokens = len(x) if usable is None else int(usable.sum())
-    return Cost(tokens, *(_quality(one, x, target, usable) for one in (dictionary, converted)))
+    return Cost(tokens, *(_measure_quality(one, x, target, usable) for one in (dictionary, converted)))
 
 
 @torch.no_grad()
-def _quality(dictionary: Dictionary, x: Tensor, target: Tensor, usable: Tensor | None, chunk: int = 4096) -> Quality:
+def _measure_quality(
+    dictionary: Dictionary, x: Tensor, target: Tensor, usable: Tensor | None, chunk: int = 4096
+) -> Quality:
     """Sums in float64 over pieces of the tokens or contexts."""
     was_training = dictionary.training
     dictionary.eval()

@@ -16,7 +16,9 @@ from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.normalizer import Moments
 from lmsae.geometry.geometry import EntrywiseGeometry
 from lmsae.kernels.entries import Entries, spread
-from lmsae.losses import Forward
+from lmsae.losses.codes import DenseCodes, EntryCodes
+from lmsae.losses.forward import Forward
+from lmsae.sparsity.capabilities import TakesAnyK, require
 from lmsae.sparsity.sparsity import EntrywiseSparsity
 
 WEIGHTS, CONFIG = "dictionary.safetensors", "dictionary.json"
@@ -33,15 +35,14 @@ class Dictionary(nn.Module):
         self.config = config
         self.geometry = geometry.build(
             config.geometry,
-            config.reads,
-            config.writes,
+            config.widths,
             config.d_sae,
             encoder_bias=not config.act_fn.brings_bias,
         )
         self.sparsity = sparsity.build(config.act_fn, self.geometry.latents, self.geometry.groups)
-        self.read = normalizer.build(config.normalize_activations, config.reads)
+        self.read = normalizer.build(config.normalize_activations, config.widths.reads)
         self.write = normalizer.build_for_output(
-            config.normalize_activations, config.writes, is_read=config.geometry.autoencodes
+            config.normalize_activations, config.widths.writes, is_read=config.geometry.autoencodes
         )
 
     def fit(self, reads: Sequence[Moments], writes: Sequence[Moments], x: Tensor, target: Tensor) -> None:
@@ -55,7 +56,7 @@ class Dictionary(nn.Module):
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch latents"]:
         """Codes of raw activations. Where the geometry reads whole contexts, the last batch dimension is position."""
-        return self._codes(self._selected_by(self.geometry.encode(self.read(x))))
+        return self._activate(self._to_selection(self.geometry.encode(self.read(x))))
 
     def decode(
         self, codes: Float[Tensor, "*batch latents"], x: Float[Tensor, "*batch d_in"]
@@ -68,87 +69,97 @@ class Dictionary(nn.Module):
         """Raw activations to their reconstruction (of the target's hook points)."""
         return self.decode(self.encode(x), x)
 
-    def normalized(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def normalize(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Raw input and target in training's units."""
         scaled = self.read(x)
         return scaled, scaled if target is x else self.write(target)
 
-    def training_pass(self, x: Tensor, target: Tensor, usable: Tensor | None = None) -> Forward:
+    def training_pass(self, x: Tensor, target: Tensor, usable: Tensor | None = None, k: int | None = None) -> Forward:
         """The forward pass that losses see, over activations that are already normalized.
 
         With `usable` (contexts, context_size), x (contexts, context_size, d_in) is encoded in whole contexts, and only
-        usable tokens go on from there.
+        usable tokens go on from there. `k` is another number of codes than the config's, for activation functions that
+        take any (TakesAnyK).
         """
-        return self._everywhere(*self._encoded(x, target, usable))
+        return self._pass_everywhere(*self._encode(x, target, usable), k)
 
     @property
     def entrywise(self) -> bool:
-        """Whether there is an `entrywise_pass`."""
+        """True if there is an `entrywise_pass`."""
         return isinstance(self.geometry, EntrywiseGeometry) and isinstance(self.sparsity, EntrywiseSparsity)
 
-    def entrywise_pass(self, x: Tensor, target: Tensor, usable: Tensor | None = None) -> Forward:
+    def entrywise_pass(self, x: Tensor, target: Tensor, usable: Tensor | None = None, k: int | None = None) -> Forward:
         """`training_pass` at those entries of (tokens, latents) alone that matter, for losses that are `entrywise`.
 
         All pre-activations are computed to tell which entries those are. Under autocast that is in half precision, and
         theirs are then computed again from the weights as they are. Where entries are too many it is the dense
         `training_pass`.
         """
-        assert isinstance(self.sparsity, EntrywiseSparsity)
-        x, target, encoded = self._encoded(x, target, usable)
+        x, target, encoded = self._encode(x, target, usable)
         before_norms = encoded.detach()
         with torch.no_grad():
-            pre = self._selected_by(before_norms)
-        entries = self.sparsity.entries(pre)
+            pre = self._to_selection(before_norms)
+        entries = self._choose_entries(pre, k)
         if entries is None:
-            return self._everywhere(x, target, encoded)
-        return self._at(entries, x, target, before_norms, pre)
+            return self._pass_everywhere(x, target, encoded, k)
+        return self._pass_at(entries, x, target, before_norms, pre, k)
 
-    def _encoded(self, x: Tensor, target: Tensor, usable: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _choose_entries(self, pre: Tensor, k: int | None) -> Entries | None:
+        if k is not None:
+            return require(self.sparsity, TakesAnyK).choose_entries(pre, k)
+        assert isinstance(self.sparsity, EntrywiseSparsity)
+        return self.sparsity.choose_entries(pre)
+
+    def _encode(self, x: Tensor, target: Tensor, usable: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Input, target and what the geometry encodes, of usable tokens."""
         encoded = self.geometry.encode(x)
         return (x, target, encoded) if usable is None else (x[usable], target[usable], encoded[usable])
 
-    def _everywhere(self, x: Tensor, target: Tensor, encoded: Tensor) -> Forward:
-        pre = self._selected_by(encoded)
-        codes = self._codes(pre)
-        reconstruction = self.geometry.decode(codes, x)
-        by_norm = self.config.sparsity_include_decoder_norm
-        return Forward(x, target, pre, codes, reconstruction, by_norm, signed=self.sparsity.signed)
+    def _pass_everywhere(self, x: Tensor, target: Tensor, encoded: Tensor, k: int | None) -> Forward:
+        pre = self._to_selection(encoded)
+        values = self._activate(pre, k)
+        reconstruction = self.geometry.decode(values, x)
+        codes = DenseCodes(values, pre, self.config.sparsity_include_decoder_norm, self.sparsity.signed)
+        return Forward(x, target, pre, codes, reconstruction, k)
 
-    def _at(self, entries: Entries, x: Tensor, target: Tensor, encoded: Tensor, everywhere: Tensor) -> Forward:
+    def _pass_at(
+        self, entries: Entries, x: Tensor, target: Tensor, encoded: Tensor, everywhere: Tensor, k: int | None
+    ) -> Forward:
         """The pass at these entries, where pre is `encoded` before norms and `everywhere` with them."""
         assert isinstance(self.geometry, EntrywiseGeometry)
         assert isinstance(self.sparsity, EntrywiseSparsity)
         by_norm = self.config.sparsity_include_decoder_norm
         with torch.autocast(x.device.type, enabled=False):
             known = entries.of_all(encoded) if encoded.dtype == x.dtype else None
-            pre = self.geometry.pre_at(x, entries, known)
+            pre = self.geometry.encode_at(x, entries, known)
             if by_norm:
                 norms = spread(self.geometry.norms(), entries)
                 pre = pre * norms
-                codes = self.sparsity.at_entries(pre, entries.latents) / norms.clamp(min=1e-12)
+                values = self.sparsity.activate_at(pre, entries.latents) / norms.clamp(min=1e-12)
             else:
-                codes = self.sparsity.at_entries(pre, entries.latents)
-            reconstruction = self.geometry.decode_at(codes, entries, x)
-        return Forward(x, target, everywhere, codes, reconstruction, by_norm, None, entries, pre, self.sparsity.signed)
+                values = self.sparsity.activate_at(pre, entries.latents)
+            reconstruction = self.geometry.decode_at(values, entries, x)
+        codes = EntryCodes(values, pre, by_norm, self.sparsity.signed, entries)
+        return Forward(x, target, everywhere, codes, reconstruction, k)
 
     def observe(self, forward: Forward) -> None:
         """Take a training step into the activation function's statistics, in the units that latents are selected in."""
-        codes = forward.codes.detach()
+        codes, values = forward.codes, forward.codes.values.detach()
         if self.config.sparsity_include_decoder_norm:
-            codes = codes * forward.where_codes_are(self.geometry.norms())
-        self.sparsity.observe(codes, forward.entries)
+            values = values * codes.spread(self.geometry.norms())
+        self.sparsity.observe(values, codes.latents)
 
-    def _selected_by(self, pre: Tensor) -> Tensor:
+    def _to_selection(self, pre: Tensor) -> Tensor:
+        """`pre` in the units that latents are selected in."""
         return pre * self.geometry.norms() if self.config.sparsity_include_decoder_norm else pre
 
-    def _codes(self, pre: Tensor) -> Tensor:
-        codes = self.sparsity(pre, self.geometry)
+    def _activate(self, pre: Tensor, k: int | None = None) -> Tensor:
+        codes = self.sparsity(pre, self.geometry) if k is None else require(self.sparsity, TakesAnyK).select(pre, k)
         if self.config.sparsity_include_decoder_norm:
             return codes / self.geometry.norms().clamp(min=1e-12)
         return codes
 
-    def folded(self) -> "Dictionary":
+    def fold_normalizers(self) -> "Dictionary":
         """A copy without normalizers, their maps taken into the weights: same codes and outputs.
 
         Where latents are selected by pre * norm, the norms go into the encoder first, and codes are multiplied by them.
@@ -159,7 +170,8 @@ class Dictionary(nn.Module):
             folded.geometry.fold_norms()
         folded.geometry.fold(self.read.affine(), self.write.affine())
         like = next(self.parameters())
-        folded.read, folded.write = (normalizer.build("none", w).to(like) for w in (config.reads, config.writes))
+        folded.read = normalizer.build("none", config.widths.reads).to(like)
+        folded.write = normalizer.build("none", config.widths.writes).to(like)
         folded.config = config.model_copy(
             update={
                 "geometry": config.geometry.model_copy(update=dict(config.geometry.folded)),

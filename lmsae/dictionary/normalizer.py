@@ -17,11 +17,11 @@ from lmsae.errors import ExportError, NotEnoughTokens
 from lmsae.geometry.geometry import Affine
 
 Moments = Mapping[str, Tensor]
-"""What the norm stage measured at one hook point: mean_norm (), mean (width,), variance (width,), in float64."""
+"""Statistics of one hook point from the norm stage: mean_norm (), mean (width,), variance (width,), in float64."""
 
 VARIANCE_FLOOR = 1e-6
-"""Whitening takes no direction to have less than this share of the mean variance: what never varies (the mean over
-dimensions of a centered residual stream) would otherwise be rounding noise blown up to variance 1."""
+"""Whitening counts a smaller variance as this share of the mean variance. A direction that never varies (the mean over
+dimensions of a centered residual stream) would otherwise be rounding noise, blown up to variance 1."""
 
 STEADY = 1e-6
 """Norms and deviations of a token below this count as this: a vector of zeros stays one."""

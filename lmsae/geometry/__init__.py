@@ -1,10 +1,9 @@
 """Geometries: how an input becomes pre-activations, and how codes become a reconstruction."""
 
-from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from lmsae.geometry.config import GeometryConfig
+from lmsae.geometry.config import GeometryConfig, Widths
 
 if TYPE_CHECKING:
     from lmsae.geometry.geometry import Geometry
@@ -20,14 +19,11 @@ _MODULES = {
 }
 
 
-def build(
-    config: GeometryConfig, reads: Sequence[int], writes: Sequence[int], d_sae: int, *, encoder_bias: bool = True
-) -> "Geometry":
+def build(config: GeometryConfig, widths: Widths, d_sae: int, *, encoder_bias: bool = True) -> "Geometry":
     """The module of a geometry config, its parameters uninitialized (zeros).
 
-    `reads` and `writes` are the widths of the hook points; without `encoder_bias` there is no b_enc, because the
-    activation function has biases of its own.
+    Without `encoder_bias` there is no b_enc, because the activation function has biases of its own.
     """
     module, name = _MODULES[config.kind].split(".")
     geometry = getattr(import_module(f"lmsae.geometry.{module}"), name)
-    return geometry(config, tuple(reads), tuple(writes), d_sae, encoder_bias)
+    return geometry(config, widths, d_sae, encoder_bias)

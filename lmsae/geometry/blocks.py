@@ -9,10 +9,10 @@ from torch import Tensor
 from lmsae.geometry.geometry import Chosen
 
 
-def by_block(
+def split_by_block(
     codes: Float[Tensor, "*batch chosen"], chosen: Chosen, sizes: list[int]
 ) -> list[tuple[Float[Tensor, "*batch some"], Chosen]]:
-    """The codes of each block, and which rows of the block they belong to.
+    """The codes of each block, and the rows of the block that they belong to.
 
     Latents stand in blocks of `sizes`, one after the other; `chosen` counts through all of them.
     """

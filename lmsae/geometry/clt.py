@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
 from lmsae.errors import ExportError, ShapeError
-from lmsae.geometry.blocks import by_block
-from lmsae.geometry.config import CLTConfig
+from lmsae.geometry.blocks import split_by_block
+from lmsae.geometry.config import CLTConfig, Widths
 from lmsae.geometry.folding import shift_pre
-from lmsae.geometry.geometry import Affine, Chosen, Geometry, latent_by_latent
+from lmsae.geometry.geometry import Affine, Chosen, Geometry, make_encoder
 
 
 class CLT(Geometry):
@@ -23,18 +23,16 @@ class CLT(Geometry):
     Raises ShapeError where widths differ.
     """
 
-    def __init__(
-        self, config: CLTConfig, reads: tuple[int, ...], writes: tuple[int, ...], d_sae: int, encoder_bias: bool
-    ) -> None:
+    def __init__(self, config: CLTConfig, widths: Widths, d_sae: int, encoder_bias: bool) -> None:
         super().__init__()
-        if fault := config.fault(reads, writes, d_sae):
+        if fault := config.fault(widths, d_sae):
             raise ShapeError(fault)
-        self.groups, self.latents = len(reads), len(reads) * d_sae
-        self.width_in, self.width_out = reads[0], writes[0]
-        self.W_enc = latent_by_latent(self.groups, self.width_in, d_sae)
+        self.groups, self.latents = len(widths.reads), len(widths.reads) * d_sae
+        self.width_in, self.width_out = widths.reads[0], widths.writes[0]
+        self.W_enc = make_encoder(self.groups, self.width_in, d_sae)
         self.b_enc = nn.Parameter(torch.zeros(self.latents)) if encoder_bias else None
-        self.W_dec = nn.ParameterList(torch.zeros(d_sae, sum(writes[j:])) for j in range(self.groups))
-        self.b_dec = nn.Parameter(torch.zeros(sum(writes)))
+        self.W_dec = nn.ParameterList(torch.zeros(d_sae, sum(widths.writes[j:])) for j in range(self.groups))
+        self.b_dec = nn.Parameter(torch.zeros(widths.d_out))
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch latents"]:
         layers = zip(x.split(self.width_in, dim=-1), self.W_enc.unbind(), strict=True)
@@ -45,11 +43,11 @@ class CLT(Geometry):
         del x
         return self.b_dec
 
-    def contribution(
+    def write(
         self, codes: Float[Tensor, "*batch chosen"], chosen: Chosen, x: Float[Tensor, "*batch d_in"]
     ) -> Float[Tensor, "*batch d_out"]:
         del x
-        layers = by_block(codes, chosen, [len(rows) for rows in self.W_dec])
+        layers = split_by_block(codes, chosen, [len(rows) for rows in self.W_dec])
         # Under autocast products come in half precision; they are summed in that of the weights.
         written = [(f @ self.W_dec[j][rows]).to(self.b_dec.dtype) for j, (f, rows) in enumerate(layers)]
         total = written[0]
@@ -91,14 +89,14 @@ class CLT(Geometry):
     @torch.no_grad()
     def fold(self, read: Affine, write: Affine) -> None:
         width_in, width_out = self.width_in, self.width_out
-        reads = [_part(read, j * width_in, (j + 1) * width_in) for j in range(self.groups)]
-        writes = [_part(write, j * width_out, self.groups * width_out) for j in range(self.groups)]
-        W_enc = torch.stack([one.scaled(weights) for one, weights in zip(reads, self.W_enc, strict=True)])
+        reads = [_take(read, j * width_in, (j + 1) * width_in) for j in range(self.groups)]
+        writes = [_take(write, j * width_out, self.groups * width_out) for j in range(self.groups)]
+        W_enc = torch.stack([one.scale_readers(weights) for one, weights in zip(reads, self.W_enc, strict=True)])
         shift_pre(self.b_enc, -torch.cat([one.shift @ weights for one, weights in zip(reads, W_enc, strict=True)]))
         self.W_enc.copy_(W_enc)
         for rows, one in zip(self.W_dec, writes, strict=True):
-            rows.copy_(one.restored(rows))
-        self.b_dec.copy_(write.restored(self.b_dec) + write.shift)
+            rows.copy_(one.restore_writers(rows))
+        self.b_dec.copy_(write.restore_writers(self.b_dec) + write.shift)
 
     @torch.no_grad()
     def fold_norms(self) -> None:
@@ -111,7 +109,7 @@ class CLT(Geometry):
             rows.div_(of_layer.clamp(min=1e-12)[:, None])
 
 
-def _part(affine: Affine, start: int, stop: int) -> Affine:
+def _take(affine: Affine, start: int, stop: int) -> Affine:
     """The map of some of the hook points. Raises ExportError where it mixes them with others."""
     if affine.scale.ndim == 1:
         return Affine(affine.shift[start:stop], affine.scale[start:stop], affine.inverse[start:stop])

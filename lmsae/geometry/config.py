@@ -1,7 +1,7 @@
-"""What a geometry is, without torch: the part of a spec that says how x becomes `pre` and codes become a vector."""
+"""Configs of geometries, without torch: the part of a spec that says how x becomes `pre`, and codes a vector."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
@@ -9,8 +9,25 @@ from pydantic import Field, field_validator, model_validator
 from lmsae.config import Frozen
 
 
-def _listed(values: Iterable[object]) -> str:
+def _join(values: Iterable[object]) -> str:
     return ", ".join(map(str, values))
+
+
+class Widths(Frozen):
+    """The widths of the hook points that a dictionary reads and writes, in their order."""
+
+    reads: tuple[int, ...] = Field(min_length=1, description="Widths of the hook points read.")
+    writes: tuple[int, ...] = Field(min_length=1, description="Widths of the hook points written.")
+
+    @property
+    def d_in(self) -> int:
+        """Width of the input: of all hook points read, side by side."""
+        return sum(self.reads)
+
+    @property
+    def d_out(self) -> int:
+        """Width of the output: of all hook points written, side by side."""
+        return sum(self.writes)
 
 
 class Products(NamedTuple):
@@ -22,28 +39,28 @@ class Products(NamedTuple):
 
 
 class GeometryBase(Frozen):
-    """What must be known of a geometry to plan a row: which hook points it takes, and how much work it is."""
+    """The facts about a geometry that planning a row needs: which hook points it takes, and how much work it is."""
 
     autoencodes: ClassVar[bool] = False
     """It writes the hook points that it reads."""
     one_each: ClassVar[bool] = True
     """It reads one hook point and writes one."""
     grain: ClassVar[Literal["token", "context"]] = "token"
-    """Whether `encode` needs whole contexts, or takes tokens one by one."""
+    """`encode` takes tokens one by one, or needs whole contexts."""
     writes_directions: ClassVar[bool] = True
     """Each latent writes along a direction of its own, whatever x is."""
 
-    def fault(self, reads: Sequence[int], writes: Sequence[int], d_sae: int) -> str | None:
-        """Why there cannot be a dictionary of these widths, or None if there can."""
+    def fault(self, widths: Widths, d_sae: int) -> str | None:
+        """The reason that there cannot be a dictionary of these widths; None if there can."""
         return None
 
-    def products(self, reads: Sequence[int], writes: Sequence[int], d_sae: int, context_size: int) -> Products:
+    def products(self, widths: Widths, d_sae: int, context_size: int) -> Products:
         """The work of a dictionary of these widths; that of attention depends on the size of contexts."""
         raise NotImplementedError
 
-    def latents(self, reads: Sequence[int], d_sae: int) -> int:
+    def latents(self, widths: Widths, d_sae: int) -> int:
         """The number of all latents."""
-        del reads
+        del widths
         return d_sae
 
     folded: ClassVar[Mapping[str, object]] = {}
@@ -51,7 +68,7 @@ class GeometryBase(Frozen):
 
 
 class LinearConfig(GeometryBase):
-    """What all geometries share whose latents read along one direction and write along one."""
+    """The columns of geometries whose latents each read along one direction and write along one."""
 
     glu_encoder: bool = Field(
         default=False, description="Multiply pre-activations by a learned gate, sigmoid(x W_glu + b_glu)."
@@ -59,12 +76,11 @@ class LinearConfig(GeometryBase):
     passes_x_on: ClassVar[bool] = False
     """x W_skip is added to what latents write."""
 
-    def products(self, reads: Sequence[int], writes: Sequence[int], d_sae: int, context_size: int) -> Products:
+    def products(self, widths: Widths, d_sae: int, context_size: int) -> Products:
         """d_in n, twice with a gate; n d_out; d_in d_out for x W_skip."""
         del context_size
-        d_in, d_out = sum(reads), sum(writes)
-        encode = (1 + self.glu_encoder) * d_in * d_sae
-        return Products(encode, d_sae * d_out, self.passes_x_on * d_in * d_out)
+        encode = (1 + self.glu_encoder) * widths.d_in * d_sae
+        return Products(encode, d_sae * widths.d_out, self.passes_x_on * widths.d_in * widths.d_out)
 
 
 class SAEConfig(LinearConfig):
@@ -112,24 +128,25 @@ class CLTConfig(GeometryBase):
 
     kind: Literal["clt"] = "clt"
 
-    def fault(self, reads: Sequence[int], writes: Sequence[int], d_sae: int) -> str | None:
-        """Why these hook points and sizes cannot be, or None."""
+    def fault(self, widths: Widths, d_sae: int) -> str | None:
+        """The reason that these widths and this d_sae cannot be; None if they can."""
         del d_sae
-        if len(reads) != len(writes):
-            return f"a clt writes one hook point for each one read, but reads {len(reads)} and writes {len(writes)}"
-        for verb, widths in (("reads", reads), ("writes", writes)):
-            if len(set(widths)) > 1:
-                return f"all hook points that a clt {verb} must have the same width, not {_listed(widths)}"
+        read, written = len(widths.reads), len(widths.writes)
+        if read != written:
+            return f"a clt writes one hook point for each one read, but reads {read} and writes {written}"
+        for verb, found in (("reads", widths.reads), ("writes", widths.writes)):
+            if len(set(found)) > 1:
+                return f"all hook points that a clt {verb} must have the same width, not {_join(found)}"
         return None
 
-    def products(self, reads: Sequence[int], writes: Sequence[int], d_sae: int, context_size: int) -> Products:
+    def products(self, widths: Widths, d_sae: int, context_size: int) -> Products:
         """d_in n; n d_out (layers + 1) / 2, since the latents of the first layer write to all, of the last to one."""
         del context_size
-        return Products(sum(reads) * d_sae, d_sae * sum(writes) * (len(writes) + 1) / 2)
+        return Products(widths.d_in * d_sae, d_sae * widths.d_out * (len(widths.writes) + 1) / 2)
 
-    def latents(self, reads: Sequence[int], d_sae: int) -> int:
+    def latents(self, widths: Widths, d_sae: int) -> int:
         """d_sae latents of each layer."""
-        return d_sae * len(reads)
+        return d_sae * len(widths.reads)
 
 
 class LorsaConfig(GeometryBase):
@@ -159,7 +176,7 @@ class LorsaConfig(GeometryBase):
 
     @property
     def rotated(self) -> int:
-        """How many dimensions of queries and keys are rotated."""
+        """The number of dimensions of queries and keys that are rotated."""
         return (self.lorsa_rotary_dim or self.lorsa_d_qk) if self.lorsa_rotary else 0
 
     @model_validator(mode="after")
@@ -173,19 +190,19 @@ class LorsaConfig(GeometryBase):
             raise ValueError(f"lorsa_rotary_dim {self.rotated} is more than lorsa_d_qk {self.lorsa_d_qk}")
         return self
 
-    def fault(self, reads: Sequence[int], writes: Sequence[int], d_sae: int) -> str | None:
-        """Why these hook points and sizes cannot be, or None."""
-        del reads, writes
+    def fault(self, widths: Widths, d_sae: int) -> str | None:
+        """The reason that these widths and this d_sae cannot be; None if they can."""
+        del widths
         if d_sae % self.lorsa_qk_heads:
             return f"d_sae {d_sae} cannot be shared equally by lorsa_qk_heads {self.lorsa_qk_heads}"
         return None
 
-    def products(self, reads: Sequence[int], writes: Sequence[int], d_sae: int, context_size: int) -> Products:
+    def products(self, widths: Widths, d_sae: int, context_size: int) -> Products:
         """Values d_in n and their sums T n / 2; n d_out; q heads of queries and keys, q (2 d_in + T / 2) d_qk. T / 2 is
         how many tokens one attends to, on average."""
-        seen, d_in = context_size / 2, sum(reads)
+        seen, d_in = context_size / 2, widths.d_in
         patterns = self.lorsa_qk_heads * self.lorsa_d_qk * (2 * d_in + seen)
-        return Products((d_in + seen) * d_sae, d_sae * sum(writes), patterns)
+        return Products((d_in + seen) * d_sae, d_sae * widths.d_out, patterns)
 
 
 class MOLTConfig(GeometryBase):
@@ -209,7 +226,7 @@ class MOLTConfig(GeometryBase):
                 raise ValueError(f"{word!r} is not RANKxSHARE, two positive integers such as 64x1")
         ranks = [word.split("x")[0] for word in words]
         if twice := sorted({rank for rank in ranks if ranks.count(rank) > 1}):
-            raise ValueError(f"rank {_listed(twice)} is named more than once")
+            raise ValueError(f"rank {_join(twice)} is named more than once")
         return words
 
     def transforms(self, d_sae: int) -> tuple[tuple[int, int], ...]:
@@ -225,20 +242,20 @@ class MOLTConfig(GeometryBase):
             counts[i] += 1
         return tuple((rank, count) for (rank, _), count in zip(pairs, counts, strict=True) if count)
 
-    def fault(self, reads: Sequence[int], writes: Sequence[int], d_sae: int) -> str | None:
-        """Why these hook points and sizes cannot be, or None."""
-        most = min(sum(reads), sum(writes))
+    def fault(self, widths: Widths, d_sae: int) -> str | None:
+        """The reason that these widths and this d_sae cannot be; None if they can."""
+        most = min(widths.d_in, widths.d_out)
         above = [rank for rank, _ in self.transforms(d_sae) if rank > most]
         if above:
-            widths = f"widths {sum(reads)} and {sum(writes)}"
-            return f"molt_ranks {_listed(above)} cannot be: between {widths} a rank is {most} at most"
+            between = f"widths {widths.d_in} and {widths.d_out}"
+            return f"molt_ranks {_join(above)} cannot be: between {between} a rank is {most} at most"
         return None
 
-    def products(self, reads: Sequence[int], writes: Sequence[int], d_sae: int, context_size: int) -> Products:
+    def products(self, widths: Widths, d_sae: int, context_size: int) -> Products:
         """d_in n; the sum of ranks (d_in + d_out)."""
         del context_size
         ranks = sum(rank * count for rank, count in self.transforms(d_sae))
-        return Products(sum(reads) * d_sae, ranks * (sum(reads) + sum(writes)))
+        return Products(widths.d_in * d_sae, ranks * (widths.d_in + widths.d_out))
 
 
 GeometryConfig = Annotated[

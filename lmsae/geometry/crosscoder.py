@@ -2,7 +2,7 @@
 
 from typing import final
 
-from lmsae.geometry.config import CrosscoderConfig
+from lmsae.geometry.config import CrosscoderConfig, Widths
 from lmsae.geometry.linear import Linear
 
 
@@ -14,7 +14,5 @@ class Crosscoder(Linear):
     subtracted from the input.
     """
 
-    def __init__(
-        self, config: CrosscoderConfig, reads: tuple[int, ...], writes: tuple[int, ...], d_sae: int, encoder_bias: bool
-    ) -> None:
-        super().__init__(reads, writes, d_sae, encoder_bias=encoder_bias, glu=config.glu_encoder)
+    def __init__(self, config: CrosscoderConfig, widths: Widths, d_sae: int, encoder_bias: bool) -> None:
+        super().__init__(widths, d_sae, encoder_bias=encoder_bias, glu=config.glu_encoder)

@@ -1,4 +1,4 @@
-"""What folding does alike in several geometries."""
+"""The part of folding that several geometries share."""
 
 from torch import Tensor
 

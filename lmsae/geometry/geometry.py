@@ -1,12 +1,13 @@
 """The abstract geometry, and the affine maps that are folded into one."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from lmsae.kernels.entries import Entries
 
@@ -25,28 +26,28 @@ class Affine:
     scale: Tensor
     inverse: Tensor
 
-    def scaled(self, weights: Float[Tensor, "d *rest"]) -> Float[Tensor, "d *rest"]:
+    def scale_readers(self, weights: Float[Tensor, "d *rest"]) -> Float[Tensor, "d *rest"]:
         """scale @ weights: weights that read x - shift where they read x'."""
         if self.scale.ndim == 2:
             return torch.tensordot(self.scale, weights, dims=1)
         return self.scale.view(-1, *[1] * (weights.ndim - 1)) * weights
 
-    def restored(self, weights: Float[Tensor, "*rest d"]) -> Float[Tensor, "*rest d"]:
+    def restore_writers(self, weights: Float[Tensor, "*rest d"]) -> Float[Tensor, "*rest d"]:
         """weights @ inverse: weights that write y - shift where they wrote y'."""
         return weights @ self.inverse if self.inverse.ndim == 2 else weights * self.inverse
 
     @property
     def reversed(self) -> "Affine":
-        """Scales the other way round: `reversed.scaled` takes weights for raw activations to training's units."""
+        """The map back: `reversed.scale_readers` takes weights for raw activations to training's units."""
         return Affine(self.shift, self.inverse, self.scale)
 
-    def same_as(self, other: "Affine") -> bool:
-        """Whether both are one map, to the bit."""
+    def equals(self, other: "Affine") -> bool:
+        """True if both are one map, to the bit."""
         return torch.equal(self.shift, other.shift) and torch.equal(self.scale, other.scale)
 
 
 class Geometry(nn.Module, ABC):
-    """How an input becomes pre-activations, and how codes become a reconstruction.
+    """The way from an input to pre-activations, and from codes to a reconstruction.
 
     Inputs (*batch, d_in) and outputs (*batch, d_out) are the vectors of all hook points read or written, side by side.
     Latents stand in `groups` groups of equal size, one after the other (the layers of a cross-layer transcoder).
@@ -61,13 +62,13 @@ class Geometry(nn.Module, ABC):
 
     @abstractmethod
     def base(self, x: Float[Tensor, "*batch d_in"]) -> Tensor:
-        """What is written where no latent is active; broadcasts to (*batch, d_out)."""
+        """The output where no latent is active; broadcasts to (*batch, d_out)."""
 
     @abstractmethod
-    def contribution(
+    def write(
         self, codes: Float[Tensor, "*batch chosen"], chosen: Chosen, x: Float[Tensor, "*batch d_in"]
     ) -> Float[Tensor, "*batch d_out"]:
-        """What the chosen latents alone write, without `base`."""
+        """The output of the chosen latents alone, without `base`."""
 
     @abstractmethod
     def norms(self) -> Float[Tensor, " latents"]:
@@ -99,41 +100,42 @@ class Geometry(nn.Module, ABC):
         self, codes: Float[Tensor, "*batch latents"], x: Float[Tensor, "*batch d_in"]
     ) -> Float[Tensor, "*batch d_out"]:
         """The reconstruction of the target."""
-        return self.contribution(codes, slice(None), x) + self.base(x)
+        return self.write(codes, slice(None), x) + self.base(x)
 
-    def forward(self, codes: Tensor, x: Tensor, entries: Entries | None = None) -> Tensor:
-        """`decode`, so that torch.func.functional_call can decode with other weights, such as detached ones."""
-        if entries is None:
-            return self.decode(codes, x)
-        assert isinstance(self, EntrywiseGeometry)
-        return self.decode_at(codes, entries, x)
+    def forward(self, work: Callable[["Geometry"], Tensor]) -> Tensor:
+        """The result of `work` on this geometry. `run_frozen` comes in here, with other weights in place."""
+        return work(self)
+
+    def run_frozen(self, work: Callable[["Geometry"], Tensor]) -> Tensor:
+        """The result of `work` on this geometry with its weights as constants, which learn nothing from it."""
+        frozen = {name: value.detach() for name, value in self.state_dict(keep_vars=True).items()}
+        return functional_call(self, frozen, (work,))
 
 
 class EntrywiseGeometry(Geometry):
     """A geometry that can work at few entries of (tokens, latents) and touch nothing else, gradients included."""
 
     @abstractmethod
-    def pre_at(
+    def encode_at(
         self, x: Float[Tensor, "tokens d_in"], entries: Entries, known: Float[Tensor, " entries"] | None = None
     ) -> Float[Tensor, " entries"]:
-        """`encode`, at the entries alone. Values that are `known` from it already need not be computed, but their
-        gradients."""
+        """`encode`, at the entries alone. With `known`, its values there, only their gradients are left to compute."""
 
     @abstractmethod
-    def written_by(self, codes: Float[Tensor, " entries"], entries: Entries) -> Float[Tensor, "tokens d_out"]:
-        """`contribution` of codes that are 0 outside of the entries."""
+    def write_at(self, codes: Float[Tensor, " entries"], entries: Entries) -> Float[Tensor, "tokens d_out"]:
+        """`write` of codes that are 0 outside of the entries."""
 
     def decode_at(
         self, codes: Float[Tensor, " entries"], entries: Entries, x: Float[Tensor, "tokens d_in"]
     ) -> Float[Tensor, "tokens d_out"]:
         """`decode` of such codes."""
-        return self.written_by(codes, entries) + self.base(x)
+        return self.write_at(codes, entries) + self.base(x)
 
 
-def latent_by_latent(*shape: int) -> nn.Parameter:
+def make_encoder(*shape: int) -> nn.Parameter:
     """An encoder (..., d_in, latents) of zeros in which the weights of a latent stand together in memory.
 
-    Few entries of (tokens, latents) are then read, and their gradients written, one latent after the other.
+    A pass at few entries of (tokens, latents) then reads, and writes gradients, one latent after the other.
     """
     *batch, d_in, latents = shape
     return nn.Parameter(torch.zeros(*batch, latents, d_in).mT)

@@ -1,6 +1,6 @@
-"""What SAEs, transcoders and crosscoders share: each latent reads along one direction and writes along one."""
+"""The geometry of SAEs, transcoders and crosscoders: each latent reads along one direction and writes along one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,8 +10,9 @@ from torch.autograd import Function
 from torch.nn.functional import normalize
 
 from lmsae.errors import ExportError
+from lmsae.geometry.config import Widths
 from lmsae.geometry.folding import shift_pre
-from lmsae.geometry.geometry import Affine, Chosen, EntrywiseGeometry, latent_by_latent
+from lmsae.geometry.geometry import Affine, Chosen, EntrywiseGeometry, make_encoder
 from lmsae.kernels.dense import affine
 from lmsae.kernels.entries import Entries, combined, products
 
@@ -29,8 +30,7 @@ class Linear(EntrywiseGeometry):
 
     def __init__(
         self,
-        reads: Sequence[int],
-        writes: Sequence[int],
+        widths: Widths,
         d_sae: int,
         *,
         encoder_bias: bool,
@@ -40,13 +40,13 @@ class Linear(EntrywiseGeometry):
         apply_b_dec_to_input: bool = False,
     ) -> None:
         super().__init__()
-        d_in, d_out = sum(reads), sum(writes)
+        d_in, d_out = widths.d_in, widths.d_out
         self.latents = d_sae
-        self.writes = tuple(writes)
+        self.written_widths = widths.writes
         self.apply_b_dec_to_input = apply_b_dec_to_input
-        self.W_enc = None if tied else latent_by_latent(d_in, d_sae)
+        self.W_enc = None if tied else make_encoder(d_in, d_sae)
         self.b_enc = _zeros(d_sae) if encoder_bias else None
-        self.W_glu = latent_by_latent(d_in, d_sae) if glu else None
+        self.W_glu = make_encoder(d_in, d_sae) if glu else None
         self.b_glu = _zeros(d_sae) if glu else None
         self.W_dec = _zeros(d_sae, d_out)
         self.b_dec = _zeros(d_out)
@@ -73,13 +73,13 @@ class Linear(EntrywiseGeometry):
     def base(self, x: Float[Tensor, "*batch d_in"]) -> Tensor:
         return self.b_dec if self.W_skip is None else x @ self.W_skip.T + self.b_dec
 
-    def contribution(
+    def write(
         self, codes: Float[Tensor, "*batch chosen"], chosen: Chosen, x: Float[Tensor, "*batch d_in"]
     ) -> Float[Tensor, "*batch d_out"]:
         del x
         return codes @ self.W_dec[chosen]
 
-    def pre_at(
+    def encode_at(
         self, x: Float[Tensor, "tokens d_in"], entries: Entries, known: Float[Tensor, " entries"] | None = None
     ) -> Float[Tensor, " entries"]:
         read, bias = x, self.b_enc
@@ -94,21 +94,21 @@ class Linear(EntrywiseGeometry):
             return pre
         return pre * products(x, self.W_glu.T, entries, self.b_glu).sigmoid()
 
-    def written_by(self, codes: Float[Tensor, " entries"], entries: Entries) -> Float[Tensor, "tokens d_out"]:
+    def write_at(self, codes: Float[Tensor, " entries"], entries: Entries) -> Float[Tensor, "tokens d_out"]:
         return combined(codes, self.W_dec, entries)
 
     def overlaps(self, latents: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch d_sae"]:
-        """How much each latent's pre falls when a code of 1 at one of `latents` is explained away, without a gate."""
+        """The fall of each latent's pre when a code of 1 at one of `latents` is explained away, without a gate."""
         return self.W_dec[latents] @ self.encoder
 
     def norms(self) -> Float[Tensor, " d_sae"]:
         """The L2 norm of each latent's decoder row; with several hook points, the sum of those of its parts."""
-        return torch.stack([part.norm(dim=1) for part in self.W_dec.split(self.writes, dim=1)]).sum(0)
+        return torch.stack([part.norm(dim=1) for part in self.W_dec.split(self.written_widths, dim=1)]).sum(0)
 
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
         """A direction of norm 1 for each latent and hook point written, and for the encoder where widths differ."""
         d_in, d_out = self.encoder.shape[0], self.W_dec.shape[1]
-        parts = torch.randn(self.latents, d_out, generator=generator).split(self.writes, dim=1)
+        parts = torch.randn(self.latents, d_out, generator=generator).split(self.written_widths, dim=1)
         drawn = {"W_dec": torch.cat([normalize(part, dim=1) for part in parts], dim=1)}
         if d_in != d_out:
             drawn["W_enc"] = normalize(torch.randn(d_in, self.latents, generator=generator), dim=0)
@@ -125,19 +125,19 @@ class Linear(EntrywiseGeometry):
 
     @torch.no_grad()
     def fold(self, read: Affine, write: Affine) -> None:
-        W_enc = read.scaled(self.encoder)
-        b_dec = write.restored(self.b_dec) + write.shift
-        W_skip = None if self.W_skip is None else write.restored(read.scaled(self.W_skip.T))
+        W_enc = read.scale_readers(self.encoder)
+        b_dec = write.restore_writers(self.b_dec) + write.shift
+        W_skip = None if self.W_skip is None else write.restore_writers(read.scale_readers(self.W_skip.T))
         if W_skip is not None:
             b_dec -= read.shift @ W_skip
         self._fold_b_enc(read, write, W_enc, b_dec)
         if self.W_skip is not None and W_skip is not None:
             self.W_skip.copy_(W_skip.T)
         if self.W_glu is not None and self.b_glu is not None:
-            self.W_glu.copy_(read.scaled(self.W_glu))
+            self.W_glu.copy_(read.scale_readers(self.W_glu))
             self.b_glu.sub_(read.shift @ self.W_glu)
         self._set_encoder(W_enc)
-        self.W_dec.copy_(write.restored(self.W_dec))
+        self.W_dec.copy_(write.restore_writers(self.W_dec))
         self.b_dec.copy_(b_dec)
 
     def _fold_b_enc(self, read: Affine, write: Affine, W_enc: Tensor, b_dec: Tensor) -> None:
@@ -145,7 +145,7 @@ class Linear(EntrywiseGeometry):
         added = -(read.shift @ W_enc)
         if self.apply_b_dec_to_input:
             # One map for both sides leaves x - b_dec as a vector: (x' - b_dec') W_enc' = (x - b_dec) W_enc.
-            if read.same_as(write):
+            if read.equals(write):
                 return
             added += b_dec @ W_enc - self.b_dec @ self.encoder
         shift_pre(self.b_enc, added)
@@ -166,7 +166,7 @@ class Linear(EntrywiseGeometry):
     def _set_encoder(self, weights: Tensor) -> None:
         """Set the encoder alone: one that was tied is a parameter from here on."""
         if self.W_enc is None:
-            columns = latent_by_latent(*weights.shape).to(weights)
+            columns = make_encoder(*weights.shape).to(weights)
             self.W_enc = nn.Parameter(columns, requires_grad=self.W_dec.requires_grad)
         self.W_enc.copy_(weights)
 

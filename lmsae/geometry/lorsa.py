@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
 from lmsae.errors import ShapeError
-from lmsae.geometry.config import LorsaConfig
+from lmsae.geometry.config import LorsaConfig, Widths
 from lmsae.geometry.folding import shift_pre
-from lmsae.geometry.geometry import Affine, Chosen, Geometry, latent_by_latent
+from lmsae.geometry.geometry import Affine, Chosen, Geometry, make_encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,32 +41,30 @@ class Lorsa(Geometry):
     b_dec (d_out,). Raises ShapeError where n_qk does not divide n.
     """
 
-    def __init__(
-        self, config: LorsaConfig, reads: tuple[int, ...], writes: tuple[int, ...], d_sae: int, encoder_bias: bool
-    ) -> None:
+    def __init__(self, config: LorsaConfig, widths: Widths, d_sae: int, encoder_bias: bool) -> None:
         super().__init__()
-        if fault := config.fault(reads, writes, d_sae):
+        if fault := config.fault(widths, d_sae):
             raise ShapeError(fault)
-        d_in, d_out, heads, d_qk = sum(reads), sum(writes), config.lorsa_qk_heads, config.lorsa_d_qk
+        d_in, d_out, heads, d_qk = widths.d_in, widths.d_out, config.lorsa_qk_heads, config.lorsa_d_qk
         self.latents = d_sae
         self.rotated, self.rotary_base = config.rotated, config.lorsa_rotary_base
         self.W_Q = nn.Parameter(torch.zeros(heads, d_in, d_qk))
         self.b_Q = nn.Parameter(torch.zeros(heads, d_qk))
         self.W_K = nn.Parameter(torch.zeros(heads, d_in, d_qk))
         self.b_K = nn.Parameter(torch.zeros(heads, d_qk))
-        self.W_enc = latent_by_latent(d_in, d_sae)
+        self.W_enc = make_encoder(d_in, d_sae)
         self.b_enc = nn.Parameter(torch.zeros(d_sae)) if encoder_bias else None
         self.W_dec = nn.Parameter(torch.zeros(d_sae, d_out))
         self.b_dec = nn.Parameter(torch.zeros(d_out))
 
     def encode(self, x: Float[Tensor, "*batch position d_in"]) -> Float[Tensor, "*batch position d_sae"]:
-        queries = self._turned(torch.einsum("...td,hdk->...htk", x, self.W_Q) + self.b_Q[:, None])
-        keys = self._turned(torch.einsum("...td,hdk->...htk", x, self.W_K) + self.b_K[:, None])
+        queries = self._rotate(torch.einsum("...td,hdk->...htk", x, self.W_Q) + self.b_Q[:, None])
+        keys = self._rotate(torch.einsum("...td,hdk->...htk", x, self.W_K) + self.b_K[:, None])
         values = (x @ self.W_enc).unflatten(-1, (len(self.W_Q), -1)).transpose(-3, -2)
         pre = scaled_dot_product_attention(queries, keys, values, is_causal=True).transpose(-3, -2).flatten(-2)
         return pre if self.b_enc is None else pre + self.b_enc
 
-    def _turned(self, vectors: Float[Tensor, "*batch position d_qk"]) -> Float[Tensor, "*batch position d_qk"]:
+    def _rotate(self, vectors: Float[Tensor, "*batch position d_qk"]) -> Float[Tensor, "*batch position d_qk"]:
         """Queries or keys with rotary positions: dimension i and i + rotated/2 turn together (GPT-NeoX)."""
         if not self.rotated:
             return vectors
@@ -83,7 +81,7 @@ class Lorsa(Geometry):
         del x
         return self.b_dec
 
-    def contribution(
+    def write(
         self, codes: Float[Tensor, "*batch chosen"], chosen: Chosen, x: Float[Tensor, "*batch d_in"]
     ) -> Float[Tensor, "*batch d_out"]:
         del x
@@ -126,10 +124,10 @@ class Lorsa(Geometry):
         writing = torch.einsum("hnk,hkd->hnd", values, attention.W_O[of_model]).flatten(0, 1)
         back_in, back_out = read.reversed, write.reversed
         return {
-            "W_dec": normalize(back_out.restored(writing), dim=1),
-            "W_enc": normalize(back_in.scaled(reading), dim=0),
-            "W_Q": _each_head(back_in, attention.W_Q)[of_model],
-            "W_K": _each_head(back_in, attention.W_K)[of_model],
+            "W_dec": normalize(back_out.restore_writers(writing), dim=1),
+            "W_enc": normalize(back_in.scale_readers(reading), dim=0),
+            "W_Q": _scale_heads(back_in, attention.W_Q)[of_model],
+            "W_K": _scale_heads(back_in, attention.W_K)[of_model],
             "b_Q": (attention.b_Q + read.shift @ attention.W_Q)[of_model],
             "b_K": (attention.b_K + read.shift @ attention.W_K)[of_model],
         }
@@ -145,14 +143,14 @@ class Lorsa(Geometry):
 
     @torch.no_grad()
     def fold(self, read: Affine, write: Affine) -> None:
-        W_enc = read.scaled(self.W_enc)
+        W_enc = read.scale_readers(self.W_enc)
         shift_pre(self.b_enc, -(read.shift @ W_enc))
         self.W_enc.copy_(W_enc)
         for weights, bias in ((self.W_Q, self.b_Q), (self.W_K, self.b_K)):
-            weights.copy_(_each_head(read, weights))
+            weights.copy_(_scale_heads(read, weights))
             bias.sub_(read.shift @ weights)
-        self.W_dec.copy_(write.restored(self.W_dec))
-        self.b_dec.copy_(write.restored(self.b_dec) + write.shift)
+        self.W_dec.copy_(write.restore_writers(self.W_dec))
+        self.b_dec.copy_(write.restore_writers(self.b_dec) + write.shift)
 
     @torch.no_grad()
     def fold_norms(self) -> None:
@@ -164,6 +162,6 @@ class Lorsa(Geometry):
         self.W_dec.div_(norms.clamp(min=1e-12)[:, None])
 
 
-def _each_head(affine: Affine, weights: Float[Tensor, "heads d_in d_qk"]) -> Float[Tensor, "heads d_in d_qk"]:
+def _scale_heads(affine: Affine, weights: Float[Tensor, "heads d_in d_qk"]) -> Float[Tensor, "heads d_in d_qk"]:
     """scale @ weights of each head."""
-    return affine.scaled(weights.movedim(1, 0)).movedim(0, 1)
+    return affine.scale_readers(weights.movedim(1, 0)).movedim(0, 1)

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from lmsae.errors import ExportError, ShapeError
-from lmsae.geometry.blocks import by_block
-from lmsae.geometry.config import MOLTConfig
-from lmsae.geometry.geometry import Affine, Chosen, Geometry, latent_by_latent
+from lmsae.geometry.blocks import split_by_block
+from lmsae.geometry.config import MOLTConfig, Widths
+from lmsae.geometry.geometry import Affine, Chosen, Geometry, make_encoder
 
 
 class MOLT(Geometry):
@@ -21,15 +21,13 @@ class MOLT(Geometry):
     read, and U[g] (m, r, d_out), whose rows write. Raises ShapeError where a rank exceeds a width.
     """
 
-    def __init__(
-        self, config: MOLTConfig, reads: tuple[int, ...], writes: tuple[int, ...], d_sae: int, encoder_bias: bool
-    ) -> None:
+    def __init__(self, config: MOLTConfig, widths: Widths, d_sae: int, encoder_bias: bool) -> None:
         super().__init__()
-        if fault := config.fault(reads, writes, d_sae):
+        if fault := config.fault(widths, d_sae):
             raise ShapeError(fault)
-        d_in, d_out, transforms = sum(reads), sum(writes), config.transforms(d_sae)
+        d_in, d_out, transforms = widths.d_in, widths.d_out, config.transforms(d_sae)
         self.latents = d_sae
-        self.W_enc = latent_by_latent(d_in, d_sae)
+        self.W_enc = make_encoder(d_in, d_sae)
         self.b_enc = nn.Parameter(torch.zeros(d_sae)) if encoder_bias else None
         self.V = nn.ParameterList(torch.zeros(count, rank, d_in) for rank, count in transforms)
         self.U = nn.ParameterList(torch.zeros(count, rank, d_out) for rank, count in transforms)
@@ -43,11 +41,11 @@ class MOLT(Geometry):
         del x
         return self.b_dec
 
-    def contribution(
+    def write(
         self, codes: Float[Tensor, "*batch chosen"], chosen: Chosen, x: Float[Tensor, "*batch d_in"]
     ) -> Float[Tensor, "*batch d_out"]:
         total = torch.zeros_like(self.b_dec)
-        blocks = by_block(codes, chosen, [len(U) for U in self.U])
+        blocks = split_by_block(codes, chosen, [len(U) for U in self.U])
         for V, U, (f, rows) in zip(self.V, self.U, blocks, strict=True):
             reading, writing = V[rows], U[rows]
             seen = (x @ reading.flatten(0, 1).T).unflatten(-1, reading.shape[:2])
@@ -89,11 +87,11 @@ class MOLT(Geometry):
                 "a molt multiplies its codes with its input, so a shift of the input would have to be written by codes "
                 "alone; keep the dictionary in training's units, or train it with normalize_activations dataset or none"
             )
-        self.W_enc.copy_(read.scaled(self.W_enc))
+        self.W_enc.copy_(read.scale_readers(self.W_enc))
         for V, U in zip(self.V, self.U, strict=True):
-            V.copy_(read.scaled(V.movedim(-1, 0)).movedim(0, -1))
-            U.copy_(write.restored(U))
-        self.b_dec.copy_(write.restored(self.b_dec) + write.shift)
+            V.copy_(read.scale_readers(V.movedim(-1, 0)).movedim(0, -1))
+            U.copy_(write.restore_writers(U))
+        self.b_dec.copy_(write.restore_writers(self.b_dec) + write.shift)
 
     @torch.no_grad()
     def fold_norms(self) -> None:

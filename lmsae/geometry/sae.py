@@ -2,7 +2,7 @@
 
 from typing import final
 
-from lmsae.geometry.config import SAEConfig
+from lmsae.geometry.config import SAEConfig, Widths
 from lmsae.geometry.linear import Linear
 
 
@@ -10,12 +10,9 @@ from lmsae.geometry.linear import Linear
 class SAE(Linear):
     """One hook point, reconstructed from itself."""
 
-    def __init__(
-        self, config: SAEConfig, reads: tuple[int, ...], writes: tuple[int, ...], d_sae: int, encoder_bias: bool
-    ) -> None:
+    def __init__(self, config: SAEConfig, widths: Widths, d_sae: int, encoder_bias: bool) -> None:
         super().__init__(
-            reads,
-            writes,
+            widths,
             d_sae,
             encoder_bias=encoder_bias,
             glu=config.glu_encoder,

@@ -1,4 +1,4 @@
-"""Centres of activations, which decoder biases start at."""
+"""Centers of activations, which decoder biases start at."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,22 +7,22 @@ from torch import Tensor
 
 TOLERANCE = 1e-10
 NEAR = 1e-8
-"""Points within this share of the spread are where the median is: their pull has no direction beyond rounding."""
+"""Points nearer to the median than this share of the spread count as at it: their pull is nothing but rounding."""
 MOST_STEPS = 10_000
 CHUNK = 8192
 
 
-def mean(x: Tensor) -> Tensor:
+def compute_mean(x: Tensor) -> Tensor:
     """The mean of points (n, d)."""
     return x.mean(0)
 
 
-def zero(x: Tensor) -> Tensor:
+def make_zero(x: Tensor) -> Tensor:
     """The origin of the space of points (n, d)."""
     return x.new_zeros(x.shape[1])
 
 
-def geometric_median(x: Tensor) -> Tensor:
+def compute_geometric_median(x: Tensor) -> Tensor:
     """The point with the least mean distance to points (n, d), by Weiszfeld's iteration, in float64.
 
     Steps as of Vardi and Zhang 2000 (PNAS 97, equations 2.5 to 2.7), which also leave a point of the data that is not
@@ -48,9 +48,13 @@ def geometric_median(x: Tensor) -> Tensor:
     return median.to(x.dtype)
 
 
-CENTRES: dict[str, Callable[[Tensor], Tensor]] = {"mean": mean, "zero": zero, "geometric_median": geometric_median}
+CENTERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": compute_mean,
+    "zero": make_zero,
+    "geometric_median": compute_geometric_median,
+}
 
 
-def center(kind: str, targets: Tensor, widths: Sequence[int]) -> Tensor:
+def compute_center(kind: str, targets: Tensor, widths: Sequence[int]) -> Tensor:
     """The center (d_out,) of targets (tokens, d_out), of each hook point on its own."""
-    return torch.cat([CENTRES[kind](part) for part in targets.split(list(widths), dim=1)])
+    return torch.cat([CENTERS[kind](part) for part in targets.split(list(widths), dim=1)])

@@ -1,4 +1,4 @@
-"""How weights start, without torch: the columns `init.*`, and what they cannot be together with."""
+"""The config of starting weights, without torch: the columns `init.*`, and what refuses them."""
 
 from typing import Literal
 

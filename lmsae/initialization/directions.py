@@ -13,7 +13,7 @@ from lmsae.initialization.config import InitConfig
 
 @dataclass(frozen=True, slots=True)
 class HookPoint:
-    """What rows at one hook point are made of: random directions (latents, width) of norm 1, centered targets
+    """The material of rows at one hook point: random directions (latents, width) of norm 1, centered targets
     (tokens, width), and which of the targets each latent is given (latents,)."""
 
     random: Tensor
@@ -23,28 +23,28 @@ class HookPoint:
     generator: torch.Generator
 
 
-def unit(at: HookPoint) -> Tensor:
+def draw_unit(at: HookPoint) -> Tensor:
     """Uniform on the sphere."""
     return at.random
 
 
-def kaiming(at: HookPoint) -> Tensor:
+def draw_kaiming(at: HookPoint) -> Tensor:
     """Uniform in the cube whose points have a mean square of 1: norms as they fall (He et al. 2015)."""
     return (2 * torch.rand(at.random.shape, generator=at.generator) - 1) * (3 / at.random.shape[1]) ** 0.5
 
 
-def uniform(at: HookPoint) -> Tensor:
+def draw_uniform(at: HookPoint) -> Tensor:
     """Uniform in the cube, then brought to norm 1."""
-    return normalize(kaiming(at), dim=1)
+    return normalize(draw_kaiming(at), dim=1)
 
 
-def datapoint(at: HookPoint) -> Tensor:
+def blend_datapoints(at: HookPoint) -> Tensor:
     """Directions of targets, blended with random ones."""
     blend = at.init.datapoint_blend
     return normalize(blend * normalize(at.targets[at.given].cpu(), dim=1) + (1 - blend) * at.random, dim=1)
 
 
-def active_subspace(at: HookPoint) -> Tensor:
+def draw_in_active_subspace(at: HookPoint) -> Tensor:
     """Random directions within the span of the targets' leading principal directions."""
     width = at.random.shape[1]
     rank = min(at.init.subspace_rank or max(1, width // 2), width)
@@ -52,19 +52,19 @@ def active_subspace(at: HookPoint) -> Tensor:
     return normalize(torch.randn(len(at.random), rank, generator=at.generator) @ principal.T, dim=1)
 
 
-KINDS: dict[str, Callable[[HookPoint], Tensor]] = {
-    "unit": unit,
-    "uniform": uniform,
-    "kaiming": kaiming,
-    "datapoint": datapoint,
-    "active_subspace": active_subspace,
+DRAWS: dict[str, Callable[[HookPoint], Tensor]] = {
+    "unit": draw_unit,
+    "uniform": draw_uniform,
+    "kaiming": draw_kaiming,
+    "datapoint": blend_datapoints,
+    "active_subspace": draw_in_active_subspace,
 }
 
 
-def redrawn(
+def redraw(
     drawn: Mapping[str, Tensor], targets: Tensor, widths: Sequence[int], init: InitConfig, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """What a geometry has drawn, with decoder rows (latents, ...) of the kind that `init` asks for.
+    """The directions that a geometry has drawn, with decoder rows (latents, ...) of the kind that `init` asks for.
 
     `targets` (tokens, d_out) are centered, `widths` those of the hook points written. Rows narrower than d_out write
     the last hook points (later layers of a cross-layer transcoder). The norm of each row at each hook point stays.
@@ -79,12 +79,10 @@ def redrawn(
                 written.pop(0)
             given = torch.randint(len(targets), (len(rows),), generator=generator)
             parts = zip(rows.split(written, dim=1), targets[:, -rows.shape[1] :].split(written, dim=1), strict=True)
-            made[name] = torch.cat([_at_hook_point(row, y, given, init, generator) for row, y in parts], dim=1)
+            made[name] = torch.cat([_redraw_at(row, y, given, init, generator) for row, y in parts], dim=1)
     return made
 
 
-def _at_hook_point(
-    rows: Tensor, targets: Tensor, given: Tensor, init: InitConfig, generator: torch.Generator
-) -> Tensor:
+def _redraw_at(rows: Tensor, targets: Tensor, given: Tensor, init: InitConfig, generator: torch.Generator) -> Tensor:
     norms = rows.norm(dim=1, keepdim=True)
-    return norms * KINDS[init.decoder_init](HookPoint(rows / norms, targets, given, init, generator))
+    return norms * DRAWS[init.decoder_init](HookPoint(rows / norms, targets, given, init, generator))

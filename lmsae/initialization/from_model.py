@@ -21,7 +21,7 @@ class ModelWeights(Protocol):
         ...
 
     def take_over(self, dictionary: Dictionary) -> None:
-        """Replace weights that `Geometry.place` has set, as far as the model's reach."""
+        """Replace weights that `Geometry.place` has set, for as many latents as the model has weights for."""
         ...
 
 
@@ -52,10 +52,10 @@ class Neurons:
         count = min(len(self.W_out), len(W_dec))
         W_in, W_out = self.W_in[:, :count].to(W_enc), self.W_out[:count].to(W_dec)
         read, write = dictionary.read.affine(), dictionary.write.affine()
-        W_enc[:, :count] = read.reversed.scaled(W_in)
+        W_enc[:, :count] = read.reversed.scale_readers(W_in)
         weights["b_enc"][:count] = self.b_in[:count].to(W_in) + read.shift @ W_in
-        W_dec[:count] = write.reversed.restored(W_out)
-        weights["b_dec"].copy_(write.reversed.restored(self.b_out.to(W_out) - write.shift))
+        W_dec[:count] = write.reversed.restore_writers(W_out)
+        weights["b_dec"].copy_(write.reversed.restore_writers(self.b_out.to(W_out) - write.shift))
 
 
 @dataclass(frozen=True, slots=True)

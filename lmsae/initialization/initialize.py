@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from lmsae.dictionary.dictionary import Dictionary
-from lmsae.initialization.center import center
+from lmsae.initialization.center import compute_center
 from lmsae.initialization.config import InitConfig
-from lmsae.initialization.directions import redrawn
+from lmsae.initialization.directions import redraw
 from lmsae.initialization.from_model import ModelWeights
 from lmsae.losses import reconstruction_loss
 
@@ -35,12 +35,12 @@ def initialize(
     been fitted: `model_weights`, those of the layer that the dictionary stands for, go by them.
     """
     generator = torch.Generator().manual_seed(init.seed)
-    targets, writes = target if usable is None else target[usable], dictionary.config.writes
-    b_dec = center(init.b_dec, targets, writes)
-    drawn = redrawn(dictionary.geometry.draw(generator), targets - b_dec, writes, init, generator)
+    targets, writes = target if usable is None else target[usable], dictionary.config.widths.writes
+    b_dec = compute_center(init.b_dec, targets, writes)
+    drawn = redraw(dictionary.geometry.draw(generator), targets - b_dec, writes, init, generator)
     if model_weights is not None:
         drawn = model_weights.draw(dictionary, drawn, generator)
-    batch = _first(init.tokens, x, target, usable)
+    batch = _take_first(init.tokens, x, target, usable)
     start = _Start(dictionary, drawn, b_dec, init, unit_norm_decoder, model_weights, batch)
     searches = dictionary.config.geometry.autoencodes if init.grid_search is None else init.grid_search
     if not searches:
@@ -49,8 +49,8 @@ def initialize(
     return start.search()
 
 
-def _first(tokens: int, x: Tensor, target: Tensor, usable: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """So many tokens, or the contexts that hold so many."""
+def _take_first(tokens: int, x: Tensor, target: Tensor, usable: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The first tokens, so many, or the contexts that hold them."""
     if usable is None:
         return x[:tokens], target[:tokens], None
     contexts = -(-tokens // usable.shape[1])

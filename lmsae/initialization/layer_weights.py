@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from lmsae.initialization.from_model import ModelWeights
     from lmsae.lm.protocol import LanguageModel
 
+ModelConfig = Mapping[str, Any]
+"""A model's config.json."""
 STANDS_FOR = {"transcoder": "mlp", "skip_transcoder": "mlp", "lorsa": "attention"}
 """Geometries that can start from the language model's own weights, and the part of a layer that these are of."""
 
 
-def fault(kind: str, read: str, written: str, config: Mapping[str, Any]) -> str | None:
-    """Why a geometry of this kind, between these hook points of the model that config.json describes, cannot start from
-    the model's own weights; None if it can."""
-    if why := _closed(kind, config):
+def fault(kind: str, read: str, written: str, config: ModelConfig) -> str | None:
+    """The reason that a geometry of this kind, between these hook points of the model with this config, cannot start
+    from the model's own weights; None if it can."""
+    if why := _family_fault(kind, config):
         return why
     part = STANDS_FOR[kind]
     one_norm = part == "attention" or "ln2.hook_normalized" in family_of(config).absent(config)
@@ -33,9 +35,9 @@ def fault(kind: str, read: str, written: str, config: Mapping[str, Any]) -> str 
     return f"weights of the model's {part} lead from {wanted[0]} to {wanted[1]}, not from {read} to {written}"
 
 
-def heads_fault(lorsa: LorsaConfig, config: Mapping[str, Any]) -> str | None:
-    """Why a lorsa cannot start from attention heads as config.json describes them; None if it can, or where an older
-    config.json leaves rotary positions to the model's code, which `layer_weights` asks then."""
+def heads_fault(lorsa: LorsaConfig, config: ModelConfig) -> str | None:
+    """The reason that a lorsa cannot start from attention heads as config.json describes them; None if it can. An older
+    config.json leaves rotary positions to the model's code: then `layer_weights` asks that."""
     n_heads, d_head = head_sizes(config)
     if lorsa.lorsa_qk_heads % n_heads or lorsa.lorsa_d_qk != d_head:
         return (
@@ -46,17 +48,17 @@ def heads_fault(lorsa: LorsaConfig, config: Mapping[str, Any]) -> str | None:
 
 
 def layer_weights(model: "LanguageModel", layer: int, dictionary: DictionaryConfig) -> "ModelWeights":
-    """What a dictionary takes over from a layer: neurons of its MLP, or heads of its attention.
+    """The weights of a layer that a dictionary takes over: neurons of its MLP, or heads of its attention.
 
     Raises SourceError where the model's weights cannot be those of such a dictionary.
     """
-    if why := _closed(dictionary.geometry.kind, model.config):
+    if why := _family_fault(dictionary.geometry.kind, model.config):
         raise SourceError(why)
     return _READERS[STANDS_FOR[dictionary.geometry.kind]](_Layer(model, layer), dictionary)
 
 
-def _closed(kind: str, config: Mapping[str, Any]) -> str | None:
-    """Why no weights of this family can be those of a geometry of this kind; None if they can."""
+def _family_fault(kind: str, config: ModelConfig) -> str | None:
+    """The reason that no weights of this family can be those of a geometry of this kind; None if they can."""
     why = family_of(config).closed(config).get(STANDS_FOR[kind])
     return (
         f"a {kind} cannot start from the weights of a model of the family {config['model_type']}: {why}"
@@ -82,7 +84,7 @@ class _Layer:
         return weight, weight.new_zeros(weight.shape[1]) if bias is None else bias.float()
 
 
-def _neurons(layer: _Layer, dictionary: DictionaryConfig) -> "ModelWeights":
+def _read_neurons(layer: _Layer, dictionary: DictionaryConfig) -> "ModelWeights":
     from lmsae.initialization.from_model import Neurons
 
     del dictionary
@@ -91,7 +93,7 @@ def _neurons(layer: _Layer, dictionary: DictionaryConfig) -> "ModelWeights":
     )
 
 
-def _heads(layer: _Layer, dictionary: DictionaryConfig) -> "ModelWeights":
+def _read_heads(layer: _Layer, dictionary: DictionaryConfig) -> "ModelWeights":
     """Raises SourceError where the lorsa's positions are not the model's: its patterns would be others."""
     from lmsae.geometry.lorsa import Attention
     from lmsae.initialization.from_model import Heads
@@ -100,14 +102,14 @@ def _heads(layer: _Layer, dictionary: DictionaryConfig) -> "ModelWeights":
     if why := _positions_fault(layer.config, dictionary.geometry):
         raise SourceError(why)
     n_heads, d_head = head_sizes(layer.config)
-    (W_Q, b_Q), (W_K, b_K), (W_V, _) = _by_head(layer, n_heads, d_head)
+    (W_Q, b_Q), (W_K, b_K), (W_V, _) = _split_by_head(layer, n_heads, d_head)
     W_O, _ = layer.projection(layer.family.sites["attn.hook_z"].module)
     # A lorsa divides by sqrt(d_qk) whatever the model does.
     factor = 1.0 if layer.projections.scaled else d_head**0.5
     return Heads(Attention(W_Q * factor, W_K, W_V, W_O.unflatten(0, (n_heads, d_head)), b_Q * factor, b_K))
 
 
-def _by_head(layer: _Layer, n_heads: int, d_head: int) -> "list[tuple[Tensor, Tensor]]":
+def _split_by_head(layer: _Layer, n_heads: int, d_head: int) -> "list[tuple[Tensor, Tensor]]":
     """Of queries, keys and values the weights (heads, d_model, d_head) and biases (heads, d_head).
 
     Keys and values that several heads share are repeated for each.
@@ -125,12 +127,12 @@ def _by_head(layer: _Layer, n_heads: int, d_head: int) -> "list[tuple[Tensor, Te
     return made
 
 
-def _positions_fault(config: Mapping[str, Any], lorsa: LorsaConfig) -> str | None:
-    """Why a lorsa does not rotate its queries and keys as the model does; None if it does."""
+def _positions_fault(config: ModelConfig, lorsa: LorsaConfig) -> str | None:
+    """The reason that a lorsa does not rotate its queries and keys as the model does; None if it does."""
     _, d_head = head_sizes(config)
     rotary = config.get("rope_parameters") or {}
-    wanted: dict[str, Any] = {"lorsa_rotary": bool(rotary)}
-    found: dict[str, Any] = {"lorsa_rotary": lorsa.lorsa_rotary}
+    wanted: dict[str, object] = {"lorsa_rotary": bool(rotary)}
+    found: dict[str, object] = {"lorsa_rotary": lorsa.lorsa_rotary}
     if rotary:
         if (kind := rotary.get("rope_type", "default")) != "default":
             return (
@@ -147,4 +149,7 @@ def _positions_fault(config: Mapping[str, Any], lorsa: LorsaConfig) -> str | Non
     return f"a lorsa that starts from this model's heads must have their positions: set {mend}"
 
 
-_READERS: Mapping[str, Callable[[_Layer, DictionaryConfig], "ModelWeights"]] = {"mlp": _neurons, "attention": _heads}
+_READERS: Mapping[str, Callable[[_Layer, DictionaryConfig], "ModelWeights"]] = {
+    "mlp": _read_neurons,
+    "attention": _read_heads,
+}

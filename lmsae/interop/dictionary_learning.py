@@ -112,8 +112,7 @@ def _config(layout: _Layout, W_dec: Tensor, weights: State) -> DictionaryConfig:
         options["jumprelu_threshold"] = "direct"
     return DictionaryConfig.model_validate(
         {
-            "reads": [width],
-            "writes": [width],
+            "widths": {"reads": [width], "writes": [width]},
             "d_sae": d_sae,
             "geometry": {"kind": "sae", "apply_b_dec_to_input": layout.apply_b_dec_to_input},
             "act_fn": {"kind": layout.act_fn, **options},

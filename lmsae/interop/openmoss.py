@@ -112,8 +112,7 @@ def _config(fields: Mapping[str, Any], d_sae: int) -> DictionaryConfig:
     geometry = sae if fields["hook_point_in"] == fields["hook_point_out"] else {"kind": "transcoder"}
     return DictionaryConfig.model_validate(
         {
-            "reads": [fields["d_model"]],
-            "writes": [fields["d_model"]],
+            "widths": {"reads": [fields["d_model"]], "writes": [fields["d_model"]]},
             "d_sae": d_sae,
             "geometry": {**geometry, "glu_encoder": bool(fields.get("use_glu_encoder"))},
             "act_fn": {"kind": fields["act_fn"]},

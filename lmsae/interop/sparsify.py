@@ -52,8 +52,7 @@ def _config(fields: Mapping[str, Any], d_sae: int) -> DictionaryConfig:
     transcoder = "skip_transcoder" if fields.get("skip_connection") else "transcoder"
     return DictionaryConfig.model_validate(
         {
-            "reads": [fields["d_in"]],
-            "writes": [fields["d_in"]],
+            "widths": {"reads": [fields["d_in"]], "writes": [fields["d_in"]]},
             "d_sae": d_sae,
             "geometry": {"kind": transcoder if fields.get("transcode") else "sae"},
             "act_fn": {"kind": fields.get("activation", "topk"), "k": fields["k"]},

@@ -50,10 +50,14 @@ class _Affine(Function):
         return torch.ops.mkldnn._linear_pointwise(x, weights, bias, "none", [], "")
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        (grad,), (x, weights), (needs_x, needs_weights, needs_bias) = grads, ctx.saved_tensors, ctx.needs_input_grad
-        rows = grad.flatten(0, -2)
-        to_x = grad @ weights if needs_x else None
-        to_weights = rows.T @ x.flatten(0, -2) if needs_weights else None
-        return to_x, to_weights, rows.sum(0) if needs_bias else None
+        return _differentiate(ctx, *grads)
+
+
+@once_differentiable
+def _differentiate(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    (grad,), (x, weights), (needs_x, needs_weights, needs_bias) = grads, ctx.saved_tensors, ctx.needs_input_grad
+    rows = grad.flatten(0, -2)
+    to_x = grad @ weights if needs_x else None
+    to_weights = rows.T @ x.flatten(0, -2) if needs_weights else None
+    return to_x, to_weights, rows.sum(0) if needs_bias else None

@@ -9,7 +9,7 @@ from lmsae.losses.anneal import PAnneal
 from lmsae.losses.auxiliary import AuxK, GatedAux, GhostGrads, MultiTopK, PreAct
 from lmsae.losses.config import LOSSES, LossConfig
 from lmsae.losses.end_to_end import EndToEndCE, EndToEndKL
-from lmsae.losses.forward import Forward, Loss, Progress
+from lmsae.losses.forward import Forward, Loss, TrainingStep
 from lmsae.losses.penalties import L0, L1, Lp, Tanh, TanhQuad, TargetL0, TargetL0Gemma
 from lmsae.losses.reconstruction import Nested, NestedSampled, reconstruction_loss
 
@@ -31,10 +31,10 @@ __all__ = [
     "NestedSampled",
     "PAnneal",
     "PreAct",
-    "Progress",
     "Tanh",
     "TanhQuad",
     "TargetL0",
     "TargetL0Gemma",
+    "TrainingStep",
     "reconstruction_loss",
 ]

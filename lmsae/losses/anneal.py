@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from lmsae.losses.forward import Forward, Loss, Progress
+from lmsae.losses.forward import Forward, Loss, TrainingStep
 from lmsae.losses.penalties import power
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lmsae.geometry.geometry import Geometry
+    from lmsae.sparsity.sparsity import Sparsity
 
 
 class PAnneal(Loss):
@@ -23,7 +26,7 @@ class PAnneal(Loss):
 
     sparsifies: ClassVar[bool] = True
     entrywise: ClassVar[bool] = True
-    needs: ClassVar[frozenset[str]] = frozenset({"unit_norm_decoder"})
+    needs_unit_rows: ClassVar[bool] = True
 
     kind: Literal["p_anneal"] = "p_anneal"
     p_anneal_coefficient: float = Field(gt=0, description="Weight of the penalty on codes^p, at the first p.")
@@ -43,9 +46,9 @@ class PAnneal(Loss):
             )
         return self
 
-    def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
-        penalty = _mean_power(forward, self.p(progress.step, progress.steps))
-        return self.p_anneal_coefficient * progress.sparsity_warm_up * penalty * progress.memory["scale"]
+    def __call__(self, geometry: Geometry, sparsity: Sparsity, forward: Forward, training: TrainingStep) -> Tensor:
+        penalty = _mean_power(forward, self.p(training.step, training.steps))
+        return self.p_anneal_coefficient * training.sparsity_warm_up * penalty * training.memory["scale"]
 
     def p(self, step: int, steps: int) -> float:
         """The exponent at a step. The first change is right after `p_anneal_start`, and the last leaves `p_end` a
@@ -55,7 +58,7 @@ class PAnneal(Loss):
         done = min(max(changes, 0), self.p_anneal_changes) / self.p_anneal_changes
         return (1 - done) * self.p_start + done * self.p_end
 
-    def at(self, step: int, steps: int) -> tuple[float, float]:
+    def schedule_at(self, step: int, steps: int) -> tuple[float, float]:
         """The exponents at the step and the next, to which the coefficient adapts."""
         return self.p(step, steps), self.p(step + 1, steps)
 
@@ -64,8 +67,8 @@ class PAnneal(Loss):
 
         return {"scale": torch.ones(())}
 
-    def observe(self, memory: dict[str, Tensor], forward: Forward, progress: Progress) -> None:
-        p, p_next = (self.p(step, progress.steps) for step in (progress.step, progress.step + 1))
+    def observe(self, memory: dict[str, Tensor], forward: Forward, training: TrainingStep) -> None:
+        p, p_next = (self.p(step, training.steps) for step in (training.step, training.step + 1))
         if p == p_next:
             return
         before, after = _mean_power(forward, p), _mean_power(forward, p_next)
@@ -74,4 +77,4 @@ class PAnneal(Loss):
 
 
 def _mean_power(forward: Forward, p: float) -> Tensor:
-    return forward.total(power(forward.magnitudes, p))
+    return forward.codes.average(power(forward.codes.magnitudes, p))

@@ -1,18 +1,22 @@
 """Auxiliary losses: for dead latents (AuxK, ghost gradients, pre-act), for gates, and for other numbers of active
-latents than k (multi-TopK). None of them is warmed up, for none makes codes sparse; but the L1 part of the gate's."""
+latents than k (multi-TopK). None makes codes sparse, and none is warmed up, except the L1 part of the gate's loss."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from lmsae.losses.forward import Forward, Loss, Progress, full
+from lmsae.losses.forward import Forward, Loss, TrainingStep, widen
 from lmsae.losses.penalties import L1_COEFFICIENT
 from lmsae.losses.reconstruction import squared_error
+from lmsae.sparsity.capabilities import HasGate, HasThreshold, TakesAnyK, require
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lmsae.geometry.geometry import Geometry
+    from lmsae.sparsity.sparsity import Sparsity
 
 
 class AuxK(Loss):
@@ -31,39 +35,17 @@ class AuxK(Loss):
         default=None, gt=0, description="Dead latents a token that AuxK uses; empty means d_out / 2."
     )
 
-    def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
-        dead = progress.dead_latents() if self.aux_k_coefficient else None
+    def __call__(self, geometry: Geometry, sparsity: Sparsity, forward: Forward, training: TrainingStep) -> Tensor:
+        dead = training.find_dead() if self.aux_k_coefficient else None
         if dead is None:
             return forward.reconstruction.new_zeros(())
         error = (forward.target - forward.reconstruction).detach()
         candidates = forward.pre.detach()[..., dead]
         k = min(self.k_aux or forward.target.shape[-1] // 2, len(dead))
-        chosen = (candidates.abs() if sparsity.signed else candidates).topk(k, dim=-1, sorted=False).indices
-        write = _written if forward.entries is None else _written_at_entries
-        error_hat = write(geometry, sparsity, forward, dead, chosen)
+        chosen = (candidates.abs() if forward.codes.signed else candidates).topk(k, dim=-1, sorted=False).indices
+        error_hat = forward.codes.write_chosen(geometry, forward.x, dead, chosen)
         scale = forward.target.pow(2).sum(-1).mean() / error.pow(2).sum().clamp(min=1e-12)
         return self.aux_k_coefficient * scale * (error - error_hat).pow(2).sum()
-
-
-def _written(geometry: Any, sparsity: Any, forward: Forward, dead: Tensor, chosen: Tensor) -> Tensor:
-    """What each token's chosen ones of the dead latents write with ReLU(pre) for codes, or pre where codes have signs;
-    `chosen` (tokens, k) counts through `dead`."""
-    pre = forward.pre[..., dead]
-    candidates = pre if sparsity.signed else pre.relu()
-    selected = pre.new_zeros(pre.shape).scatter(-1, chosen, candidates.gather(-1, chosen))
-    return geometry.contribution(forward.codes_of(selected, geometry, dead), dead, forward.x)
-
-
-def _written_at_entries(geometry: Any, sparsity: Any, forward: Forward, dead: Tensor, chosen: Tensor) -> Tensor:
-    """`_written`, without a product of all dead latents."""
-    from lmsae.kernels.entries import Entries
-
-    entries = Entries.even(dead[chosen], geometry.latents)
-    pre = geometry.pre_at(forward.x, entries)
-    if forward.norms_in_pre:
-        pre = pre * geometry.norms()[entries.latents]
-    selected = pre if sparsity.signed else pre.relu()
-    return geometry.written_by(forward.codes_of(selected, geometry, entries.latents), entries)
 
 
 class GhostGrads(Loss):
@@ -77,16 +59,16 @@ class GhostGrads(Loss):
 
     kind: Literal["ghost_grads"] = "ghost_grads"
 
-    def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
-        dead = progress.dead_latents()
+    def __call__(self, geometry: Geometry, sparsity: Sparsity, forward: Forward, training: TrainingStep) -> Tensor:
+        dead = training.find_dead()
         if dead is None:
             return forward.reconstruction.new_zeros(())
         residual = (forward.target - forward.reconstruction).detach()
-        pre = full(forward.pre[..., dead])
+        pre = widen(forward.pre[..., dead])
         # A factor a token is lost when norms are set, and exp of a difference cannot overflow.
         selected = (pre - pre.detach().amax(-1, keepdim=True)).exp()
-        ghost = geometry.contribution(forward.codes_of(selected, geometry, dead), dead, forward.x)
-        norms = full(ghost.detach()).norm(dim=-1, keepdim=True)
+        ghost = geometry.write(forward.codes.to_codes(selected, geometry, dead), dead, forward.x)
+        norms = widen(ghost.detach()).norm(dim=-1, keepdim=True)
         ghost = ghost * (residual.norm(dim=-1, keepdim=True) / (2 * norms).clamp(min=1e-12))
         missed = squared_error(ghost, residual)
         return missed * (residual.pow(2).sum(-1).mean() / missed.detach().clamp(min=1e-12))
@@ -99,16 +81,16 @@ class PreAct(Loss):
     Where latents are selected by pre * norm, thresholds are in those units, and the norm is not multiplied again.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"threshold"})
+    needs: ClassVar[tuple[type, ...]] = (HasThreshold,)
 
     kind: Literal["pre_act"] = "pre_act"
     pre_act_coefficient: float = Field(
         default=3e-6, gt=0, description="Weight of the loss that draws pre-activations up to their thresholds."
     )
 
-    def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
-        short = (sparsity.threshold - forward.pre).relu()
-        return self.pre_act_coefficient * forward.sizes_of(short, geometry).sum(-1).mean()
+    def __call__(self, geometry: Geometry, sparsity: Sparsity, forward: Forward, training: TrainingStep) -> Tensor:
+        short = (require(sparsity, HasThreshold).threshold - forward.pre).relu()
+        return self.pre_act_coefficient * forward.codes.to_sizes(short, geometry).sum(-1).mean()
 
 
 class GatedAux(Loss):
@@ -118,28 +100,25 @@ class GatedAux(Loss):
 
     sparsifies: ClassVar[bool] = True
     entrywise: ClassVar[bool] = True
-    needs: ClassVar[frozenset[str]] = frozenset({"gate"})
+    needs: ClassVar[tuple[type, ...]] = (HasGate,)
 
     kind: Literal["gated_aux"] = "gated_aux"
     l1_coefficient: float = Field(gt=0, description=L1_COEFFICIENT)
 
-    def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
-        from torch.func import functional_call
-
-        opening = full(sparsity.gate(forward.pre_at_codes, forward.latents)).relu()
-        penalty = forward.total(forward.sizes_of(opening, geometry))
-        frozen = {name: value.detach() for name, value in geometry.state_dict(keep_vars=True).items()}
-        everywhere = slice(None) if forward.latents is None else forward.latents
-        codes = forward.codes_of(opening, geometry, everywhere)
-        reconstruction = functional_call(geometry, frozen, (codes, forward.x, forward.entries))
-        return self.l1_coefficient * progress.sparsity_warm_up * penalty + squared_error(reconstruction, forward.target)
+    def __call__(self, geometry: Geometry, sparsity: Sparsity, forward: Forward, training: TrainingStep) -> Tensor:
+        codes = forward.codes
+        opening = widen(require(sparsity, HasGate).gate(codes.pre, codes.latents)).relu()
+        penalty = codes.average(codes.to_sizes(opening, geometry))
+        values = codes.to_codes(opening, geometry)
+        reconstruction = geometry.run_frozen(lambda frozen: codes.decode(frozen, values, forward.x))
+        return self.l1_coefficient * training.sparsity_warm_up * penalty + squared_error(reconstruction, forward.target)
 
 
 class MultiTopK(Loss):
     """A reconstruction with more than k active latents, so that codes stay useful at other k than that of training:
     alpha * mean ||y - decode(TopK(pre, factor * k))||^2 (Gao et al. 2024, arXiv 2406.04093, section 5.3)."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"k"})
+    needs: ClassVar[tuple[type, ...]] = (TakesAnyK,)
 
     kind: Literal["multi_topk"] = "multi_topk"
     multi_topk_coefficient: float = Field(
@@ -149,7 +128,9 @@ class MultiTopK(Loss):
         default=4, gt=1, description="How many times k latents are active in the reconstruction of multi-TopK."
     )
 
-    def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
-        selected = sparsity.at(forward.pre, self.multi_topk_factor * sparsity.k)
-        codes = forward.codes_of(selected, geometry)
+    def __call__(self, geometry: Geometry, sparsity: Sparsity, forward: Forward, training: TrainingStep) -> Tensor:
+        selecting = require(sparsity, TakesAnyK)
+        k = selecting.k if forward.k is None else forward.k
+        selected = selecting.select(forward.pre, self.multi_topk_factor * k)
+        codes = forward.codes.to_codes(selected, geometry)
         return self.multi_topk_coefficient * squared_error(geometry.decode(codes, forward.x), forward.target)

@@ -1,26 +1,29 @@
 """End-to-end losses: what the language model loses when the reconstruction takes the place of its own activations.
 
-Beside the reconstruction loss, not instead of it; a large coefficient leaves little of that. Such losses train on whole
-contexts, through which the model runs at every step: it costs two of its forward passes and a backward pass.
+They stand beside the reconstruction loss, which counts for little next to a large coefficient. They train on whole
+contexts, and the model runs through these at every step: two forward passes and a backward pass.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from lmsae.losses.forward import Forward, Loss, Progress
+from lmsae.losses.forward import Forward, Loss, TrainingStep
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lmsae.geometry.geometry import Geometry
+    from lmsae.sparsity.sparsity import Sparsity
 
 
 class EndToEndKL(Loss):
     """lambda * mean KL(model || model with the dictionary spliced in) over the next token, in nats (Braun et al. 2024,
     arXiv 2405.12241, equation 1)."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"model"})
+    needs_model: ClassVar[bool] = True
 
     kind: Literal["e2e_kl"] = "e2e_kl"
     e2e_kl_coefficient: float = Field(
@@ -29,7 +32,7 @@ class EndToEndKL(Loss):
         "The reconstruction loss beside it is of the order of the hook point's width.",
     )
 
-    def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
+    def __call__(self, geometry: Geometry, sparsity: Sparsity, forward: Forward, training: TrainingStep) -> Tensor:
         assert forward.model is not None, "training runs the model for losses that need it"
         return self.e2e_kl_coefficient * forward.model.divergence()
 
@@ -37,7 +40,7 @@ class EndToEndKL(Loss):
 class EndToEndCE(Loss):
     """lambda * mean cross-entropy of the next token, in nats, by the model with the dictionary spliced in."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"model"})
+    needs_model: ClassVar[bool] = True
 
     kind: Literal["e2e_ce"] = "e2e_ce"
     e2e_ce_coefficient: float = Field(
@@ -46,6 +49,6 @@ class EndToEndCE(Loss):
         "reconstruction loss beside it is of the order of the hook point's width.",
     )
 
-    def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
+    def __call__(self, geometry: Geometry, sparsity: Sparsity, forward: Forward, training: TrainingStep) -> Tensor:
         assert forward.model is not None, "training runs the model for losses that need it"
         return self.e2e_ce_coefficient * forward.model.cross_entropy()

@@ -6,14 +6,18 @@ penalizes, so that it cannot be escaped by smaller codes and longer decoder rows
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from lmsae.losses.forward import Forward, Loss, Progress, full
+from lmsae.losses.forward import Forward, Loss, TrainingStep, widen
+from lmsae.sparsity.capabilities import HasThreshold, require
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lmsae.geometry.geometry import Geometry
+    from lmsae.sparsity.sparsity import Sparsity
 
 NEGLIGIBLE = 1e-6
 """Codes below count as 0 in powers: the slope of f^p has no bound towards f = 0 where p < 1."""
@@ -22,9 +26,9 @@ L1_COEFFICIENT = (
 )
 
 
-def sizes(geometry: Any, forward: Forward) -> Tensor:
+def sizes(geometry: Geometry, forward: Forward) -> Tensor:
     """|f_i| ||W_dec,i||, in the shape of codes, in float32 or better."""
-    return forward.magnitudes * forward.where_codes_are(geometry.norms())
+    return forward.codes.magnitudes * forward.codes.spread(geometry.norms())
 
 
 def power(values: Tensor, exponent: float, above: float = NEGLIGIBLE) -> Tensor:
@@ -47,9 +51,9 @@ class L1(Loss):
     kind: Literal["l1"] = "l1"
     l1_coefficient: float = Field(gt=0, description=L1_COEFFICIENT)
 
-    def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
-        penalty = forward.total_of(forward.magnitudes, geometry.norms())
-        return self.l1_coefficient * progress.sparsity_warm_up * penalty
+    def __call__(self, geometry: Geometry, sparsity: Sparsity, forward: Forward, training: TrainingStep) -> Tensor:
+        penalty = forward.codes.average_weighted(forward.codes.magnitudes, geometry.norms())
+        return self.l1_coefficient * training.sparsity_warm_up * penalty
 
 
 class Lp(Loss):
@@ -62,9 +66,9 @@ class Lp(Loss):
     lp_coefficient: float = Field(gt=0, description="Weight of the L_p penalty on codes times decoder norms.")
     p: float = Field(gt=0, description="Which norm the L_p penalty takes; 1 is L1, less is sparser.")
 
-    def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
+    def __call__(self, geometry: Geometry, sparsity: Sparsity, forward: Forward, training: TrainingStep) -> Tensor:
         powers = power(sizes(geometry, forward), self.p).sum(-1)
-        return self.lp_coefficient * progress.sparsity_warm_up * power(powers, 1 / self.p, above=0.0).mean()
+        return self.lp_coefficient * training.sparsity_warm_up * power(powers, 1 / self.p, above=0.0).mean()
 
 
 TANH_SCALE = "What codes times decoder norms are multiplied by inside the tanh."
@@ -80,9 +84,9 @@ class Tanh(Loss):
     tanh_coefficient: float = Field(gt=0, description="Weight of the tanh penalty on codes times decoder norms.")
     tanh_scale: float = Field(default=4.0, gt=0, description=TANH_SCALE)
 
-    def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
-        penalty = forward.total((self.tanh_scale * sizes(geometry, forward)).tanh())
-        return self.tanh_coefficient * progress.sparsity_warm_up * penalty
+    def __call__(self, geometry: Geometry, sparsity: Sparsity, forward: Forward, training: TrainingStep) -> Tensor:
+        penalty = forward.codes.average((self.tanh_scale * sizes(geometry, forward)).tanh())
+        return self.tanh_coefficient * training.sparsity_warm_up * penalty
 
 
 class TanhQuad(Loss):
@@ -98,16 +102,17 @@ class TanhQuad(Loss):
     )
     tanh_scale: float = Field(default=4.0, gt=0, description=TANH_SCALE)
 
-    def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
+    def __call__(self, geometry: Geometry, sparsity: Sparsity, forward: Forward, training: TrainingStep) -> Tensor:
         rates = (self.tanh_scale * sizes(geometry, forward)).tanh().mean(0)
         penalty = (rates * (1 + rates / self.tanh_quad_saturation)).sum()
-        return self.tanh_quad_coefficient * progress.sparsity_warm_up * penalty
+        return self.tanh_quad_coefficient * training.sparsity_warm_up * penalty
 
 
-def mean_l0(sparsity: Any, forward: Forward) -> Tensor:
+def mean_l0(sparsity: Sparsity, forward: Forward) -> Tensor:
     """mean over tokens of sum_i 1[pre_i > theta_i], through JumpReLU's straight-through estimator
     (Rajamanoharan et al. 2024, arXiv 2407.14435, equation 9)."""
-    return forward.total(full(sparsity.step(forward.pre_at_codes, forward.latents)))
+    codes = forward.codes
+    return codes.average(widen(require(sparsity, HasThreshold).step(codes.pre, codes.latents)))
 
 
 class L0(Loss):
@@ -115,13 +120,13 @@ class L0(Loss):
 
     sparsifies: ClassVar[bool] = True
     entrywise: ClassVar[bool] = True
-    needs: ClassVar[frozenset[str]] = frozenset({"threshold"})
+    needs: ClassVar[tuple[type, ...]] = (HasThreshold,)
 
     kind: Literal["l0"] = "l0"
     l0_coefficient: float = Field(gt=0, description="Weight of the penalty on the number of active latents.")
 
-    def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
-        return self.l0_coefficient * progress.sparsity_warm_up * mean_l0(sparsity, forward)
+    def __call__(self, geometry: Geometry, sparsity: Sparsity, forward: Forward, training: TrainingStep) -> Tensor:
+        return self.l0_coefficient * training.sparsity_warm_up * mean_l0(sparsity, forward)
 
 
 class _TowardsL0(Loss):
@@ -129,7 +134,7 @@ class _TowardsL0(Loss):
 
     sparsifies: ClassVar[bool] = True
     entrywise: ClassVar[bool] = True
-    needs: ClassVar[frozenset[str]] = frozenset({"threshold"})
+    needs: ClassVar[tuple[type, ...]] = (HasThreshold,)
 
     target_l0: float = Field(gt=0, description="Active latents a token that training steers towards.")
     target_l0_coefficient: float = Field(gt=0, description="Weight of the loss that steers towards `target_l0`.")
@@ -140,9 +145,9 @@ class TargetL0(_TowardsL0):
 
     kind: Literal["target_l0"] = "target_l0"
 
-    def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
+    def __call__(self, geometry: Geometry, sparsity: Sparsity, forward: Forward, training: TrainingStep) -> Tensor:
         miss = mean_l0(sparsity, forward) / self.target_l0 - 1
-        return self.target_l0_coefficient * progress.sparsity_warm_up * miss.pow(2)
+        return self.target_l0_coefficient * training.sparsity_warm_up * miss.pow(2)
 
 
 class TargetL0Gemma(_TowardsL0):
@@ -150,6 +155,6 @@ class TargetL0Gemma(_TowardsL0):
 
     kind: Literal["target_l0_gemma"] = "target_l0_gemma"
 
-    def __call__(self, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
+    def __call__(self, geometry: Geometry, sparsity: Sparsity, forward: Forward, training: TrainingStep) -> Tensor:
         miss = mean_l0(sparsity, forward) - self.target_l0
-        return self.target_l0_coefficient * progress.sparsity_warm_up * (2 / self.target_l0) * miss.pow(2)
+        return self.target_l0_coefficient * training.sparsity_warm_up * (2 / self.target_l0) * miss.pow(2)

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 from lmsae.config import Frozen, parse_cell
 from lmsae.dictionary.config import DictionaryConfig, Normalization
 from lmsae.errors import describe_problem, describe_wanted, suggest
-from lmsae.geometry.config import GEOMETRIES, GeometryConfig
+from lmsae.geometry.config import GEOMETRIES, GeometryConfig, Widths
 from lmsae.losses import LossConfig
 from lmsae.planning.catalog import CATALOG, PIECES
 from lmsae.sparsity.config import ActFnConfig
@@ -133,13 +133,13 @@ def assemble(
     try:
         d_sae = _count_latents(section, reads, refuse)
         _refuse_k(parts.act_fn, d_sae * (len(reads) if parts.act_fn.joins_groups else 1), refuse)
-        if impossible := parts.geometry.fault(reads, writes, d_sae):
+        widths = Widths(reads=tuple(reads), writes=tuple(writes))
+        if impossible := parts.geometry.fault(widths, d_sae):
             raise _refused(refuse, "geometry", impossible)
     except _Refused:
         return None
     dictionary = DictionaryConfig(
-        reads=tuple(reads),
-        writes=tuple(writes),
+        widths=widths,
         d_sae=d_sae,
         geometry=parts.geometry,
         act_fn=parts.act_fn,

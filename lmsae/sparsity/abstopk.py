@@ -5,7 +5,7 @@ from typing import ClassVar, final
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lmsae.sparsity.selection import SelectsByToken, largest_of_each
+from lmsae.sparsity.selection import SelectsByToken, choose_largest
 
 
 @final
@@ -14,5 +14,5 @@ class AbsTopK(SelectsByToken):
 
     signed: ClassVar[bool] = True
 
-    def places(self, pre: Float[Tensor, "*batch latents"], k: int) -> Int[Tensor, "*batch kept"]:
-        return largest_of_each(pre.abs(), k, self.groups)
+    def choose_latents(self, pre: Float[Tensor, "*batch latents"], k: int) -> Int[Tensor, "*batch kept"]:
+        return choose_largest(pre.abs(), k, self.groups)

@@ -1,14 +1,15 @@
-"""What an activation function is, without torch: the part of a spec that says how `pre` becomes sparse codes."""
+"""Configs of activation functions, without torch: the part of a spec that says how `pre` becomes sparse codes."""
 
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from lmsae.config import Frozen
+from lmsae.sparsity.capabilities import HasGate, HasThreshold, TakesAnyK
 
 
 class ActFnBase(Frozen):
-    """What must be known of an activation function to plan a row, and to build the geometry before it."""
+    """The facts about an activation function that planning a row, and building the geometry before it, needs."""
 
     brings_bias: ClassVar[bool] = False
     """It has biases of its own or none at all, so that the geometry has no b_enc."""
@@ -18,10 +19,10 @@ class ActFnBase(Frozen):
     """It selects among the latents of all groups (layers) at once, where others select in each group."""
     selects_over_batch: ClassVar[bool] = False
     """It chooses among all pre-activations of a batch in training."""
-    takes_any_k: ClassVar[bool] = False
-    """It can select another number of codes than its own at any time: k may have a schedule, and multi-TopK use 4k."""
+    offers: ClassVar[tuple[type, ...]] = ()
+    """The capabilities of its module beside codes: types of lmsae/sparsity/capabilities.py."""
     not_jumprelu_because: ClassVar[str | None] = "it learns no threshold in training"
-    """Why it cannot be converted to jumprelu after training, or None if it can."""
+    """The reason that it cannot be converted to jumprelu after training; None if it can."""
 
 
 class ReLUConfig(ActFnBase):
@@ -34,6 +35,7 @@ class GatedConfig(ActFnBase):
     """codes = 1[pre + b_gate > 0] * ReLU(pre exp(r_mag) + b_mag) (Rajamanoharan et al. 2024, arXiv 2404.16014)."""
 
     brings_bias: ClassVar[bool] = True
+    offers: ClassVar[tuple[type, ...]] = (HasGate,)
 
     kind: Literal["gated"] = "gated"
 
@@ -41,6 +43,7 @@ class GatedConfig(ActFnBase):
 class JumpReLUConfig(ActFnBase):
     """codes = pre * 1[pre > theta], theta learned for each latent (Rajamanoharan et al. 2024, arXiv 2407.14435)."""
 
+    offers: ClassVar[tuple[type, ...]] = (HasThreshold,)
     not_jumprelu_because: ClassVar[str | None] = "it is one already"
 
     kind: Literal["jumprelu"] = "jumprelu"
@@ -67,7 +70,7 @@ class SelectsK(ActFnBase):
 
 
 class _TopKFamily(SelectsK):
-    takes_any_k: ClassVar[bool] = True
+    offers: ClassVar[tuple[type, ...]] = (TakesAnyK,)
     not_jumprelu_because: ClassVar[str | None] = None
 
 
@@ -108,7 +111,7 @@ class BatchLayerTopKConfig(_TopKFamily):
 class AbsTopKConfig(SelectsK):
     """The k largest of |pre| with their signs, token by token (Zhu et al. 2025, arXiv 2510.00404)."""
 
-    takes_any_k: ClassVar[bool] = True
+    offers: ClassVar[tuple[type, ...]] = (TakesAnyK,)
     not_jumprelu_because: ClassVar[str | None] = "its codes may be negative, and those of jumprelu are not"
 
     kind: Literal["abstopk"] = "abstopk"

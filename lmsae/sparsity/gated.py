@@ -36,10 +36,12 @@ class Gated(EntrywiseSparsity):
         magnitude = (pre * self.r_mag.exp() + self.b_mag).relu()
         return magnitude * (self.gate(pre) > 0)
 
-    def entries(self, pre: Float[Tensor, "tokens latents"]) -> Entries | None:
+    def choose_entries(self, pre: Float[Tensor, "tokens latents"]) -> Entries | None:
         """Wherever the gate is open, whatever the magnitude."""
         return Entries.above(pre, -self.b_gate.detach())
 
-    def at_entries(self, pre: Float[Tensor, " entries"], latents: Int[Tensor, " entries"]) -> Float[Tensor, " entries"]:
+    def activate_at(
+        self, pre: Float[Tensor, " entries"], latents: Int[Tensor, " entries"]
+    ) -> Float[Tensor, " entries"]:
         magnitude = (pre * self.r_mag.exp()[latents] + self.b_mag[latents]).relu()
         return magnitude * (self.gate(pre, latents) > 0)

@@ -19,7 +19,7 @@ from lmsae.sparsity.sparsity import EntrywiseSparsity
 
 
 class JumpReLU(EntrywiseSparsity):
-    """What both parameterisations of theta share."""
+    """The activation function, whichever parameter theta comes from."""
 
     def __init__(self, config: JumpReLUConfig, latents: int, groups: int) -> None:
         super().__init__()
@@ -36,11 +36,13 @@ class JumpReLU(EntrywiseSparsity):
     ) -> Float[Tensor, "*batch latents"]:
         return _Jump.apply(pre, self.threshold, self.bandwidth)
 
-    def entries(self, pre: Float[Tensor, "tokens latents"]) -> Entries | None:
+    def choose_entries(self, pre: Float[Tensor, "tokens latents"]) -> Entries | None:
         """Below theta, too, as far as the kernel reaches."""
         return Entries.above(pre, self.threshold.detach() - self.bandwidth / 2)
 
-    def at_entries(self, pre: Float[Tensor, " entries"], latents: Int[Tensor, " entries"]) -> Float[Tensor, " entries"]:
+    def activate_at(
+        self, pre: Float[Tensor, " entries"], latents: Int[Tensor, " entries"]
+    ) -> Float[Tensor, " entries"]:
         return _Jump.apply(pre, self.threshold[latents], self.bandwidth)
 
     def step(self, pre: Tensor, latents: Int[Tensor, " entries"] | None = None) -> Tensor:
@@ -83,12 +85,12 @@ class DirectJumpReLU(JumpReLU):
         return raw + (raw.clamp(min=0) - raw).detach()
 
 
-_PARAMETERISATIONS = {"log": LogJumpReLU, "direct": DirectJumpReLU}
+_PARAMETERIZATIONS = {"log": LogJumpReLU, "direct": DirectJumpReLU}
 
 
 def build(config: JumpReLUConfig, latents: int, groups: int) -> JumpReLU:
     """The jumprelu whose parameter is what the config says."""
-    return _PARAMETERISATIONS[config.jumprelu_threshold](config, latents, groups)
+    return _PARAMETERIZATIONS[config.jumprelu_threshold](config, latents, groups)
 
 
 class _Jump(torch.autograd.Function):
@@ -99,8 +101,8 @@ class _Jump(torch.autograd.Function):
         return pre * (pre > theta)  # a product with a mask takes a fifth of the time of torch.where
 
     @staticmethod
-    def backward(ctx, grad):
-        pre, theta = ctx.saved_tensors
+    def backward(ctx, *grads):
+        (grad,), (pre, theta) = grads, ctx.saved_tensors
         near = (pre - theta).abs() < ctx.bandwidth / 2
         to_theta = (grad * near).sum_to_size(theta.shape) * (-theta / ctx.bandwidth)
         return grad * (pre > theta), to_theta, None
@@ -114,7 +116,7 @@ class _Step(torch.autograd.Function):
         return (pre > theta).to(pre.dtype)
 
     @staticmethod
-    def backward(ctx, grad):
-        pre, theta = ctx.saved_tensors
+    def backward(ctx, *grads):
+        (grad,), (pre, theta) = grads, ctx.saved_tensors
         near = (pre - theta).abs() < ctx.bandwidth / 2
         return None, (grad * near).sum_to_size(theta.shape) / -ctx.bandwidth, None

@@ -12,10 +12,10 @@ from lmsae.sparsity.sparsity import Sparsity
 
 @runtime_checkable
 class Directions(Protocol):
-    """What matching pursuit asks of the geometry behind `pre`."""
+    """A geometry whose latents have directions: what matching pursuit asks of the one behind `pre`."""
 
     def overlaps(self, latents: Tensor) -> Tensor:
-        """How much each latent's pre falls when a code of 1 at one of `latents` (*batch,) is explained away:
+        """The fall of each latent's pre when a code of 1 at one of `latents` (*batch,) is explained away:
         W_dec[latents] W_enc, (*batch, latents)."""
         ...
 
@@ -47,18 +47,18 @@ class MatchingPursuit(Sparsity):
         for _ in range(self.k):
             latent = remaining.argmax(-1, keepdim=True)
             overlaps = geometry.overlaps(latent.squeeze(-1))
-            code = (pre.gather(-1, latent) - _explained(latents, codes, overlaps)).relu()
+            code = (pre.gather(-1, latent) - _sum_explained(latents, codes, overlaps)).relu()
             remaining = remaining - code.detach() * overlaps.detach()
             latents.append(latent)
             codes.append(code)
         return torch.zeros_like(pre).scatter_add(-1, torch.cat(latents, -1), torch.cat(codes, -1))
 
 
-def _explained(latents: list[Tensor], codes: list[Tensor], overlaps: Tensor) -> Tensor:
-    """How much codes (*batch, 1) of earlier latents take from the pre of the latent that has these overlaps.
+def _sum_explained(latents: list[Tensor], codes: list[Tensor], overlaps: Tensor) -> Tensor:
+    """The sum that codes (*batch, 1) of earlier latents take from the pre of the latent that has these overlaps.
 
-    With a tied encoder the overlap of a with b is that of b with a. So those of the last latent do, earlier ones need
-    not be kept, and the gradient costs the memory of k codes a token instead of k times all latents.
+    With a tied encoder the overlap of a with b is that of b with a, so the overlaps of the last latent are enough.
+    Those of earlier ones are not kept: the gradient takes the memory of k codes a token, not of k times all latents.
     """
     if not latents:
         return torch.zeros_like(overlaps[..., :1])

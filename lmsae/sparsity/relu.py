@@ -24,8 +24,10 @@ class ReLU(EntrywiseSparsity):
     ) -> Float[Tensor, "*batch latents"]:
         return pre.relu()
 
-    def entries(self, pre: Float[Tensor, "tokens latents"]) -> Entries | None:
+    def choose_entries(self, pre: Float[Tensor, "tokens latents"]) -> Entries | None:
         return Entries.above(pre, pre.new_zeros(pre.shape[1], dtype=torch.float32))
 
-    def at_entries(self, pre: Float[Tensor, " entries"], latents: Int[Tensor, " entries"]) -> Float[Tensor, " entries"]:
+    def activate_at(
+        self, pre: Float[Tensor, " entries"], latents: Int[Tensor, " entries"]
+    ) -> Float[Tensor, " entries"]:
         return pre.relu()

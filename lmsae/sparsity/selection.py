@@ -1,4 +1,4 @@
-"""What activation functions that keep a given number of codes share: k, and the threshold that they learn."""
+"""Activation functions that keep k codes, and the threshold that some of them learn."""
 
 from abc import abstractmethod
 
@@ -17,32 +17,25 @@ THRESHOLD_DECAY = 0.99
 class Selection(EntrywiseSparsity):
     """Keeps k codes in each group of latents.
 
-    `k` is a plain number, which a trainer with a schedule sets before each step. It is no part of the state, and
-    inference takes the config's.
+    `k` is that of the config, or as many latents as a group has. It never changes; a pass may be given another.
     """
 
     def __init__(self, config: SelectsK, latents: int, groups: int) -> None:
         super().__init__()
         self.groups = groups
-        self.k = self._k_of_config = min(config.k, latents // groups)
-
-    @property
-    def k_now(self) -> int:
-        """k of this step in training, k of the config at inference."""
-        return self.k if self.training else self._k_of_config
+        self.k = min(config.k, latents // groups)
 
     @abstractmethod
-    def at(self, pre: Float[Tensor, "*batch latents"], k: int) -> Float[Tensor, "*batch latents"]:
-        """The codes that this batch has with another k. More than there are means all."""
-
-    @abstractmethod
-    def chosen(self, pre: Float[Tensor, "tokens latents"]) -> Entries:
+    def select_entries(self, pre: Float[Tensor, "tokens latents"], k: int) -> Entries:
         """The entries that training keeps. Some may be 0."""
 
-    def entries(self, pre: Float[Tensor, "tokens latents"]) -> Entries | None:
-        return self.chosen(pre) if self.k * self.groups * len(pre) <= few(pre) else None
+    def choose_entries(self, pre: Float[Tensor, "tokens latents"], k: int | None = None) -> Entries | None:
+        k = self.k if k is None else k
+        return self.select_entries(pre, k) if k * self.groups * len(pre) <= few(pre) else None
 
-    def at_entries(self, pre: Float[Tensor, " entries"], latents: Int[Tensor, " entries"]) -> Float[Tensor, " entries"]:
+    def activate_at(
+        self, pre: Float[Tensor, " entries"], latents: Int[Tensor, " entries"]
+    ) -> Float[Tensor, " entries"]:
         return pre if self.signed else pre.relu()
 
 
@@ -50,21 +43,20 @@ class SelectsByToken(Selection):
     """Keeps as many codes of every token, whatever the rest of the batch."""
 
     @abstractmethod
-    def places(self, pre: Float[Tensor, "*batch latents"], k: int) -> Int[Tensor, "*batch kept"]:
-        """Which latents each token keeps."""
+    def choose_latents(self, pre: Float[Tensor, "*batch latents"], k: int) -> Int[Tensor, "*batch kept"]:
+        """The latents that each token keeps."""
 
     def forward(
         self, pre: Float[Tensor, "*batch latents"], geometry: nn.Module | None = None
     ) -> Float[Tensor, "*batch latents"]:
-        return self.at(pre, self.k_now)
+        return self.select(pre, self.k)
 
-    def at(self, pre: Float[Tensor, "*batch latents"], k: int) -> Float[Tensor, "*batch latents"]:
-        places = self.places(pre.detach(), k)
-        kept = pre.gather(-1, places)
-        return torch.zeros_like(pre).scatter(-1, places, kept if self.signed else kept.relu())
+    def select(self, pre: Float[Tensor, "*batch latents"], k: int) -> Float[Tensor, "*batch latents"]:
+        """The codes with another k (TakesAnyK)."""
+        return keep_chosen(pre, self.choose_latents(pre.detach(), k), signed=self.signed)
 
-    def chosen(self, pre: Float[Tensor, "tokens latents"]) -> Entries:
-        return Entries.even(self.places(pre, self.k_now), pre.shape[-1])
+    def select_entries(self, pre: Float[Tensor, "tokens latents"], k: int) -> Entries:
+        return Entries.even(self.choose_latents(pre, k), pre.shape[-1])
 
 
 class LearnsThreshold(Selection):
@@ -89,14 +81,14 @@ class LearnsThreshold(Selection):
         return mean.float().repeat_interleave(self.width)
 
     @torch.no_grad()
-    def observe(self, codes: Tensor, entries: Entries | None = None) -> None:
+    def observe(self, codes: Tensor, latents: Int[Tensor, " entries"] | None = None) -> None:
         positive = torch.where(codes > 0, codes, torch.inf)
         if self.groups == 1:
             smallest = positive.amin().view(1)
-        elif entries is None:
+        elif latents is None:
             smallest = positive.reshape(-1, self.groups, self.width).amin((0, 2))
         else:
-            group = entries.latents.div(self.width, rounding_mode="floor")
+            group = latents.div(self.width, rounding_mode="floor")
             smallest = positive.new_full((self.groups,), torch.inf).scatter_reduce(0, group, positive, "amin")
         smallest = smallest.to(self.threshold_sum)
         seen = smallest.isfinite()
@@ -105,8 +97,17 @@ class LearnsThreshold(Selection):
         self.threshold_weight.lerp_(torch.ones_like(smallest), share)
 
 
-def largest_of_each(values: Float[Tensor, "*batch latents"], k: int, groups: int) -> Int[Tensor, "*batch kept"]:
-    """Which k latents are the largest of each token, in each group of latents."""
+def keep_chosen(
+    pre: Float[Tensor, "*batch latents"], chosen: Int[Tensor, "*batch kept"], *, signed: bool
+) -> Float[Tensor, "*batch latents"]:
+    """The codes of each token's chosen latents, pre itself where codes have signs and ReLU(pre) elsewhere; 0 of all
+    others."""
+    kept = pre.gather(-1, chosen)
+    return torch.zeros_like(pre).scatter(-1, chosen, kept if signed else kept.relu())
+
+
+def choose_largest(values: Float[Tensor, "*batch latents"], k: int, groups: int) -> Int[Tensor, "*batch kept"]:
+    """The k latents of each token with the largest values, in each group of latents."""
     parts = values.unflatten(-1, (groups, -1))
     width = parts.shape[-1]
     k = min(k, width)

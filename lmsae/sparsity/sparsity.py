@@ -10,7 +10,7 @@ from lmsae.kernels.entries import Entries
 
 
 class Sparsity(nn.Module, ABC):
-    """Pre-activations to codes. Calling it has no side effect; `observe` is the one place where statistics change."""
+    """Pre-activations to codes. A call has no side effect; `observe` is the one place where statistics change."""
 
     signed: ClassVar[bool] = False
     """Codes may be negative."""
@@ -24,19 +24,21 @@ class Sparsity(nn.Module, ABC):
         `geometry` is the one that `pre` comes from; matching pursuit alone asks for it.
         """
 
-    def observe(self, codes: Tensor, entries: Entries | None = None) -> None:
-        """Take a training step's codes into running statistics: (tokens, latents), or (entries,) at `entries`. The
+    def observe(self, codes: Tensor, latents: Int[Tensor, " entries"] | None = None) -> None:
+        """Take a training step's codes into running statistics: (tokens, latents), or (entries,) of these latents. The
         trainer calls it once a step."""
 
 
 class EntrywiseSparsity(Sparsity):
-    """An activation function that can say which entries a training step needs, and work at those alone."""
+    """An activation function that can choose the entries which a training step needs, and work at those alone."""
 
     @abstractmethod
-    def entries(self, pre: Float[Tensor, "tokens latents"]) -> Entries | None:
+    def choose_entries(self, pre: Float[Tensor, "tokens latents"]) -> Entries | None:
         """The entries outside of which codes are 0, and so is every gradient of a code or a threshold; None where
         there are so many of them that the dense products are faster. The gradient of `pre` is not asked for."""
 
     @abstractmethod
-    def at_entries(self, pre: Float[Tensor, " entries"], latents: Int[Tensor, " entries"]) -> Float[Tensor, " entries"]:
+    def activate_at(
+        self, pre: Float[Tensor, " entries"], latents: Int[Tensor, " entries"]
+    ) -> Float[Tensor, " entries"]:
         """The codes of entries, from their pre-activations and their latents."""

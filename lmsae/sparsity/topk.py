@@ -8,24 +8,24 @@ from torch import Tensor, nn
 
 from lmsae.kernels import cpu as cpu_kernels
 from lmsae.kernels.entries import Entries, Held
-from lmsae.sparsity.selection import LearnsThreshold, SelectsByToken, largest_of_each
+from lmsae.sparsity.selection import LearnsThreshold, SelectsByToken, choose_largest
 
 SAMPLE = 65_536
 LARGE_ON_GPU = 1 << 27
-"""From so many values on, a GPU sooner finds candidates, and waits to hear how many, than it selects among all."""
+"""With so many values or more a GPU is faster if it finds candidates first, though it must wait for their number."""
 
 
 @final
 class TopK(LearnsThreshold, SelectsByToken):
     """The k largest of each token. It does not use its threshold, which is there for conversion to jumprelu."""
 
-    def places(self, pre: Float[Tensor, "*batch latents"], k: int) -> Int[Tensor, "*batch kept"]:
-        return largest_of_each(pre, k, self.groups)
+    def choose_latents(self, pre: Float[Tensor, "*batch latents"], k: int) -> Int[Tensor, "*batch kept"]:
+        return choose_largest(pre, k, self.groups)
 
-    def chosen(self, pre: Float[Tensor, "tokens latents"]) -> Entries:
+    def select_entries(self, pre: Float[Tensor, "tokens latents"], k: int) -> Entries:
         if self.groups > 1 or not cpu_kernels.can_choose(pre):
-            return super().chosen(pre)
-        latents, values = cpu_kernels.largest_of_rows(pre, self.k_now)
+            return super().select_entries(pre, k)
+        latents, values = cpu_kernels.largest_of_rows(pre, k)
         return Entries.even(latents, pre.shape[1], Held(pre, values.flatten()))
 
 
@@ -37,52 +37,54 @@ class BatchTopK(LearnsThreshold):
         self, pre: Float[Tensor, "*batch latents"], geometry: nn.Module | None = None
     ) -> Float[Tensor, "*batch latents"]:
         if self.training:
-            return self.at(pre, self.k_now)
+            return self.select(pre, self.k)
         return pre * (pre > self.threshold)
 
-    def at(self, pre: Float[Tensor, "*batch latents"], k: int) -> Float[Tensor, "*batch latents"]:
+    def select(self, pre: Float[Tensor, "*batch latents"], k: int) -> Float[Tensor, "*batch latents"]:
+        """The codes with another k (TakesAnyK)."""
         positive = pre.relu()
-        chosen = self._chosen(positive.detach(), k)
+        chosen = self._choose_places(positive.detach(), k)
         return torch.zeros_like(positive).flatten().scatter(0, chosen, positive.flatten()[chosen]).view_as(pre)
 
-    def chosen(self, pre: Float[Tensor, "tokens latents"]) -> Entries:
-        candidates = self._candidates(pre) if self.groups == 1 and cpu_kernels.can_choose(pre) else None
+    def select_entries(self, pre: Float[Tensor, "tokens latents"], k: int) -> Entries:
+        count = k * len(pre)
+        candidates = self._find_candidates(pre, count) if self.groups == 1 and cpu_kernels.can_choose(pre) else None
         if candidates is None:
-            return Entries.numbered(self._chosen(pre, self.k_now).sort().values, *pre.shape)
+            return Entries.numbered(self._choose_places(pre, k).sort().values, *pre.shape)
         values = candidates.of_all(pre)
-        places = cpu_kernels.largest(values, self.k_now * len(pre))
+        places = cpu_kernels.largest(values, count)
         return candidates.kept(places, Held(pre, values[places]))
 
-    def _candidates(self, pre: Float[Tensor, "tokens latents"]) -> Entries | None:
-        """Entries among which the k*B largest are, and not many others; None where a sample does not tell."""
-        floor = likely_floor(pre.flatten(), self.k_now * len(pre))
+    def _find_candidates(self, pre: Float[Tensor, "tokens latents"], count: int) -> Entries | None:
+        """Entries among which the `count` largest are, and not many others; None where a sample does not tell."""
+        floor = estimate_floor(pre.flatten(), count)
         entries = None if floor is None else Entries.above(pre, floor.float().expand(pre.shape[1]))
-        return entries if entries and len(entries.latents) >= self.k_now * len(pre) else None
+        return entries if entries and len(entries.latents) >= count else None
 
-    def _chosen(self, pre: Float[Tensor, "*batch latents"], k: int) -> Int[Tensor, " kept"]:
-        """Which entries a batch keeps, as indices into the flattened (tokens, latents), in no particular order."""
+    def _choose_places(self, pre: Float[Tensor, "*batch latents"], k: int) -> Int[Tensor, " kept"]:
+        """The entries that a batch keeps, as indices into the flattened (tokens, latents), in no particular order."""
         parts = pre.reshape(-1, self.groups, self.width)
         count = min(k, self.width) * len(parts)
-        return torch.cat([self._place(largest(parts[:, g].flatten(), count), g) for g in range(self.groups)])
+        return torch.cat([self._to_place(find_largest(parts[:, g].flatten(), count), g) for g in range(self.groups)])
 
-    def _place(self, indices: Tensor, group: int) -> Tensor:
+    def _to_place(self, indices: Tensor, group: int) -> Tensor:
         """Indices into a group's flattened (tokens, width) as indices into the flattened (tokens, latents)."""
         return indices + (indices // self.width * (self.groups - 1) + group) * self.width
 
 
-def largest(values: Float[Tensor, " n"], count: int) -> Tensor:
+def find_largest(values: Float[Tensor, " n"], count: int) -> Tensor:
     """Indices of the `count` largest of `values`, exactly, in no particular order.
 
-    A full selection over tens of millions of values is slow: where it can, it is made among those above a likely floor.
+    A selection among tens of millions of values is slow. Where it can, it looks only at those above a likely floor.
     """
-    if (floor := likely_floor(values, count)) is not None:
+    if (floor := estimate_floor(values, count)) is not None:
         candidates = (values > floor).nonzero().squeeze(1)
         if candidates.numel() >= count:
             return candidates[values[candidates].topk(count, sorted=False).indices]
     return values.topk(count, sorted=False).indices
 
 
-def likely_floor(values: Float[Tensor, " n"], count: int) -> Tensor | None:
+def estimate_floor(values: Float[Tensor, " n"], count: int) -> Tensor | None:
     """A value a little below the `count` largest, most likely, as a sample tells; None where none is needed."""
     if values.numel() <= (LARGE_ON_GPU if values.is_cuda else 4 * SAMPLE):
         return None

@@ -37,9 +37,9 @@ class DictionaryFlops:
 def dictionary_flops(dictionary: DictionaryConfig, context_size: int) -> DictionaryFlops:
     """The FLOPs of a dictionary, a token. matching_pursuit encodes k times."""
     geometry, act_fn, n = dictionary.geometry, dictionary.act_fn, dictionary.d_sae
-    encode, decode, apart = geometry.products(dictionary.reads, dictionary.writes, n, context_size)
+    encode, decode, apart = geometry.products(dictionary.widths, n, context_size)
     k = getattr(act_fn, "k", None)
-    active = min(1.0, k / (n * len(dictionary.reads) if act_fn.joins_groups else n)) if k else 1.0
+    active = min(1.0, k / (n * len(dictionary.widths.reads) if act_fn.joins_groups else n)) if k else 1.0
     encodings = k if k and act_fn.needs_tied_encoder else 1
     forward = encodings * encode + active * decode + apart
     backward = active * (encode + 2 * decode) + apart

@@ -45,8 +45,8 @@ def size_of(dictionary: DictionaryConfig) -> DictionarySize:
     """The size of a dictionary, by its config: the weights that a token is multiplied by once each. Biases are left
     out, as are the thresholds."""
     geometry = dictionary.geometry
-    weights = geometry.products(dictionary.reads, dictionary.writes, dictionary.d_sae, context_size=0)
-    latents = geometry.latents(dictionary.reads, dictionary.d_sae)
+    weights = geometry.products(dictionary.widths, dictionary.d_sae, context_size=0)
+    latents = geometry.latents(dictionary.widths, dictionary.d_sae)
     return DictionarySize(round(sum(weights)), latents, dictionary.act_fn.selects_over_batch)
 
 

@@ -67,7 +67,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
         dictionary.fit(reads, writes, x, target)
         search = initialize(
             dictionary,
-            *dictionary.normalized(batch.x, batch.target),
+            *dictionary.normalize(batch.x, batch.target),
             batch.usable,
             config,
             unit_norm_decoder=config.unit_norm_decoder,

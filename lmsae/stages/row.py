@@ -58,7 +58,7 @@ class PlannedRow:
         """The references of its specs of some stages, and of all that those are made from, by name."""
         wanted = {spec.reference for stage in stages for spec in self.of(stage)}
         lineage = {}
-        for name, spec in reversed(self.specs.items()):  # what is made from others comes behind them
+        for name, spec in reversed([*self.specs.items()]):  # what is made from others comes behind them
             if spec.reference in wanted:
                 wanted |= {*spec.inputs.values()}
                 lineage[name] = spec.reference

@@ -92,7 +92,7 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
     from lmsae.runtime.wandb_log import curves_logger
     from lmsae.stages.inputs.stored import stores_for
     from lmsae.training.checkpoints import Checkpoints, Keeper
-    from lmsae.training.interruption import interruptible
+    from lmsae.training.interruption import hear_interruptions
     from lmsae.training.run import Run
     from lmsae.training.together import train_together
 
@@ -117,7 +117,7 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
     steps = max(run.config.steps for run in job_of) - min(run.steps_done for run in job_of)
     before = {run: run.steps_done for run in job_of}
     with (
-        interruptible(runtime.time_limit) as interruption,
+        hear_interruptions(runtime.time_limit) as interruption,
         show_progress("train", unit="token", total=steps * first.batch_size, runtime=runtime) as progress,
     ):
         keeper = Keeper(checkpoints, runtime.checkpoint_seconds, interruption, runtime.checkpoint_steps)
@@ -174,15 +174,15 @@ def _converted(dictionary: "Dictionary", job: Job) -> "Dictionary":
         return dictionary
     import json
 
-    from lmsae.dictionary.as_jumprelu import as_jumprelu, cost
+    from lmsae.dictionary.as_jumprelu import convert_to_jumprelu, measure_cost
     from lmsae.stages.inputs.stored import calibration_batch
 
     converted, batch = (
-        as_jumprelu(dictionary),
+        convert_to_jumprelu(dictionary),
         calibration_batch(dictionary.config, job.config.sites, job.inputs, job.config),
     )
     batch = batch.to(str(next(dictionary.parameters()).device))
-    paid = cost(dictionary, converted, batch.x, batch.target, batch.usable)
+    paid = measure_cost(dictionary, converted, batch.x, batch.target, batch.usable)
     (job.out / CONVERSION).write_text(json.dumps(paid.as_metrics(), indent=1) + "\n")
     return converted
 
@@ -252,7 +252,7 @@ def _kind(spec: Spec, outlook: Outlook) -> Kind:
         dictionary["act_fn"]["kind"],
         spec.config["precision"],
         dictionary["d_sae"],
-        tuple(dictionary["reads"]),
+        tuple(dictionary["widths"]["reads"]),
     )
 
 

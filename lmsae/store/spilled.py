@@ -19,7 +19,7 @@ class Spilled:
         """Write the blocks of rows, one behind the other, on the disk of `folder`; there is at least one."""
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (nameless on disk)
         weakref.finalize(self, self._file.close)
-        contexts = 0
+        contexts = row = 0
         for block in blocks:
             self.dtype, row = block.dtype, block.shape[1]
             self._file.write(np.ascontiguousarray(block).data)

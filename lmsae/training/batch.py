@@ -1,4 +1,4 @@
-"""What a step is given."""
+"""The batch of activations that a step learns from, and its way to the device."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ class Batch:
 
     @cached_property
     def tokens(self) -> int:
-        """How many tokens count."""
+        """The number of tokens that count."""
         return self.x.shape[0] if self.usable is None else int(self.usable.sum())
 
     def to(self, device: str) -> "Batch":
         """The batch on a device."""
-        return self.each(lambda part: part.to(device))
+        return self.change_each(lambda part: part.to(device))
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+    def change_each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """The batch with every tensor changed; as many tokens count as before, which need not be counted again."""
         x = change(self.x)
         changed = Batch(
@@ -43,16 +43,16 @@ class Batch:
         changed.__dict__["tokens"] = self.tokens
         return changed
 
-    def parts(self, count: int) -> Iterator["Batch"]:
+    def split(self, count: int) -> Iterator["Batch"]:
         """The batch in at most `count` parts, cut between tokens or whole contexts; none is without a usable token."""
         rows = len(self.x)
         size = -(-rows // count)
         for start in range(0, rows, size):
-            part = self._between(slice(start, start + size))
+            part = self._take(slice(start, start + size))
             if count == 1 or part.tokens:
                 yield part
 
-    def _between(self, rows: slice) -> "Batch":
+    def _take(self, rows: slice) -> "Batch":
         if rows.stop >= len(self.x) and rows.start == 0:
             return self
         x = self.x[rows]
@@ -64,21 +64,21 @@ class Batch:
         )
 
 
-def fed(batches: Iterable[Batch], device: str) -> Iterator[Batch]:
-    """The batches on a device. A GPU takes each in on a stream of its own, from pinned memory, while it still computes
-    the step before: nothing here waits for that."""
+def move_to_device(batches: Iterable[Batch], device: str) -> Iterator[Batch]:
+    """The batches on a device. A GPU copies each from pinned memory on a stream of its own while it still computes the
+    step before, and nothing here waits for that step."""
     if torch.device(device).type != "cuda":
         yield from (batch.to(device) for batch in batches)
         return
     copying, computing = torch.cuda.Stream(device), torch.cuda.current_stream(device)
 
-    def moved(part: Tensor) -> Tensor:
+    def move(part: Tensor) -> Tensor:
         there = part.pin_memory().to(device, non_blocking=True)
         there.record_stream(computing)
         return there
 
     for batch in batches:
         with torch.cuda.stream(copying):
-            there = batch.each(moved)
+            there = batch.change_each(move)
         computing.wait_stream(copying)
         yield there

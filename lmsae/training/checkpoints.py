@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -24,7 +23,7 @@ KEPT = 2
 """The newest, and the one before it in case the newest is damaged."""
 DIGEST_DIGITS = 16
 MOST_SHARE = 0.05
-"""Of the time at most so much goes into checkpoints, however seldom that makes them."""
+"""At most this share of the time goes into checkpoints, however seldom that makes them."""
 
 
 class Checkpoints:
@@ -42,13 +41,13 @@ class Checkpoints:
             return
         self._folder.mkdir(exist_ok=True)
         self._of_use = self._of_use[1 - KEPT :]
-        for older in set(self._newest_first()).difference(self._of_use):
-            if _step_of(older) != self._keeps:
+        for older in set(self._list_newest_first()).difference(self._of_use):
+            if _read_step(older) != self._keeps:
                 older.unlink()
         draft = self._folder / ".draft"
         try:
             with open(draft, "wb") as file:
-                torch.save({"made_by": _maker(self._run), "state": self._run.state()}, file)
+                torch.save({"made_by": _describe_maker(self._run), "state": self._run.state()}, file)
                 file.flush()
                 os.fsync(file.fileno())
             path = self._folder / f"{self._run.steps_done:012}-{digest_of_file(draft)[:DIGEST_DIGITS]}.pt"
@@ -66,8 +65,8 @@ class Checkpoints:
         One is passed over, with a line on stderr, if its bytes are not those that were written or if it was made
         otherwise: by another run, another version of lmsae or torch, or in another format.
         """
-        for path in self._newest_first():
-            if self._taken(path, self._run.name):
+        for path in self._list_newest_first():
+            if self._take_over(path, self._run.name):
                 self._of_use, self._written = [path], self._run.steps_done
                 return self._run.steps_done
         return 0
@@ -75,15 +74,15 @@ class Checkpoints:
     def go_on_from(self, folder: Path, name: str, most_steps: int) -> int:
         """Bring the run to where a shorter one called `name` was, by the newest whole checkpoint in its `folder` of at
         most so many steps; returns the steps done, 0 without any."""
-        for path in _newest_first(folder):
+        for path in _list_newest_first(folder):
             with suppress(FileNotFoundError):  # the shorter run is still at work, and has a newer one
-                if _step_of(path) <= most_steps and self._taken(path, name):
+                if _read_step(path) <= most_steps and self._take_over(path, name):
                     return self._run.steps_done
         return 0
 
     def finish(self) -> None:
-        """Remove what was only to go on from, but for the checkpoint to keep."""
-        kept = {path for path in self._newest_first() if _step_of(path) == self._keeps}
+        """Remove all checkpoints but the one to keep."""
+        kept = {path for path in self._list_newest_first() if _read_step(path) == self._keeps}
         if self._folder.exists():
             for path in set(self._folder.iterdir()) - kept:
                 path.unlink()
@@ -92,23 +91,23 @@ class Checkpoints:
 
     @property
     def is_due(self) -> bool:
-        """Whether the run stands where its checkpoint is to be kept."""
+        """True if the run stands where its checkpoint is to be kept."""
         return self._run.steps_done == self._keeps
 
-    def _taken(self, path: Path, name: str) -> bool:
-        """Bring the run to a checkpoint of the run `name`, or say why not."""
+    def _take_over(self, path: Path, name: str) -> bool:
+        """Bring the run to a checkpoint of the run `name`, or tell why that cannot be."""
         reason = "its bytes are not those that were written"
         if path.stem.partition("-")[2] == digest_of_file(path)[:DIGEST_DIGITS]:
             saved = torch.load(path, map_location=self._run.device, weights_only=True)
-            reason = _difference(saved["made_by"], {**_maker(self._run), "run": name})
+            reason = _tell_differences(saved["made_by"], {**_describe_maker(self._run), "run": name})
             if not reason:
                 self._run.go_on_from(saved["state"])
                 return True
         print(f"{path}: passed over: {reason}", file=sys.stderr)
         return False
 
-    def _newest_first(self) -> list[Path]:
-        return _newest_first(self._folder)
+    def _list_newest_first(self) -> list[Path]:
+        return _list_newest_first(self._folder)
 
 
 class Keeper:
@@ -161,25 +160,25 @@ class Keeper:
         self._spent += self._cost
 
 
-def _newest_first(folder: Path) -> list[Path]:
+def _list_newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("[0-9]*-*.pt"), reverse=True)
 
 
-def _step_of(path: Path) -> int:
+def _read_step(path: Path) -> int:
     """The steps done, by the name of a checkpoint's file."""
     return int(path.stem.partition("-")[0])
 
 
-def _maker(run: Run) -> dict[str, Any]:
-    """What must be the same for one process to go on where another stopped. The run's name holds its spec's key."""
+def _describe_maker(run: Run) -> dict[str, object]:
+    """The facts that must agree for a process to go on where another stopped. The run's name holds its spec's key."""
     return {"format": FORMAT, "run": run.name, "lmsae": __version__, "torch": str(torch.__version__)}
 
 
-def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    return ", ".join(_differences(found, wanted))
+def _tell_differences(found: Mapping[str, object], wanted: Mapping[str, object]) -> str:
+    return ", ".join(_list_differences(found, wanted))
 
 
-def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+def _list_differences(found: Mapping[str, object], wanted: Mapping[str, object]) -> Iterator[str]:
     for name, value in wanted.items():
         if found.get(name) != value:
             yield f"it is of {name} {found.get(name)}, not {value}"

@@ -1,4 +1,4 @@
-"""How a dictionary is trained, without torch: the columns `train.*`."""
+"""The config of training, without torch: the columns `train.*`."""
 
 import math
 from typing import Annotated, Literal
@@ -12,16 +12,16 @@ from lmsae.training import schedules
 AUTO_LR, AUTO_LATENTS = 2e-4, 2**14
 
 
-def _at_most_all(duration: int | float) -> int | float:
+def _check_share(duration: int | float) -> int | float:
     if isinstance(duration, float) and duration > 1:
         raise ValueError(f"{duration!r} is a share of all steps, at most 1.0; write a number of steps without a point")
     return duration
 
 
-Duration = Annotated[int | float, AfterValidator(_at_most_all)]
+Duration = Annotated[int | float, AfterValidator(_check_share)]
 
 
-def _rate(value: object) -> object:
+def _parse_rate(value: object) -> object:
     """A learning rate; one message for a wrong one, where a union would have one a member."""
     if value == "auto":
         return value
@@ -34,7 +34,7 @@ def _rate(value: object) -> object:
     return number
 
 
-Rate = Annotated[float | Literal["auto"], BeforeValidator(_rate)]
+Rate = Annotated[float | Literal["auto"], BeforeValidator(_parse_rate)]
 
 
 class TrainConfig(Frozen):
@@ -194,13 +194,13 @@ class TrainConfig(Frozen):
         return AUTO_LR / math.sqrt(latents / AUTO_LATENTS) if self.lr == "auto" else self.lr
 
     def lr_factor(self, step: int) -> float:
-        """What the schedule makes of the learning rate at a step."""
+        """The factor of the learning rate at a step."""
         fall = self.lr_cool_down_steps if self.lr_schedule == "trapezoid" else 1.0
         shape = schedules.LR_SHAPES[self.lr_schedule]
         return schedules.learning_rate(step, self.steps, shape, self.lr_warm_up_steps, fall, self.lr_end_ratio)
 
     def sparsity_factor(self, step: int) -> float:
-        """What the warm-up makes of sparsity penalties at a step."""
+        """The factor of sparsity penalties at a step, while they warm up."""
         return schedules.warm_up(step, self.steps, self.sparsity_warm_up_steps)
 
     def k_at(self, step: int, k: int) -> int:
@@ -209,7 +209,7 @@ class TrainConfig(Frozen):
         return schedules.k_at(step, self.steps, shape, ends, self.k_cold_boot_steps, self.k_warm_up_steps)
 
     def resamples_after(self, step: int) -> bool:
-        """Whether dead latents begin anew after a step. They never do after the last one."""
+        """True if dead latents begin anew after a step. They never do after the last one."""
         every, done = schedules.steps_of(self.resample_steps, self.steps), step + 1
         return bool(every) and done % every == 0 and done // every <= self.resample_times and done < self.steps
 

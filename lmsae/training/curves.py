@@ -1,4 +1,4 @@
-"""Training curves: what is recorded of a step, and where it goes."""
+"""Training curves: the numbers of a step that are recorded, and their file."""
 
 import csv
 import math
@@ -15,7 +15,7 @@ POINTS = 200
 
 
 class Log(Protocol):
-    """Where curve points go as they are made, besides the curves themselves."""
+    """A second place for curve points, which get there as they are made."""
 
     def __call__(self, point: dict[str, float]) -> None: ...
 
@@ -38,10 +38,10 @@ class Tally:
         for name, term in terms.items():
             self.losses[name] = self.losses.get(name, 0.0) + share * term.item()
         self._squared_error += (forward.reconstruction - forward.target).pow(2).sum().item()
-        self._active += (forward.codes != 0).sum().item()
+        self._active += (forward.codes.values != 0).sum().item()
         self._targets.append(forward.target)
 
-    def point(self) -> dict[str, float]:
+    def summarize(self) -> dict[str, float]:
         """The step's loss, its terms, explained variance (NaN for a batch without any), and mean L0."""
         target = torch.cat(self._targets)
         variance = (target - target.mean(0)).pow(2).sum().item()
@@ -54,7 +54,7 @@ class Tally:
 
 
 def is_point(step: int, steps: int) -> bool:
-    """Whether `step` of `steps` is recorded: 200 to 400 evenly spaced ones are, and always the last.
+    """True if `step` of `steps` is recorded: 200 to 400 evenly spaced ones are, and always the last.
 
     They are a power of two apart, so that those of a longer run are among those of a shorter one.
     """

@@ -22,8 +22,8 @@ class WeightMean:
             self.sums[name].lerp_(value, 1 - self.decay)
 
     @torch.no_grad()
-    def begin_anew(self, name: str, parameter: nn.Parameter, dim: int, chosen: Tensor) -> None:
-        """Make the mean of chosen places of a parameter's dimension what stands there now, as if it always had."""
+    def restart(self, name: str, parameter: nn.Parameter, dim: int, chosen: Tensor) -> None:
+        """Set the mean at chosen places of a parameter's dimension to the present weights, as if it always had been."""
         present = parameter.index_select(dim, chosen)
         self.sums[name].index_copy_(dim, chosen, present * (1 - self.decay**self.updates))
 

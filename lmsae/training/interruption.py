@@ -1,4 +1,4 @@
-"""Being asked to stop: by Ctrl-C, by a scheduler's SIGTERM, or by a time limit."""
+"""Requests to stop: by Ctrl-C, by a scheduler's SIGTERM, or by a time limit."""
 
 import contextlib
 import signal
@@ -13,7 +13,7 @@ TIMED_OUT = 124
 
 
 class Interruption:
-    """Whether somebody asked to stop. The work at hand goes on until it calls `obey`."""
+    """A request to stop, once there is one. The work at hand goes on until it calls `obey`."""
 
     def __init__(self, time_limit: float | None = None) -> None:
         """`time_limit` is in seconds from now; None is no limit."""
@@ -22,7 +22,7 @@ class Interruption:
 
     @property
     def is_asked(self) -> bool:
-        """Whether to stop as soon as may be."""
+        """True if the work should stop as soon as it can."""
         return self._signal is not None or self._is_late
 
     @property
@@ -30,7 +30,7 @@ class Interruption:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal: remember it. A second one does what it does by itself."""
+        """Handle a signal: remember it. A second one has its usual effect."""
         del frame
         self._signal = number
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
@@ -48,10 +48,10 @@ class Interruption:
 
 
 @contextlib.contextmanager
-def interruptible(time_limit: float | None) -> Iterator[Interruption]:
-    """SIGTERM and SIGINT only ask to stop within this block. Who asked too late to be heard is obeyed at its end.
+def hear_interruptions(time_limit: float | None) -> Iterator[Interruption]:
+    """SIGTERM and SIGINT only ask to stop within this block. A request that nobody has obeyed is obeyed at its end.
 
-    Outside the main thread, where Python has no say over signals, they are left as they are.
+    Outside the main thread, where Python cannot set handlers, signals are left as they are.
     """
     interruption = Interruption(time_limit)
     before = {}

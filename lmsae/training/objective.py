@@ -1,4 +1,4 @@
-"""The objective: what training adds to a dictionary."""
+"""The objective of training: losses, and what else training adds to a dictionary."""
 
 from lmsae.config import Frozen
 from lmsae.geometry.config import GeometryBase
@@ -15,7 +15,7 @@ class Objective(Frozen):
     @property
     def needs_model(self) -> bool:
         """True if a loss asks for the language model at every step."""
-        return any("model" in loss.needs for loss in self.losses)
+        return any(loss.needs_model for loss in self.losses)
 
 
 def trains_on_contexts(geometry: GeometryBase | type[GeometryBase], needs_model: bool) -> bool:

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from typing import Any
+from types import ModuleType
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,13 @@ DECODERS = ("W_dec", "W_skip", "U", "V")
 """Weights that write; thresholds and biases apart, all others read."""
 
 
+class AdamSettings(TypedDict):
+    """Adam's settings."""
+
+    betas: tuple[float, float]
+    eps: float
+
+
 def build(config: TrainConfig, parameters: Iterable[Named], lr: float) -> tuple[Optimizer, ...]:
     """The optimizers of named parameters, each of which belongs to exactly one of them.
 
@@ -31,23 +39,23 @@ def build(config: TrainConfig, parameters: Iterable[Named], lr: float) -> tuple[
     return optimizers
 
 
-def to_evaluation(optimizer: Optimizer) -> None:
-    """Bring the parameters of an optimizer that trains other weights than it means to those that it means."""
+def set_final_weights(optimizer: Optimizer) -> None:
+    """Set the parameters to the weights to use, where an optimizer (schedule-free) trains on others."""
     switch: Callable[[], None] | None = getattr(optimizer, "eval", None)
     if switch:
         switch()
 
 
-def _groups(config: TrainConfig, parameters: Iterable[Named], lr: float) -> list[dict[str, Any]]:
+def _make_groups(config: TrainConfig, parameters: Iterable[Named], lr: float) -> list[dict[str, object]]:
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters:
-        rate = lr * _lr_factor(config, name)
+        rate = lr * _choose_lr_factor(config, name)
         decay = config.weight_decay if _is_matrix(name, parameter) else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
 
 
-def _lr_factor(config: TrainConfig, name: str) -> float:
+def _choose_lr_factor(config: TrainConfig, name: str) -> float:
     own = next(part for part in reversed(name.split(".")) if not part.isdigit())
     if own.endswith("threshold"):
         return config.threshold_lr_factor
@@ -57,19 +65,19 @@ def _lr_factor(config: TrainConfig, name: str) -> float:
 
 
 def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter is a matrix or a stack of matrices; the biases of several heads are not."""
+    """True if a parameter is a matrix or a stack of matrices; the biases of several heads are not."""
     return parameter.ndim > 1 and not name.rpartition(".")[2].startswith("b_")
 
 
 def _adam(config: TrainConfig, parameters: list[Named], lr: float) -> tuple[Optimizer, ...]:
     adam = torch.optim.Adam(
-        _groups(config, parameters, lr), decoupled_weight_decay=True, fused=True, **_moments(config)
+        _make_groups(config, parameters, lr), decoupled_weight_decay=True, fused=True, **_read_moments(config)
     )
     return (adam,)
 
 
 def _sparse_adam(config: TrainConfig, parameters: list[Named], lr: float) -> tuple[Optimizer, ...]:
-    return (SparseAdam(_groups(config, parameters, lr), **_moments(config)),)
+    return (SparseAdam(_make_groups(config, parameters, lr), **_read_moments(config)),)
 
 
 def _muon(config: TrainConfig, parameters: list[Named], lr: float) -> tuple[Optimizer, ...]:
@@ -77,22 +85,22 @@ def _muon(config: TrainConfig, parameters: list[Named], lr: float) -> tuple[Opti
     matrices = [(name, value) for name, value in parameters if _is_matrix(name, value) and value.ndim == 2]
     taken = {name for name, _ in matrices}
     others = [(name, value) for name, value in parameters if name not in taken]
-    muon = torch.optim.Muon(_groups(config, matrices, lr), momentum=MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw")
+    muon = torch.optim.Muon(_make_groups(config, matrices, lr), momentum=MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw")
     return (muon, *_adam(config, others, lr))
 
 
 def _schedule_free(config: TrainConfig, parameters: list[Named], lr: float) -> tuple[Optimizer, ...]:
-    library = _library("schedulefree", config)
-    optimizer = library.AdamWScheduleFree(_groups(config, parameters, lr), **_moments(config))
+    library = _import_library("schedulefree", config)
+    optimizer = library.AdamWScheduleFree(_make_groups(config, parameters, lr), **_read_moments(config))
     optimizer.train()
     return (optimizer,)
 
 
-def _moments(config: TrainConfig) -> dict[str, Any]:
+def _read_moments(config: TrainConfig) -> AdamSettings:
     return {"betas": (config.adam_beta1, config.adam_beta2), "eps": config.adam_eps}
 
 
-def _library(name: str, config: TrainConfig) -> Any:
+def _import_library(name: str, config: TrainConfig) -> ModuleType:
     try:
         return import_module(name)
     except ImportError:
@@ -117,7 +125,7 @@ def set_lr_factor(optimizer: Optimizer, factor: float) -> None:
 
 
 @torch.no_grad()
-def forget(optimizer: Optimizer, parameter: nn.Parameter, dim: int, chosen: Tensor) -> None:
+def clear_moments(optimizer: Optimizer, parameter: nn.Parameter, dim: int, chosen: Tensor) -> None:
     """Set an optimizer's moments to 0 for the chosen places of a parameter's dimension.
 
     A schedule-free optimizer's second copy of the weights, `z`, takes their present values there.

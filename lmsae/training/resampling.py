@@ -3,7 +3,6 @@ Monosemanticity", appendix "Neuron resampling")."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,40 +10,40 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lmsae.geometry.linear import Linear
 from lmsae.training.ema import WeightMean
-from lmsae.training.optimizers import forget
+from lmsae.training.optimizers import clear_moments
 
 ENCODER_FACTOR = 0.2
 DIMENSIONS = {"W_enc": 1, "W_dec": 0, "b_enc": 0}
-"""Where a latent has its weights: parameters of the geometry, and which dimension of each counts latents."""
+"""The parameters of the geometry that hold a latent's weights, and the dimension of each that counts latents."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rebirth:
-    """Which latents begin anew, and with what weights: latents (m,), encoder (d_in, m), decoder (m, d_out)."""
+    """The latents that begin anew, and their weights: latents (m,), encoder (d_in, m), decoder (m, d_out)."""
 
     latents: Int[Tensor, " m"]
     encoder: Float[Tensor, "d_in m"]
     decoder: Float[Tensor, "m d_out"]
 
     @torch.no_grad()
-    def take_place(self, geometry: Any, optimizers: Iterable[Optimizer], mean: WeightMean | None = None) -> None:
+    def apply(self, geometry: Linear, optimizers: Iterable[Optimizer], mean: WeightMean | None = None) -> None:
         """Set the weights of these latents, encoder biases to 0, and let optimizers forget their moments, and a mean
         of weights those they had."""
-        geometry.W_enc[:, self.latents] = self.encoder
-        geometry.W_dec[self.latents] = self.decoder
-        geometry.b_enc[self.latents] = 0
+        new = {"W_enc": self.encoder, "W_dec": self.decoder, "b_enc": torch.zeros_like(self.encoder[0])}
         for name, dim in DIMENSIONS.items():
-            parameter = getattr(geometry, name)
+            parameter = geometry.get_parameter(name)
+            parameter.index_copy_(dim, self.latents, new[name])
             for optimizer in optimizers:
-                forget(optimizer, parameter, dim, self.latents)
+                clear_moments(optimizer, parameter, dim, self.latents)
             if mean:
-                mean.begin_anew(f"geometry.{name}", parameter, dim, self.latents)
+                mean.restart(f"geometry.{name}", parameter, dim, self.latents)
 
 
 @torch.no_grad()
-def rebirth(
-    geometry: Any,
+def draw_rebirth(
+    geometry: Linear,
     x: Float[Tensor, "tokens d_in"],
     losses: Float[Tensor, " tokens"],
     dead: Bool[Tensor, " latents"],

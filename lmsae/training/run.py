@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.errors import TrainingError
-from lmsae.losses import Forward, Progress, reconstruction_loss
+from lmsae.geometry.linear import Linear
+from lmsae.losses import Forward, TrainingStep, reconstruction_loss
+from lmsae.sparsity.capabilities import TakesAnyK
 from lmsae.training import curves, optimizers, resampling
 from lmsae.training.batch import Batch
 from lmsae.training.config import TrainConfig
@@ -23,6 +25,10 @@ from lmsae.training.unit_rows import normalize_rows, remove_radial_gradient
 if TYPE_CHECKING:
     from lmsae.training.objective import Objective
     from lmsae.training.splice import Splice
+
+
+State = dict[str, Any]
+"""All that a run's steps change: tensors, numbers, lists and dicts by name, as a checkpoint holds them."""
 
 
 class Run:
@@ -51,7 +57,6 @@ class Run:
             loss.kind: {name: value.to(device) for name, value in loss.memory().items()} for loss in objective.losses
         }
         self.ema = WeightMean(dictionary.named_parameters(), config.ema) if config.ema else None
-        self._last_k: int = getattr(dictionary.sparsity, "k", 0)
         entrywise = dictionary.entrywise and all(loss.entrywise for loss in objective.losses)
         self._pass = dictionary.entrywise_pass if entrywise else dictionary.training_pass
         self._reconstructs = not any(loss.replaces_reconstruction for loss in objective.losses)
@@ -67,74 +72,84 @@ class Run:
     def step(self, batch: Batch) -> None:
         """One optimizer step on a batch, which stays as it is. Raises TrainingError when the loss is not finite."""
         step, config = self.steps_done, self.config
-        self._set_k()
+        k = self._choose_k()
         lr_factor = config.lr_factor(step)
         tally = curves.Tally() if curves.is_point(step, config.steps) else None
         dead = self.since_fired >= config.dead_threshold
-        self._accumulate(batch, dead, tally)
+        self._accumulate(batch, dead, k, tally)
         self._update_weights(lr_factor)
         if tally:
-            self._record({**tally.point(), "dead": int(dead.sum()), "lr": self.lr * lr_factor})
+            self._record({**tally.summarize(), "dead": int(dead.sum()), "lr": self.lr * lr_factor})
         self.steps_done += 1
         if config.resamples_after(step):
-            self._resample(batch)
+            self._resample(batch, k)
         if self.is_finished:
             self._finish()
 
-    def _accumulate(self, batch: Batch, dead: Tensor, tally: curves.Tally | None) -> None:
+    def _accumulate(self, batch: Batch, dead: Tensor, k: int | None, tally: curves.Tally | None) -> None:
         """Gradients of a batch, part by part, and what is learned from it without them."""
         tokens, fired = batch.tokens, torch.zeros_like(dead)
-        progress = {loss.kind: self._progress(dead, self.memory[loss.kind]) for loss in self.objective.losses}
-        for part in batch.parts(self.config.gradient_accumulation):
+        training = {loss.kind: self._describe_step(dead, self.memory[loss.kind]) for loss in self.objective.losses}
+        forward: Forward | None = None
+        for part in batch.split(self.config.gradient_accumulation):
             share = part.tokens / tokens
-            forward, terms = self._losses(part, progress)
+            forward, terms = self._compute_losses(part, training, k)
             (share * torch.stack(list(terms.values())).sum()).backward()
-            fired |= forward.fired()
+            fired |= forward.codes.find_fired()
             if tally:
                 tally.add(forward, terms, share)
         self.since_fired += tokens
         self.since_fired.masked_fill_(fired, 0)
+        assert forward is not None, "a batch has tokens"
         # Once a step, whatever the number of parts: the last one stands for the batch.
         with torch.no_grad():
             self.dictionary.observe(forward)
             for loss in self.objective.losses:
-                loss.observe(self.memory[loss.kind], forward, progress[loss.kind])
+                loss.observe(self.memory[loss.kind], forward, training[loss.kind])
 
-    def _losses(self, batch: Batch, progress: dict[str, Progress]) -> tuple[Forward, dict[str, Tensor]]:
-        x, target = self.dictionary.normalized(batch.x, batch.target)
+    def _compute_losses(
+        self, batch: Batch, training: dict[str, TrainingStep], k: int | None
+    ) -> tuple[Forward, dict[str, Tensor]]:
+        x, target = self.dictionary.normalize(batch.x, batch.target)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            forward = self._pass(x, target, batch.usable)
+            forward = self._pass(x, target, batch.usable, k)
             if self.splice:
                 forward = replace(forward, model=self.splice.run(self.dictionary, batch, forward.reconstruction))
             terms = {"reconstruction": reconstruction_loss(forward)} if self._reconstructs else {}
             for loss in self.objective.losses:
                 terms[loss.kind] = loss(
-                    self.dictionary.geometry, self.dictionary.sparsity, forward, progress[loss.kind]
+                    self.dictionary.geometry, self.dictionary.sparsity, forward, training[loss.kind]
                 )
         return forward, terms
 
-    def _progress(self, dead: Tensor, memory: dict[str, Tensor]) -> Progress:
+    def _describe_step(self, dead: Tensor, memory: dict[str, Tensor]) -> TrainingStep:
         config = self.config
-        return Progress(
+        return TrainingStep(
             sparsity_warm_up=config.sparsity_factor(self.steps_done),
             dead=dead,
             step=self.steps_done,
             steps=config.steps,
             seed=config.seed,
             memory=memory,
-            # Whoever has not yet seen as many tokens as a latent must have been silent for has no dead one.
+            # A latent is dead after so many silent tokens: before them none can be.
             all_alive=self.steps_done * config.batch_size < config.dead_threshold,
         )
 
-    def _set_k(self) -> None:
-        if self.config.initial_k:
-            sparsity: Any = self.dictionary.sparsity
-            sparsity.k = self.config.k_at(self.steps_done, self._last_k)
+    def _choose_k(self) -> int | None:
+        """k of the next step; None where it has no schedule."""
+        sparsity = self.dictionary.sparsity
+        if not self.config.initial_k:
+            return None
+        assert isinstance(sparsity, TakesAnyK), "a schedule of k is refused for others"
+        return self.config.k_at(self.steps_done, sparsity.k)
+
+    @property
+    def _decoder_rows(self) -> nn.Parameter:
+        return self.dictionary.geometry.get_parameter("W_dec")
 
     def _update_weights(self, lr_factor: float) -> None:
-        geometry: Any = self.dictionary.geometry
         if self.objective.unit_norm_decoder:
-            remove_radial_gradient(geometry.W_dec)
+            remove_radial_gradient(self._decoder_rows)
         if self.config.grad_clip:
             torch.nn.utils.clip_grad_norm_(self.dictionary.parameters(), self.config.grad_clip)
         for optimizer in self.optimizers:
@@ -142,24 +157,26 @@ class Run:
             optimizer.step()
             optimizer.zero_grad()
         if self.objective.unit_norm_decoder:
-            normalize_rows(geometry.W_dec)
+            normalize_rows(self._decoder_rows)
         if self.ema:
             self.ema.update(self.dictionary.named_parameters())
 
     @torch.no_grad()
-    def _resample(self, batch: Batch) -> None:
+    def _resample(self, batch: Batch, k: int | None) -> None:
         """Dead latents begin anew from the badly reconstructed tokens of a batch."""
         dead = self.since_fired >= self.config.dead_threshold
         if not dead.any():
             return
+        geometry = self.dictionary.geometry
+        assert isinstance(geometry, Linear), "resampling is refused for others"
         x, losses = [], []
-        for part in batch.parts(self.config.gradient_accumulation):
-            forward = self.dictionary.training_pass(*self.dictionary.normalized(part.x, part.target), part.usable)
+        for part in batch.split(self.config.gradient_accumulation):
+            forward = self.dictionary.training_pass(*self.dictionary.normalize(part.x, part.target), part.usable, k)
             x.append(forward.x)
             losses.append((forward.reconstruction - forward.target).pow(2).sum(1))
         seed = (self.config.seed, self.steps_done)
-        new = resampling.rebirth(self.dictionary.geometry, torch.cat(x), torch.cat(losses), dead, seed)
-        new.take_place(self.dictionary.geometry, self.optimizers, self.ema)
+        new = resampling.draw_rebirth(geometry, torch.cat(x), torch.cat(losses), dead, seed)
+        new.apply(geometry, self.optimizers, self.ema)
         self.since_fired[new.latents] = 0
 
     def _finish(self) -> None:
@@ -167,16 +184,14 @@ class Run:
         if self.ema:
             self.ema.copy_to(self.dictionary.named_parameters())
             if self.objective.unit_norm_decoder:
-                geometry: Any = self.dictionary.geometry
-                normalize_rows(geometry.W_dec)
+                normalize_rows(self._decoder_rows)
         for optimizer in self.optimizers:
-            optimizers.to_evaluation(optimizer)
-        self._set_k()
+            optimizers.set_final_weights(optimizer)
         for name, weights in self.dictionary.named_parameters():
             if not weights.isfinite().all():
-                raise self._breakdown(f"{name} is not finite")
+                raise self._describe_breakdown(f"{name} is not finite")
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """All that steps change, as tensors, numbers, lists and dicts; what cannot change is the config's."""
         return {
             "steps_done": self.steps_done,
@@ -188,7 +203,7 @@ class Run:
             "curves": self.curves,
         }
 
-    def go_on_from(self, state: dict[str, Any]) -> None:
+    def go_on_from(self, state: State) -> None:
         """Take over the `state` of a run of the same config, or of one that did the same so far (forks.py), on this
         run's device: the next step is the one that would have come there. The log hears the points so far."""
         self.dictionary.load_state_dict(state["dictionary"])
@@ -214,13 +229,13 @@ class Run:
 
     def _record(self, measured: dict[str, float]) -> None:
         if not math.isfinite(measured["loss"]):
-            raise self._breakdown(f"the loss is {measured['loss']}")
+            raise self._describe_breakdown(f"the loss is {measured['loss']}")
         point = {"step": self.steps_done, "tokens": (self.steps_done + 1) * self.config.batch_size, **measured}
         self.curves.append(point)
         if self.log:
             self.log(point)
 
-    def _breakdown(self, what: str) -> TrainingError:
+    def _describe_breakdown(self, what: str) -> TrainingError:
         return TrainingError(
             f"{self.name}: {what} at step {self.steps_done} of {self.config.steps}. Lower train.lr or the sparsity "
             "coefficient, or set train.grad_clip."

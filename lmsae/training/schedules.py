@@ -17,41 +17,41 @@ def steps_of(duration: int | float, total: int) -> int:
     return round(duration * total) if isinstance(duration, float) else duration
 
 
-def constant(progress: float, end: float) -> float:
+def stay_constant(progress: float, end: float) -> float:
     """1 throughout."""
     del progress, end
     return 1.0
 
 
-def linear(progress: float, end: float) -> float:
+def fall_linearly(progress: float, end: float) -> float:
     """A straight line."""
     return end + (1 - end) * (1 - progress)
 
 
-def cosine(progress: float, end: float) -> float:
+def fall_as_cosine(progress: float, end: float) -> float:
     """Half a cosine: slow, fast, slow."""
     return end + (1 - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def geometric(progress: float, end: float) -> float:
+def fall_geometrically(progress: float, end: float) -> float:
     """By the same ratio every step; `end` must be positive."""
     return end**progress
 
 
-def saturating(progress: float, end: float) -> float:
+def fall_exponentially(progress: float, end: float) -> float:
     """As exp(-3 progress), shifted and scaled to the ends: fast, then slow."""
     rest = math.exp(-EXPONENTIAL_FACTOR)
     return end + (1 - end) * (math.exp(-EXPONENTIAL_FACTOR * progress) - rest) / (1 - rest)
 
 
 LR_SHAPES: Mapping[str, Shape] = {
-    "constant": constant,
-    "trapezoid": linear,
-    "linear": linear,
-    "cosine": cosine,
-    "exponential": geometric,
+    "constant": stay_constant,
+    "trapezoid": fall_linearly,
+    "linear": fall_linearly,
+    "cosine": fall_as_cosine,
+    "exponential": fall_geometrically,
 }
-K_SHAPES: Mapping[str, Shape] = {"linear": linear, "exponential": saturating}
+K_SHAPES: Mapping[str, Shape] = {"linear": fall_linearly, "exponential": fall_exponentially}
 
 
 def learning_rate(step: int, total: int, shape: Shape, rise: int | float, fall: int | float, end_ratio: float) -> float:

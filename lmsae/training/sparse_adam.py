@@ -1,6 +1,7 @@
 """Lazy Adam for dense gradients that are mostly 0."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -10,26 +11,37 @@ from torch.optim import Optimizer
 class SparseAdam(Optimizer):
     """Adam in which an element without a gradient (exactly 0) keeps its weight and its moments.
 
-    What torch.optim.SparseAdam does with `grad.to_sparse()`, for dense gradients that are mostly 0: those of latents
-    that did not fire. The bias correction counts all steps. States: step, exp_avg, exp_avg_sq.
+    It does what torch.optim.SparseAdam does with `grad.to_sparse()`, for dense gradients that are mostly 0, as of
+    latents that did not fire. The bias correction counts all steps. States: step, exp_avg, exp_avg_sq.
     """
 
     def __init__(
         self,
-        params: Iterable[dict],
+        params: Iterable[dict[str, object]],
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(params, {"betas": betas, "eps": eps, "weight_decay": weight_decay})
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Update every parameter that has a gradient. Weight decay, too, is only for elements with one."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     self._update(parameter, parameter.grad, group)
+        return loss
 
     def _update(self, weights: Tensor, grad: Tensor, group: dict) -> None:
         state = self.state[weights]

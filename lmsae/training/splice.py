@@ -1,4 +1,4 @@
-"""The language model with a dictionary spliced in, for losses that ask what becomes of its predictions."""
+"""The language model with a dictionary spliced in, for losses that measure its predictions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from torch import Tensor
 
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.lm.protocol import LanguageModel
-from lmsae.losses.forward import full
+from lmsae.losses.forward import widen
 from lmsae.training.batch import Batch
 
 
 @dataclass(frozen=True, slots=True)
 class Clean:
-    """What the model does by itself: log probabilities of the next token where it counts, and its activations."""
+    """The model by itself: log probabilities of the next token where it counts, and its activations."""
 
     ids: Tensor
     usable: Tensor
@@ -39,7 +39,7 @@ class Splice:
         raw = batch.target[batch.usable]
         like = raw if dictionary.config.geometry.autoencodes else None
         restored = dictionary.write.restore(reconstruction.to(raw.dtype), like)
-        parts = restored.split(dictionary.config.writes, dim=-1)
+        parts = restored.split(dictionary.config.widths.writes, dim=-1)
         return Spliced(self, self._clean(batch), dict(zip(self.hook_points, parts, strict=True)))
 
     @torch.no_grad()
@@ -49,9 +49,9 @@ class Splice:
         if self._last is None or self._last.ids is not batch.ids:
             seen: dict[str, Tensor] = {}
             edits = {name: lambda x, name=name: seen.setdefault(name, x) for name in self.hook_points}
-            with _own_precision(batch.ids):
+            with _keep_precision(batch.ids):
                 logits = self.model.logits_with(batch.ids, edits)
-            self._last = Clean(batch.ids, batch.usable, _predictions(logits, batch.usable), seen)
+            self._last = Clean(batch.ids, batch.usable, _predict(logits, batch.usable), seen)
         return self._last
 
 
@@ -66,38 +66,38 @@ class Spliced:
     def divergence(self) -> Float[Tensor, ""]:
         """Mean KL(model || this), in nats, over predictions."""
         clean = self.clean.log_probabilities
-        return _mean((clean.exp() * (clean - self._log_probabilities)).sum(-1))
+        return _average((clean.exp() * (clean - self._log_probabilities)).sum(-1))
 
     def cross_entropy(self) -> Float[Tensor, ""]:
         """Mean cross-entropy of the next token, in nats, over predictions."""
         following = self.clean.ids[:, 1:][self.clean.usable[:, :-1]]
-        return _mean(-self._log_probabilities.gather(1, following[:, None]).squeeze(1))
+        return _average(-self._log_probabilities.gather(1, following[:, None]).squeeze(1))
 
     @cached_property
     def _log_probabilities(self) -> Float[Tensor, "predictions d_vocab"]:
-        values = {name: self._everywhere(name, part) for name, part in self.replacements.items()}
+        values = {name: self._fill_in(name, part) for name, part in self.replacements.items()}
         edits = {name: lambda _, value=value: value for name, value in values.items()}
-        with _own_precision(self.clean.ids):
+        with _keep_precision(self.clean.ids):
             logits = self.splice.model.logits_with(self.clean.ids, edits)
-        return _predictions(logits, self.clean.usable)
+        return _predict(logits, self.clean.usable)
 
-    def _everywhere(self, name: str, part: Tensor) -> Float[Tensor, "contexts context_size _"]:
+    def _fill_in(self, name: str, part: Tensor) -> Float[Tensor, "contexts context_size _"]:
         own = self.clean.activations[name]
         return own.masked_scatter(self.clean.usable[..., None], part.to(own.dtype))
 
 
-def _predictions(
+def _predict(
     logits: Float[Tensor, "contexts context_size d_vocab"], usable: Bool[Tensor, "contexts context_size"]
 ) -> Float[Tensor, "predictions d_vocab"]:
     """Log probabilities of the next token at usable positions that have one, at least in float32."""
-    return full(logits[:, :-1][usable[:, :-1]]).log_softmax(-1)
+    return widen(logits[:, :-1][usable[:, :-1]]).log_softmax(-1)
 
 
-def _mean(values: Float[Tensor, " predictions"]) -> Float[Tensor, ""]:
-    """0 of none: contexts whose one usable token is the last."""
+def _average(values: Float[Tensor, " predictions"]) -> Float[Tensor, ""]:
+    """The mean; 0 of no values, as of contexts whose one usable token is the last."""
     return values.sum() / max(len(values), 1)
 
 
-def _own_precision(ids: Int[Tensor, "contexts context_size"]) -> torch.autocast:
+def _keep_precision(ids: Int[Tensor, "contexts context_size"]) -> torch.autocast:
     """The model runs in its own dtype, whatever training's precision."""
     return torch.autocast(ids.device.type, enabled=False)

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from lmsae.errors import TrainingError
-from lmsae.training.batch import Batch, fed
+from lmsae.training.batch import Batch, move_to_device
 from lmsae.training.run import Run
 
 
 class Stream(Protocol):
-    """Where batches come from."""
+    """The source of batches."""
 
     def batches(self, start_step: int, stop_step: int) -> Iterable[Batch]:
         """The batches of steps start_step to stop_step, on the CPU."""
@@ -31,7 +31,7 @@ def train_together(
     """
     active, broken = list(runs), []
     first, last = min(run.steps_done for run in runs), max(run.config.steps for run in runs)
-    for step, batch in enumerate(fed(stream.batches(first, last), device), first):
+    for step, batch in enumerate(move_to_device(stream.batches(first, last), device), first):
         finished = []
         for run in [run for run in active if run.steps_done == step]:
             try:

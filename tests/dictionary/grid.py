@@ -73,8 +73,7 @@ class Case:
     def config(self) -> DictionaryConfig:
         shape = GEOMETRIES[self.geometry]
         return DictionaryConfig(
-            reads=shape.reads,
-            writes=shape.writes,
+            widths=geometries.Widths(reads=shape.reads, writes=shape.writes),
             d_sae=D_SAE,
             geometry=shape.config,
             act_fn=ACT_FNS[self.act_fn],
@@ -134,9 +133,9 @@ def trained(case: Case, dtype: torch.dtype = torch.float32) -> Dictionary:
         for parameter in made.sparsity.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
     x, target = activations(case, dtype)
-    reads, writes = moments(x, made.config.reads), moments(target, made.config.writes)
+    reads, writes = moments(x, made.config.widths.reads), moments(target, made.config.widths.writes)
     made.fit(reads, writes, x.flatten(0, -2), target.flatten(0, -2))
     usable = torch.ones(x.shape[:-1], dtype=torch.bool) if x.ndim == 3 else None
     with torch.no_grad():
-        made.observe(made.train().training_pass(*made.normalized(x, target), usable))
+        made.observe(made.train().training_pass(*made.normalize(x, target), usable))
     return made.eval()

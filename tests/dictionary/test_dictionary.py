@@ -28,9 +28,9 @@ def test_every_part_of_a_dictionary_is_in_the_grid() -> None:
 def test_it_works_in_the_units_of_training_and_speaks_raw_activations(case: Case) -> None:
     made = trained(case, torch.float64)
     x, target = activations(case, torch.float64)
-    x_units, target_units = made.normalized(x, target)
+    x_units, target_units = made.normalize(x, target)
     forward = made.training_pass(x_units, target_units)
-    assert torch.equal(made.encode(x), forward.codes)
+    assert torch.equal(made.encode(x), forward.codes.values)
     like = x if made.config.geometry.autoencodes else None
     torch.testing.assert_close(made(x), made.write.restore(forward.reconstruction, like))
     # The loss in training's units is zero just where the raw output is the raw target.
@@ -41,9 +41,9 @@ def test_it_works_in_the_units_of_training_and_speaks_raw_activations(case: Case
 def test_the_learned_threshold_is_in_the_units_that_latents_are_selected_in(act_fn: str) -> None:
     made = trained(Case("sae", act_fn, include_norm=True)).train()
     x = activations(Case("sae", act_fn))[0]
-    forward = made.training_pass(*made.normalized(x, x))
-    smallest = forward.pre[forward.codes != 0].min()  # of the one batch that it has observed
-    assert not torch.allclose(smallest, forward.codes[forward.codes != 0].min(), rtol=0.01)
+    forward = made.training_pass(*made.normalize(x, x))
+    smallest = forward.pre[forward.codes.values != 0].min()  # of the one batch that it has observed
+    assert not torch.allclose(smallest, forward.codes.values[forward.codes.values != 0].min(), rtol=0.01)
     torch.testing.assert_close(made.sparsity.threshold, smallest.expand(made.geometry.latents))
 
 
@@ -67,7 +67,7 @@ def test_saving_what_was_loaded_gives_the_same_bytes_and_outputs(case: Case, tmp
 @pytest.mark.parametrize("case", [case for case in cases((False,)) if why_no_fold(case) is None], ids=str)
 def test_a_folded_dictionary_survives_the_disk(case: Case, tmp_path: Path) -> None:
     x, _ = activations(case)
-    folded = trained(case).folded()
+    folded = trained(case).fold_normalizers()
     folded.save(tmp_path)
     torch.testing.assert_close(Dictionary.load(tmp_path)(x), folded(x))
     again = tmp_path / "again"

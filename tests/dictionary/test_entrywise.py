@@ -11,9 +11,9 @@ from torch import Tensor
 from lmsae import sparsity
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.kernels import entries
-from lmsae.losses import LOSSES, Forward, Progress, reconstruction_loss
+from lmsae.losses import LOSSES, Forward, TrainingStep, reconstruction_loss
+from lmsae.losses.codes import DenseCodes, EntryCodes
 from lmsae.planning.catalog import CATALOG
-from lmsae.planning.checks.parts import OFFERS
 from lmsae.sparsity.config import ACT_FNS
 from lmsae.sparsity.sparsity import EntrywiseSparsity
 from lmsae.training.objective import Objective
@@ -55,11 +55,11 @@ SELECTING: dict[str, dict[str, Any]] = {
 def combined(selecting: str, loss: str) -> dict[str, Any] | None:
     """The columns of a row with this loss; None where they do not go together."""
     columns = {"act_fn": selecting, "losses": (), **SELECTING[selecting]}
-    if not all(columns["act_fn"] in OFFERS.get(need, ACT_FNS) for need in ENTRYWISE[loss].needs):
+    if not set(ENTRYWISE[loss].needs) <= set(ACT_FNS[columns["act_fn"]].offers):
         return None
     return columns | {
         "losses": tuple(dict.fromkeys((*columns["losses"], loss))),
-        "unit_norm_decoder": "unit_norm_decoder" in ENTRYWISE[loss].needs,
+        "unit_norm_decoder": ENTRYWISE[loss].needs_unit_rows,
         "target_l0": 3.0,
         "target_l0_coefficient": 0.3,
     }
@@ -84,10 +84,10 @@ def made(case: str) -> tuple[Dictionary, Objective]:
 
 def batch(dictionary: Dictionary) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(3)
-    x = torch.randn(TOKENS, sum(dictionary.config.reads), generator=generator, dtype=torch.float64)
+    x = torch.randn(TOKENS, sum(dictionary.config.widths.reads), generator=generator, dtype=torch.float64)
     if dictionary.config.geometry.autoencodes:
         return x, x
-    return x, torch.randn(TOKENS, sum(dictionary.config.writes), generator=generator, dtype=torch.float64)
+    return x, torch.randn(TOKENS, sum(dictionary.config.widths.writes), generator=generator, dtype=torch.float64)
 
 
 def learned(dictionary: Dictionary, objective: Objective, forward: Forward) -> dict[str, Tensor]:
@@ -96,7 +96,7 @@ def learned(dictionary: Dictionary, objective: Objective, forward: Forward) -> d
     losses = {"reconstruction": reconstruction_loss(forward)}
     for loss in objective.losses:
         memory = {name: value.double() for name, value in loss.memory().items()}
-        progress = Progress(0.7, dead, step=3, steps=10, memory=memory)
+        progress = TrainingStep(0.7, dead, step=3, steps=10, memory=memory)
         losses[loss.kind] = loss(dictionary.geometry, dictionary.sparsity, forward, progress)
     gradients = torch.autograd.grad(
         torch.stack(list(losses.values())).sum(), list(dictionary.parameters()), materialize_grads=True
@@ -108,10 +108,9 @@ def same_as_dense(dictionary: Dictionary, objective: Objective) -> dict[str, Ten
     """What is learned in a dense pass, after a look whether a pass at few entries has the same codes and teaches it."""
     x, target = batch(dictionary)
     sparse, dense = dictionary.entrywise_pass(x, target), dictionary.training_pass(x, target)
-    assert sparse.entries is not None
-    whole = torch.zeros_like(dense.codes).index_put((sparse.entries.row, sparse.entries.latents), sparse.codes)
-    torch.testing.assert_close(whole, dense.codes)
-    assert torch.equal(sparse.fired(), dense.fired())
+    assert isinstance(sparse.codes, EntryCodes)
+    torch.testing.assert_close(sparse.codes.entries.dense(sparse.codes.values), dense.codes.values)
+    assert torch.equal(sparse.codes.find_fired(), dense.codes.find_fired())
     found, wanted = (learned(dictionary, objective, forward) for forward in (sparse, dense))
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-11, msg=name)
@@ -170,7 +169,7 @@ def test_every_loss_is_the_same_with_every_activation_function(selecting: str, l
 def test_a_dead_latent_far_below_its_threshold_learns_from_auxk(selecting: str) -> None:
     dictionary, objective = in_grid(selecting, "aux_k", jumprelu_init_threshold=1e3)
     for forward in (dictionary.entrywise_pass(*batch(dictionary)), dictionary.training_pass(*batch(dictionary))):
-        assert not forward.fired().any()
+        assert not forward.codes.find_fired().any()
         gradient = learned(dictionary, objective, forward)["geometry.W_enc"]
         assert gradient[:, ::3].any(0).sum() > LATENTS // 6
         assert not gradient[:, 1::3].any()
@@ -191,7 +190,7 @@ def test_the_threshold_learned_is_that_of_the_dense_pass(case: str) -> None:
 def test_where_entries_are_many_the_pass_is_the_dense_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(entries, "FEW", 0.01)
     dictionary, _ = made("standard_new")
-    assert dictionary.entrywise_pass(*batch(dictionary)).entries is None
+    assert isinstance(dictionary.entrywise_pass(*batch(dictionary)).codes, DenseCodes)
 
 
 def test_under_autocast_the_codes_that_count_have_the_precision_of_the_weights() -> None:
@@ -200,7 +199,8 @@ def test_under_autocast_the_codes_that_count_have_the_precision_of_the_weights()
     x, target = (part.float() for part in batch(dictionary))
     with torch.autocast("cpu", torch.bfloat16):
         forward = dictionary.entrywise_pass(x, target)
-    assert forward.entries is not None
+    assert isinstance(forward.codes, EntryCodes)
+    chosen = forward.codes.entries
     assert forward.pre.dtype == torch.bfloat16
-    exact = dictionary.geometry.encode(x)[forward.entries.row, forward.entries.latents].relu()
-    torch.testing.assert_close(forward.codes, exact)
+    exact = dictionary.geometry.encode(x)[chosen.row, chosen.latents].relu()
+    torch.testing.assert_close(forward.codes.values, exact)

@@ -18,7 +18,7 @@ def test_folding_changes_neither_codes_nor_outputs(case: Case) -> None:
     made = trained(case, torch.float64)
     x, _ = activations(case, torch.float64)
     codes, norms = made.encode(x), made.geometry.norms()
-    folded = made.folded()
+    folded = made.fold_normalizers()
     assert folded.config.normalize_activations == "none"
     assert not folded.config.sparsity_include_decoder_norm
     assert 0 < (codes != 0).sum() < codes.numel()
@@ -30,7 +30,7 @@ def test_folding_changes_neither_codes_nor_outputs(case: Case) -> None:
 @pytest.mark.parametrize("case", [case for case in cases() if why_no_fold(case)], ids=str)
 def test_what_has_no_exact_fold_is_refused_with_a_reason(case: Case) -> None:
     with pytest.raises(ExportError, match=why_no_fold(case)):
-        trained(case).folded()
+        trained(case).fold_normalizers()
 
 
 @pytest.mark.parametrize(
@@ -45,10 +45,10 @@ def test_what_has_no_exact_fold_is_refused_with_a_reason(case: Case) -> None:
 def test_a_folded_copy_is_a_copy_in_the_same_mode(case: Case) -> None:
     made = trained(case)
     before = {key: value.clone() for key, value in made.state_dict().items()}
-    folded = made.folded()
+    folded = made.fold_normalizers()
     with torch.no_grad():
         for parameter in folded.parameters():
             parameter.zero_()
     assert not folded.training
-    assert made.train().folded().training
+    assert made.train().fold_normalizers().training
     assert all(torch.equal(value, before[key]) for key, value in made.state_dict().items())

@@ -9,7 +9,7 @@ from lmsae.dictionary.config import DictionaryConfig, Normalization
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.evaluation.hooked import HookPoint
 from lmsae.evaluation.known import KnownFeatures, known_features
-from lmsae.geometry.config import MOLTConfig, SAEConfig
+from lmsae.geometry.config import MOLTConfig, SAEConfig, Widths
 from lmsae.lm import load, resolve
 from lmsae.lm.synthetic import SyntheticModel
 from lmsae.sparsity.config import TopKConfig
@@ -32,8 +32,7 @@ def truth() -> KnownFeatures:
 
 def dictionary(geometry: SAEConfig | MOLTConfig, units: Normalization, latents: int) -> Dictionary:
     config = DictionaryConfig(
-        reads=(WIDTH,),
-        writes=(WIDTH,),
+        widths=Widths(reads=(WIDTH,), writes=(WIDTH,)),
         d_sae=latents,
         geometry=geometry,
         act_fn=TopKConfig(k=3),

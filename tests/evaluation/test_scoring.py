@@ -19,6 +19,7 @@ from lmsae.evaluation.hooked import HookedDictionary, HookPoint
 from lmsae.evaluation.measures import ON_TEXT, WITHOUT_TEXT
 from lmsae.evaluation.scores import Score
 from lmsae.evaluation.scoring import HeldOutText, score
+from lmsae.geometry.config import Widths
 from lmsae.lm import load, resolve
 from lmsae.metrics.definitions import GROUPS, names_in
 from lmsae.planning.catalog import CATALOG
@@ -262,7 +263,7 @@ def test_every_group_has_a_measure_and_measures_what_is_defined_and_nothing_else
 
 def test_scales_and_their_fold_score_alike(scored: Scoring, mean: Tensor) -> None:
     dictionary = random("batchtopk")
-    plain, folded = scored(attach(dictionary, HOOK, mean), attach(dictionary.folded(), HOOK, mean))
+    plain, folded = scored(attach(dictionary, HOOK, mean), attach(dictionary.fold_normalizers(), HOOK, mean))
     require_close(folded, plain, 1e-5)
 
 
@@ -303,7 +304,7 @@ def test_a_score_is_read_as_it_was_saved_and_chosen_from_by_group(tmp_path: Path
 def site(name: str, reads: int, writes: int) -> Dictionary:
     """A random dictionary of a catalog entry, over so many hook points."""
     config = parts(name, WIDTH, 24)[0]
-    return filled(config.model_copy(update={"reads": (WIDTH,) * reads, "writes": (WIDTH,) * writes}))
+    return filled(config.model_copy(update={"widths": Widths(reads=(WIDTH,) * reads, writes=(WIDTH,) * writes)}))
 
 
 def test_a_transcoder_is_spliced_where_it_writes(scored: Scoring, model: Any, ids: Tensor, mean: Tensor) -> None:
@@ -323,7 +324,7 @@ def test_a_transcoder_is_spliced_where_it_writes(scored: Scoring, model: Any, id
 @pytest.mark.parametrize("name", [name for name in CATALOG if name not in SAES])
 def test_every_other_geometry_is_scored(name: str, scored: Scoring, mean: Tensor) -> None:
     config = parts(name, WIDTH, 24)[0]
-    read = [HookPoint(0, HOOK), HookPoint(0, "blocks.1.hook_resid_post")][: len(config.reads)]
+    read = [HookPoint(0, HOOK), HookPoint(0, "blocks.1.hook_resid_post")][: len(config.widths.reads)]
     written = (
         read
         if config.geometry.autoencodes

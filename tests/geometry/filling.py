@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lmsae import geometry
-from lmsae.geometry.config import GeometryConfig
+from lmsae.geometry.config import GeometryConfig, Widths
 from lmsae.geometry.geometry import Affine, Geometry
 
 
@@ -25,7 +25,9 @@ def filled(
     dtype: torch.dtype = torch.float64,
 ) -> Geometry:
     """A geometry with random weights: parameters of the same name and shape are equal in all geometries."""
-    made = geometry.build(config, reads, writes, d_sae, encoder_bias=encoder_bias).to(dtype)
+    made = geometry.build(
+        config, Widths(reads=tuple(reads), writes=tuple(writes)), d_sae, encoder_bias=encoder_bias
+    ).to(dtype)
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator(sum(name.encode())), dtype=dtype))
@@ -55,12 +57,12 @@ def assert_close(found: Tensor, wanted: np.ndarray | Tensor) -> None:
 
 
 def assert_only_chosen_write(module: Geometry, chosen: Tensor | slice, x: Tensor) -> None:
-    """The contribution of the chosen latents is the reconstruction with all other codes 0, less `base`."""
+    """The output of the chosen latents alone is the reconstruction with all other codes 0, less `base`."""
     codes = noise(*x.shape[:-1], module.latents, seed=7)
     alone = torch.zeros_like(codes)
     alone[..., chosen] = codes[..., chosen]
     wanted = module.decode(alone, x) - module.base(x)
-    assert_close(module.contribution(codes[..., chosen], chosen, x), wanted.detach())
+    assert_close(module.write(codes[..., chosen], chosen, x), wanted.detach())
 
 
 def assert_all_parameters_learn(module: Geometry, x: Tensor) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lmsae import geometry
 from lmsae.errors import ExportError, ShapeError
-from lmsae.geometry.config import CLTConfig, TranscoderConfig
+from lmsae.geometry.config import CLTConfig, TranscoderConfig, Widths
 from lmsae.geometry.geometry import Affine, Geometry
 from tests.geometry.filling import (
     assert_all_parameters_learn,
@@ -99,7 +99,10 @@ def test_gradients_reach_every_parameter() -> None:
 @pytest.mark.parametrize("widths", [(4, 4), (4, 3)])
 def test_one_layer_is_a_transcoder_bit_for_bit(widths: tuple[int, int]) -> None:
     read, written = widths
-    one, plain = (geometry.build(config, [read], [written], N) for config in (CLTConfig(), TranscoderConfig()))
+    one, plain = (
+        geometry.build(config, Widths(reads=(read,), writes=(written,)), N)
+        for config in (CLTConfig(), TranscoderConfig())
+    )
     drawn, of_plain = one.draw(generator()), plain.draw(generator())
     assert torch.equal(drawn["W_dec.0"], of_plain["W_dec"])
     one.place(drawn, 0.7)
@@ -117,7 +120,7 @@ def test_one_layer_is_a_transcoder_bit_for_bit(widths: tuple[int, int]) -> None:
 
 
 def test_drawn_rows_have_norm_1_together_and_the_same_for_every_target() -> None:
-    module = geometry.build(CLTConfig(), [READ] * LAYERS, [WRITTEN] * LAYERS, N).double()
+    module = geometry.build(CLTConfig(), Widths(reads=(READ,) * LAYERS, writes=(WRITTEN,) * LAYERS), N).double()
     module.place(module.draw(generator()), 0.5)
     np.testing.assert_allclose(module.norms().detach(), 0.5, rtol=1e-6)
     parts = [np.linalg.norm(decoder(weights(module), 0, target), axis=1) for target in range(LAYERS)]
@@ -126,7 +129,20 @@ def test_drawn_rows_have_norm_1_together_and_the_same_for_every_target() -> None
 
 
 def test_encoders_are_tied_to_what_is_written_to_their_own_layer() -> None:
-    module = geometry.build(CLTConfig(), [2, 2], [2, 2], N)
+    module = geometry.build(
+        CLTConfig(),
+        Widths(
+            reads=(
+                2,
+                2,
+            ),
+            writes=(
+                2,
+                2,
+            ),
+        ),
+        N,
+    )
     module.place(module.draw(generator()), 0.5, unit_norm_decoder=True)
     w = weights(module)
     np.testing.assert_allclose(module.norms().detach(), 1, rtol=1e-6)
@@ -189,7 +205,7 @@ def test_maps_that_mix_layers_are_refused() -> None:
 )
 def test_layers_of_different_widths_are_refused(reads: tuple[int, ...], writes: tuple[int, ...], message: str) -> None:
     with pytest.raises(ShapeError, match=message):
-        geometry.build(CLTConfig(), reads, writes, N)
+        geometry.build(CLTConfig(), Widths(reads=reads, writes=writes), N)
 
 
 def test_layers_are_summed_in_full_precision_under_autocast() -> None:
@@ -199,8 +215,8 @@ def test_layers_are_summed_in_full_precision_under_autocast() -> None:
     exact = module.decode(codes, x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = module.decode(codes, x)
-        alone = module.contribution(codes[:, :16], slice(16), x) + module.base(x)
-    one = module.contribution(codes[:, :16], slice(16), x) + module.base(x)
+        alone = module.write(codes[:, :16], slice(16), x) + module.base(x)
+    one = module.write(codes[:, :16], slice(16), x) + module.base(x)
     last = slice(-16, None)
     # The last layer is a sum of eight products; each is as rough as the one of the first layer.
     assert rough.dtype == torch.float32

@@ -192,7 +192,7 @@ def test_any_leading_dimensions_will_do(name: str) -> None:
 
 def test_maps_are_the_same_where_shift_and_scale_are() -> None:
     one = diagonal(3, 1)
-    assert one.same_as(diagonal(3, 1))
-    assert not one.same_as(diagonal(3, 2))
-    assert not one.same_as(diagonal(3, 1, shifted=False))
-    assert not one.same_as(full(3, 1))
+    assert one.equals(diagonal(3, 1))
+    assert not one.equals(diagonal(3, 2))
+    assert not one.equals(diagonal(3, 1, shifted=False))
+    assert not one.equals(full(3, 1))

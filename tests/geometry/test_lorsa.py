@@ -12,7 +12,7 @@ from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXAttention
 
 from lmsae import geometry
 from lmsae.errors import ExportError, ShapeError
-from lmsae.geometry.config import LorsaConfig, TranscoderConfig
+from lmsae.geometry.config import LorsaConfig, TranscoderConfig, Widths
 from lmsae.geometry.geometry import Affine, Geometry
 from lmsae.geometry.lorsa import Attention, Lorsa
 from tests.geometry.filling import (
@@ -121,7 +121,10 @@ def test_contexts_of_one_token_are_a_transcoder_bit_for_bit(
 
 def test_a_start_is_that_of_a_transcoder_bit_for_bit() -> None:
     for written in (READ, WRITTEN):
-        module, plain = (geometry.build(config, [READ], [written], N) for config in (ROTARY, TranscoderConfig()))
+        module, plain = (
+            geometry.build(config, Widths(reads=(READ,), writes=(written,)), N)
+            for config in (ROTARY, TranscoderConfig())
+        )
         module.place(module.draw(generator()), 0.7)
         plain.place(plain.draw(generator()), 0.7)
         for name, value in weights(plain).items():
@@ -130,7 +133,7 @@ def test_a_start_is_that_of_a_transcoder_bit_for_bit() -> None:
 
 @pytest.mark.parametrize("unit", [True, False])
 def test_queries_and_keys_start_random_and_decoders_at_the_norm_asked_for(unit: bool) -> None:
-    module = geometry.build(ROTARY, [READ], [WRITTEN], N)
+    module = geometry.build(ROTARY, Widths(reads=(READ,), writes=(WRITTEN,)), N)
     module.place(module.draw(generator()), 0.3, unit_norm_decoder=unit)
     w = weights(module)
     np.testing.assert_allclose(module.norms().detach(), 1 if unit else 0.3, rtol=1e-6)
@@ -185,7 +188,7 @@ def attention(heads: int = 2, d_head: int = D_QK) -> Attention:
 @pytest.mark.parametrize("maps", [diagonal, full])
 def test_a_start_from_attention_attends_as_the_model_does(maps: Callable[[int, int], Affine]) -> None:
     config = LorsaConfig(lorsa_qk_heads=4, lorsa_d_qk=D_QK)
-    module = geometry.build(config, [READ], [WRITTEN], 12).double()
+    module = geometry.build(config, Widths(reads=(READ,), writes=(WRITTEN,)), 12).double()
     assert isinstance(module, Lorsa)
     model, read, write = attention(), maps(READ, 3), maps(WRITTEN, 4)
     module.place(module.draw_from(model, read, write, generator()), 0.5)
@@ -200,7 +203,9 @@ def test_a_start_from_attention_attends_as_the_model_does(maps: Callable[[int, i
 def test_a_latent_that_starts_from_attention_moves_one_direction_of_its_head_s_values(
     maps: Callable[[int, int], Affine],
 ) -> None:
-    module = geometry.build(LorsaConfig(lorsa_qk_heads=4, lorsa_d_qk=2), [READ], [WRITTEN], 12).double()
+    module = geometry.build(
+        LorsaConfig(lorsa_qk_heads=4, lorsa_d_qk=2), Widths(reads=(READ,), writes=(WRITTEN,)), 12
+    ).double()
     assert isinstance(module, Lorsa)
     model, read, write = attention(d_head=2), maps(READ, 3), maps(WRITTEN, 4)
     module.place(module.draw_from(model, read, write, generator()), 0.5)
@@ -231,7 +236,7 @@ def test_with_a_latent_for_each_dimension_of_its_values_it_is_the_attention_of_a
     model(torch.randint(11, (2, 9), generator=generator()))
 
     config = LorsaConfig(lorsa_qk_heads=heads, lorsa_d_qk=d_head, lorsa_rotary_dim=2, lorsa_rotary_base=100.0)
-    module = geometry.build(config, [width], [width], width).double()
+    module = geometry.build(config, Widths(reads=(width,), writes=(width,)), width).double()
     qkv = layer.query_key_value
     W_Q, W_K, W_V = qkv.weight.view(heads, 3, d_head, width).mT.unbind(1)
     b_Q, b_K, b_V = qkv.bias.view(heads, 3, d_head).unbind(1)
@@ -243,12 +248,14 @@ def test_with_a_latent_for_each_dimension_of_its_values_it_is_the_attention_of_a
         }
     )  # fmt: skip
     # Its angles are float32, whatever its weights are.
-    np.testing.assert_allclose(module(module.encode(seen["x"]), seen["x"]), seen["y"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(module.decode(module.encode(seen["x"]), seen["x"]), seen["y"], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("heads", "d_head"), [(3, D_QK), (2, 3)])
 def test_attention_that_does_not_fit_is_refused(heads: int, d_head: int) -> None:
-    module = geometry.build(LorsaConfig(lorsa_qk_heads=4, lorsa_d_qk=D_QK), [READ], [WRITTEN], 12).double()
+    module = geometry.build(
+        LorsaConfig(lorsa_qk_heads=4, lorsa_d_qk=D_QK), Widths(reads=(READ,), writes=(WRITTEN,)), 12
+    ).double()
     assert isinstance(module, Lorsa)
     still = diagonal(READ, 3), diagonal(WRITTEN, 4)
     with pytest.raises(ShapeError, match=f"attention layer of {heads} heads of width {d_head}"):
@@ -257,7 +264,7 @@ def test_attention_that_does_not_fit_is_refused(heads: int, d_head: int) -> None
 
 def test_heads_that_cannot_be_shared_equally_are_refused() -> None:
     with pytest.raises(ShapeError, match="d_sae 7 cannot be shared equally by lorsa_qk_heads 2"):
-        geometry.build(ROTARY, [READ], [WRITTEN], 7)
+        geometry.build(ROTARY, Widths(reads=(READ,), writes=(WRITTEN,)), 7)
 
 
 @pytest.mark.parametrize(

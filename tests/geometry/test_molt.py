@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from lmsae import geometry
 from lmsae.errors import ExportError, ShapeError
-from lmsae.geometry.config import MOLTConfig, TranscoderConfig
+from lmsae.geometry.config import MOLTConfig, TranscoderConfig, Widths
 from lmsae.geometry.geometry import Affine, Geometry
 from tests.geometry.filling import (
     assert_all_parameters_learn,
@@ -64,7 +64,7 @@ def test_a_norm_is_the_frobenius_norm_of_the_transform() -> None:
 
 
 def test_norms_of_transforms_that_are_zero_have_a_gradient() -> None:
-    module = geometry.build(RANKS, [READ], [WRITTEN], N)
+    module = geometry.build(RANKS, Widths(reads=(READ,), writes=(WRITTEN,)), N)
     module.norms().sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in module.parameters())
     assert (module.norms() < 1e-15).all()
@@ -121,7 +121,7 @@ def test_transforms_that_read_a_constant_1_are_a_transcoder_bit_for_bit() -> Non
 
 @pytest.mark.parametrize("unit", [True, False])
 def test_drawn_transforms_have_the_norm_that_is_asked_for(unit: bool) -> None:
-    module = geometry.build(RANKS, [READ], [WRITTEN], N)
+    module = geometry.build(RANKS, Widths(reads=(READ,), writes=(WRITTEN,)), N)
     module.place(module.draw(generator()), 0.3, unit_norm_decoder=unit)
     np.testing.assert_allclose(module.norms().detach(), 1 if unit else 0.3, rtol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(weights(module)["W_enc"], axis=0), 0.3, rtol=1e-5)
@@ -193,4 +193,4 @@ def test_words_that_are_no_ranks_are_refused(words: tuple[str, ...], message: st
 
 def test_ranks_above_a_width_are_refused() -> None:
     with pytest.raises(ShapeError, match="molt_ranks 64, 32 cannot be: between widths 40 and 24 a rank is 24 at most"):
-        geometry.build(MOLTConfig(), [40], [24], 15)
+        geometry.build(MOLTConfig(), Widths(reads=(40,), writes=(24,)), 15)

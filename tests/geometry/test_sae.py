@@ -57,7 +57,7 @@ def test_a_contribution_is_what_the_chosen_latents_write_without_bias() -> None:
     codes = torch.tensor([[2.0, 3.0]], dtype=torch.float64)
     w = weights(module)
     expected = 2 * w["W_dec"][4] + 3 * w["W_dec"][1]
-    contribution = module.contribution(codes, torch.tensor([4, 1]), X[:1])
+    contribution = module.write(codes, torch.tensor([4, 1]), X[:1])
     np.testing.assert_allclose(contribution[0].detach(), expected, rtol=0, atol=1e-14)
 
 

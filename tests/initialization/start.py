@@ -19,9 +19,9 @@ def calibration(made: Dictionary, case: Case) -> tuple[Tensor, Tensor, Tensor | 
     x, target = activations(case, made.geometry.b_dec.dtype)  # pyright: ignore[reportArgumentType]
     usable = USABLE if x.ndim == 3 else None
     x_tokens, target_tokens = (x, target) if usable is None else (x[usable], target[usable])
-    reads, writes = moments(x_tokens, made.config.reads), moments(target_tokens, made.config.writes)
+    reads, writes = moments(x_tokens, made.config.widths.reads), moments(target_tokens, made.config.widths.writes)
     made.fit(reads, writes, x_tokens, target_tokens)
-    return (*made.normalized(x, target), usable)
+    return (*made.normalize(x, target), usable)
 
 
 def started(

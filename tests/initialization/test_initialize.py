@@ -120,7 +120,7 @@ def test_every_option_changes_the_bytes_and_the_same_options_give_the_same(geome
 @pytest.mark.parametrize("geometry", WRITES_ROWS)
 def test_rows_have_the_norm_given_whatever_their_directions(geometry: str, decoder_init: str) -> None:
     made, _ = started(Case(geometry, "relu"), decoder_init=decoder_init, grid_search=False, decoder_norm=0.4)
-    sites = len(made.config.writes) if geometry == "crosscoder" else 1
+    sites = len(made.config.widths.writes) if geometry == "crosscoder" else 1
     torch.testing.assert_close(made.geometry.norms(), torch.full((made.geometry.latents,), 0.4 * sites))
 
 
@@ -144,7 +144,7 @@ def test_rows_in_the_active_subspace_are_combinations_of_leading_directions() ->
     made, _ = started(case, decoder_init="active_subspace", subspace_rank=2, dtype=torch.float64)
     target = calibration(made, case)[1].numpy()
     start = 0
-    for width in made.config.writes:
+    for width in made.config.widths.writes:
         part = target[:, start : start + width] - target[:, start : start + width].mean(0)
         leading = np.linalg.svd(part, full_matrices=False)[2][:2]
         written = rows(made).detach().numpy()[:, start : start + width]
@@ -165,9 +165,9 @@ def test_rows_blended_with_data_point_at_centered_targets(blend: float, cosine: 
 def test_rows_of_a_clt_point_at_targets_of_the_layers_that_they_write() -> None:
     case = Case("clt", "relu")
     made, _ = started(case, decoder_init="datapoint", datapoint_blend=1)
-    layers = [part - part.mean(0) for part in calibration(made, case)[1].split(made.config.writes, dim=1)]
+    layers = [part - part.mean(0) for part in calibration(made, case)[1].split(made.config.widths.writes, dim=1)]
     for j in range(len(layers)):
-        parts = weights(made)[f"W_dec.{j}"].split(made.config.writes[j:], dim=1)
+        parts = weights(made)[f"W_dec.{j}"].split(made.config.widths.writes[j:], dim=1)
         for part, targets in zip(parts, layers[j:], strict=True):
             cosines = torch.nn.functional.normalize(part, dim=1) @ torch.nn.functional.normalize(targets, dim=1).T
             torch.testing.assert_close(cosines.amax(1), torch.ones(len(part)))

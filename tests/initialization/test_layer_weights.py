@@ -97,7 +97,7 @@ def test_a_lorsa_with_the_weights_of_heads_gives_what_the_heads_do(backend, mode
     heads = layer_weights(model, LAYER, config)
     assert isinstance(heads, Heads)
     assert isinstance(config.geometry, LorsaConfig)
-    attention, lorsa = heads.attention, Lorsa(config.geometry, (WIDTH,), (WIDTH,), config.d_sae, True)
+    attention, lorsa = heads.attention, Lorsa(config.geometry, config.widths, config.d_sae, True)
     with torch.no_grad():
         for name in ("W_Q", "W_K", "b_Q", "b_K"):
             lorsa.get_parameter(name).copy_(getattr(attention, name))

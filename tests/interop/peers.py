@@ -75,8 +75,11 @@ def fitted(architecture: str, **columns: Any) -> Dictionary:
         if objective.unit_norm_decoder:
             decoder = cast(Tensor, made.geometry.W_dec)
             decoder.copy_(normalize(decoder, dim=1))
-    x, target = (torch.cat([activations(width) for width in widths], -1) for widths in (config.reads, config.writes))
-    made.fit(moments(x, config.reads), moments(target, config.writes), x, target)
+    x, target = (
+        torch.cat([activations(width) for width in widths], -1)
+        for widths in (config.widths.reads, config.widths.writes)
+    )
+    made.fit(moments(x, config.widths.reads), moments(target, config.widths.writes), x, target)
     made.sparsity.observe(torch.full((1, made.geometry.latents), 0.35))
     return made.eval().requires_grad_(False)
 

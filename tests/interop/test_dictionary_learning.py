@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmsae.dictionary.as_jumprelu import as_jumprelu
+from lmsae.dictionary.as_jumprelu import convert_to_jumprelu
 from lmsae.errors import ExportError
 from lmsae.interop.dictionary_learning import load
 
@@ -116,14 +116,14 @@ def test_a_threshold_that_was_never_learned_lets_every_positive_pre_through(tmp_
 
 def test_a_topk_keeps_its_threshold_and_can_be_converted(tmp_path: Path) -> None:
     weights = written(tmp_path, "AutoEncoderTopK")
-    codes = as_jumprelu(load(tmp_path)).encode(torch.tensor(X, dtype=torch.float32)).numpy()
+    codes = convert_to_jumprelu(load(tmp_path)).encode(torch.tensor(X, dtype=torch.float32)).numpy()
     np.testing.assert_allclose(codes, above(linear(weights), weights["threshold"]), rtol=1e-4, atol=1e-4)
 
 
 def test_a_topk_without_a_threshold_cannot_be_converted(tmp_path: Path) -> None:
     written(tmp_path, "AutoEncoderTopK", threshold=np.float32(-1))
     with pytest.raises(ExportError, match="it has learned no threshold"):
-        as_jumprelu(load(tmp_path))
+        convert_to_jumprelu(load(tmp_path))
 
 
 def test_another_class_is_refused_by_name(tmp_path: Path) -> None:

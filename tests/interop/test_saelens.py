@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lmsae.dictionary.as_jumprelu import as_jumprelu
+from lmsae.dictionary.as_jumprelu import convert_to_jumprelu
 from lmsae.errors import ExportError
 from lmsae.interop.saelens import ARCHITECTURES, export, load, why_not
 from lmsae.planning.catalog import CATALOG
@@ -135,7 +135,7 @@ def test_a_folder_of_saelens_computes_here_what_it_computes_there(
 
 def test_a_topk_dictionary_that_is_refused_can_be_converted_and_exported(tmp_path: Path) -> None:
     for name in ("groupmax", "transcoder", "skip_transcoder"):
-        converted = as_jumprelu(fitted(name))
+        converted = convert_to_jumprelu(fitted(name))
         assert_computes_the_same(saelens(exported(converted, tmp_path / name)), converted)
 
 
@@ -226,7 +226,7 @@ def test_an_option_that_saelens_has_not_is_refused_by_name(
 
 def test_matching_pursuit_with_an_encoder_of_its_own_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="this one has an encoder of its own"):
-        exported(made_as("matching_pursuit").folded(), tmp_path)
+        exported(made_as("matching_pursuit").fold_normalizers(), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,9 @@ from lmsae.losses import (
     Lp,
     Nested,
     PreAct,
-    Progress,
     Tanh,
     TargetL0Gemma,
+    TrainingStep,
     reconstruction_loss,
 )
 from tests.architectures import parts, randomize
@@ -73,7 +73,7 @@ def their_step(theirs: Any, coefficient: float = 1.0, dead: Tensor | None = None
 
 
 def term(ours: Any, loss: Loss, forward: Forward, dead: Tensor = NONE_DEAD) -> Tensor:
-    return loss(ours.geometry, ours.sparsity, forward, Progress(sparsity_warm_up=1.0, dead=dead))
+    return loss(ours.geometry, ours.sparsity, forward, TrainingStep(sparsity_warm_up=1.0, dead=dead))
 
 
 def same(found: Tensor, wanted: Tensor) -> None:
@@ -144,7 +144,7 @@ def test_aux_k_is_that_of_saelens_in_units_of_the_residual(architecture: str, de
     forward = ours.training_pass(X, X)
     mine = term(ours, AuxK(aux_k_coefficient=0.25), forward, dead)
     step = their_step(theirs, dead=dead)
-    same(forward.codes, step.feature_acts)
+    same(forward.codes.values, step.feature_acts)
     same(reconstruction_loss(forward), step.losses["mse_loss"])
     fewer = min(dead_latents / (WIDTH // 2), 1.0)
     relation = 0.25 * X.pow(2).sum(-1).mean() / (X - forward.reconstruction).pow(2).sum(-1).mean().detach() / fewer
@@ -184,7 +184,7 @@ def test_selection_by_norm_is_that_of_saelens_with_codes_divided_again() -> None
     ours = ours_of("batchtopk", k=K, sparsity_include_decoder_norm=True)
     theirs = theirs_of("batchtopk", ours, k=K)
     forward, step = ours.training_pass(X, X), their_step(theirs)
-    same(forward.codes * ours.geometry.norms(), step.feature_acts)
+    same(forward.codes.values * ours.geometry.norms(), step.feature_acts)
     same(forward.reconstruction, step.sae_out)
 
 
@@ -221,7 +221,7 @@ def test_target_l0_of_gemma_steers_the_mean_and_that_of_saelens_each_token() -> 
     target = 5.0
     ours, theirs, forward = jumprelu(jumprelu_sparsity_loss_mode="quadratic", target_l0=target)
     mine = term(ours, TargetL0Gemma(target_l0=target, target_l0_coefficient=0.3), forward)
-    variance = (forward.codes != 0).sum(-1).double().var(correction=0)
+    variance = (forward.codes.values != 0).sum(-1).double().var(correction=0)
     assert variance > 0
     same(mine + 0.3 * 2 / target * variance, their_step(theirs, 0.3).losses["l0_loss"])
 

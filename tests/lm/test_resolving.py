@@ -145,7 +145,10 @@ class Hub(ThreadingHTTPServer):
 
 
 class _Answer(BaseHTTPRequestHandler):
-    server: Hub
+    @property
+    def hub(self) -> Hub:
+        assert isinstance(self.server, Hub)
+        return self.server
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -154,16 +157,16 @@ class _Answer(BaseHTTPRequestHandler):
         path = self.path.split("?")[0]
         api, files = "/api/models/tiny/llama", f"/tiny/llama/resolve/{COMMIT}/"
         if path in (api, f"{api}/revision/main", f"{api}/revision/{COMMIT}"):
-            siblings = [{"rfilename": file.name} for file in self.server.files.iterdir()]
+            siblings = [{"rfilename": file.name} for file in self.hub.files.iterdir()]
             self._json({"id": "tiny/llama", "sha": COMMIT, "siblings": siblings})
         elif path == f"{api}/tree/{COMMIT}":
             entries = [
                 {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": _sha1(file)}
-                for file in self.server.files.iterdir()
+                for file in self.hub.files.iterdir()
             ]
             self._json(entries)
         elif path.startswith(files):
-            self._file(self.server.files / path.removeprefix(files))
+            self._file(self.hub.files / path.removeprefix(files))
         else:
             missing = "RevisionNotFound" if path.startswith(api) else "RepoNotFound"
             self._send(404, b"{}", {"X-Error-Code": missing})
@@ -173,7 +176,7 @@ class _Answer(BaseHTTPRequestHandler):
 
     def _file(self, file: Path) -> None:
         if self.command == "GET":
-            self.server.downloads.append(file.name)
+            self.hub.downloads.append(file.name)
         self._send(200, file.read_bytes(), {"ETag": f'"{_sha1(file)}"', "X-Repo-Commit": COMMIT})
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:

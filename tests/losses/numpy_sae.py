@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.dictionary import Dictionary
-from lmsae.geometry.config import SAEConfig
-from lmsae.losses import LOSSES, Loss, Progress
+from lmsae.geometry.config import SAEConfig, Widths
+from lmsae.losses import LOSSES, Loss, TrainingStep
+from lmsae.sparsity.capabilities import HasGate, HasThreshold, TakesAnyK
 from lmsae.sparsity.config import ActFnConfig, BatchTopKConfig, GatedConfig, JumpReLUConfig, ReLUConfig, TopKConfig
 
 WIDTH, D_SAE, TOKENS, K, THETA = 4, 10, 7, 3, 0.3
@@ -23,14 +24,13 @@ ACT_FNS: dict[str, ActFnConfig] = {
     "jumprelu": JumpReLUConfig(jumprelu_init_threshold=THETA),
     "gated": GatedConfig(),
 }
-ACT_FN_NEEDED = {"threshold": "jumprelu", "gate": "gated", "k": "topk"}
+ACT_FN_NEEDED = {HasThreshold: "jumprelu", HasGate: "gated", TakesAnyK: "topk"}
 
 
 def dictionary(act_fn: str, *, scaled: bool = False, **geometry: object) -> Dictionary:
     """Random weights; thresholds cut in the middle of pre. With `scaled`, latents are selected by pre * norm."""
     config = DictionaryConfig(
-        reads=(WIDTH,),
-        writes=(WIDTH,),
+        widths=Widths(reads=(WIDTH,), writes=(WIDTH,)),
         d_sae=D_SAE,
         geometry=SAEConfig.model_validate(geometry),
         act_fn=ACT_FNS[act_fn],
@@ -48,16 +48,16 @@ def dictionary(act_fn: str, *, scaled: bool = False, **geometry: object) -> Dict
 
 def progress(
     loss: Loss | None = None, *, warm_up: float = 1.0, dead: Tensor = DEAD, step: int = 0, steps: int = 1
-) -> Progress:
+) -> TrainingStep:
     """The start of training, warmed up, with some dead latents."""
-    return Progress(warm_up, dead, step, steps, memory=loss.memory() if loss else {})
+    return TrainingStep(warm_up, dead, step, steps, memory=loss.memory() if loss else {})
 
 
 def small(kind: str) -> tuple[Loss, Dictionary]:
     """A loss with every required coefficient 0.7, and a dictionary that has what it needs."""
     model = LOSSES[kind]
     required = {name: 0.7 for name, field in model.model_fields.items() if field.is_required()}
-    act_fn = next((ACT_FN_NEEDED[need] for need in model.needs if need in ACT_FN_NEEDED), "relu")
+    act_fn = next((ACT_FN_NEEDED[need] for need in model.needs), "relu")
     return model(**required), dictionary(act_fn, apply_b_dec_to_input=False)
 
 

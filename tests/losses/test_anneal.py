@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lmsae.losses import L1, PAnneal, Progress
+from lmsae.losses import L1, PAnneal, TrainingStep
 from tests.losses.numpy_sae import D_SAE, DEAD, TOKENS, WIDTH, X, dictionary, expected, gradient, parameter, progress
 
 
@@ -40,13 +40,13 @@ def test_the_penalty_of_a_batch_is_the_same_before_and_after_each_change_of_p() 
     for step in range(steps):
         x = torch.randn(TOKENS, WIDTH, generator=generator, dtype=torch.float64)
         forward = made.training_pass(x, x)
-        now, then = (Progress(1.0, DEAD, at, steps, memory=memory) for at in (step, step + 1))
+        now, then = (TrainingStep(1.0, DEAD, at, steps, memory=memory) for at in (step, step + 1))
         before = loss(made.geometry, made.sparsity, forward, now).item()
         loss.observe(memory, forward, now)
         if (p := loss.p(step, steps)) != (p_next := loss.p(step + 1, steps)):
             after = loss(made.geometry, made.sparsity, forward, then).item()
             assert after == pytest.approx(before, rel=1e-6)  # the scale is a float32
-            codes = forward.codes.detach().numpy()
+            codes = forward.codes.values.detach().numpy()
             active = codes[codes > 0]
             scale *= (active**p).sum() / (active**p_next).sum()
             changes += 1
@@ -61,10 +61,11 @@ def test_a_change_of_p_on_a_batch_without_active_latents_leaves_the_scale() -> N
         parameter(made, "b_enc").fill_(-100)
     memory = loss.memory()
     assert loss.p(0, 10) != loss.p(1, 10)
-    loss.observe(memory, made.training_pass(X, X), Progress(1.0, DEAD, 0, 10, memory=memory))
+    loss.observe(memory, made.training_pass(X, X), TrainingStep(1.0, DEAD, 0, 10, memory=memory))
     assert memory["scale"] == 1
 
 
+@settings(deadline=None)
 @given(
     steps=st.integers(20, 10_000),
     start=st.floats(0, 0.4),

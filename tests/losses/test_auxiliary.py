@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from lmsae.dictionary.dictionary import Dictionary
-from lmsae.losses import AuxK, Forward, GatedAux, GhostGrads, Loss, MultiTopK, PreAct, Progress, reconstruction_loss
-from lmsae.sparsity.topk import TopK
+from lmsae.losses import AuxK, Forward, GatedAux, GhostGrads, Loss, MultiTopK, PreAct, TrainingStep, reconstruction_loss
 from tests.losses.numpy_sae import (
     D_SAE,
     DEAD,
@@ -33,7 +32,7 @@ NONE_DEAD = progress(dead=torch.zeros(D_SAE, dtype=torch.bool))
 SOME_DEAD = progress()
 
 
-def call(loss: Loss, made: Dictionary, at: Progress = SOME_DEAD) -> tuple[Forward, Tensor]:
+def call(loss: Loss, made: Dictionary, at: TrainingStep = SOME_DEAD) -> tuple[Forward, Tensor]:
     forward = made.training_pass(X, X)
     return forward, loss(made.geometry, made.sparsity, forward, at)
 
@@ -241,9 +240,10 @@ def test_multi_topk_has_the_papers_weight_and_factor() -> None:
 
 def test_multi_topk_follows_k_where_it_has_a_schedule() -> None:
     made = dictionary("topk")
-    assert isinstance(made.sparsity, TopK)
-    made.sparsity.k = 1
     numpy, w = expected(made), weights(made)
     wanted = 0.5 * mean_squared_error(topk(numpy.pre, 2) @ w["W_dec"] + w["b_dec"])
-    _, loss = call(MultiTopK(multi_topk_coefficient=0.5, multi_topk_factor=2), made)
+    forward = made.training_pass(X, X, k=1)
+    assert ((forward.codes.values != 0).sum(1) <= 1).all()
+    multi = MultiTopK(multi_topk_coefficient=0.5, multi_topk_factor=2)
+    loss = multi(made.geometry, made.sparsity, forward, SOME_DEAD)
     assert loss.item() == pytest.approx(wanted, rel=1e-12)

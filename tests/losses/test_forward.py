@@ -10,8 +10,7 @@ import torch
 from pydantic import TypeAdapter
 
 from lmsae.dictionary.dictionary import Dictionary
-from lmsae.losses import LOSSES, Forward, Loss, LossConfig, Progress, reconstruction_loss
-from lmsae.planning.checks.parts import OFFERS
+from lmsae.losses import LOSSES, Forward, Loss, LossConfig, TrainingStep, reconstruction_loss
 from tests.losses.numpy_sae import ACT_FN_NEEDED, ACT_FNS, D_SAE, X, dictionary, expected, parameter, progress, small
 
 BASIC = {"W_enc", "b_enc", "W_dec"}
@@ -35,8 +34,6 @@ LEARNS = {
     "e2e_ce": BASIC | {"b_dec"},
 }
 """Which parameters get a gradient from a loss, where b_dec is not subtracted from the input."""
-ELSEWHERE = {"unit_norm_decoder", "model"}
-"""What a loss may need that is no part of an activation function."""
 SPARSIFYING = [kind for kind, loss in LOSSES.items() if loss.sparsifies]
 
 
@@ -54,8 +51,13 @@ class NoLayers:
         return -self.reconstruction.log_softmax(-1)[:, 0].mean()
 
 
-def value(loss: Loss, of: Dictionary, forward: Forward, at: Progress) -> torch.Tensor:
-    if "model" in loss.needs:
+def with_codes(forward: Forward, values: torch.Tensor) -> Forward:
+    """The pass with other codes, that are their own pre."""
+    return dataclasses.replace(forward, codes=dataclasses.replace(forward.codes, values=values, pre=values), pre=values)
+
+
+def value(loss: Loss, of: Dictionary, forward: Forward, at: TrainingStep) -> torch.Tensor:
+    if loss.needs_model:
         forward = dataclasses.replace(forward, model=NoLayers(forward.reconstruction))
     return loss(of.geometry, of.sparsity, forward, at)
 
@@ -66,10 +68,10 @@ def test_a_forward_pass_is_the_formula(act_fn: str, scaled: bool) -> None:
     made = dictionary(act_fn, scaled=scaled)
     forward, numpy = made.training_pass(X, X), expected(made)
     assert 0 < (numpy.codes != 0).sum() < numpy.codes.size
-    assert forward.norms_in_pre is scaled
+    assert forward.codes.norms_in_pre is scaled
     pre = numpy.pre * numpy.norms if scaled else numpy.pre
     np.testing.assert_allclose(forward.pre.detach(), pre, rtol=0, atol=1e-14)
-    np.testing.assert_allclose(forward.codes.detach(), numpy.codes, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(forward.codes.values.detach(), numpy.codes, rtol=0, atol=1e-14)
     np.testing.assert_allclose(forward.reconstruction.detach(), numpy.reconstruction, rtol=0, atol=1e-14)
 
 
@@ -83,10 +85,16 @@ def test_every_loss_can_be_named_in_a_spec_by_its_kind() -> None:
 
 
 def test_there_is_an_activation_function_here_for_whatever_a_loss_may_need_of_one() -> None:
-    assert (
-        ACT_FN_NEEDED.keys() == OFFERS.keys() == {need for loss in LOSSES.values() for need in loss.needs} - ELSEWHERE
-    )
-    assert all(act_fn in OFFERS[need] and act_fn in ACT_FNS for need, act_fn in ACT_FN_NEEDED.items())
+    assert ACT_FN_NEEDED.keys() == {need for loss in LOSSES.values() for need in loss.needs}
+    assert all(need in ACT_FNS[act_fn].offers for need, act_fn in ACT_FN_NEEDED.items())
+
+
+@pytest.mark.parametrize("kind", [kind for kind, loss in LOSSES.items() if loss.needs])
+def test_a_loss_says_which_activation_function_it_needs(kind: str) -> None:
+    loss, _ = small(kind)
+    made = dictionary("relu")
+    with pytest.raises(TypeError, match=f"{LOSSES[kind].needs[0].__name__} .* is needed, and ReLU is none"):
+        value(loss, made, made.training_pass(X, X), progress(loss))
 
 
 def test_a_column_of_two_losses_has_one_description() -> None:
@@ -135,7 +143,7 @@ def test_a_loss_and_its_gradients_are_finite_where_no_latent_is_active(kind: str
     with torch.no_grad():
         parameter(made, "b_gate" if kind == "gated_aux" else "b_enc").fill_(-100)
     forward = made.training_pass(X, X)
-    assert not forward.codes.any()
+    assert not forward.codes.values.any()
     loss_value = value(loss, made, forward, progress(loss))
     assert loss_value.isfinite()
     if loss_value.requires_grad:
@@ -149,8 +157,7 @@ def test_sums_are_in_float32_where_codes_come_in_bfloat16(kind: str) -> None:
     made.float()
     rounded = torch.rand(400, D_SAE, generator=torch.Generator().manual_seed(1)).bfloat16()
     forward = made.training_pass(X.float(), X.float())
-    half = dataclasses.replace(forward, codes=rounded, pre=rounded)
-    whole = dataclasses.replace(forward, codes=rounded.double(), pre=rounded.double())
+    half, whole = (with_codes(forward, values) for values in (rounded, rounded.double()))
     wanted = value(loss, made.double(), whole, progress(loss)).item()
     got = value(loss, made.float(), half, progress(loss))
     assert got.dtype == torch.float32

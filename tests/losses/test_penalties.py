@@ -48,7 +48,8 @@ def test_the_slope_of_lp_is_bounded_where_codes_are_0_or_almost(p: float) -> Non
     codes.requires_grad_()
     with torch.no_grad():
         parameter(made, "W_dec").div_(made.geometry.norms()[:, None])
-    forward = dataclasses.replace(made.training_pass(X, X), codes=codes)
+    forward = made.training_pass(X, X)
+    forward = dataclasses.replace(forward, codes=dataclasses.replace(forward.codes, values=codes))
     Lp(lp_coefficient=1, p=p)(made.geometry, made.sparsity, forward, progress()).backward()
     assert codes.grad is not None
     assert not codes.grad[:, [0, 1, 2, 3, 8, 9]].any()

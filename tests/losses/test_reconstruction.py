@@ -9,13 +9,13 @@ from pydantic import ValidationError
 
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.dictionary import Dictionary
-from lmsae.geometry.config import CLTConfig
-from lmsae.losses import Forward, Loss, Nested, NestedSampled, Progress, reconstruction_loss
+from lmsae.geometry.config import CLTConfig, Widths
+from lmsae.losses import Forward, Loss, Nested, NestedSampled, TrainingStep, reconstruction_loss
 from lmsae.sparsity.config import ReLUConfig
 from tests.losses.numpy_sae import D_SAE, DEAD, X, dictionary, expected, gradient, mean_squared_error, progress, weights
 
 
-def call(loss: Loss, made: Dictionary, forward: Forward, at: Progress | None = None) -> torch.Tensor:
+def call(loss: Loss, made: Dictionary, forward: Forward, at: TrainingStep | None = None) -> torch.Tensor:
     return loss(made.geometry, made.sparsity, forward, at or progress())
 
 
@@ -58,20 +58,23 @@ def test_gradients_of_nested_are_those_of_each_prefix_decoded_alone() -> None:
     made.zero_grad()
     for size in sizes:
         first = (torch.arange(D_SAE) < size).double()
-        (made.geometry.decode(forward.codes * first, X) - X).pow(2).sum(1).mean().div(3).backward(retain_graph=True)
+        decoded = made.geometry.decode(forward.codes.values * first, X)
+        (decoded - X).pow(2).sum(1).mean().div(3).backward(retain_graph=True)
     for got, name in zip(nested, weights(made), strict=True):
         torch.testing.assert_close(got, gradient(made, name), rtol=1e-12, atol=1e-12)
 
 
 def test_a_prefix_of_a_cross_layer_transcoder_is_taken_in_each_layer() -> None:
-    config = DictionaryConfig(reads=(3, 3), writes=(3, 3), d_sae=8, geometry=CLTConfig(), act_fn=ReLUConfig())
+    config = DictionaryConfig(
+        widths=Widths(reads=(3, 3), writes=(3, 3)), d_sae=8, geometry=CLTConfig(), act_fn=ReLUConfig()
+    )
     made, generator = Dictionary(config).double().train(), torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
     x, y = torch.randn(2, 6, 6, generator=generator, dtype=torch.float64)
     forward, w = made.training_pass(x, y), weights(made)
-    codes, losses = forward.codes.detach().numpy(), []
+    codes, losses = forward.codes.values.detach().numpy(), []
     for size in (2, 8):
         first, second = codes[:, :size], codes[:, 8 : 8 + size]
         to_both, to_second = w["W_dec.0"][:size], w["W_dec.1"][:size]
@@ -122,7 +125,7 @@ def test_a_sampled_prefix_is_at_most_m_of_n_with_probability_root_m_over_n(share
 
 def test_sampled_is_nested_over_the_prefixes_drawn() -> None:
     made, loss = dictionary("batchtopk"), NestedSampled(matryoshka_sampled=3)
-    at = Progress(1.0, DEAD, step=4, steps=10, seed=2)
+    at = TrainingStep(1.0, DEAD, step=4, steps=10, seed=2)
     wanted = np.mean([by_prefix(made, size) for size in loss.sizes(D_SAE, 2, 4)])
     assert call(loss, made, made.training_pass(X, X), at).item() == pytest.approx(wanted, rel=1e-12)
 

@@ -133,7 +133,7 @@ def writing(dictionary: Dictionary, x: Tensor, codes: Tensor) -> Tensor:
 def written_by_each(dictionary: Dictionary) -> Tensor:
     """What a code of 1 of each latent writes (latents, d_out), in raw activations."""
     codes = torch.eye(dictionary.geometry.latents)
-    x = torch.zeros(len(codes), sum(dictionary.config.reads))
+    x = torch.zeros(len(codes), sum(dictionary.config.widths.reads))
     return dictionary.decode(codes, x) - dictionary.decode(0 * codes, x)
 
 
@@ -161,7 +161,7 @@ def trained(name: str, seed: int = 0, spoil: Callable[[Run], Any] = lambda run: 
         normalizer.fit([{"mean_norm": site.norm(dim=1).mean()} for site in sites], raw.flatten(0, -2))
     initialize(
         dictionary,
-        *dictionary.normalized(x, x if truth.reads == truth.writes else target),
+        *dictionary.normalize(x, x if truth.reads == truth.writes else target),
         torch.ones(x.shape[:2], dtype=torch.bool) if truth.in_contexts else None,
         InitConfig(seed=seed, tokens=1024),
         unit_norm_decoder=objective.unit_norm_decoder,

@@ -155,8 +155,11 @@ def test_an_architecture_is_a_macro_for_its_parts() -> None:
 )
 def test_any_sensible_cross_product_is_a_row(values: dict[str, Any]) -> None:
     dictionary, objective = resolved(sites=2, d_sae=64, **values)
-    assert dictionary.geometry.kind == with_defaults(values)["geometry"]
-    assert tuple(loss.kind for loss in objective.losses) == tuple(with_defaults(values)["losses"])
+    meant = with_defaults(values)
+    assert (dictionary.geometry.kind, tuple(loss.kind for loss in objective.losses)) == (
+        meant["geometry"],
+        meant["losses"],
+    )
 
 
 def where(**values: Any) -> Any:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lmsae.artifacts.artifact import Artifacts, Spec
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.errors import ConfigError
-from lmsae.geometry.config import SAEConfig
+from lmsae.geometry.config import SAEConfig, Widths
 from lmsae.lm.resolving import ResolvedModel
 from lmsae.losses import AuxK
 from lmsae.planning.catalog import CATALOG, piece_fields
@@ -327,7 +327,7 @@ def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down
     lm = LMConfig(source=model, backend="huggingface", dtype="float32")
     hook_point = "blocks.2.hook_resid_post"
     dictionary = DictionaryConfig(
-        reads=(256,), writes=(256,), d_sae=1024, geometry=SAEConfig(), act_fn=TopKConfig(k=16)
+        widths=Widths(reads=(256,), writes=(256,)), d_sae=1024, geometry=SAEConfig(), act_fn=TopKConfig(k=16)
     )
     objective = Objective(losses=(AuxK(),), unit_norm_decoder=False)
     sites = Sites(reads=(0,), writes=(0,))

@@ -114,7 +114,7 @@ class Sweep:
 
 
 def _dictionary(k: str) -> Dictionary:
-    sizes: dict[str, Any] = {"reads": (WIDTH,), "writes": (WIDTH,), "d_sae": LATENTS}
+    sizes: dict[str, Any] = {"widths": {"reads": (WIDTH,), "writes": (WIDTH,)}, "d_sae": LATENTS}
     dictionary = Dictionary(DictionaryConfig(**sizes, geometry=SAEConfig(), act_fn=TopKConfig(k=int(k))))
     rows = torch.arange(LATENTS * WIDTH).view(LATENTS, WIDTH) / 10
     dictionary.load_state_dict({**dictionary.state_dict(), "geometry.W_dec": rows, "geometry.W_enc": rows.T})

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from lmsae import sparsity
-from lmsae.geometry.config import SAEConfig
+from lmsae.geometry.config import SAEConfig, Widths
 from lmsae.geometry.sae import SAE
+from lmsae.kernels import entries as kernels
+from lmsae.sparsity.capabilities import HasGate, HasThreshold, TakesAnyK, require
 from lmsae.sparsity.config import ACT_FNS
 
 LATENTS = 16
 SIGNED, OF_THEIR_OWN = {"abstopk"}, {"gated", "matching_pursuit"}
-SCHEDULED = sorted(kind for kind, config in ACT_FNS.items() if config.takes_any_k)
+SCHEDULED = sorted(kind for kind, config in ACT_FNS.items() if TakesAnyK in config.offers)
 PRE = torch.randn(40, LATENTS, generator=torch.Generator().manual_seed(0))
 EVERY = pytest.mark.parametrize("kind", ACT_FNS)
 
@@ -25,7 +27,7 @@ def build(kind: str, groups: int = 1, k: int = 4) -> Any:
 
 
 def geometry() -> SAE:
-    sae = SAE(SAEConfig(tied_encoder=True), (8,), (8,), LATENTS, encoder_bias=False)
+    sae = SAE(SAEConfig(tied_encoder=True), Widths(reads=(8,), writes=(8,)), LATENTS, encoder_bias=False)
     with torch.no_grad():
         sae.W_dec.copy_(
             torch.nn.functional.normalize(torch.randn(LATENTS, 8, generator=torch.Generator().manual_seed(0)), dim=1)
@@ -93,16 +95,39 @@ def test_a_saved_state_gives_the_same_codes(kind: str, training: bool) -> None:
 @pytest.mark.parametrize("kind", SCHEDULED)
 def test_at_another_k_codes_are_those_of_a_function_with_that_k(kind: str, groups: int) -> None:
     for k in (1, 4, 100):
-        assert torch.equal(build(kind, groups).at(PRE, k), build(kind, groups, k)(PRE))
+        assert torch.equal(build(kind, groups).select(PRE, k), build(kind, groups, k)(PRE))
 
 
 @pytest.mark.parametrize("kind", SCHEDULED)
-def test_training_uses_the_k_of_the_schedule_and_inference_that_of_the_config(kind: str) -> None:
+def test_another_k_is_that_of_one_pass_alone(kind: str) -> None:
     act_fn, plain = build(kind), build(kind)
-    act_fn.k = 7
-    assert torch.equal(act_fn(PRE), build(kind, k=7)(PRE))
+    assert torch.equal(act_fn.select(PRE, 7), build(kind, k=7)(PRE))
+    assert torch.equal(act_fn(PRE), plain(PRE))
     assert torch.equal(act_fn.eval()(PRE), plain.eval()(PRE))
-    assert not any(name.split(".")[-1] == "k" for name in act_fn.state_dict())
+    assert act_fn.k == plain.k == 4
+
+
+@pytest.mark.parametrize("k", [1, 7])
+@pytest.mark.parametrize("kind", SCHEDULED)
+def test_entries_chosen_with_another_k_hold_the_codes_of_that_k(kind: str, k: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr(kernels, "FEW", 1.0)
+    act_fn = build(kind)
+    chosen = act_fn.choose_entries(PRE, k)
+    codes = chosen.dense(act_fn.activate_at(PRE[chosen.row, chosen.latents], chosen.latents))
+    assert torch.equal(codes, act_fn.select(PRE, k))
+
+
+@EVERY
+@pytest.mark.parametrize("capability", [HasGate, HasThreshold, TakesAnyK])
+def test_a_module_has_the_capabilities_that_its_config_offers_and_no_other(kind: str, capability: type) -> None:
+    act_fn = build(kind)
+    if capability in ACT_FNS[kind].offers:
+        assert require(act_fn, capability) is act_fn
+    else:
+        with pytest.raises(
+            TypeError, match=rf"{capability.__name__} .* is needed, and {type(act_fn).__name__} is none"
+        ):
+            require(act_fn, capability)
 
 
 @EVERY

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from lmsae import geometry, sparsity
-from lmsae.geometry.config import SAEConfig
+from lmsae.geometry.config import SAEConfig, Widths
 from lmsae.sparsity.config import MatchingPursuitConfig, TopKConfig
 
 LATENTS, WIDTH = 12, 5
@@ -128,7 +128,7 @@ def test_gradcheck_where_the_chosen_latents_stay_the_same() -> None:
 
 def test_it_runs_on_the_tied_sae() -> None:
     config = SAEConfig(tied_encoder=True)
-    sae: Any = geometry.build(config, [WIDTH], [WIDTH], LATENTS, encoder_bias=False).double()
+    sae: Any = geometry.build(config, Widths(reads=(WIDTH,), writes=(WIDTH,)), LATENTS, encoder_bias=False).double()
     rows, x = rows_of(3), inputs_of(3)
     with torch.no_grad():
         sae.W_dec.copy_(rows)

@@ -27,8 +27,8 @@ def batchtopk(k: int, d_sae: int) -> Any:
 
 
 def require_largest(values: Tensor, count: int) -> None:
-    """`largest` must choose distinct places, and the values there must be the `count` largest."""
-    chosen = topk.largest(values, count)
+    """`find_largest` must choose distinct places, and the values there must be the `count` largest."""
+    chosen = topk.find_largest(values, count)
     assert len(chosen.unique()) == len(chosen) == count
     expected = np.sort(values.numpy())[::-1][:count]
     np.testing.assert_array_equal(np.sort(values[chosen].numpy())[::-1], expected)
@@ -187,7 +187,7 @@ def test_the_k_largest_of_each_token_are_chosen_exactly(dtype: torch.dtype, widt
     few[3] = 1.0
     special = [torch.zeros_like(few), -torch.ones_like(few), few, random[0].sort().values, (random[0] * 2).round()]
     values = torch.cat([random, torch.stack(special)]).to(dtype)
-    chosen = selection.largest_of_each(values, k, groups).unflatten(-1, (groups, -1))
+    chosen = selection.choose_largest(values, k, groups).unflatten(-1, (groups, -1))
     assert chosen.shape[-1] == min(k, width)
     for group in range(groups):
         assert ((chosen[:, group] >= group * width) & (chosen[:, group] < (group + 1) * width)).all()
@@ -202,7 +202,7 @@ def test_entries_hold_the_values_that_they_were_chosen_by(dtype: torch.dtype) ->
     """BatchTopK's batch is large enough to be chosen from among candidates."""
     for config, shape in ((TopKConfig(k=5), (50, 300)), (BatchTopKConfig(k=5), (400, 2048))):
         pre = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
-        entries = build(config, shape[1]).train().entries(pre)
+        entries = build(config, shape[1]).train().choose_entries(pre)
         assert len(entries.latents) == 5 * shape[0]
         assert entries.held.everywhere is pre
         assert torch.equal(entries.held.values, pre[entries.row, entries.latents])

@@ -19,6 +19,7 @@ from lmsae.geometry.config import (
     SAEConfig,
     SkipTranscoderConfig,
     TranscoderConfig,
+    Widths,
 )
 from lmsae.lm.features import MODEL_TYPE
 from lmsae.lm.resolving import BUILTIN, STDLIB
@@ -32,8 +33,7 @@ def dictionary(
     geometry: GeometryConfig, act_fn: ActFnConfig | None = None, reads: tuple[int, ...] = (D,)
 ) -> DictionaryConfig:
     return DictionaryConfig(
-        reads=reads,
-        writes=reads,
+        widths=Widths(reads=reads, writes=reads),
         d_sae=N,
         geometry=geometry,
         act_fn=act_fn or ReLUConfig(),
@@ -99,7 +99,7 @@ def test_matching_pursuit_encodes_as_often_as_it_selects() -> None:
 @pytest.mark.parametrize("kind", GEOMETRIES)
 def test_every_geometry_has_a_formula_and_its_work_grows_with_its_latents(kind: str) -> None:
     geometry, reads = GEOMETRIES[kind](), (80,) if GEOMETRIES[kind].one_each else (80, 80)
-    few, many = (geometry.products(reads, reads, n, T) for n in (64, 128))
+    few, many = (geometry.products(Widths(reads=reads, writes=reads), n, T) for n in (64, 128))
     assert many.encode == pytest.approx(2 * few.encode)
     assert many.decode == pytest.approx(2 * few.decode, rel=0.05)
     assert many.apart == few.apart

@@ -8,7 +8,7 @@ import torch
 from lmsae.artifacts.artifact import Artifacts, Spec
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.errors import ShapeError
-from lmsae.geometry.config import CLTConfig, TranscoderConfig
+from lmsae.geometry.config import CLTConfig, TranscoderConfig, Widths
 from lmsae.sparsity.config import TopKConfig
 from lmsae.stages.inputs.stored import batch_of, stores_for
 from lmsae.stages.sites import Sites, inputs_from, numbered
@@ -77,7 +77,9 @@ def test_a_store_whose_width_is_not_the_dictionarys_is_refused(
 ) -> None:
     specs = [Spec(stage="activations", version=1, config={"width": width}, inputs={}) for width in (2, 3, 4)]
     inputs = {numbered("activations", number): artifacts[spec.reference] for number, spec in enumerate(specs)}
-    config = DictionaryConfig(reads=(2,), writes=(3,), d_sae=8, geometry=TranscoderConfig(), act_fn=TopKConfig(k=2))
+    config = DictionaryConfig(
+        widths=Widths(reads=(2,), writes=(3,)), d_sae=8, geometry=TranscoderConfig(), act_fn=TopKConfig(k=2)
+    )
     if wrong is None:
         assert [store.width for store in stores_for(config, sites, inputs)] == [2, 3, 4]
     else:
@@ -89,6 +91,8 @@ def test_every_place_of_a_dictionary_of_several_is_looked_at(artifacts: Artifact
     spec = Spec(stage="activations", version=1, config={"width": 2}, inputs={})
     wide = Spec(stage="activations", version=1, config={"width": 3}, inputs={})
     inputs = {"activations": artifacts[spec.reference], "activations.1": artifacts[wide.reference]}
-    config = DictionaryConfig(reads=(2, 2), writes=(2, 2), d_sae=8, geometry=CLTConfig(), act_fn=TopKConfig(k=2))
+    config = DictionaryConfig(
+        widths=Widths(reads=(2, 2), writes=(2, 2)), d_sae=8, geometry=CLTConfig(), act_fn=TopKConfig(k=2)
+    )
     with pytest.raises(ShapeError, match="width 3, but the dictionary has 2 there"):
         stores_for(config, Sites(reads=(0, 1), writes=(0, 0)), inputs)

@@ -77,8 +77,8 @@ def make_run() -> MakeRun:
     ) -> Run:
         config, objective = parts(name, WIDTH, d_sae, **(columns or {}))
         dictionary: Any = randomize(Dictionary(config))
-        dictionary.read.set([SCALE] * len(config.reads))
-        dictionary.write.set([SCALE] * len(config.writes))
+        dictionary.read.set([SCALE] * len(config.widths.reads))
+        dictionary.write.set([SCALE] * len(config.widths.writes))
         if objective.unit_norm_decoder:
             with torch.no_grad():
                 normalize_rows(dictionary.geometry.W_dec)

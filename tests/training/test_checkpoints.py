@@ -14,7 +14,7 @@ import torch
 from lmsae.planning.catalog import CATALOG
 from lmsae.training import checkpoints
 from lmsae.training.checkpoints import Checkpoints, Keeper
-from lmsae.training.interruption import Interruption, interruptible
+from lmsae.training.interruption import Interruption, hear_interruptions
 from lmsae.training.run import Run
 from lmsae.training.together import train_together
 from tests.training.runs import Stream, learn, saved, train
@@ -344,7 +344,7 @@ def test_a_signal_waits_for_the_step_leaves_a_checkpoint_and_then_stops_the_run(
 ) -> None:
     run = make_run("topk", 10)
     before = signal.getsignal(number)
-    with pytest.raises(raised) as stop, interruptible(None) as interruption:  # noqa: PT012
+    with pytest.raises(raised) as stop, hear_interruptions(None) as interruption:  # noqa: PT012
         keeper = Keeper({run: Checkpoints(tmp_path / "checkpoint", run)}, 1e9, interruption)
         for batch in batches_for("topk"):
             if run.steps_done == 6:
@@ -358,13 +358,13 @@ def test_a_signal_waits_for_the_step_leaves_a_checkpoint_and_then_stops_the_run(
 
 
 def test_a_signal_that_comes_after_the_last_step_is_obeyed_at_the_end() -> None:
-    with pytest.raises(KeyboardInterrupt), interruptible(None) as interruption:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), hear_interruptions(None) as interruption:  # noqa: PT012
         os.kill(os.getpid(), signal.SIGINT)
         assert interruption.is_asked
 
 
 def test_a_second_signal_does_what_it_always_does() -> None:
-    with pytest.raises(SystemExit), interruptible(None):  # noqa: PT012
+    with pytest.raises(SystemExit), hear_interruptions(None):  # noqa: PT012
         os.kill(os.getpid(), signal.SIGTERM)
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 

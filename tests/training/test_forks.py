@@ -8,12 +8,13 @@ import torch
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.geometry.config import SAEConfig
-from lmsae.losses import Progress
+from lmsae.losses import TrainingStep
 from lmsae.losses.config import LOSSES
-from lmsae.sparsity.config import JumpReLUConfig, TopKConfig
+from lmsae.sparsity.capabilities import HasGate, TakesAnyK
+from lmsae.sparsity.config import GatedConfig, JumpReLUConfig, TopKConfig
 from lmsae.training.config import TrainConfig
 from lmsae.training.curves import is_point
-from lmsae.training.forks import Fork, Schedules, fork
+from lmsae.training.forks import Fork, Schedules, find_fork
 
 BATCH = 10
 
@@ -42,27 +43,27 @@ CASES: list[tuple[dict[str, Any], int, str | None]] = [
 
 @pytest.mark.parametrize(("settings", "steps", "differs"), CASES)
 def test_runs_part_where_a_schedule_first_differs(settings: dict[str, Any], steps: int, differs: str | None) -> None:
-    assert fork(schedules(100, **settings), schedules(1000, **settings)) == Fork(steps, differs)
+    assert find_fork(schedules(100, **settings), schedules(1000, **settings)) == Fork(steps, differs)
 
 
 def test_the_last_step_of_the_shorter_run_is_never_shared() -> None:
-    assert fork(schedules(1), schedules(2)) == Fork(0, None)
+    assert find_fork(schedules(1), schedules(2)) == Fork(0, None)
 
 
 def test_a_run_is_compared_with_one_twice_as_long_to_know_what_any_longer_one_shares() -> None:
-    assert schedules(100).longer().steps == 200
+    assert schedules(100).lengthen().steps == 200
 
 
-@pytest.mark.parametrize("kind", [kind for kind, loss in LOSSES.items() if "model" not in loss.needs])
+@pytest.mark.parametrize("kind", [kind for kind, loss in LOSSES.items() if not loss.needs_model])
 def test_no_loss_depends_on_the_number_of_steps_without_saying_so(kind: str) -> None:
-    """Called at the same step of runs of other lengths, a loss is the same wherever `at` is. Those that are divergences
-    of the model's see no step at all."""
+    """Called at the same step of runs of other lengths, a loss is the same wherever `schedule_at` is. Losses of the
+    language model see no step at all."""
     needs = LOSSES[kind].needs
     fields = LOSSES[kind].model_fields
     required: dict[str, Any] = {name: 0.5 for name, info in fields.items() if info.is_required()}
     loss = LOSSES[kind](**required)
-    act_fn = TopKConfig(k=4) if "k" in needs else JumpReLUConfig()
-    dictionary = _random_dictionary(act_fn, "gate" in needs)
+    act_fn = TopKConfig(k=4) if TakesAnyK in needs else GatedConfig() if HasGate in needs else JumpReLUConfig()
+    dictionary = _random_dictionary(act_fn)
     x = torch.randn(32, 8, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         forward = dictionary.training_pass(x, x)
@@ -74,19 +75,16 @@ def test_no_loss_depends_on_the_number_of_steps_without_saying_so(kind: str) -> 
                 dictionary.geometry,
                 dictionary.sparsity,
                 forward,
-                Progress(sparsity_warm_up=1.0, dead=dead, step=step, steps=steps, memory=loss.memory()),
+                TrainingStep(sparsity_warm_up=1.0, dead=dead, step=step, steps=steps, memory=loss.memory()),
             ).item()
             for steps in lengths
         ]
-        same = [loss.at(step, steps) == loss.at(step, lengths[0]) for steps in lengths]
+        same = [loss.schedule_at(step, steps) == loss.schedule_at(step, lengths[0]) for steps in lengths]
         assert [value == values[0] for value, is_same in zip(values, same, strict=True) if is_same].count(False) == 0
 
 
-def _random_dictionary(act_fn: Any, gated: bool) -> Dictionary:
-    from lmsae.sparsity.config import GatedConfig
-
-    act_fn = GatedConfig() if gated else act_fn
-    sizes: dict[str, Any] = {"reads": (8,), "writes": (8,), "d_sae": 16, "normalize_activations": "none"}
+def _random_dictionary(act_fn: Any) -> Dictionary:
+    sizes: dict[str, Any] = {"widths": {"reads": (8,), "writes": (8,)}, "d_sae": 16, "normalize_activations": "none"}
     dictionary = Dictionary(DictionaryConfig(**sizes, geometry=SAEConfig(), act_fn=act_fn)).train()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -10,7 +10,7 @@ import torch
 
 from lmsae.kernels import entries
 from lmsae.planning.catalog import CATALOG
-from lmsae.training.batch import fed
+from lmsae.training.batch import move_to_device
 from lmsae.training.run import Run
 from lmsae.training.together import train_together
 from tests.training.runs import Stream, train
@@ -55,7 +55,7 @@ def test_a_step_does_not_wait_for_the_gpu(
     monkeypatch.setattr(entries, "FEW_ON_GPU", 1.0)
     batches = batches_for(name)
     run = moved(make_run(name, 1000, dead_threshold=1_000_000))
-    steps = fed(Stream(batches).batches(0, 4), "cuda")
+    steps = move_to_device(Stream(batches).batches(0, 4), "cuda")
     for _ in range(3):
         run.step(next(steps))
     with never_waiting():
@@ -65,7 +65,7 @@ def test_a_step_does_not_wait_for_the_gpu(
 def test_batches_arrive_as_they_were(batches_for: Any) -> None:
     for name in ("topk", "transcoder", "lorsa"):
         batches = batches_for(name)
-        for there, here in zip(fed(batches, "cuda"), batches, strict=True):
+        for there, here in zip(move_to_device(batches, "cuda"), batches, strict=True):
             assert there.tokens == here.tokens
             assert (there.target is there.x) == (here.target is here.x)
             for part in ("x", "target", "usable"):

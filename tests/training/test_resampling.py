@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmsae.training.resampling import Rebirth, rebirth
+from lmsae.geometry.linear import Linear
+from lmsae.training.resampling import Rebirth, draw_rebirth
 from lmsae.training.run import Run
 from tests.training.runs import learn, weights
 
@@ -21,7 +22,9 @@ def dead_ones(run: Run, *latents: int) -> Tensor:
 
 
 def reborn(run: Run, x: Tensor, losses: Tensor, *latents: int, seed: tuple[int, int] = SEED) -> Rebirth:
-    return rebirth(run.dictionary.geometry, x, losses, dead_ones(run, *latents), seed)
+    geometry = run.dictionary.geometry
+    assert isinstance(geometry, Linear)
+    return draw_rebirth(geometry, x, losses, dead_ones(run, *latents), seed)
 
 
 @pytest.fixture

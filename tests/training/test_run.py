@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lmsae.errors import TrainingError
 from lmsae.kernels import entries
-from lmsae.losses import AuxK, Forward, Progress, reconstruction_loss
+from lmsae.losses import AuxK, Forward, TrainingStep, reconstruction_loss
+from lmsae.losses.codes import DenseCodes
 from lmsae.planning.catalog import CATALOG
 from lmsae.training import curves
 from lmsae.training.batch import Batch
@@ -146,9 +147,9 @@ def test_the_counter_counts_tokens_since_each_latent_fired(
     expected = torch.zeros(run.dictionary.geometry.latents, dtype=torch.int64)
     for batch in batches_for(name)[:20]:
         fired = torch.zeros(len(expected), dtype=torch.bool)
-        for part in batch.parts(parts):
-            forward = run.dictionary.training_pass(*run.dictionary.normalized(part.x, part.target), part.usable)
-            fired |= (forward.codes != 0).any(0)
+        for part in batch.split(parts):
+            forward = run.dictionary.training_pass(*run.dictionary.normalize(part.x, part.target), part.usable)
+            fired |= (forward.codes.values != 0).any(0)
         expected = torch.where(fired, 0, expected + batch.tokens)
         run.step(batch)
         assert torch.equal(run.since_fired, expected)
@@ -171,20 +172,20 @@ def test_dead_means_so_many_tokens_and_not_so_many_steps(
 def test_losses_are_told_that_all_latents_live_while_none_can_be_dead(
     make_run: Any, batches_for: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[Progress] = []
+    told: list[TrainingStep] = []
     compute = AuxK.__call__
 
-    def spy(loss: AuxK, geometry: Any, sparsity: Any, forward: Forward, progress: Progress) -> Tensor:
-        told.append(progress)
-        return compute(loss, geometry, sparsity, forward, progress)
+    def spy(loss: AuxK, geometry: Any, sparsity: Any, forward: Forward, training: TrainingStep) -> Tensor:
+        told.append(training)
+        return compute(loss, geometry, sparsity, forward, training)
 
     monkeypatch.setattr(AuxK, "__call__", spy)
     run = make_run("topk", 6, batch_size=16, dead_threshold=48)
     with torch.no_grad():
         run.dictionary.geometry.b_enc[:3] = -1e6
     learn(run, batches_for("topk", 16))
-    assert [progress.all_alive for progress in told] == 3 * [True] + 3 * [False]
-    assert [bool(progress.dead.any()) for progress in told] == 3 * [False] + 3 * [True]
+    assert [training.all_alive for training in told] == 3 * [True] + 3 * [False]
+    assert [bool(training.dead.any()) for training in told] == 3 * [False] + 3 * [True]
 
 
 def test_statistics_are_observed_once_a_step(make_run: Any, batches_for: Any) -> None:
@@ -234,10 +235,17 @@ def test_a_penalty_warms_up_from_nothing(make_run: Any, batches_for: Any) -> Non
 
 
 @pytest.mark.parametrize("name", [name for name, entry in CATALOG.items() if "topk" in entry.act_fn])
-def test_k_follows_its_schedule_and_ends_as_that_of_the_dictionary(name: str, make_run: Any, batches_for: Any) -> None:
+def test_k_follows_its_schedule_and_ends_as_that_of_the_dictionary(
+    name: str, make_run: Any, batches_for: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make_run(name, 20, lr=1e-4, initial_k=20, k_cold_boot_steps=3, k_warm_up_steps=8, grad_clip=0)
-    ks: list[int] = []
-    run.optimizers[0].register_step_pre_hook(lambda *_: ks.append(run.dictionary.sparsity.k))
+    ks, observe = [], run.dictionary.observe
+
+    def observe_k(forward: Forward) -> None:
+        ks.append(forward.k)
+        observe(forward)
+
+    monkeypatch.setattr(run.dictionary, "observe", observe_k)
     learn(run, batches_for(name))
     assert ks == [20, 20, 20, *range(20, 4, -2), *[4] * 9]
     assert run.dictionary.sparsity.k == 4
@@ -259,12 +267,12 @@ def test_curves_record_what_the_step_computed(name: str, make_run: Any, batches_
     before = copy.deepcopy(run.dictionary)
     batch = batches_for(name)[0]
     run.step(batch)
-    forward = before.training_pass(*before.normalized(batch.x, batch.target), batch.usable)
+    forward = before.training_pass(*before.normalize(batch.x, batch.target), batch.usable)
     target, error = forward.target.double(), (forward.reconstruction - forward.target).double()
     point = run.curves[0]
     explained = 1 - error.pow(2).sum() / (target - target.mean(0)).pow(2).sum()
     assert point["explained_variance"] == pytest.approx(explained.item(), rel=1e-4)
-    assert point["l0"] == pytest.approx((forward.codes != 0).sum().item() / batch.tokens)
+    assert point["l0"] == pytest.approx((forward.codes.values != 0).sum().item() / batch.tokens)
     assert (point["step"], point["tokens"]) == (0, BATCH)
     assert point["loss"] == pytest.approx(sum(value for key, value in point.items() if key.endswith("_loss")))
     replaced = any(loss.replaces_reconstruction for loss in run.objective.losses)
@@ -337,18 +345,18 @@ def test_with_dead_latents_a_step_in_parts_is_their_mean_by_tokens_and_factors_a
     run.step(first)
     run.since_fired[::3] = BATCH
     before, (loss,) = copy.deepcopy(run.dictionary), run.objective.losses
-    progress = Progress(run.config.sparsity_factor(1), run.since_fired >= BATCH)
+    progress = TrainingStep(run.config.sparsity_factor(1), run.since_fired >= BATCH)
 
     def learned(part: Batch) -> dict[str, Tensor]:
         """The loss of a part, and the gradients that it and the reconstruction loss give."""
-        forward = before.training_pass(*before.normalized(part.x, part.target))
+        forward = before.training_pass(*before.normalize(part.x, part.target))
         term = loss(before.geometry, before.sparsity, forward, progress)
         total = reconstruction_loss(forward) + term
         names, parameters = zip(*before.named_parameters(), strict=True)
         gradients = torch.autograd.grad(total, parameters, materialize_grads=True)
         return {"loss": term.detach(), **dict(zip(names, gradients, strict=True))}
 
-    parts = [(part.tokens / BATCH, learned(part)) for part in batch.parts(3)]
+    parts = [(part.tokens / BATCH, learned(part)) for part in batch.split(3)]
     assert [share * BATCH for share, _ in parts] == pytest.approx([11, 11, 10])
     wanted = {key: sum(share * of_part[key] for share, of_part in parts) for key in parts[0][1]}
     found = gradients_at_next_step(run, batch)
@@ -364,8 +372,8 @@ def test_batchtopk_selects_in_each_part(make_run: Any, batches_for: Any) -> None
     before, batch = copy.deepcopy(run.dictionary), batches_for("batchtopk")[0]
     run.step(batch)
     losses = [
-        reconstruction_loss(before.training_pass(*before.normalized(part.x, part.target))).item()
-        for part in batch.parts(2)
+        reconstruction_loss(before.training_pass(*before.normalize(part.x, part.target))).item()
+        for part in batch.split(2)
     ]
     assert run.curves[0]["reconstruction_loss"] == pytest.approx(sum(losses) / 2)
 
@@ -378,8 +386,8 @@ def test_what_is_observed_once_a_step_is_the_last_part(make_run: Any, batches_fo
     while run.steps_done <= changes[0]:
         before = copy.deepcopy(run.dictionary)
         run.step(batches[run.steps_done])
-    *_, last = batches[changes[0]].parts(2)
-    codes = before.training_pass(*before.normalized(last.x, last.target)).codes.double()
+    *_, last = batches[changes[0]].split(2)
+    codes = before.training_pass(*before.normalize(last.x, last.target)).codes.values.double()
     p, p_next = loss.p(changes[0], 20), loss.p(changes[0] + 1, 20)
     powers = [torch.where(codes > 1e-6, codes.pow(power), 0).sum(1).mean().item() for power in (p, p_next)]
     assert run.memory["p_anneal"]["scale"].item() == pytest.approx(powers[0] / powers[1], rel=1e-5)
@@ -415,7 +423,7 @@ def test_training_at_few_entries_goes_where_dense_training_goes(
         observe = run.dictionary.observe
 
         def observed(forward: Forward) -> None:
-            seen.append(forward.entries is None)
+            seen.append(isinstance(forward.codes, DenseCodes))
             observe(forward)
 
         monkeypatch.setattr(run.dictionary, "observe", observed)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lmsae.training.optimizers import forget, set_lr_factor
+from lmsae.training.optimizers import clear_moments, set_lr_factor
 from lmsae.training.sparse_adam import SparseAdam
 from lmsae.training.unit_rows import normalize_rows, remove_radial_gradient
 
@@ -87,7 +87,7 @@ def test_moments_of_chosen_places_are_forgotten_and_all_others_kept(dim: int) ->
     optimizer = torch.optim.Adam([weights], lr=0.01)
     trained(optimizer, weights, gradients(3, 2.0))
     before = {name: value.clone() for name, value in optimizer.state[weights].items()}
-    forget(optimizer, weights, dim, torch.tensor([1, 3]))
+    clear_moments(optimizer, weights, dim, torch.tensor([1, 3]))
     for name in ("exp_avg", "exp_avg_sq"):
         kept, was = optimizer.state[weights][name].unbind(dim), before[name].unbind(dim)
         assert [bool((now == 0).all()) for now in kept] == [place in (1, 3) for place in range(len(kept))]
@@ -98,7 +98,7 @@ def test_moments_of_chosen_places_are_forgotten_and_all_others_kept(dim: int) ->
 def test_there_is_nothing_to_forget_before_the_first_step() -> None:
     weights = start()
     optimizer = torch.optim.Adam([weights])
-    forget(optimizer, weights, 0, torch.tensor([0]))
+    clear_moments(optimizer, weights, 0, torch.tensor([0]))
     assert not optimizer.state
 
 

@@ -76,7 +76,7 @@ def by_hand(model: VisitedModel, batch: Batch, values: Mapping[str, Tensor]) -> 
 
 
 def losses_of(splice: Splice, dictionary: Dictionary, batch: Batch) -> tuple[Tensor, Tensor]:
-    forward = dictionary.training_pass(*dictionary.normalized(batch.x, batch.target), batch.usable)
+    forward = dictionary.training_pass(*dictionary.normalize(batch.x, batch.target), batch.usable)
     spliced = splice.run(dictionary, batch, forward.reconstruction)
     return spliced.divergence(), spliced.cross_entropy()
 
@@ -230,7 +230,7 @@ def test_uneven_parts_have_means_over_their_own_predictions_and_weigh_as_many_to
     model: VisitedModel, batch: Batch, loss: str
 ) -> None:
     run = run_of(model, (loss,), gradient_accumulation=CONTEXTS)
-    parts = list(batch.parts(CONTEXTS))
+    parts = list(batch.split(CONTEXTS))
     assert [part.tokens for part in parts] == [5, 4, 5]
     which = ("e2e_kl", "e2e_ce").index(loss)
     means = [losses_of(Splice(model, HOOK_POINTS[:1]), run.dictionary, part)[which].item() for part in parts]
@@ -248,6 +248,6 @@ def test_contexts_without_a_prediction_weigh_nothing(model: VisitedModel, batch:
 
 
 def test_losses_that_need_the_model_say_so() -> None:
-    assert {kind for kind, loss in LOSSES.items() if "model" in loss.needs} == {"e2e_kl", "e2e_ce"}
+    assert {kind for kind, loss in LOSSES.items() if loss.needs_model} == {"e2e_kl", "e2e_ce"}
     _, objective = parts("topk", WIDTH, 24, losses=("aux_k", "e2e_kl"), e2e_kl_coefficient=1.0)
     assert objective.needs_model

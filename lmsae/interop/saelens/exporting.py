@@ -116,7 +116,7 @@ def export(
 def _raw(dictionary: Dictionary) -> Dictionary:
     """A copy that reads and writes what SAELens' weights do: raw activations, or tokens that SAELens normalizes."""
     bare = _without_per_token(dictionary) if dictionary.config.normalize_activations in PER_TOKEN else dictionary
-    return _folded_and_tied(bare) if dictionary.config.act_fn.needs_tied_encoder else bare.folded()
+    return _folded_and_tied(bare) if dictionary.config.act_fn.needs_tied_encoder else bare.fold_normalizers()
 
 
 def _loaded(folded: DictionaryConfig, original: DictionaryConfig) -> DictionaryConfig:
@@ -134,9 +134,9 @@ def _without_per_token(dictionary: Dictionary) -> Dictionary:
     """A copy that reads tokens already normalized. A transcoder still writes by the factor of its output."""
     config, bare = dictionary.config, deepcopy(dictionary)
     like = next(dictionary.parameters())
-    bare.read = normalizer.build("none", config.reads).to(like)
+    bare.read = normalizer.build("none", config.widths.reads).to(like)
     if config.geometry.autoencodes:
-        bare.write = normalizer.build("none", config.writes).to(like)
+        bare.write = normalizer.build("none", config.widths.writes).to(like)
     return bare
 
 
@@ -145,9 +145,10 @@ def _folded_and_tied(dictionary: Dictionary) -> Dictionary:
     b_dec and codes, not into rows."""
     config, folded, affine = dictionary.config, deepcopy(dictionary), dictionary.read.affine()
     b_dec = cast(Tensor, folded.geometry.b_dec)
-    b_dec.data = affine.restored(b_dec.data)
+    b_dec.data = affine.restore_writers(b_dec.data)
     like = next(dictionary.parameters())
-    folded.read, folded.write = (normalizer.build("none", widths).to(like) for widths in (config.reads, config.writes))
+    folded.read = normalizer.build("none", config.widths.reads).to(like)
+    folded.write = normalizer.build("none", config.widths.writes).to(like)
     folded.config = config.model_copy(update={"normalize_activations": "none"})
     return folded
 

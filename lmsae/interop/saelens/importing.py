@@ -78,8 +78,7 @@ def _config_of(fields: Mapping[str, Any]) -> DictionaryConfig:
     normalizations = {"none": "none"} | {theirs: ours for ours, theirs in PER_TOKEN.items()}
     return DictionaryConfig.model_validate(
         {
-            "reads": [fields["d_in"]],
-            "writes": [fields.get("d_out", fields["d_in"])],
+            "widths": {"reads": [fields["d_in"]], "writes": [fields.get("d_out", fields["d_in"])]},
             "d_sae": fields["d_sae"],
             "geometry": described,
             "act_fn": {"kind": act_fn, **layout.ACT_FNS[act_fn].options(fields)},

@@ -7,6 +7,7 @@ from lmsae.dictionary.config import DictionaryConfig
 from lmsae.initialization import layer_weights
 from lmsae.initialization.config import FROM_MODEL, InitConfig
 from lmsae.planning.draft import Check, Refusal
+from lmsae.sparsity.capabilities import TakesAnyK
 from lmsae.stages.sites import Places
 from lmsae.training.config import TrainConfig
 from lmsae.training.objective import Objective
@@ -68,7 +69,7 @@ def the_model_has_such_weights(
 
 def one_model_is_spliced(objective: Objective, model_configs: Sequence[Mapping[str, Any]]) -> Iterator[Refusal]:
     if objective.needs_model and len(model_configs) > 1:
-        kinds = " and ".join(loss.kind for loss in objective.losses if "model" in loss.needs)
+        kinds = " and ".join(loss.kind for loss in objective.losses if loss.needs_model)
         yield Refusal("sae.losses", f"{kinds} runs one model, not several; leave model.others empty")
 
 
@@ -82,7 +83,7 @@ def k_can_change(train: TrainConfig, dictionary: DictionaryConfig) -> Iterator[R
     act_fn = dictionary.act_fn
     if not train.initial_k:
         return
-    if not act_fn.takes_any_k:
+    if TakesAnyK not in act_fn.offers:
         message = f"{act_fn.kind} cannot change the number of its codes in training: leave it empty, or use topk"
         yield Refusal("train.initial_k", message)
     elif train.initial_k > dictionary.d_sae:

@@ -6,19 +6,15 @@ from lmsae.losses import LOSSES
 from lmsae.planning.catalog import PIECES
 from lmsae.planning.dictionaries import Parts, SaeSection
 from lmsae.planning.draft import Check, Refusal
+from lmsae.sparsity.capabilities import HasGate, HasThreshold, TakesAnyK
 from lmsae.sparsity.config import ACT_FNS
 
-OFFERS = {
-    "gate": {"gated"},
-    "threshold": {"jumprelu"},
-    "k": {kind for kind, config in ACT_FNS.items() if config.takes_any_k},
+_ASKED_FOR = {
+    HasGate: ("gate", "for another one use l1"),
+    HasThreshold: ("threshold", "for another one use l1 or tanh"),
+    TakesAnyK: ("k", "for another one leave it out"),
 }
-"""The activation functions that have what a loss may ask for beside codes."""
-_INSTEAD = {
-    "gate": "for another one use l1",
-    "threshold": "for another one use l1 or tanh",
-    "k": "for another one leave it out",
-}
+"""The capabilities that losses need, in words, and what to use with an activation function without them."""
 DENSE = ("relu", "gated", "jumprelu")
 """Activation functions whose codes are as sparse as their losses make them."""
 
@@ -44,15 +40,16 @@ def losses_go_together(parts: Parts) -> Iterator[Refusal]:
 
 
 def losses_have_what_they_need(sae: SaeSection, parts: Parts) -> Iterator[Refusal]:
-    kind = parts.act_fn.kind
+    act_fn = parts.act_fn
     for loss in parts.losses:
-        if "unit_norm_decoder" in loss.needs and not sae.unit_norm_decoder:
+        if loss.needs_unit_rows and not sae.unit_norm_decoder:
             message = f"the {loss.kind} loss could be made small by large decoder rows; keep it true, or use lp"
             yield Refusal("sae.unit_norm_decoder", message)
-        for need in sorted(need for need in loss.needs & OFFERS.keys() if kind not in OFFERS[need]):
-            able = " or ".join(kind for kind in ACT_FNS if kind in OFFERS[need])
-            message = f"the {loss.kind} loss needs an activation function with a {need} ({able}), not {kind}"
-            yield Refusal("sae.losses", f"{message}; {_INSTEAD[need]}")
+        for need in (need for need in loss.needs if need not in act_fn.offers):
+            word, instead = _ASKED_FOR[need]
+            able = " or ".join(kind for kind, config in ACT_FNS.items() if need in config.offers)
+            message = f"the {loss.kind} loss needs an activation function with a {word} ({able}), not {act_fn.kind}"
+            yield Refusal("sae.losses", f"{message}; {instead}")
 
 
 def codes_become_sparse(parts: Parts) -> Iterator[Refusal]:
@@ -63,7 +60,7 @@ def codes_become_sparse(parts: Parts) -> Iterator[Refusal]:
         able = ", ".join(
             name
             for name, loss in LOSSES.items()
-            if loss.sparsifies and all(kind in OFFERS.get(need, ()) for need in loss.needs)
+            if loss.sparsifies and not loss.needs_unit_rows and set(loss.needs) <= set(parts.act_fn.offers)
         )
         message = f"{kind} without a sparsity loss is not sparse: add one ({able}), or choose topk or batchtopk"
         yield Refusal("sae.losses", message)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from lmsae.artifacts.artifact import CHECKPOINT, Artifact
 from lmsae.stages.stage import Job
-from lmsae.training.forks import Schedules, fork
+from lmsae.training.forks import Schedules, find_fork
 
 if TYPE_CHECKING:
     from lmsae.stages.train import Config
@@ -35,7 +35,7 @@ def extend_shorter_run(job: Job, checkpoints: "Checkpoints") -> Extended | None:
     """
     mine, reasons = schedules_of(job.config), []
     for artifact, config in _shorter_runs(job):
-        shared = fork(schedules_of(config), mine)
+        shared = find_fork(schedules_of(config), mine)
         reference = artifact.reference
         if steps := checkpoints.go_on_from(artifact.path / CHECKPOINT, reference, shared.steps):
             print(f"{job.reference}: goes on from step {steps:,} of {reference} ({config.tokens:,} tokens)")
@@ -52,7 +52,7 @@ def extend_shorter_run(job: Job, checkpoints: "Checkpoints") -> Extended | None:
 def step_to_keep(job: Job) -> int:
     """The last step of a run whose state is that of any longer run too; says on stdout if there is none."""
     mine = schedules_of(job.config)
-    shared = fork(mine, mine.longer())
+    shared = find_fork(mine, mine.lengthen())
     if not shared.steps:
         why = f": {shared.differs} differs from the first step on" if shared.differs else ""
         print(f"{job.reference}: no state is kept, for no longer run could go on from it{why}")

@@ -22,7 +22,8 @@ def stores_for(dictionary: "DictionaryConfig", sites: Sites, inputs: Mapping[str
     from lmsae.store.reader import StoreReader
 
     stores = [StoreReader(one.path / STORE) for one in inputs_from("activations", inputs)]
-    wanted = [*zip(sites.reads, dictionary.reads, strict=True), *zip(sites.writes, dictionary.writes, strict=True)]
+    widths = dictionary.widths
+    wanted = [*zip(sites.reads, widths.reads, strict=True), *zip(sites.writes, widths.writes, strict=True)]
     for number, width in wanted:
         if stores[number].width != width:
             raise ShapeError(

@@ -81,7 +81,7 @@ def objective(unit_norm_decoder: bool) -> Objective:
 
 def dictionary(act_fn: dict[str, object], geometry: dict[str, object]) -> DictionaryConfig:
     parts = {"geometry": {"kind": "sae"} | geometry, "act_fn": act_fn}
-    return DictionaryConfig.model_validate({"reads": (8,), "writes": (8,), "d_sae": 32, **parts})
+    return DictionaryConfig.model_validate({"widths": {"reads": (8,), "writes": (8,)}, "d_sae": 32, **parts})
 
 
 RELU, TOPK = {"kind": "relu"}, {"kind": "topk", "k": 4}
