@@ -160,7 +160,7 @@ def score_decoder(hooked: HookedDictionary) -> Score:
     rows, or no such weights."""
     dictionary = hooked.dictionary
     with contextlib.suppress(ExportError):
-        dictionary = dictionary.folded()
+        dictionary = dictionary.fold_normalizers()
     encoder, decoder = (getattr(dictionary.geometry, name, None) for name in ("W_enc", "W_dec"))
     if not isinstance(encoder, Tensor) or not isinstance(decoder, Tensor) or encoder.ndim != 2 or decoder.ndim != 2:
         return Score()
