@@ -57,11 +57,11 @@ def combined(selecting: str, loss: str) -> dict[str, Any] | None:
     columns = {"act_fn": selecting, "losses": (), **SELECTING[selecting]}
     if not set(ENTRYWISE[loss].needs) <= set(ACT_FNS[columns["act_fn"]].offers):
         return None
-    target = {"target_l0": 3.0, "target_l0_coefficient": 0.3} if "target_l0" in ENTRYWISE[loss].model_fields else {}
     return columns | {
         "losses": tuple(dict.fromkeys((*columns["losses"], loss))),
         "unit_norm_decoder": ENTRYWISE[loss].needs_unit_rows,
-        **target,
+        "target_l0": 3.0,
+        "target_l0_coefficient": 0.3,
     }
 
 
