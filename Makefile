@@ -1,7 +1,7 @@
 PYTHON ?= python3
 WORKERS ?= 2
 ARGS ?=
-# torch computes the bytes: it moves on purpose only.
+# torch computes the bytes, so its version changes only on purpose.
 TORCH ?= 2.13.0
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -31,7 +31,7 @@ check: $(STAMP) ## lint, format, types, import floors, workflow
 model: $(STAMP) ## train the built-in language model again (one to two hours of two cores)
 	$(BIN)/python recipes/stdlib_4m/train.py --out lmsae/lm/stdlib-4m $(ARGS)
 
-# pip alone resolves the CPU and the CUDA build of torch: the lock names neither, nor what only the CUDA build needs.
+# pip chooses between the CPU and the CUDA build of torch. The lock names neither, nor what only the CUDA build needs.
 lock: ## pin the newest versions that pyproject.toml allows in requirements.lock (TORCH=2.13.0)
 	rm -rf build/lock
 	$(PYTHON) -m venv build/lock

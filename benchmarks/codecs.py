@@ -1,10 +1,10 @@
-"""What a store costs in each dtype: bytes, variance lost, and what a dictionary that is trained on it has learned.
+"""The cost of a store in each dtype: bytes, variance lost, and the scores of a dictionary that is trained on it.
 
     python benchmarks/codecs.py > benchmarks/results/WHEN-WHERE-codecs.md
 
-A whole small experiment on the built-in model and text: activations are captured once for each dtype, from the same
-tokens, and the same row is trained on each with several seeds (of the start and of the order), then scored by splicing
-into the model. Variance lost is on the calibration contexts, against the float32 store.
+This is a whole small experiment on the built-in model and text. It captures activations once for each dtype, from the
+same tokens. On each store it trains the same row with several seeds (of the start and of the order), and scores it by
+splicing into the model. Variance lost is measured on the calibration split, against the float32 store.
 """
 
 import argparse
@@ -32,7 +32,7 @@ METRICS = ("explained_variance", "l0", "ce_loss_score_mean")
 
 
 def write_sweep(folder: Path, arguments: argparse.Namespace) -> None:
-    """An experiment of a row for each dtype and seed."""
+    """Write an experiment with a row for each dtype and seed."""
     config = {
         "model": {"name": "builtin:stdlib-4m"},
         "dataset": {"name": "builtin:python-stdlib"},

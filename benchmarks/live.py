@@ -1,11 +1,11 @@
-"""Live and cached activations side by side: the whole way from tokens to dictionaries, in turn, in one process.
+"""Live and cached activations compared: the whole way from tokens to dictionaries, in turn, in one process.
 
     python benchmarks/live.py > benchmarks/results/WHEN-WHERE-live.md
 
-Each round makes the same dictionaries twice, once from activations that are stored first and once live, and checks
-that they are the same to the byte. Printed: trained tokens a second of capture and training together (median and
-quartiles), the ratio of each pair of rounds, the seconds of each stage, those for which training waited for data, and
-the bytes that activations took on disk. One dictionary, and several that share one stream.
+Each round makes the same dictionaries twice, once from activations that are stored first and once live. It checks that
+they are the same to the byte. The table has the trained tokens a second of capture and training together (median and
+quartiles), the ratio of each pair of rounds, the seconds of each stage, the seconds that training waited for data, and
+the bytes of activations on disk. It has lines for one dictionary, and for several that share one stream.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def write_sweep(folder: Path, source: str, count: int, arguments: argparse.Names
 
 
 def make(stage: str, plan: Plan, runtime: Runtime) -> float:
-    """Make a stage; the seconds that took."""
+    """Make a stage and return the seconds that took."""
     started = time.perf_counter()
     for group in plan.passes(stage, runtime.together):
         make_artifacts(STAGES[stage], [spec.reference for spec in group], Artifacts(runtime.artifacts), runtime)
@@ -72,7 +72,7 @@ def make(stage: str, plan: Plan, runtime: Runtime) -> float:
 
 
 def measure(tokens: Path, source: str, count: int, arguments: argparse.Namespace) -> Measured:
-    """All stages but the first, from nothing, in a folder that is removed."""
+    """Measure all stages but the first, from nothing, in a folder that is then removed."""
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
         shutil.copytree(tokens, folder / "artifacts" / "tokenize")
@@ -95,7 +95,7 @@ def quartiles(values: list[float], form: str) -> str:
 
 
 def compare(tokens: Path, count: int, arguments: argparse.Namespace) -> None:
-    """Both sources in turn; prints two lines of the table."""
+    """Measure both sources in turn, and print two lines of the table."""
     rounds: list[dict[str, Measured]] = []
     for number in range(arguments.rounds):
         order = SOURCES if number % 2 else SOURCES[::-1]
@@ -114,7 +114,7 @@ def compare(tokens: Path, count: int, arguments: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hook-point", default="blocks.1.hook_resid_post")
-    parser.add_argument("--tokens", type=int, default=524_288, help="of the text, behind the calibration ones")
+    parser.add_argument("--tokens", type=int, default=524_288, help="of the text, after the calibration split")
     parser.add_argument("--context-size", type=int, default=128)
     parser.add_argument("--d-sae", type=int, default=2048)
     parser.add_argument("--batch", type=int, default=2048)

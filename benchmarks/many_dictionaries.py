@@ -2,8 +2,8 @@
 
     python benchmarks/many_dictionaries.py artifacts/activations/KEY > benchmarks/results/WHEN-WHERE-many.md
 
-In one pass activations are read, shuffled and scaled once for all. Each way trains all 24 for the same steps on the
-same activations, in turn, several rounds. Printed: seconds a round, and the ratios (median, lowest and highest).
+One pass reads, shuffles and scales activations once for all. Each way trains all 24 for the same steps on the same
+activations, in turn, for several rounds. The table has the seconds a round and the ratios (median, lowest and highest).
 """
 
 import argparse
@@ -46,7 +46,7 @@ class Stream:
 
 
 def settings(arguments: argparse.Namespace, width: int) -> list[Setting]:
-    """All 24."""
+    """The settings of all 24."""
     tokens = arguments.steps * arguments.batch
     common = (width, arguments.d_sae, arguments.batch, tokens, arguments.lr)
     return [Setting(architecture, *common, **sparsity) for architecture in COLUMNS for sparsity in SPARSITIES]
@@ -65,7 +65,7 @@ def one_by_one(runs: list[Run], stream: Stream) -> None:
 
 
 def in_a_list(trainers: list[Any], batches: Iterator[Tensor], width: int) -> None:
-    """dictionary_learning's way: its loop over trainers, batch by batch."""
+    """Train them as dictionary_learning does: a loop over trainers, batch by batch."""
     for step, x in enumerate(batches):
         scaled = x * width**-0.5
         for trainer in trainers:

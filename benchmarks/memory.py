@@ -1,9 +1,9 @@
-"""Peak memory of training beside the formula of lmsae/stages/footprint.py, as dataset, windows and pass grow.
+"""Peak memory of training, and the formula of lmsae/stages/footprint.py, as dataset, windows and pass grow.
 
     python benchmarks/memory.py > benchmarks/results/WHEN-WHERE-memory.md
 
-Each line is a process of its own, which trains dictionaries on a store of random activations. The formula counts what
-lies above a process that has trained something tiny, which is measured too, in its own line.
+Each line is a process of its own that trains dictionaries on a store of random activations. The formula gives the
+memory above that of a process that has trained something tiny. That process has a line of its own.
 """
 
 import argparse
@@ -42,7 +42,7 @@ CONTEXT_SIZE = 256
 
 @dataclass(frozen=True)
 class Case:
-    """What a process trains, and on what."""
+    """The dictionaries that a process trains, and their activations."""
 
     tokens: int = 300_000
     window: int = 65_536
@@ -59,7 +59,7 @@ class Case:
         return Dictionary(parts), objective
 
     def predicted(self) -> int:
-        """What the formula says."""
+        """The bytes that the formula predicts."""
         parameters = sum(weights.numel() for weights in self.dictionary()[0].parameters())
         layout = Layout(self.tokens // CONTEXT_SIZE, CONTEXT_SIZE, self.width, "float16")
         return training_bytes(
@@ -101,7 +101,7 @@ class Stream:
 
 
 def train(case: Case, path: Path) -> None:
-    """What a child does: a few steps more than a window holds."""
+    """Train in a child process, for a few steps more than a window holds."""
     reuse_freed_memory()
     steps = case.window // case.batch + 4
     config = TrainConfig(tokens=steps * case.batch, batch_size=case.batch, dead_threshold=10**9)
@@ -111,7 +111,7 @@ def train(case: Case, path: Path) -> None:
 
 
 def write_store(case: Case, path: Path) -> None:
-    """Random activations."""
+    """Write random activations."""
     layout = Layout(case.tokens // CONTEXT_SIZE, CONTEXT_SIZE, case.width, "float16")
     block = torch.randn(32, CONTEXT_SIZE, case.width)
     with StoreWriter(path, layout) as writer:

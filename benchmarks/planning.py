@@ -1,11 +1,11 @@
-"""What a sweep costs when nothing is to be done: `lmsae plan`, and no-op runs of both engines, by the number of rows.
+"""The cost of a sweep that is finished: `lmsae plan`, and no-op runs of both engines, by the number of rows.
 
     python benchmarks/planning.py > benchmarks/results/WHEN-WHERE-planning.md
 
-In a temporary folder with this repository's Snakefile and dvc.yaml: a sweep over hook points, architectures, sparsities
-and seeds of the built-in model, and all of its artifacts finished. Their specs and manifests are real, written by the
-code that every stage publishes with; their payloads are a few bytes, and nothing is trained. Every command is a process
-of its own, as a user starts it. Beside them the floor: `lmsae --version`, and a Snakefile without rules.
+A temporary folder has this repository's Snakefile and dvc.yaml, and a sweep over hook points, architectures, sparsities
+and seeds of the built-in model. All of its artifacts are finished. Their specs and manifests are real: the code with
+which every stage publishes writes them. Their payloads are a few bytes, and nothing is trained. Every command is a
+process of its own, as a user starts it. The floor is measured too: `lmsae --version`, and a Snakefile without rules.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def finish(plan: Plan, artifacts: Artifacts) -> None:
 
 
 def publish_page(plan: Plan, artifacts: Artifacts, results: Path) -> None:
-    """What the report's stage leaves in results/, of which DVC tracks some. No dictionary is exported."""
+    """Write what the report stage leaves in results/. DVC tracks some of it. No dictionary is exported."""
     publish(artifacts[plan.specs("report")[0].reference], (), artifacts, results)
     for name in ("table.csv", "table.parquet", "pareto.csv", "density.csv", "curves.csv", "metrics.json"):
         (results / name).write_text("{}\n")
@@ -107,7 +107,7 @@ def prepare(folder: Path, count: int) -> None:
 
 
 def run(folder: Path, *command: str) -> float:
-    """Seconds that a command takes, which must succeed."""
+    """Return the seconds that a command takes. It must succeed."""
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": programs, "DVC_NO_ANALYTICS": "1", "PYTHONPATH": str(REPOSITORY)}
     started = time.perf_counter()
@@ -137,7 +137,7 @@ def first_plan(folder: Path) -> float:
 
 
 def floors(folder: Path, times: int) -> str:
-    """What the programs take to start, medians."""
+    """The median times that the programs take to start."""
     (folder / "Nothing.smk").write_text("rule all:\n    input: []\n")
     commands = {
         "python": (sys.executable, "-c", "pass"),

@@ -1,13 +1,15 @@
-"""Shuffled batches from the store beside the bytes themselves, read raw and in order from the same files.
+"""Shuffled batches from the store, compared with the raw bytes of the same files, read in order.
 
     python benchmarks/reading.py > benchmarks/results/WHEN-WHERE-reading.md
 
-A store of random activations is written for each dtype. Then, in turn: every file of it is read front to back into one
-reused buffer (the ceiling), and one epoch of shuffled batches is taken, checksums looked at, decoded to float32. Cold
-rounds begin with the files dropped from the file cache, hot ones with all of them in it. Nothing is trained meanwhile.
+The script writes a store of random activations for each dtype. Then it measures two ways in turn. The first reads every
+file front to back into one buffer that is used again; this is the ceiling. The second takes one epoch of shuffled
+batches, checks their checksums and decodes them to float32. Cold rounds begin with the files dropped from the file
+cache, hot rounds with all of them in it. Nothing is trained meanwhile.
 
-Both take memory for the file cache. On a virtual machine whose host has taken free memory back, getting it again costs
-more than the disk, and not always the same: so before each cold reading twice the size of a store is touched and freed.
+Both ways take memory for the file cache. If the host of a virtual machine has taken free memory back, getting it again
+costs more time than the disk, and not always the same. So twice the size of a store is touched and freed before each
+cold reading.
 """
 
 import argparse
@@ -34,7 +36,7 @@ RAW_BYTES = 4 << 20
 
 
 def write_store(path: Path, layout: Layout) -> None:
-    """Random activations; the same 64 contexts over and over, each time another multiple."""
+    """Write random activations: the same 64 contexts over and over, each time another multiple."""
     block = torch.randn(64, layout.context_size, layout.width, generator=torch.Generator().manual_seed(0))
     with StoreWriter(path, layout) as writer:
         for start in range(0, layout.contexts, 64):
@@ -42,7 +44,7 @@ def write_store(path: Path, layout: Layout) -> None:
 
 
 def drop_from_cache(path: Path) -> None:
-    """Drop a store's files from the file cache, which asks for no rights."""
+    """Drop a store's files from the file cache. This needs no rights."""
     for file in path.glob("c.*"):
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
@@ -50,13 +52,13 @@ def drop_from_cache(path: Path) -> None:
 
 
 def touch_free_memory(nbytes: int) -> None:
-    """Have the machine really own so much of its free memory."""
+    """Touch this much free memory, so that the machine really owns it."""
     with mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE):
         pass
 
 
 def read_raw(path: Path) -> None:
-    """All files, one behind the other, into one buffer."""
+    """Read all files, one after the other, into one buffer."""
     buffer = np.empty(RAW_BYTES, dtype=np.uint8)
     for file in sorted(path.glob("c.*"), key=lambda file: int(file.name.split(".")[1])):
         with file.open("rb", buffering=0) as opened:
@@ -65,7 +67,7 @@ def read_raw(path: Path) -> None:
 
 
 def take_epoch(batches: ShuffledBatches, steps: int) -> None:
-    """All batches of an epoch."""
+    """Take all batches of an epoch."""
     for _ in batches.batches(0, steps):
         pass
 

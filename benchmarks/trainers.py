@@ -1,4 +1,4 @@
-"""Trainers of lmsae and of its peers behind one face, for benchmarks that run them on the same activations.
+"""Trainers of lmsae and of its peers with one interface, for benchmarks that run them on the same activations.
 
 dictionary_learning and sparsify are optional: `pip install --no-deps dictionary-learning nnsight eai-sparsify` into the
 environment of lmsae, and natsort, which one of them imports.
@@ -22,13 +22,13 @@ from lmsae.training.run import Run
 
 PREFIXES = (0.25, 0.5, 1.0)
 LONG = 100
-"""How many times the steps measured a run would have: a long one records curves at one step in dozens, a short one at
-all."""
+"""The steps of a run, as a multiple of the steps measured: a long run records curves at one step in dozens, a short run
+at all."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all trainers are told alike. Coefficients and jumprelu's threshold at the start are in lmsae's units:
+    """The settings that all trainers share. Coefficients and jumprelu's threshold at the start are in lmsae's units:
     activations of mean norm sqrt(width)."""
 
     architecture: str
@@ -54,7 +54,7 @@ class Setting:
 
     @property
     def dead_after(self) -> int:
-        """Tokens."""
+        """The tokens after which a latent without firing is dead."""
         return 1000 * self.batch
 
 
@@ -105,7 +105,7 @@ def lmsae_run(setting: Setting, calibration: Tensor, precision: str = "float32",
 
 
 def lmsae(setting: Setting, calibration: Tensor, precision: str = "float32", seed: int = 0) -> Trainer:
-    """lmsae with float32 or bfloat16 products."""
+    """The trainer of lmsae, with float32 or bfloat16 products."""
     run = lmsae_run(setting, calibration, precision, seed, LONG)
     dictionary = run.dictionary
     return Trainer(
@@ -248,7 +248,7 @@ def explained_variance(trainer: Trainer, x: Tensor) -> float:
 
 
 def l0_and_dead(trainer: Trainer, x: Tensor) -> tuple[float, float]:
-    """Mean active latents a token, and the share of latents that fire on no token of x."""
+    """The mean number of active latents of a token, and the share of latents that fire on no token of x."""
     with torch.no_grad():
         fires = trainer.encode(x) != 0
     return float(fires.sum(1).float().mean()), float(fires.any(0).logical_not().float().mean())

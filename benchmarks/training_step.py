@@ -1,13 +1,13 @@
-"""Training steps of lmsae beside SAELens, dictionary_learning and sparsify: the same activations, in turn, one process.
+"""Training steps of lmsae, SAELens, dictionary_learning and sparsify: the same activations, in turn, in one process.
 
     python benchmarks/training_step.py artifacts/activations/KEY > benchmarks/results/WHEN-WHERE-training-step.md
     python benchmarks/training_step.py --made 2304 --d-sae 65536 --batch 8192 --device cuda
 
-All train the same architecture from their own default start, with the same batch, learning rate and Adam; with float32
-and with bfloat16 products. Printed: tokens/s of the median step, the speed-up of each over the float32 SAELens (median
-of the ratios within each round, and quartiles), and what each dictionary has learned by then, on calibration
-activations that none saw. A faster step that learns less is no gain. Without stored activations, some are made of known
-features.
+All train the same architecture from their own default start, with the same batch, learning rate and Adam, once with
+float32 and once with bfloat16 products. The table has the tokens/s of the median step, and the speed-up of each trainer
+over the float32 SAELens (median of the ratios within each round, and quartiles). It also has what each dictionary has
+learned by then, measured on calibration activations that no trainer saw: a faster step that learns less is no gain.
+Without stored activations, the script makes some from known features.
 """
 
 import argparse
@@ -123,7 +123,7 @@ def timed(trainer: Trainer, x: Tensor) -> float:
 
 
 def ceilings(batch: int, width: int, d_sae: int, device: str) -> str:
-    """What the hardware does: the one dense product that a step cannot do without, and a copy of its result."""
+    """The limits of the hardware: the one dense product that a step needs, and a copy of its result."""
     x, weights = torch.randn(batch, width, device=device), torch.randn(d_sae, width, device=device)
     out = torch.empty(batch, d_sae, device=device)
     other = torch.empty_like(out)
@@ -188,7 +188,7 @@ def main() -> None:
     halves, measured = not arguments.float32_only, arguments.tokens
     if arguments.steps:
         measured = min(measured, arguments.steps * arguments.batch)
-    reuse_freed_memory()  # for all: they share the process
+    reuse_freed_memory()  # for all trainers, since they share the process
     if not arguments.activations and not arguments.made:
         parser.error("name an activations artifact, or a width with --made")
     made = arguments.made and MadeActivations(arguments.made, arguments.device)

@@ -1,10 +1,10 @@
-"""Capturing activations beside the bare forward pass, truncated behind the last hook point, over the same tokens.
+"""Capturing activations, compared with the bare forward pass over the same tokens, truncated after the last hook point.
 
     python benchmarks/writing.py > benchmarks/results/WHEN-WHERE-writing.md
 
-The two go in turn, a few batches each: the model alone, which drops what it reads, and the model with a store for every
-hook point, all written from one pass as `lmsae activations` does. The shards are put on the disk as they fill, and the
-time of closing the stores is spread over the rounds.
+The two take turns, a few batches each. The first is the model alone, which drops what it reads. The second is the
+model with a store for every hook point; one pass writes all of them, as `lmsae activations` does. Shards go to the disk
+as they fill, and the time of closing the stores is spread over the rounds.
 """
 
 import argparse

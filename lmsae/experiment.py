@@ -30,7 +30,7 @@ class Experiment:
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """What evaluation on held-out text measured."""
+        """The metrics that evaluation measured on held-out text."""
         return json.loads((self.artifacts["eval"] / "metrics.json").read_text())
 
 

@@ -1,1 +1,1 @@
-"""What the commands do with a plan and with artifacts."""
+"""The work of the commands, on a plan and on artifacts."""

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from lmsae.dictionary.dictionary import Dictionary
+from lmsae.evaluation.hooked import HookPoint
 from lmsae.lm.protocol import LanguageModel
 from lmsae.lm.synthetic import SyntheticModel
 from lmsae.metrics.recovery import Correlations, mean_max_cosine
 
 
 class KnownFeatures:
-    """What one dictionary finds of a model's features, those that are there at the hook points it writes."""
+    """The features of a model that are there at the hook points a dictionary writes, and how well it finds them."""
 
     def __init__(self, model: SyntheticModel, reads: Sequence[str], writes: Sequence[str]) -> None:
         self.model = model
@@ -41,7 +42,7 @@ class KnownFeatures:
         return {"recovery_cosine": cosine, "recovery_correlation": correlation}
 
     def _skipped(self, dictionary: Dictionary) -> Tensor:
-        """What is written of each feature without any latent (features, d_out).
+        """The part of each feature that is written without any latent (features, d_out).
 
         Nothing where a dictionary writes what it reads: that raw activations follow those read there, in the units of
         each token, is no connection.
@@ -53,7 +54,7 @@ class KnownFeatures:
 
 
 def known_features(
-    models: Sequence[LanguageModel], reads: Sequence[tuple[int, str]], writes: Sequence[tuple[int, str]]
+    models: Sequence[LanguageModel], reads: Sequence[HookPoint], writes: Sequence[HookPoint]
 ) -> KnownFeatures | None:
     """The truth behind what a dictionary reads and writes, if one model with known features makes all of it."""
     numbers = {number for number, _ in (*reads, *writes)}
@@ -64,7 +65,7 @@ def known_features(
 
 
 def _written_by_each(dictionary: Dictionary) -> Tensor:
-    """What a code of 1 of each latent writes (latents, d_out), in raw activations."""
+    """The vectors that a code of 1 of each latent writes (latents, d_out), in raw activations."""
     codes = torch.eye(dictionary.geometry.latents, device=next(dictionary.parameters()).device)
     x = codes.new_zeros(len(codes), dictionary.config.d_in)
     return dictionary.decode(codes, x) - dictionary.decode(0 * codes, x)

@@ -1,1 +1,1 @@
-"""What is measured, and what each number means."""
+"""Metrics: their formulas, and their definitions in groups."""

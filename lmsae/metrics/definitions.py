@@ -1,55 +1,135 @@
-"""What each metric is, in one line, in the order in which tables show them."""
+"""Every metric in one line, in groups that are computed together; each group has a version of its own."""
 
-from collections.abc import Iterable
-
-METRICS: dict[str, str] = {
-    "l0": "Active latents a token, on average.",
-    "explained_variance": "1 - sum ‖y - ŷ‖² / sum ‖y - mean(y)‖², over all evaluated tokens at once.",
-    "ce_difference": "Cross-entropy of the model with the reconstruction in place, minus its own; nats a token.",
-    "ce_loss_score_zero": "(CE zero-ablated - CE spliced) / (CE zero-ablated - CE clean). Flatters.",
-    "ce_loss_score_mean": "The same with the mean activation in place of zero; the harder and fairer score.",
-    "kl_div": "KL(clean model ‖ model with the reconstruction), nats a token.",
-    "kl_div_score_zero": "(KL zero-ablated - KL spliced) / KL zero-ablated.",
-    "kl_div_score_mean": "The same with the mean activation in place of zero.",
-    "dead_share": "Share of latents that never fired on the evaluated tokens.",
-    "l2_ratio": "Mean of ‖ŷ‖ / ‖y‖; below 1 is shrinkage.",
-    "cossim": "Mean cosine of activation and reconstruction.",
-    "mse": "Mean over tokens of ‖y - ŷ‖², summed over dimensions.",
-    "relative_reconstruction_bias": "E‖ŷ‖² / E(y·ŷ); 1 means no shrinkage.",
-    "explained_variance_legacy": "Mean over tokens of 1 - ‖y - ŷ‖² / ‖y - calibration mean‖², as older tables print.",
-    "frac_variance_explained": "As explained_variance, with the mean error removed (dictionary_learning's formula).",
-    "recovery_cosine": "Of known features: mean largest cosine of a feature's direction and any latent's.",
-    "recovery_correlation": "Of known features: mean largest correlation of a feature's amount and any latent's code.",
-    "conversion_explained_variance_before": "Explained variance on calibration tokens before conversion to jumprelu.",
-    "conversion_explained_variance_after": "The same after it; the difference is what it costs.",
-    "conversion_l0_before": "Active latents a calibration token before conversion to jumprelu.",
-    "conversion_l0_after": "The same after it.",
-    "conversion_tokens": "Calibration tokens on which the cost of conversion was measured.",
-    "l1": "Mean over tokens of the sum of |codes|.",
-    "ce_clean": "Cross-entropy of the model itself; nats a token.",
-    "ce_spliced": "Cross-entropy of the model with the reconstruction in place; nats a token.",
-    "ce_zero_ablated": "Cross-entropy with zeros in place of the activations; nats a token.",
-    "ce_mean_ablated": "Cross-entropy with the mean activation in place of the activations; nats a token.",
-    "dead": "Latents that never fired.",
-    "rare_1e-5": "Latents that fired, on fewer than 1 in 100,000 tokens.",
-    "dense_1e-2": "Latents that fired on more than 1 % of tokens.",
-    "dense_1e-1": "Latents that fired on more than 10 % of tokens.",
-    "decoder_norm": "Mean norm of decoder rows, scales folded in.",
-    "encoder_decoder_cossim": "Mean cosine of a latent's encoder column and decoder row.",
-    "nearest_decoder_cossim": "Mean cosine of a latent's decoder row and the nearest other row.",
-    "d_sae": "Latents.",
-    "tokens": "Held-out tokens that were evaluated, special ones not counted.",
-}
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 
-def in_order(names: Iterable[str]) -> list[str]:
-    """Metric names as tables show them; those without a definition come last, by name."""
-    present = set(names)
-    return [name for name in METRICS if name in present] + sorted(present - METRICS.keys())
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Metrics that are computed together, by name with their definitions, and vectors over latents likewise.
+
+    `version` goes up when a metric is added, removed, defined otherwise, or gets other bytes. Evaluations then measure
+    this group anew, and take the others over from those that are finished.
+    """
+
+    name: str
+    version: int
+    metrics: Mapping[str, str]
+    vectors: Mapping[str, str] = field(default_factory=dict)
+
+
+_ALL = (
+    Group(
+        "reconstruction",
+        1,
+        {
+            "explained_variance": "1 - sum ‖y - ŷ‖² / sum ‖y - mean(y)‖², over all evaluated tokens at once.",
+            "l2_ratio": "Mean of ‖ŷ‖ / ‖y‖; below 1 is shrinkage.",
+            "cossim": "Mean cosine of activation and reconstruction.",
+            "mse": "Mean over tokens of ‖y - ŷ‖², summed over dimensions.",
+            "relative_reconstruction_bias": "E‖ŷ‖² / E(y·ŷ); 1 means no shrinkage.",
+            "explained_variance_legacy": "Mean over tokens of 1 - ‖y - ŷ‖² / ‖y - calibration mean‖², as older tables "
+            "print.",
+            "frac_variance_explained": "As explained_variance, with the mean error removed (dictionary_learning's "
+            "formula).",
+            "tokens": "Held-out tokens that were evaluated, special ones not counted.",
+        },
+    ),
+    Group(
+        "sparsity",
+        1,
+        {
+            "l0": "Active latents a token, on average.",
+            "l1": "Mean over tokens of the sum of |codes|.",
+            "dead": "Latents that never fired.",
+            "dead_share": "Share of latents that never fired on the evaluated tokens.",
+            "rare_1e-5": "Latents that fired, on fewer than 1 in 100,000 tokens.",
+            "dense_1e-2": "Latents that fired on more than 1 % of tokens.",
+            "dense_1e-1": "Latents that fired on more than 10 % of tokens.",
+            "d_sae": "Latents.",
+            "density_histogram": "Latents by log10 of their firing rate, 60 bins from -6 to 0.",
+        },
+        {
+            "density": "Firing rate of each latent.",
+            "mean_activation": "Mean code of each latent where it fires; 0 where it never does.",
+        },
+    ),
+    Group(
+        "model",
+        1,
+        {
+            "ce_difference": "Cross-entropy of the model with the reconstruction in place, minus its own; nats a "
+            "token.",
+            "ce_loss_score_zero": "(CE zero-ablated - CE spliced) / (CE zero-ablated - CE clean). Flatters.",
+            "ce_loss_score_mean": "The same with the mean activation in place of zero; the harder and fairer score.",
+            "kl_div": "KL(clean model ‖ model with the reconstruction), nats a token.",
+            "kl_div_score_zero": "(KL zero-ablated - KL spliced) / KL zero-ablated.",
+            "kl_div_score_mean": "The same with the mean activation in place of zero.",
+            "ce_clean": "Cross-entropy of the model itself; nats a token.",
+            "ce_spliced": "Cross-entropy of the model with the reconstruction in place; nats a token.",
+            "ce_zero_ablated": "Cross-entropy with zeros in place of the activations; nats a token.",
+            "ce_mean_ablated": "Cross-entropy with the mean activation in place of the activations; nats a token.",
+        },
+    ),
+    Group(
+        "decoder",
+        1,
+        {
+            "decoder_norm": "Mean norm of decoder rows, scales folded in.",
+            "encoder_decoder_cossim": "Mean cosine of a latent's encoder column and decoder row.",
+            "nearest_decoder_cossim": "Mean cosine of a latent's decoder row and the nearest other row.",
+        },
+    ),
+    Group(
+        "recovery",
+        1,
+        {
+            "recovery_cosine": "Of known features: mean largest cosine of a feature's direction and any latent's.",
+            "recovery_correlation": "Of known features: mean largest correlation of a feature's amount and any "
+            "latent's code.",
+        },
+    ),
+    Group(
+        "conversion",
+        1,
+        {
+            "conversion_explained_variance_before": "Explained variance on calibration tokens before conversion to "
+            "jumprelu.",
+            "conversion_explained_variance_after": "The same after it; the difference is what it costs.",
+            "conversion_l0_before": "Active latents a calibration token before conversion to jumprelu.",
+            "conversion_l0_after": "The same after it.",
+            "conversion_tokens": "Calibration tokens on which the cost of conversion was measured.",
+        },
+    ),
+)
+
+GROUPS: dict[str, Group] = {group.name: group for group in _ALL}
+"""The groups by name. An evaluation measures all of them."""
+
+DERIVED = {"dense_share": "dense_1e-1 / d_sae: share of latents that fire on more than 10 % of tokens."}
+"""The metrics that a report works out from others."""
+
+METRICS: dict[str, str] = {name: text for group in GROUPS.values() for name, text in group.metrics.items()} | DERIVED
+"""Every metric by name with its definition."""
+
+
+def current_versions() -> dict[str, int]:
+    """The version of every group."""
+    return {name: group.version for name, group in GROUPS.items()}
+
+
+def names_in(groups: Iterable[str]) -> set[str]:
+    """The names of all metrics and vectors of some groups."""
+    return {name for group in groups for name in (*GROUPS[group].metrics, *GROUPS[group].vectors)}
+
+
+def plain_name(name: str) -> str:
+    """The metric's own name of one that was measured at one of several hook points: `mse` of `mse[hook point]`."""
+    return name.partition("[")[0]
 
 
 def definition(name: str) -> str:
-    """What a metric is; of `mse[hook point]`, the same at one of several hook points. Empty if nobody knows."""
-    plain, bracket, place = name.partition("[")
-    text = METRICS.get(plain, "")
-    return f"At {place.removesuffix(']')}: {text}" if bracket and text else text
+    """The definition of a metric; of `mse[hook point]`, the same at one of several hook points. Empty for a name that
+    has none."""
+    text, (_, bracket, hook_point) = METRICS.get(plain_name(name), ""), name.partition("[")
+    return f"At {hook_point.removesuffix(']')}: {text}" if bracket and text else text

@@ -17,7 +17,7 @@ HISTOGRAM_LOW, HISTOGRAM_HIGH, HISTOGRAM_BINS = -6.0, 0.0, 60
 
 @dataclass
 class Reconstruction:
-    """Sums over tokens from which every reconstruction and sparsity metric follows.
+    """Sums over tokens from which every metric of reconstruction follows.
 
     `center` (d_out,) is the mean activation of calibration text. Only explained_variance_legacy needs it: a mean of
     ratios cannot be centered afterwards, and a batch's own mean would make the metric depend on how batches are cut.
@@ -28,12 +28,7 @@ class Reconstruction:
     sums: dict[str, float] = field(default_factory=dict)
     vectors: dict[str, Tensor] = field(default_factory=dict)
 
-    def update(
-        self,
-        target: Float[Tensor, "tokens d_out"],
-        reconstruction: Float[Tensor, "tokens d_out"],
-        codes: Float[Tensor, "tokens d_sae"],
-    ) -> None:
+    def update(self, target: Float[Tensor, "tokens d_out"], reconstruction: Float[Tensor, "tokens d_out"]) -> None:
         """Take in a batch of unmasked tokens."""
         y, y_hat = target.double(), reconstruction.double()
         error = y - y_hat
@@ -46,11 +41,7 @@ class Reconstruction:
         self._add("dot", dot.sum())
         self._add("norm_ratio", (norm_hat / norm.clamp(min=1e-30)).sum())
         self._add("cossim", (dot / (norm * norm_hat).clamp(min=1e-30)).sum())
-        self._add("l1", codes.abs().sum(dtype=torch.float64))
-        self._accumulate("target", y.sum(0))
-        self._accumulate("error", error.sum(0))
-        self._accumulate("firings", (codes != 0).sum(0).double())
-        self._accumulate("code_sums", codes.sum(0, dtype=torch.float64))
+        self.vectors = _add_each(self.vectors, target=y.sum(0), error=error.sum(0))
         variance = (y - self.center.double()).pow(2).sum(1)
         self._add("legacy", (1 - error.pow(2).sum(1) / variance.clamp(min=1e-30)).sum())
 
@@ -68,9 +59,30 @@ class Reconstruction:
             "l2_ratio": s["norm_ratio"] / n,
             "cossim": s["cossim"] / n,
             "relative_reconstruction_bias": s["squared_norm_hat"] / s["dot"] if s["dot"] else math.nan,
-            "l0": self.vectors["firings"].sum().item() / n,
-            "l1": s["l1"] / n,
         }
+
+    def _add(self, name: str, value: Tensor) -> None:
+        self.sums[name] = self.sums.get(name, 0.0) + value.item()
+
+
+@dataclass
+class Firing:
+    """Sums over tokens from which every metric of sparsity follows."""
+
+    tokens: int = 0
+    l1: float = 0.0
+    vectors: dict[str, Tensor] = field(default_factory=dict)
+
+    def update(self, codes: Float[Tensor, "tokens d_sae"]) -> None:
+        """Take in a batch of unmasked tokens."""
+        self.tokens += len(codes)
+        self.l1 += codes.abs().sum(dtype=torch.float64).item()
+        firings, code_sums = (codes != 0).sum(0).double(), codes.sum(0, dtype=torch.float64)
+        self.vectors = _add_each(self.vectors, firings=firings, code_sums=code_sums)
+
+    def result(self) -> dict[str, float]:
+        """Active latents a token and the sum of |codes|; see docs/metrics.md."""
+        return {"l0": self.vectors["firings"].sum().item() / self.tokens, "l1": self.l1 / self.tokens}
 
     def density(self) -> Float[Tensor, " d_sae"]:
         """Firing rate of each latent."""
@@ -80,15 +92,13 @@ class Reconstruction:
         """Mean code of each latent over the tokens where it fires; 0 where it never does."""
         return self.vectors["code_sums"] / self.vectors["firings"].clamp(min=1)
 
-    def _add(self, name: str, value: Tensor) -> None:
-        self.sums[name] = self.sums.get(name, 0.0) + value.item()
 
-    def _accumulate(self, name: str, value: Tensor) -> None:
-        self.vectors[name] = self.vectors[name] + value if name in self.vectors else value
+def _add_each(sums: dict[str, Tensor], **batch: Tensor) -> dict[str, Tensor]:
+    return {name: sums[name] + value if name in sums else value for name, value in batch.items()}
 
 
 def density_counts(density: Float[Tensor, " d_sae"]) -> dict[str, float]:
-    """How many latents are dead (never fired), rare (< 1e-5), dense (> 1e-2) and very dense (> 1e-1)."""
+    """The numbers of latents that are dead (never fired), rare (< 1e-5), dense (> 1e-2) and very dense (> 1e-1)."""
     n = len(density)
     dead = int((density == 0).sum())
     return {
@@ -172,7 +182,7 @@ class NextToken:
 
 
 def splice_scores(clean: NextToken, spliced: NextToken, zero: NextToken, mean: NextToken) -> dict[str, float]:
-    """What the model loses when the dictionary's reconstruction takes the activations' place.
+    """The losses of the model when the dictionary's reconstruction takes the activations' place.
 
     ce_loss_score = (CE_ablated - CE_spliced) / (CE_ablated - CE_clean), under zero and under mean ablation; likewise
     kl_div_score = (KL_ablated - KL_spliced) / KL_ablated.

@@ -124,7 +124,7 @@ _WORDS = {
     "'": "`",
     "|": "or",
 }
-"""How a type is written for people, one replacement after the other."""
+"""Replacements, one after the other, that write a type for people."""
 _LIMITS = (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
 
 

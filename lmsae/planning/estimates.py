@@ -1,4 +1,4 @@
-"""How long a plan will take, from what finished artifacts of the nearest kind took. What was never measured is unknown.
+"""Estimates of a plan's time, from finished artifacts of the nearest kind. A rate that was never measured is unknown.
 
 An artifact's work is counted in a unit that its time is in proportion to (FLOPs, tokens, or itself), and a finished
 one's `run.json` says how much of it a second did. Of several finished ones those count that are alike in what matters
@@ -36,7 +36,7 @@ class Estimator:
     _rates: dict[tuple[str, Kind], float | None] = field(default_factory=dict)
 
     def seconds(self, stage: str, todo: Sequence[Spec]) -> float | None:
-        """How long a pass will take that makes these artifacts; None where nobody knows yet."""
+        """The time of a pass that makes these artifacts; None while nobody knows it."""
         effort = STAGES[stage].effort
         works = [effort.work(spec, self) for spec in todo]
         rates = [self._rate(stage, effort.kind(spec, self)) for spec in todo]

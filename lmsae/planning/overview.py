@@ -1,4 +1,4 @@
-"""What a plan holds and what an artifact is, as text for people."""
+"""Overviews for people: of a plan, and of an artifact."""
 
 import json
 
@@ -104,7 +104,7 @@ def _cost_of(artifact: Artifact) -> list[str]:
 
 
 def _mark(specs: list[Spec], finished: set[str]) -> str:
-    """Whether a row's artifacts of a stage are done, and the first one's key."""
+    """The state of a row's artifacts of a stage, done or to do, and the first one's key."""
     state = "done" if all(spec.reference in finished for spec in specs) else "to do"
     return f"{state} {specs[0].key[:6]}" + (f" +{len(specs) - 1}" if len(specs) > 1 else "")
 

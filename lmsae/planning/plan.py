@@ -45,7 +45,7 @@ class Plan:
         return found
 
     def count_uses(self, stage: str) -> int:
-        """How often the rows want an artifact of the stage, those that they share counted each time."""
+        """The number of times that rows want an artifact of the stage; a shared one counts each time."""
         return len(self.rows) if STAGES[stage].of_sweep else sum(len(row.of(stage)) for row in self.rows)
 
     def names_of_rows(self, spec: Spec) -> list[str]:

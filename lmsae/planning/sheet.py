@@ -41,7 +41,7 @@ class Cell:
 
     @property
     def is_own(self) -> bool:
-        """Whether it was written for its row, or on the command line, and not shared by all rows."""
+        """True if it was written for its row or on the command line, and is not shared by all rows."""
         return self.row is not None or self.file == FLAGS
 
     def fault(self, column: str, message: str) -> Fault:

@@ -1,4 +1,4 @@
-"""What a sweep cost: time, throughput and memory of every artifact, as a table and a page beside the report.
+"""The cost of a sweep: time, throughput and memory of every artifact, as a table and a page beside the report.
 
 They are read from the artifacts' run.json, which differs from run to run; the report's own files do not.
 """
@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
@@ -23,7 +22,7 @@ TABLE, PAGE = "cost.csv", "cost.html"
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one artifact cost. Numbers are None where its run.json does not say them.
+    """The cost of one artifact. Numbers are None where its run.json does not say them.
 
     `seconds` are its share of the pass that it was made in, each artifact of which has the same; the rates and the
     memory are those of the whole pass. Of an artifact whose making was interrupted, only the last process counts.
@@ -83,7 +82,7 @@ def write_cost(rows: Sequence[Row], artifacts: Artifacts, stages: Iterable[str],
             path.write_text(text, "utf-8")
 
 
-def _values(cost: Cost) -> list[Any]:
+def _values(cost: Cost) -> list[str | float]:
     return ["" if value is None else value for value in (getattr(cost, name) for name in Cost.__dataclass_fields__)]
 
 
@@ -105,8 +104,8 @@ def _page(costs: Sequence[Cost], by_row: dict[str, list[Cost]], stages: Iterable
     )
 
 
-def _summary(costs: Sequence[Cost]) -> dict[str, Any]:
-    """What a stage cost: all of its time, the medians of its rates, the most memory, and where."""
+def _summary(costs: Sequence[Cost]) -> dict[str, object]:
+    """The cost of a stage: all of its time, the medians of its rates, the most memory, and where."""
     return {
         "artifacts": len(costs),
         "seconds": _total(costs),
@@ -115,7 +114,7 @@ def _summary(costs: Sequence[Cost]) -> dict[str, Any]:
         "flops_per_second": _of(statistics.median, costs, "flops_per_second"),
         "memory": _of(max, costs, "memory"),
         "device_memory": _of(max, costs, "device_memory"),
-        "places": sorted({f"{cost.device} on {cost.host}" for cost in costs if cost.device}),
+        "machines": sorted({f"{cost.device} on {cost.host}" for cost in costs if cost.device}),
     }
 
 

@@ -1,4 +1,4 @@
-"""Health: whether a dictionary's metrics are those of one that can be used, and what speaks against it.
+"""Health: a verdict on whether a dictionary can be used, by its metrics, and what speaks against it.
 
 The thresholds are for small models and short training. SAELens' guidance for large ones is stricter: L0 of 50 to 200,
 CE score of 80 to 95 %, fewer than 5 % dead latents, explained variance above 90 %. L0 has no threshold here: how sparse
@@ -40,7 +40,7 @@ class Check:
         return f"{self.low:g} to {self.high:g}"
 
     def passes(self, value: float) -> bool:
-        """Whether a value is in the range; one that is not a number never is."""
+        """True if a value is in the range; one that is not a number never is."""
         return self.low <= value <= self.high
 
 
@@ -55,7 +55,7 @@ CHECKS = (
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a dictionary is healthy; if not, a line for each reason, and the metrics that give it."""
+    """A judgment on a dictionary: healthy or not, a line for each reason why not, and the metrics that give it."""
 
     ok: bool
     findings: tuple[str, ...]

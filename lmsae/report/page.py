@@ -2,30 +2,19 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from lmsae.metrics.definitions import METRICS, in_order
-from lmsae.report.health import CHECKS, dense_share
+from lmsae.metrics.definitions import METRICS, definition
+from lmsae.report.health import CHECKS
+from lmsae.report.main_metrics import MAIN_METRICS, in_order
 from lmsae.report.plots import FAINT, INK
 from lmsae.report.results import SPARSITY_SETTINGS, Result, names_of
 
-MAIN_METRICS = {
-    "l0": "L0",
-    "explained_variance": "Expl. variance",
-    "ce_loss_score_mean": "CE score (mean)",
-    "ce_loss_score_zero": "CE score (zero)",
-    "ce_difference": "CE difference",
-    "l2_ratio": "L2 ratio",
-    "dead_share": "Dead",
-    "dense_share": "Dense",
-}
-SHARES = frozenset({"dead_share", "dense_share"})
 # Every figure is on the page, but only the first few are open.
 OPEN_FIGURES = 4
 
@@ -51,15 +40,14 @@ def page(results: Sequence[Result], illustrations: Sequence[Illustration]) -> st
         shared=shared,
         varied=[name for name in varied if name not in SPARSITY_SETTINGS],
         sparsity=[_sparsity(result, by_sparsity) for result in results] if by_sparsity else [],
-        shown=[{**result.metrics, "dense_share": dense_share(result.metrics)} for result in results],
         main=MAIN_METRICS,
-        shares=SHARES,
         definitions=METRICS,
+        definition=definition,
         checks=[(check, _failures(results, check.metric)) for check in CHECKS],
         healthy=sum(result.verdict.ok for result in results),
         in_order=in_order,
         figures={
-            kind: [(figure.title, _inlined(figure.svg)) for figure in illustrations if figure.kind == kind]
+            kind: [(figure.title, _inline(figure.svg)) for figure in illustrations if figure.kind == kind]
             for kind in ("pareto", "density", "curves")
         },
         open_figures=OPEN_FIGURES,
@@ -85,7 +73,7 @@ def share(value: float) -> str:
 def _settings(results: Sequence[Result]) -> tuple[dict[str, str], list[str]]:
     """The settings that all rows share, and the names of those that tell them apart."""
     names = names_of([result.settings for result in results])
-    values: Mapping[str, list[str]] = {name: [r.settings.get(name, "") for r in results] for name in names}
+    values = {name: [r.settings.get(name, "") for r in results] for name in names}
     shared = {name: found[0] for name, found in values.items() if len(set(found)) == 1 and len(results) > 1}
     return shared, [name for name in names if name not in shared]
 
@@ -93,10 +81,10 @@ def _settings(results: Sequence[Result]) -> tuple[dict[str, str], list[str]]:
 def _sparsity(result: Result, names: Sequence[str]) -> str:
     """The settings that make a dictionary sparse, in one cell: an architecture has one or two of them."""
     given = {name: value for name in names if (value := result.settings.get(name))}
-    return ", ".join(f"{_short(name)} {value}" for name, value in given.items())
+    return ", ".join(f"{_shorten(name)} {value}" for name, value in given.items())
 
 
-def _short(setting: str) -> str:
+def _shorten(setting: str) -> str:
     return setting.partition(".")[2].removesuffix("_coefficient") or setting
 
 
@@ -104,7 +92,7 @@ def _failures(results: Sequence[Result], metric: str) -> int:
     return sum(metric in result.verdict.outside for result in results)
 
 
-def _inlined(svg: str) -> Any:
+def _inline(svg: str) -> Markup:
     """An SVG file as a part of the page: no prologue, no size, no ids but those it refers to, the theme's colors."""
     body = svg[svg.index("<svg") :]
     body = re.sub(r' (?:width|height)="[\d.]+pt"', "", body, count=2)

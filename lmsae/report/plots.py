@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
+from lmsae.report.main_metrics import MAIN_METRICS
 from lmsae.report.results import Result
 from lmsae.report.tables import bin_centers
 
@@ -46,11 +47,7 @@ STYLE: Any = {
     "figure.dpi": 150,
 }
 WIDTH = 10.5
-PARETO_PANELS = (
-    ("explained_variance", "Explained variance"),
-    ("ce_loss_score_mean", "CE score, against mean ablation"),
-    ("ce_difference", "CE difference, nats a token"),
-)
+PARETO_PANELS = tuple((metric.name, metric.plot) for metric in MAIN_METRICS if metric.plot)
 CURVE_PANELS = (
     ("loss", "Loss"),
     ("explained_variance", "Explained variance"),
@@ -67,7 +64,7 @@ MOST_POINTS = 24_000
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A figure, the name of its files, and what the page says above it."""
+    """A figure, the name of its files, and its title on the page."""
 
     name: str
     kind: str
@@ -87,17 +84,17 @@ class Plot:
 def plots(results: Sequence[Result]) -> Iterator[Plot]:
     """Every figure of the report, one at a time: they are large."""
     styles = _Styles(results)
-    places: dict[str, list[Result]] = defaultdict(list)
+    comparable: dict[str, list[Result]] = defaultdict(list)
     for result in results:
-        places[result.place].append(result)
+        comparable[result.hook_points].append(result)
     with matplotlib.rc_context(STYLE):
-        for number, (place, group) in enumerate(places.items(), start=1):
-            yield Plot(f"pareto-{number}", "pareto", place, _pareto(group, styles))
+        for number, (where, group) in enumerate(comparable.items(), start=1):
+            yield Plot(f"pareto-{number}", "pareto", where, _pareto(group, styles))
         pages = [results[i : i + DENSITIES_A_PAGE] for i in range(0, len(results), DENSITIES_A_PAGE)]
         for number, page in enumerate(pages, start=1):
             yield Plot(f"density-{number}", "density", f"{page[0].name} … {page[-1].name}", _densities(page, styles))
-        for number, (place, group) in enumerate(places.items(), start=1):
-            yield Plot(f"curves-{number}", "curves", place, _curves(group, styles))
+        for number, (where, group) in enumerate(comparable.items(), start=1):
+            yield Plot(f"curves-{number}", "curves", where, _curves(group, styles))
 
 
 class _Styles:
@@ -127,7 +124,7 @@ class _Styles:
 
 def _pareto(group: Sequence[Result], styles: _Styles) -> Figure:
     figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
-    lines: dict[Any, list[Result]] = defaultdict(list)
+    lines: dict[tuple[tuple[str, str], ...], list[Result]] = defaultdict(list)
     for result in group:
         lines[result.line].append(result)
     for axes, (metric, title) in zip(figure.subplots(1, len(PARETO_PANELS)), PARETO_PANELS, strict=True):
@@ -181,7 +178,7 @@ def _densities(page: Sequence[Result], styles: _Styles) -> Figure:
     for axes, result in zip(grid, page, strict=False):
         color = styles.color(result.architecture)
         axes.fill_between(bin_centers(), result.histogram, step="mid", color=color, alpha=0.85, linewidth=0)
-        axes.set_title(_shortened(result.name), fontsize=8)
+        axes.set_title(_shorten(result.name), fontsize=8)
         axes.set_yticks([])
         axes.set_ylim(bottom=0)
         axes.set_xticks([-6, -4, -2, 0], ["1e-6", "1e-4", "1 %", "1"])
@@ -206,9 +203,9 @@ def _curves(group: Sequence[Result], styles: _Styles) -> Figure:
         dash = DASHES[seen[result.architecture] % len(DASHES)] if named else "-"
         seen[result.architecture] += 1
         style = {"color": styles.color(result.architecture), "linestyle": dash, "linewidth": 1.3 if named else 0.8}
-        handles.append(Line2D([], [], label=_shortened(result.name), **style))
+        handles.append(Line2D([], [], label=_shorten(result.name), **style))
         for axes, (column, _) in zip(grid, panels, strict=False):
-            axes.plot(*_thinned(result, column, MOST_POINTS // len(group)), alpha=0.9 if named else 0.45, **style)
+            axes.plot(*_thin(result, column, MOST_POINTS // len(group)), alpha=0.9 if named else 0.45, **style)
     for axes, (column, title) in zip(grid, panels, strict=False):
         axes.set_title(title)
         axes.xaxis.set_major_formatter(lambda value, _: _millions(value))
@@ -228,7 +225,7 @@ def _curves(group: Sequence[Result], styles: _Styles) -> Figure:
     return figure
 
 
-def _thinned(result: Result, column: str, most: int) -> tuple[list[float], list[float]]:
+def _thin(result: Result, column: str, most: int) -> tuple[list[float], list[float]]:
     """A curve's points, every n-th of them if there are too many, the last one always."""
     x, y = result.curves.get("tokens", ()), result.curves.get(column, ())
     step = max(1, math.ceil(len(x) / max(20, min(most, 400))))
@@ -239,5 +236,5 @@ def _millions(tokens: float) -> str:
     return f"{tokens / 1e6:g}M" if tokens >= 1e5 else f"{tokens:g}"
 
 
-def _shortened(name: str, most: int = 24) -> str:
+def _shorten(name: str, most: int = 24) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"

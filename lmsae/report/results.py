@@ -1,4 +1,4 @@
-"""What a report is made of: each row's settings, and what its artifacts say."""
+"""Results: each row's settings, and the numbers and curves that its artifacts hold."""
 
 import csv
 import json
@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from lmsae.artifacts.artifact import Artifact
-from lmsae.report.health import Verdict, verdict
+from lmsae.report.health import Verdict, dense_share, verdict
 
 # Settings by which dictionaries trade reconstruction for sparsity: rows that differ in nothing else form one line.
 SPARSITY_SETTINGS = frozenset(
@@ -20,19 +20,20 @@ SPARSITY_SETTINGS = frozenset(
 
 
 class Row(Protocol):
-    """What the report is told of a row: its name, the references of its artifacts, and the settings to show."""
+    """A row as the report knows it: its name, the references of its artifacts, and the settings to show."""
 
     @property
     def name(self) -> str: ...
     @property
     def artifacts(self) -> Mapping[str, str]: ...
     @property
-    def settings(self) -> Mapping[str, Any]: ...
+    def settings(self) -> Mapping[str, object]: ...
 
 
 @dataclass(frozen=True)
 class Result:
-    """One dictionary: what it is, and what training and evaluation found. `curves` maps a column to its values."""
+    """One dictionary, and what training and evaluation found of it. `metrics` has those that the report derives too,
+    `curves` maps a column to its values."""
 
     name: str
     settings: Mapping[str, str]
@@ -50,13 +51,13 @@ class Result:
         return self.settings.get("sae.architecture") or self.settings.get("sae.act_fn") or "custom"
 
     @property
-    def place(self) -> str:
-        """What is reconstructed: results at one place can be compared."""
+    def hook_points(self) -> str:
+        """The model and the hook points that are reconstructed: results at the same ones can be compared."""
         return " · ".join(self.settings[name] for name in ("model.name", "sae.hook_point") if self.settings.get(name))
 
     @property
     def line(self) -> tuple[tuple[str, str], ...]:
-        """What this result shares with those that differ from it in sparsity only."""
+        """The settings that this result shares with those that differ from it in sparsity only."""
         return tuple(sorted(item for item in self.settings.items() if item[0] not in SPARSITY_SETTINGS))
 
 
@@ -65,12 +66,12 @@ def read_results(rows: Sequence[Row], inputs: Mapping[str, Artifact]) -> list[Re
     return [_read(row, inputs[f"eval/{row.name}"], inputs[f"train/{row.name}"]) for row in rows]
 
 
-def names_of(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
+def names_of(mappings: Sequence[Mapping[str, object]]) -> list[str]:
     """Every key of the mappings, in the order of first appearance."""
     return list(dict.fromkeys(name for mapping in mappings for name in mapping))
 
 
-def text_of(setting: Any) -> str:
+def text_of(setting: object) -> str:
     """A setting as tables show it: empty for None, words as they are, JSON for the rest."""
     if setting is None:
         return ""
@@ -80,11 +81,12 @@ def text_of(setting: Any) -> str:
 def _read(row: Row, evaluation: Artifact, train: Artifact) -> Result:
     measured = json.loads((evaluation.path / "metrics.json").read_text())
     histogram = measured.pop("density_histogram")
+    metrics = {name: math.nan if value is None else value for name, value in measured.items()}
     return Result(
         name=row.name,
         settings={name: text_of(value) for name, value in row.settings.items()},
         artifacts=dict(row.artifacts),
-        metrics={name: math.nan if value is None else value for name, value in measured.items()},
+        metrics={**metrics, "dense_share": dense_share(metrics)},
         histogram=histogram,
         curves=_read_curves(train.path / "curves.csv"),
     )

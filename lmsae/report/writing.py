@@ -13,8 +13,8 @@ from lmsae.report.tables import write_tables
 def write_report(rows: Sequence[Row], inputs: Mapping[str, Artifact], out: Path) -> None:
     """Write the report of a sweep into `out`.
 
-    `inputs` maps each row's name to its eval artifact; training curves are read from the train artifact beside it. The
-    page links to `rows/<row>/<stage>`, which stands beside it once it is published to `results/`.
+    `inputs` has each row's evaluation as `eval/<row>` and its dictionary, for the training curves, as `train/<row>`.
+    The page links to `rows/<row>/<stage>`, which stands beside it once it is published to `results/`.
     """
     results = read_results(rows, inputs)
     write_tables(results, out)

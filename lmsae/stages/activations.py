@@ -25,7 +25,7 @@ STORE, NORMS = "activations.zarr", "activations.norms.zarr"
 
 
 class Capture(Frozen):
-    """How activations are captured and stored."""
+    """The capture and storage of activations."""
 
     dtype: Literal["float16", "bfloat16", "float32", "int8"] = Field(
         default="float16",
@@ -52,7 +52,7 @@ class Config(Capture):
 
 
 def contexts_stored(capture: Capture, contexts: int, calibration_contexts: int) -> int:
-    """How many contexts of the train split are stored: live only the model's batches that hold any calibration one."""
+    """The number of contexts of the train split that are stored; live, those of batches with a calibration context."""
     if capture.source == "cached":
         return contexts
     batches = -(-calibration_contexts // capture.batch_contexts)
@@ -119,7 +119,7 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
 
 
 def _flops(model: LMConfig, hook_points: Sequence[str], context_size: int, tokens: int) -> float | None:
-    """What one forward pass up to the last of the hook points takes for so many tokens; all of them share it."""
+    """The FLOPs of one forward pass up to the last of the hook points, which share it, over so many tokens."""
     a_token = forward_flops(read_config(model.source), context_size, hook_points)
     return a_token and a_token * tokens
 
@@ -141,7 +141,7 @@ class _Capture:
 
 
 def contexts_to_store(spec: Spec, outlook: Outlook) -> int | None:
-    """How many contexts an artifact will store, at most; None if the text must be tokenized to know."""
+    """The largest number of contexts that an artifact will store; None if the text must be tokenized first."""
     tokens = outlook.spec(spec.inputs["tokens"])
     packing = TokenizeConfig.model_validate(tokens.config["packing"])
     counts = outlook.token_counts(tokens)
@@ -170,7 +170,7 @@ def _kind(spec: Spec, outlook: Outlook) -> Kind:
 
 
 def _size(specs: Sequence[Spec], outlook: Outlook) -> str:
-    """How many tokens will be stored, and in how many bytes."""
+    """The tokens that will be stored, and their bytes."""
     tokens, size, at_most = 0, 0, ""
     for spec in specs:
         contexts, context_size = contexts_to_store(spec, outlook), _context_size(spec, outlook)

@@ -1,16 +1,20 @@
 """eval: dictionary + held-out tokens + model -> metrics and densities."""
 
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from lmsae.artifacts.artifact import Spec
+from lmsae.artifacts.artifact import SPEC, Spec
 from lmsae.config import Frozen, canonical_json
-from lmsae.errors import NotEnoughTokens
+from lmsae.errors import ArtifactError, ConfigError, Fault, NotEnoughTokens
+from lmsae.lm.resolving import features_of
+from lmsae.metrics.definitions import GROUPS, current_versions
 from lmsae.runtime.numbers import format_count
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.effort import Effort, Facts, Kind, Outlook
@@ -19,6 +23,11 @@ from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Place, Reading, Sites, inputs_from
 from lmsae.stages.stage import Done, Job, Stage
 from lmsae.stages.train import CONVERSION
+
+if TYPE_CHECKING:
+    from lmsae.evaluation.hooked import HookedDictionary, HookPoint
+    from lmsae.evaluation.scores import Score
+    from lmsae.evaluation.scoring import HeldOutText
 
 
 class EvalSection(Frozen):
@@ -33,9 +42,12 @@ class EvalSection(Frozen):
 
 
 class Config(EvalSection, Reading):
+    """The text, the models, the hook points of a dictionary, and the version of every metric group to measure."""
+
     models: tuple[LMConfig, ...]
     places: tuple[Place, ...]
     sites: Sites
+    groups: dict[str, int] = Field(default_factory=current_versions)
 
 
 def configs(row: ResolvedRow) -> list[Config]:
@@ -54,66 +66,151 @@ SHARED = ("models", *EvalSection.model_fields, *Reading.model_fields)
 
 
 def pass_of(config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """What two eval specs must share to share the models' passes: which tokens they count above all."""
+    """The identity of what two eval specs must share to share the models' passes: which tokens they count above all."""
     shared = [inputs["tokens"], *(config[name] for name in SHARED)]
     if config["max_norm_factor"] is not None:
         shared += [config["places"], inputs_from("norm", inputs)]
     return canonical_json(shared)
 
 
+@dataclass(frozen=True, slots=True)
+class _Evaluation:
+    """A job, the score of those metric groups that a relative has at the same version, the reference of that relative
+    by group, and the groups that are still to be measured."""
+
+    job: Job
+    score: "Score"
+    taken_over: Mapping[str, str]
+    missing: frozenset[str]
+
+    def finish(self, measured: "Score") -> dict[str, object]:
+        """Write the whole score; returns the facts on where it came from."""
+        (self.score | measured).save(self.job.out)
+        return {"measured": sorted(self.missing), "taken_over": dict(self.taken_over)}
+
+
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
-    """Write `metrics.json` and `latents.safetensors`; the models' clean and ablated passes are shared."""
-    passes: dict[str, list[Job]] = defaultdict(list)
+    """Write `metrics.json` and `latents.safetensors`; the models' clean and ablated passes are shared.
+
+    Metric groups that a finished relative has at the same version are taken over from it, and the models are loaded
+    only where a group is missing that needs them.
+    """
+    from lmsae.evaluation.measures import ON_TEXT
+    from lmsae.evaluation.scoring import score_without_text
+
+    passes: dict[str, list[_Evaluation]] = defaultdict(list)
     for job in jobs:
-        references = {name: artifact.reference for name, artifact in job.inputs.items()}
-        passes[pass_of(job.config.model_dump(mode="json"), references)].append(job)
+        evaluation = _begin(job)
+        if _on_text(evaluation, ON_TEXT):
+            references = {name: artifact.reference for name, artifact in job.inputs.items()}
+            passes[pass_of(job.config.model_dump(mode="json"), references)].append(evaluation)
+        else:
+            measured = score_without_text(_hook(evaluation, runtime.torch_device()))
+            yield job, evaluation.finish(measured)
     for together in passes.values():
         yield from _one_pass(together, runtime)
 
 
-def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
-    from lmsae.dictionary.dictionary import Dictionary
-    from lmsae.evaluation.scoring import Scored, Subject, score
+def _begin(job: Job) -> _Evaluation:
+    """Take over from a job's finished relatives what they have of its metric groups."""
+    from lmsae.evaluation.scores import Score
+
+    _require_current(job)
+    score, taken_over = Score(), {}
+    for relative in job.relatives:
+        there = relative.spec().config["groups"] if relative.is_finished else {}
+        same = {name for name, version in job.config.groups.items() if there.get(name) == version}
+        if not (new := same - taken_over.keys()):
+            continue
+        try:
+            score |= Score.load(relative.require_intact().path).select(new)
+        except ArtifactError as error:
+            print(f"{job.reference}: nothing is taken over from {relative.reference}: {error}", file=sys.stderr)
+        else:
+            taken_over |= dict.fromkeys(sorted(new), relative.reference)
+    return _Evaluation(job, score, taken_over, frozenset(job.config.groups.keys() - taken_over.keys()))
+
+
+def _require_current(job: Job) -> None:
+    """Refuse metric groups in another version than this lmsae's."""
+    for name, version in job.config.groups.items():
+        now = GROUPS[name].version if name in GROUPS else None
+        if now != version:
+            known = f"this lmsae measures version {now}" if now else "this lmsae knows no such group"
+            message = f"wants the metric group {name} in version {version}; {known}. Plan the sweep again"
+            raise ConfigError([Fault(str(job.out / SPEC), None, None, message)])
+
+
+def _on_text(evaluation: _Evaluation, groups: Mapping[str, object]) -> bool:
+    """True if a group is missing that needs text and the models. Recovery needs none where no features are known."""
+    known = any(features_of(model.source) for model in evaluation.job.config.models)
+    return any(name in groups and (known or name != "recovery") for name in evaluation.missing)
+
+
+def _one_pass(evaluations: Sequence[_Evaluation], runtime: Runtime) -> Done:
+    from lmsae.evaluation.scoring import score
     from lmsae.runtime.progress import show_progress
+
+    jobs = [evaluation.job for evaluation in evaluations]
+    first: Config = jobs[0].config
+    text = _text(jobs[0])
+    models = [model.load(runtime) for model in first.models]
+    dictionaries = [_hook(evaluation, str(models[0].device)) for evaluation in evaluations]
+    with show_progress("eval", unit="token", total=text.usable.size, runtime=runtime) as progress:
+        scores = score(models, dictionaries, text, first.batch_contexts, progress.advance)
+    for evaluation, measured in zip(evaluations, scores, strict=True):
+        yield evaluation.job, {**progress.facts(len(jobs)), **evaluation.finish(measured)}
+
+
+def _text(job: Job) -> "HeldOutText":
+    """The held-out text that a job is scored on. Raises NotEnoughTokens if no token counts."""
+    from lmsae.evaluation.scoring import HeldOutText
     from lmsae.stages.inputs.stored import moments_of
     from lmsae.text.tokens import open_tokens
 
-    first: Config = jobs[0].config
-    tokens = open_tokens(jobs[0].inputs["tokens"].path)
-    models = [model.load(runtime) for model in first.models]
-    subjects, max_norms = [], {}
-    for job in jobs:
-        places = [(place.model, place.hook_point) for place in job.config.places]
-        moments = [moments_of(norm) for norm in inputs_from("norm", job.inputs)]
-        means = [moment["mean"].float().to(models[0].device) for moment in moments]
-        if job.config.max_norm_factor is not None:
-            max_norms = {place: float(moment["max_norm"]) for place, moment in zip(places, moments, strict=True)}
-        subject = Subject(
-            dictionary=Dictionary.load(job.inputs["dictionary"].path).to(models[0].device),
-            reads=[places[number] for number in job.config.sites.reads],
-            writes=[places[number] for number in job.config.sites.writes],
-            means=[means[number] for number in job.config.sites.writes],
-        )
-        subjects.append(subject)
-    contexts = max(1, min(len(tokens.held_out), first.tokens // tokens.held_out.shape[1]))
-    usable = tokens.usable("held_out", slice(0, contexts), first.skip_first_positions, first.skip_last_positions)
+    config: Config = job.config
+    tokens = open_tokens(job.inputs["tokens"].path)
+    contexts = max(1, min(len(tokens.held_out), config.tokens // tokens.held_out.shape[1]))
+    usable = tokens.usable("held_out", slice(0, contexts), config.skip_first_positions, config.skip_last_positions)
     if not usable[:, :-1].any():
         raise NotEnoughTokens(
             f"of {usable.size:,} held-out tokens none counts that has a next token: raise eval.tokens or "
             "tokenize.held_out_tokens, lower activations.skip_*_positions, or see what tokenize masks"
         )
-    total = contexts * tokens.held_out.shape[1]
-    with show_progress("eval", unit="token", total=total, runtime=runtime) as progress:
-        text = Scored(tokens.held_out, usable, max_norms)
-        scores = score(models, subjects, text, first.batch_contexts, progress.advance)
-    for job, result in zip(jobs, scores, strict=True):
-        result.metrics.update(_conversion(job.inputs["dictionary"].path))
-        result.save(job.out)
-        yield job, progress.facts(len(jobs))
+    limits = [float(moments_of(norm)["max_norm"]) for norm in inputs_from("norm", job.inputs)]
+    limited = config.max_norm_factor is not None
+    max_norms = dict(zip(_hook_points(config), limits, strict=True)) if limited else {}
+    return HeldOutText(tokens.held_out, usable, max_norms)
+
+
+def _hook(evaluation: _Evaluation, device: str) -> "HookedDictionary":
+    """The dictionary of an evaluation at its hook points, to be measured in the groups that are missing."""
+    from lmsae.dictionary.dictionary import Dictionary
+    from lmsae.evaluation.hooked import HookedDictionary
+    from lmsae.stages.inputs.stored import moments_of
+
+    job, trained = evaluation.job, evaluation.job.inputs["dictionary"].path
+    means = [moments_of(norm)["mean"].float().to(device) for norm in inputs_from("norm", job.inputs)]
+    points, sites = _hook_points(job.config), job.config.sites
+    return HookedDictionary(
+        dictionary=Dictionary.load(trained).to(device),
+        reads=[points[number] for number in sites.reads],
+        writes=[points[number] for number in sites.writes],
+        means=[means[number] for number in sites.writes],
+        groups=evaluation.missing,
+        conversion=_conversion(trained),
+    )
+
+
+def _hook_points(config: Config) -> "list[HookPoint]":
+    """The hook points of a config, by number."""
+    from lmsae.evaluation.hooked import HookPoint
+
+    return [HookPoint(place.model, place.hook_point) for place in config.places]
 
 
 def _conversion(dictionary: Path) -> dict[str, float]:
-    """What conversion to jumprelu has cost a dictionary, if it was converted."""
+    """The cost of a dictionary's conversion to jumprelu, if it was converted."""
     path = dictionary / CONVERSION
     return json.loads(path.read_text()) if path.exists() else {}
 
@@ -124,8 +221,10 @@ def _tokens_scored(spec: Spec, outlook: Outlook) -> float:
 
 
 def _tokens_of_each(facts: Facts) -> float | None:
-    """Every dictionary of a pass is scored on all of its tokens."""
-    return facts["tokens_per_second"] * facts["in_pass"] if "tokens_per_second" in facts else None
+    """Every dictionary of a pass is scored on all of its tokens. One that took groups over tells nothing of the rate of
+    others."""
+    measured_all = "tokens_per_second" in facts and not facts.get("taken_over")
+    return facts["tokens_per_second"] * facts["in_pass"] if measured_all else None
 
 
 def _kind(spec: Spec, outlook: Outlook) -> Kind:
@@ -141,7 +240,7 @@ def _size(specs: Sequence[Spec], outlook: Outlook) -> str:
 
 STAGE = Stage(
     name="eval",
-    version=1,
+    version=2,
     help="dictionary + held-out text + model -> metrics",
     config=Config,
     inputs={"dictionary": "train", "norm": "norm", "tokens": "tokenize"},
@@ -150,5 +249,6 @@ STAGE = Stage(
     sections={"eval": EvalSection},
     shares=lambda spec: pass_of(spec.config, spec.inputs),
     fills_memory=True,
+    relatives_differ_in=frozenset({"groups"}),
     effort=Effort(_tokens_scored, _tokens_of_each, _kind, size=_size),
 )

@@ -1,4 +1,4 @@
-"""How many floating-point operations the formulas of a dictionary and of a language model need, without torch.
+"""Floating-point operations of dictionaries and language models, by their formulas, without torch.
 
 Counted are the matrix products that the mathematics asks for, a product and a sum as two operations, as if each were
 done once and no other: an implementation may do more (a dense product where few codes are not 0) and its achieved

@@ -1,4 +1,4 @@
-"""What training takes of memory, from what a row says, without torch: a formula that the dataset's size hardly enters.
+"""The memory of training, from the values of a row, without torch. The size of the dataset hardly enters the formula.
 
 Two windows of activations, as they are stored, are held at a time: one that batches come from, one that is being read.
 Of each dictionary there are its weights and Adam's two moments. Dictionaries that share a pass take their steps in
@@ -29,7 +29,7 @@ STEP_CODES, STEP_CODES_SORTED = 3.0, 5.5
 
 @dataclass(frozen=True, slots=True)
 class DictionarySize:
-    """How large a dictionary is: all its parameters, and its latents."""
+    """The size of a dictionary: its parameters, and its latents."""
 
     parameters: int
     latents: int

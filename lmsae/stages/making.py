@@ -1,16 +1,18 @@
 """Running a stage: claim, clear, make, publish. The one place where artifacts come into being."""
 
 import contextlib
+import json
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from pathlib import Path
 
-from lmsae.artifacts.artifact import Artifact, Artifacts
+from lmsae.artifacts.artifact import SPEC, Artifact, Artifacts, Spec
 from lmsae.artifacts.claim import hold_claim
+from lmsae.config import canonical_json, key_of
 from lmsae.errors import ConfigError, Fault
 from lmsae.runtime.disk import explain_full_disk
 from lmsae.runtime.memory import forget_peak, peak_memory, reuse_freed_memory
@@ -37,7 +39,8 @@ def make_artifacts(stage: Stage, references: Sequence[str], artifacts: Artifacts
             artifact.spec()
             claims.enter_context(hold_claim(artifact.path, wait=runtime.wait))
         missing = [artifact for artifact in wanted if not artifact.is_finished]
-        jobs = [_job(stage, artifact, artifacts) for artifact in missing]
+        others = _spec_texts(stage, artifacts) if missing else {}
+        jobs = [_job(stage, artifact, artifacts, others) for artifact in missing]
         if jobs:
             _apply(runtime)
             started, began = time.time(), time.perf_counter()
@@ -50,14 +53,51 @@ def make_artifacts(stage: Stage, references: Sequence[str], artifacts: Artifacts
     return made
 
 
-def _job(stage: Stage, artifact: Artifact, artifacts: Artifacts) -> Job:
+def _job(stage: Stage, artifact: Artifact, artifacts: Artifacts, others: Mapping[Path, str]) -> Job:
     spec = artifact.spec()
     if (spec.stage, spec.version) != (stage.name, stage.version):
         message = f"is of {spec.stage} version {spec.version}; this lmsae makes {stage.name} version {stage.version}"
-        raise ConfigError([Fault(str(artifact.path / "spec.json"), None, None, f"{message}. Plan the sweep again")])
-    inputs = {name: artifacts[reference].require_intact() for name, reference in spec.inputs.items()}
+        raise ConfigError([Fault(str(artifact.path / SPEC), None, None, f"{message}. Plan the sweep again")])
+    inputs = {name: _open(stage, artifacts[reference]) for name, reference in spec.inputs.items()}
     artifact.clear(stage.keeps)
-    return Job(artifact.reference, stage.config.model_validate(spec.config), inputs, artifact.path)
+    config = stage.config.model_validate(spec.config)
+    return Job(artifact.reference, config, inputs, artifact.path, _relatives(stage, spec, others))
+
+
+def _open(stage: Stage, artifact: Artifact) -> Artifact:
+    """An input of a stage, checked as far as the stage reads it."""
+    return artifact.require_intact(stage.reads.get(artifact.path.parent.name))
+
+
+def _spec_texts(stage: Stage, artifacts: Artifacts) -> dict[Path, str]:
+    """The text of every spec of a stage by its artifact's folder, in the order of the folders; none where the stage
+    sees no relatives. Read once for all jobs of a pass: there may be thousands."""
+    if not stage.relatives_differ_in:
+        return {}
+    texts = {}
+    for path in sorted((artifacts.root / stage.name).glob(f"*/{SPEC}")):
+        with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):  # removed since then, or damaged
+            texts[path.parent] = path.read_text("utf-8")
+    return texts
+
+
+def _relatives(stage: Stage, spec: Spec, others: Mapping[Path, str]) -> list[Artifact]:
+    """Those of the other artifacts of a stage that are relatives of a spec (see `Stage`)."""
+    # A spec's canonical text ends with its inputs, stage and version. Few texts end alike, and only those are parsed.
+    ending = "," + canonical_json(spec.model_dump(include={"inputs", "stage", "version"})).removeprefix("{")
+    alike = {folder: text for folder, text in others.items() if text.endswith(ending) and folder.name != spec.key}
+    wanted = _without(spec.config, stage.relatives_differ_in)
+    return [
+        Artifact(folder)
+        for folder, text in alike.items()
+        if key_of(text) == folder.name
+        and _without(json.loads(text)["config"], stage.relatives_differ_in) == wanted
+        and (Artifact(folder).is_finished or any((folder / name).exists() for name in stage.keeps))
+    ]
+
+
+def _without(config: Mapping[str, object], fields: frozenset[str]) -> dict[str, object]:
+    return {name: value for name, value in config.items() if name not in fields}
 
 
 def _apply(runtime: Runtime) -> None:
@@ -69,7 +109,7 @@ def _apply(runtime: Runtime) -> None:
         torch.set_num_threads(runtime.threads)
 
 
-def _provenance(started: float, facts: dict[str, Any], runtime: Runtime) -> dict[str, Any]:
+def _provenance(started: float, facts: Mapping[str, object], runtime: Runtime) -> dict[str, object]:
     return {
         "lmsae": __version__,
         "commit": commit(),
@@ -87,7 +127,7 @@ def _provenance(started: float, facts: dict[str, Any], runtime: Runtime) -> dict
 
 
 def _device(runtime: Runtime) -> str:
-    """What computed: a CUDA device by the name of its chip, another by torch's word for it, such as `cpu`."""
+    """The device that computed: a CUDA device by the name of its chip, another by torch's word, such as `cpu`."""
     torch = sys.modules.get("torch")
     device = runtime.torch_device() if torch else "cpu"
     return torch.cuda.get_device_name(device) if torch and device.startswith("cuda") else device

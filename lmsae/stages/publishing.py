@@ -137,7 +137,7 @@ def _write_saelens(train: Artifact, evaluation: Artifact, artifacts: Artifacts, 
 
 
 def provenance(train: Artifact, artifacts: Artifacts) -> dict[str, Any]:
-    """What SAELens' metadata says of a dictionary, from the specs that it was made by."""
+    """The entries of SAELens' metadata for a dictionary, from the specs that it was made by."""
     inputs: Mapping[str, str] = train.spec().inputs
     sites = train.spec().config["sites"]
     captures = [artifacts[reference].spec().config for reference in inputs_from("activations", inputs)]

@@ -1,4 +1,4 @@
-"""report: all evals of a sweep -> one table, plots and a page."""
+"""report: all evaluations and training curves of a sweep -> one table, plots and a page."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,7 +49,7 @@ def _told(row: PlannedRow) -> ReportRow:
         "sae.architecture": row.values.get("sae.architecture"),
         **{name: value for name, value in row.values.items() if name in row.own and name not in _SHOWN},
     }
-    return ReportRow(name=row.name, artifacts=dict(row.references()), settings=settings)
+    return ReportRow(name=row.name, artifacts=row.lineage("train", "eval"), settings=settings)
 
 
 _SHOWN = (
@@ -86,12 +86,14 @@ def _is_published(report: Artifact, results: Path) -> bool:
 
 STAGE = Stage(
     name="report",
-    version=2,
-    help="all evals of the sweep -> results/",
+    version=3,
+    help="all evaluations of the sweep -> results/",
     config=Config,
     inputs={"train": "train", "eval": "eval"},
     make=make,
     of_sweep=of_sweep,
     is_wanted=True,
     publisher=Publisher(_publish, _is_published),
+    # Of a dictionary the curves alone are read: its weights may be large, and are not checked for them.
+    reads={"eval": frozenset({"metrics.json"}), "train": frozenset({"curves.csv"})},
 )

@@ -1,6 +1,6 @@
 """A row of the sweep as stages see it: resolved, when its specs are made; and planned, with its specs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -54,6 +54,12 @@ class PlannedRow:
         """The row's specs of one stage."""
         return [spec for name, spec in self.specs.items() if name.partition(".")[0] == stage]
 
-    def references(self) -> Iterator[tuple[str, str]]:
-        """The names of its specs, and their references."""
-        return ((name, spec.reference) for name, spec in self.specs.items())
+    def lineage(self, *stages: str) -> dict[str, str]:
+        """The references of its specs of some stages, and of all that those are made from, by name."""
+        wanted = {spec.reference for stage in stages for spec in self.of(stage)}
+        lineage = {}
+        for name, spec in reversed(self.specs.items()):  # what is made from others comes behind them
+            if spec.reference in wanted:
+                wanted |= {*spec.inputs.values()}
+                lineage[name] = spec.reference
+        return lineage

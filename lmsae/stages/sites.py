@@ -10,7 +10,7 @@ from lmsae.config import Frozen
 
 
 class Reading(Frozen):
-    """Which stored tokens are used: a filter at read time, so that nothing is captured anew."""
+    """The filter of stored tokens. It applies at read time, so that nothing is captured anew."""
 
     skip_first_positions: int = Field(
         default=0,

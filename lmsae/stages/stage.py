@@ -15,12 +15,14 @@ from lmsae.stages.sites import numbered
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One artifact to make. A stage sees its config, its inputs and Runtime, and nothing else."""
+    """One artifact to make. A stage sees its config, its inputs, relatives where it declares them and Runtime, and
+    nothing else."""
 
     reference: str
     config: Any
     inputs: Mapping[str, Artifact]
     out: Path
+    relatives: Sequence[Artifact] = ()
 
 
 Done = Iterator[tuple[Job, dict[str, Any]]]
@@ -70,6 +72,13 @@ class Stage:
     """The sections of columns that belong to it, by name."""
     keeps: frozenset[str] = frozenset()
     """Names in `job.out` that outlive an interrupted `make`, for the next one to go on from."""
+    relatives_differ_in: frozenset[str] = frozenset()
+    """Fields of the config. The relatives of a job are the artifacts of the same stage, version and inputs whose config
+    differs in these fields alone; a job gets those that are finished or hold any of `keeps`. Relatives may save work
+    and must not change a byte. Without such fields, a stage sees no other artifact of its own."""
+    reads: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """The only files that it reads of an input, by the input's stage, where the others are too large to be checked in
+    vain."""
     is_per_hook_point: bool = False
     """It makes an artifact for each hook point of a row, from the inputs of that hook point."""
     shares: Callable[[Spec], Hashable] = lambda spec: spec.key

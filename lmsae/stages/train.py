@@ -16,7 +16,7 @@ from lmsae.stages.activations import contexts_to_store
 from lmsae.stages.effort import Effort, Kind, Outlook, fact
 from lmsae.stages.flops import dictionary_flops
 from lmsae.stages.footprint import size_of, training_bytes
-from lmsae.stages.inputs.extending import extended, step_to_keep
+from lmsae.stages.inputs.extending import LENGTH, extend_shorter_run, step_to_keep
 from lmsae.stages.inputs.live import Live, live_captures
 from lmsae.stages.models import LMConfig
 from lmsae.stages.row import ResolvedRow
@@ -68,7 +68,7 @@ def configs(row: ResolvedRow) -> list[Config]:
 
 
 def stream_of(config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """What two train specs must share to be trained in one pass over the data."""
+    """The values that two train specs must share to be trained in one pass over the data."""
     from lmsae.config import canonical_json
 
     shared = [config[name] for name in STREAM]
@@ -112,7 +112,7 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
         keeps = step_to_keep(job) if runtime.keep_training_state else 0
         job_of[run], checkpoints[run] = job, Checkpoints(job.out / CHECKPOINT, run, keeps)
         if not checkpoints[run].restore():
-            extends[run] = extended(job, STAGE.version, checkpoints[run])
+            extends[run] = extend_shorter_run(job, checkpoints[run])
         resumed[run] = note_resumption(job.out, run.steps_done)
     steps = max(run.config.steps for run in job_of) - min(run.steps_done for run in job_of)
     before = {run: run.steps_done for run in job_of}
@@ -136,7 +136,7 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
 
 
 def _flops(config: Config, steps: int, stream: "_Stream") -> float:
-    """What so many steps of a dictionary take."""
+    """The FLOPs of so many steps of a dictionary."""
     return dictionary_flops(config.dictionary, stream.context_size).step * steps * config.batch_size
 
 
@@ -291,6 +291,7 @@ STAGE = Stage(
     configs=configs,
     sections={"train": TrainConfig},
     keeps=frozenset({CHECKPOINT, NOTE}),
+    relatives_differ_in=LENGTH,
     shares=lambda spec: stream_of(spec.config, spec.inputs),
     fills_memory=True,
     effort=Effort(_work, fact("flops_per_second"), _kind, size=_size, memory=_memory),

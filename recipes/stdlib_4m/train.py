@@ -2,9 +2,9 @@
 
     python recipes/stdlib_4m/train.py --out lmsae/lm/stdlib-4m
 
-Text: the standard library of the running interpreter, its test packages as extra training text. A document is held
-out by the hash of its name, exactly as the `tokenize` stage does it, so the SAE pipeline evaluates on text that the
-model never saw. Training sees 255-token windows behind a begin-of-text token, as packed contexts have it.
+The text is the standard library of the running interpreter. Its test packages are extra training text. The hash of a
+document's name decides if it is held out, exactly as in the `tokenize` stage. So the SAE pipeline evaluates on text
+that the model never saw. Training sees windows of 255 tokens after a begin-of-text token, as in packed contexts.
 """
 
 import argparse

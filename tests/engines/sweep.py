@@ -23,6 +23,8 @@ class Sweep:
 
     folder: Path
     seen: dict[Path, str] = field(default_factory=dict)
+    package: Path | None = None
+    """The folder that lmsae is imported from, if it is not this repository."""
 
     @property
     def artifacts(self) -> Path:
@@ -30,7 +32,9 @@ class Sweep:
 
     def run(self, *command: str, fails: bool = False) -> str:
         """What a command says on stdout and stderr; it must succeed, or with `fails` it must not."""
-        done = subprocess.run(command, cwd=self.folder, env=environment(), capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            command, cwd=self.folder, env=environment(self.package), capture_output=True, text=True, timeout=300
+        )
         said = done.stdout + done.stderr
         assert (done.returncode != 0) == fails, said
         return said
@@ -57,10 +61,11 @@ class Sweep:
         return Sweep(target, {target / path.relative_to(self.folder): text for path, text in self.seen.items()})
 
 
-def environment() -> dict[str, str]:
-    """This test's environment, with the programs of its Python first on the path."""
+def environment(package: Path | None = None) -> dict[str, str]:
+    """This test's environment, with the programs of its Python first on the path, and lmsae from a folder if named."""
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {**os.environ, "PATH": programs, "DVC_NO_ANALYTICS": "1"}
+    source = {} if package is None else {"PYTHONPATH": str(package)}
+    return {**os.environ, **source, "PATH": programs, "DVC_NO_ANALYTICS": "1"}
 
 
 def new_sweep(folder: Path) -> Sweep:

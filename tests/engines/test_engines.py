@@ -1,6 +1,7 @@
 """Snakemake and DVC compute exactly what is missing, and each finds made what the other has made."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines.sweep import TWO_ROWS, TWO_ROWS_MAKE, Sweep, environment
+from tests.engines.sweep import REPOSITORY, TWO_ROWS, TWO_ROWS_MAKE, Sweep, environment, new_sweep
 from tests.miniature import manifests, row_of, write_config, write_sweep
 
 ENGINES = ["snakemake", "dvc"]
@@ -198,3 +199,28 @@ def test_dvc_carries_reports_and_dictionaries_to_another_clone(committed: Sweep,
     clone.dvc("pull", "results/saelens", "results/report.html", "results/metrics.json")
     for name in ("report.html", "metrics.json", "saelens/top/sae_weights.safetensors"):
         assert (clone.folder / "results" / name).read_bytes() == (sweep.folder / "results" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_stage_added_as_the_page_says_runs_under_every_engine(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    for name in ("lmsae", "docs", "config"):
+        shutil.copytree(REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    sweeps = {engine: new_sweep(tmp_path / engine) for engine in ("run", "snakemake", "dvc")}
+    shutil.copy(REPOSITORY / "dvc.yaml", copy)
+    page = (REPOSITORY / "docs/adding-a-stage.md").read_text()
+    for diff in re.findall(r"^```diff\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        subprocess.run(["git", "apply", "-p1", "-"], cwd=copy, input=diff, text=True, check=True)
+    for sweep in sweeps.values():
+        shutil.copy(copy / "dvc.yaml", sweep.folder)
+        sweep.package = copy
+    sweeps["run"].run("lmsae", "run")
+    sweeps["snakemake"].snakemake()
+    sweeps["dvc"].dvc("repro")
+    made = [{name: text for name, text in manifests(sweep.folder).items()} for sweep in sweeps.values()]
+    assert made[0] == made[1] == made[2]
+    assert [sweep.computed()["decoder"] for sweep in sweeps.values()] == [2, 2, 2]
+    assert "decoder" in sweeps["run"].run("lmsae", "--help")
+    assert "decoder: 0 made, 2 there already" in sweeps["run"].run("lmsae", "run")
+    sweeps["run"].run("lmsae", "docs", "--config", str(copy / "config/config.yaml"))
+    assert "`decoder.bins`" in (copy / "config/README.md").read_text()

@@ -7,6 +7,7 @@ import torch
 
 from lmsae.dictionary.config import DictionaryConfig, Normalization
 from lmsae.dictionary.dictionary import Dictionary
+from lmsae.evaluation.hooked import HookPoint
 from lmsae.evaluation.known import KnownFeatures, known_features
 from lmsae.geometry.config import MOLTConfig, SAEConfig, Widths
 from lmsae.lm import load, resolve
@@ -21,7 +22,7 @@ def truth() -> KnownFeatures:
     named = resolve(f"builtin:features?features={FEATURES}&width={WIDTH}")
     model = load(named, backend="huggingface", dtype="float32", device="cpu")
     assert isinstance(model, SyntheticModel)
-    known = known_features([model], [(0, SITE)], [(0, SITE)])
+    known = known_features([model], [HookPoint(0, SITE)], [HookPoint(0, SITE)])
     assert known is not None
     ids = torch.randint(0, model.d_vocab, (8, 32), generator=torch.Generator().manual_seed(0))
     usable = torch.ones(ids.shape, dtype=torch.bool)

@@ -1,5 +1,6 @@
 """Scoring with a real tiny language model, against splices worked out context by context."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,13 @@ from torch import Tensor
 
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.dictionary import Dictionary
-from lmsae.evaluation.scoring import Score, Scored, Subject, score
+from lmsae.evaluation.hooked import HookedDictionary, HookPoint
+from lmsae.evaluation.measures import ON_TEXT, WITHOUT_TEXT
+from lmsae.evaluation.scores import Score
+from lmsae.evaluation.scoring import HeldOutText, score
 from lmsae.geometry.config import Widths
 from lmsae.lm import load, resolve
+from lmsae.metrics.definitions import GROUPS, names_in
 from lmsae.planning.catalog import CATALOG
 from lmsae.text.tokens import TokenSet, TokenWriter, open_tokens
 from tests.architectures import SAES, parts, randomize
@@ -75,14 +80,14 @@ Scoring = Callable[..., list[Score]]
 
 
 @pytest.fixture(scope="module")
-def text(tokens: TokenSet) -> Scored:
-    return Scored(tokens.held_out, tokens.usable("held_out"))
+def text(tokens: TokenSet) -> HeldOutText:
+    return HeldOutText(tokens.held_out, tokens.usable("held_out"))
 
 
 @pytest.fixture(scope="module")
-def scored(model: Any, text: Scored) -> Scoring:
-    def run(*subjects: Subject, batch_contexts: int = 3) -> list[Score]:
-        return score([model], subjects, text, batch_contexts, lambda count: None)
+def scored(model: Any, text: HeldOutText) -> Scoring:
+    def run(*hooked: HookedDictionary, batch_contexts: int = 3) -> list[Score]:
+        return score([model], hooked, text, batch_contexts, lambda count: None)
 
     return run
 
@@ -119,13 +124,13 @@ def filled(config: DictionaryConfig, seed: int = 0) -> Dictionary:
     return made.eval()
 
 
-def subject(dictionary: Dictionary, hook: str, mean: Tensor) -> Subject:
+def attach(dictionary: Dictionary, hook: str, mean: Tensor) -> HookedDictionary:
     """A dictionary that writes what it reads."""
-    return Subject(dictionary, [(0, hook)], [(0, hook)], [mean])
+    return HookedDictionary(dictionary, [HookPoint(0, hook)], [HookPoint(0, hook)], [mean])
 
 
 def test_an_identity_loses_nothing(scored: Scoring, mean: Tensor) -> None:
-    metrics = scored(subject(identity(), HOOK, mean))[0].metrics
+    metrics = scored(attach(identity(), HOOK, mean))[0].metrics
     assert metrics["ce_difference"] == pytest.approx(0, abs=1e-6)
     assert metrics["kl_div"] == pytest.approx(0, abs=1e-9)
     for name in ("ce_loss_score_zero", "ce_loss_score_mean", "kl_div_score_zero", "kl_div_score_mean"):
@@ -135,13 +140,13 @@ def test_an_identity_loses_nothing(scored: Scoring, mean: Tensor) -> None:
 
 
 def test_a_dictionary_that_writes_zeros_is_zero_ablation(scored: Scoring, mean: Tensor) -> None:
-    metrics = scored(subject(constant(torch.zeros(WIDTH)), HOOK, mean))[0].metrics
+    metrics = scored(attach(constant(torch.zeros(WIDTH)), HOOK, mean))[0].metrics
     assert metrics["ce_spliced"] == metrics["ce_zero_ablated"]
     assert metrics["ce_loss_score_zero"] == metrics["kl_div_score_zero"] == 0
 
 
 def test_a_dictionary_that_writes_the_mean_is_mean_ablation(scored: Scoring, mean: Tensor) -> None:
-    metrics = scored(subject(constant(mean), HOOK, mean))[0].metrics
+    metrics = scored(attach(constant(mean), HOOK, mean))[0].metrics
     assert metrics["ce_spliced"] == metrics["ce_mean_ablated"]
     assert metrics["ce_loss_score_mean"] == metrics["kl_div_score_mean"] == 0
     assert metrics["ce_zero_ablated"] != metrics["ce_mean_ablated"]
@@ -174,7 +179,7 @@ def test_cross_entropies_are_those_of_splices_worked_out_by_hand(
     name: str, hook: str, scored: Scoring, model: Any, ids: Tensor, mean: Tensor
 ) -> None:
     dictionary = random(name)
-    metrics = scored(subject(dictionary, hook, mean))[0].metrics
+    metrics = scored(attach(dictionary, hook, mean))[0].metrics
     by_hand = {
         "ce_clean": lambda x: x,
         "ce_spliced": lambda x: dictionary(x[None])[0],
@@ -186,7 +191,7 @@ def test_cross_entropies_are_those_of_splices_worked_out_by_hand(
 
 
 def test_it_matters_that_special_tokens_are_spared(scored: Scoring, model: Any, ids: Tensor, mean: Tensor) -> None:
-    spared = scored(subject(random(), HOOK, mean))[0].metrics["ce_zero_ablated"]
+    spared = scored(attach(random(), HOOK, mean))[0].metrics["ce_zero_ablated"]
     assert abs(spared - cross_entropy(model, ids, HOOK, torch.zeros_like, spare=False)) > 1e-3
 
 
@@ -195,7 +200,7 @@ def test_reconstruction_metrics_are_over_text_tokens(
     name: str, scored: Scoring, model: Any, ids: Tensor, mean: Tensor
 ) -> None:
     dictionary = random(name)
-    found = scored(subject(dictionary, HOOK, mean))[0]
+    found = scored(attach(dictionary, HOOK, mean))[0]
     x = model.read(ids, [HOOK])[HOOK][ids != SPECIAL]
     with torch.no_grad():
         codes, y, y_hat = dictionary.encode(x), x.double().numpy(), dictionary(x).double().numpy()
@@ -218,48 +223,82 @@ def require_close(found: Score, expected: Score, rel: float) -> None:
 @pytest.mark.parametrize("name", SAES)
 @pytest.mark.parametrize("batch_contexts", [1, 2, CONTEXTS, 100])
 def test_batch_size_changes_nothing(name: str, batch_contexts: int, scored: Scoring, mean: Tensor) -> None:
-    one = subject(random(name), HOOK, mean)
+    one = attach(random(name), HOOK, mean)
     require_close(scored(one, batch_contexts=batch_contexts)[0], scored(one)[0], 1e-6)
 
 
 def test_company_changes_nothing(scored: Scoring, mean: Tensor) -> None:
-    subjects = [
-        subject(random("topk"), HOOK, mean),
-        subject(random("jumprelu"), OTHER_HOOK, mean),
-        subject(random("batchtopk"), HOOK, mean - 1),  # the mean of other text, at the same place
-        subject(random("topk", seed=1), HOOK, torch.zeros(WIDTH)),
+    hooked = [
+        attach(random("topk"), HOOK, mean),
+        attach(random("jumprelu"), OTHER_HOOK, mean),
+        attach(random("batchtopk"), HOOK, mean - 1),  # the mean of other text, at the same place
+        attach(random("topk", seed=1), HOOK, torch.zeros(WIDTH)),
     ]
-    together = scored(*subjects)
-    for one, found in zip(subjects, together, strict=True):
+    together = scored(*hooked)
+    for one, found in zip(hooked, together, strict=True):
         alone = scored(one)[0]
         assert found.metrics == alone.metrics
         assert all(torch.equal(found.latents[name], value) for name, value in alone.latents.items())
     assert len({found.metrics["ce_mean_ablated"] for found in together}) == 4
 
 
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_group_measured_alone_is_what_it_is_beside_the_others(group: str, scored: Scoring, mean: Tensor) -> None:
+    """And dictionaries of one pass may be measured in different groups."""
+    whole = attach(random("topk"), HOOK, mean)
+    beside = dataclasses.replace(attach(random("jumprelu"), OTHER_HOOK, mean), groups=["model"])
+    alone, _ = scored(dataclasses.replace(whole, groups=[group]), beside)
+    expected = scored(whole)[0].select([group])
+    assert (alone.metrics, alone.histograms) == (expected.metrics, expected.histograms)
+    assert alone.latents.keys() == expected.latents.keys()
+    assert all(torch.equal(alone.latents[name], value) for name, value in expected.latents.items())
+
+
+def test_every_group_has_a_measure_and_measures_what_is_defined_and_nothing_else(scored: Scoring, mean: Tensor) -> None:
+    assert {*ON_TEXT, *WITHOUT_TEXT} == GROUPS.keys()
+    found = scored(attach(random(), HOOK, mean))[0]
+    wanted = {"reconstruction", "sparsity", "model", "decoder"}  # the features are not known, and nothing is converted
+    assert {*found.metrics, *found.histograms, *found.latents} == names_in(wanted)
+
+
 def test_scales_and_their_fold_score_alike(scored: Scoring, mean: Tensor) -> None:
     dictionary = random("batchtopk")
-    plain, folded = scored(subject(dictionary, HOOK, mean), subject(dictionary.fold_normalizers(), HOOK, mean))
+    plain, folded = scored(attach(dictionary, HOOK, mean), attach(dictionary.fold_normalizers(), HOOK, mean))
     require_close(folded, plain, 1e-5)
 
 
 def test_only_the_contexts_asked_for_are_scored(model: Any, tokens: TokenSet, mean: Tensor) -> None:
     counts: list[int] = []
-    text = Scored(tokens.held_out, tokens.usable("held_out", slice(0, 4)))
-    found = score([model], [subject(random(), HOOK, mean)], text, 3, counts.append)[0]
+    text = HeldOutText(tokens.held_out, tokens.usable("held_out", slice(0, 4)))
+    found = score([model], [attach(random(), HOOK, mean)], text, 3, counts.append)[0]
     assert found.metrics["tokens"] == 4 * (CONTEXT_SIZE - 1) - 1
     assert counts == [3 * CONTEXT_SIZE, CONTEXT_SIZE]
 
 
 def test_a_score_is_saved_as_json_and_vectors(scored: Scoring, mean: Tensor, tmp_path: Path) -> None:
-    found = scored(subject(random(), HOOK, mean))[0]
+    found = scored(attach(random(), HOOK, mean))[0]
     found.save(tmp_path)
-    assert json.loads((tmp_path / "metrics.json").read_text()) == found.metrics
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {**found.metrics, **found.histograms}
     latents = load_file(tmp_path / "latents.safetensors")
     assert {name: (value.shape, value.dtype) for name, value in latents.items()} == {
         name: ((24,), torch.float32) for name in ("density", "mean_activation")
     }
-    assert sum(found.metrics["density_histogram"]) == 24 - found.metrics["dead"]
+    assert sum(found.histograms["density_histogram"]) == 24 - found.metrics["dead"]
+
+
+def test_a_score_is_read_as_it_was_saved_and_chosen_from_by_group(tmp_path: Path) -> None:
+    metrics = {"mse": 0.1, "mse[here@1]": 1e-17, "l0": 3.0, "dead": 3, "kl_div": float("inf")}
+    Score(metrics, {"density_histogram": [1, 2]}, {"density": torch.rand(3)}).save(tmp_path)
+    found = Score.load(tmp_path)
+    assert found.select(["reconstruction"]) == Score({"mse": 0.1, "mse[here@1]": 1e-17})
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics | {
+        "kl_div": None,
+        "density_histogram": [1, 2],
+    }
+    (tmp_path / "again").mkdir()
+    (found.select(["sparsity"]) | found.select(["model", "reconstruction"])).save(tmp_path / "again")
+    for name in ("metrics.json", "latents.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
 def site(name: str, reads: int, writes: int) -> Dictionary:
@@ -270,7 +309,7 @@ def site(name: str, reads: int, writes: int) -> Dictionary:
 
 def test_a_transcoder_is_spliced_where_it_writes(scored: Scoring, model: Any, ids: Tensor, mean: Tensor) -> None:
     dictionary = site("transcoder", 1, 1)
-    found = scored(Subject(dictionary, [(0, HOOK)], [(0, OTHER_HOOK)], [mean]))[0].metrics
+    found = scored(HookedDictionary(dictionary, [HookPoint(0, HOOK)], [HookPoint(0, OTHER_HOOK)], [mean]))[0].metrics
     x, y = (model.read(ids, [hook])[hook] for hook in (HOOK, OTHER_HOOK))
     y_hat = dictionary(x)
     replaced = torch.where((ids != SPECIAL)[..., None], y_hat, y)
@@ -285,9 +324,13 @@ def test_a_transcoder_is_spliced_where_it_writes(scored: Scoring, model: Any, id
 @pytest.mark.parametrize("name", [name for name in CATALOG if name not in SAES])
 def test_every_other_geometry_is_scored(name: str, scored: Scoring, mean: Tensor) -> None:
     config = parts(name, WIDTH, 24)[0]
-    read = [(0, HOOK), (0, "blocks.1.hook_resid_post")][: len(config.widths.reads)]
-    written = read if config.geometry.autoencodes else [(0, "blocks.0.hook_mlp_out"), (0, OTHER_HOOK)][: len(read)]
-    found = scored(Subject(filled(config), read, written, [mean] * len(written)))[0]
+    read = [HookPoint(0, HOOK), HookPoint(0, "blocks.1.hook_resid_post")][: len(config.widths.reads)]
+    written = (
+        read
+        if config.geometry.autoencodes
+        else [HookPoint(0, "blocks.0.hook_mlp_out"), HookPoint(0, OTHER_HOOK)][: len(read)]
+    )
+    found = scored(HookedDictionary(filled(config), read, written, [mean] * len(written)))[0]
     assert found.metrics["tokens"] == CONTEXTS * (CONTEXT_SIZE - 1) - 2
     assert 0 < found.metrics["l0"] < found.metrics["d_sae"]
     assert found.metrics["kl_div"] > 0
@@ -298,8 +341,8 @@ def test_every_other_geometry_is_scored(name: str, scored: Scoring, mean: Tensor
 def test_hook_points_spliced_together_and_their_own_metrics_add_up(
     scored: Scoring, model: Any, ids: Tensor, mean: Tensor
 ) -> None:
-    hooks = [(0, "blocks.0.hook_mlp_out"), (0, OTHER_HOOK)]
-    found = scored(Subject(site("crosscoder", 2, 2), hooks, hooks, [mean, mean]))[0].metrics
+    hooks = [HookPoint(0, "blocks.0.hook_mlp_out"), HookPoint(0, OTHER_HOOK)]
+    found = scored(HookedDictionary(site("crosscoder", 2, 2), hooks, hooks, [mean, mean]))[0].metrics
     parts_of_it = [found[f"mse[{hook}]"] for _, hook in hooks]
     assert found["mse"] == pytest.approx(sum(parts_of_it), rel=1e-9)
     zeros = {hook: torch.zeros_like for _, hook in hooks}
@@ -312,11 +355,13 @@ def test_hook_points_spliced_together_and_their_own_metrics_add_up(
     assert found["ce_zero_ablated"] == pytest.approx(losses.mean().item(), rel=1e-5)
 
 
-def test_two_models_are_pooled(model: Any, text: Scored, mean: Tensor) -> None:
-    places = [(0, HOOK), (1, HOOK)]
+def test_two_models_are_pooled(model: Any, text: HeldOutText, mean: Tensor) -> None:
+    places = [HookPoint(0, HOOK), HookPoint(1, HOOK)]
     dictionary = site("crosscoder", 2, 2)
-    both = score([model, model], [Subject(dictionary, places, places, [mean, mean])], text, 3, lambda count: None)[0]
-    one = score([model], [subject(random(), HOOK, mean)], text, 3, lambda count: None)[0]
+    both = score(
+        [model, model], [HookedDictionary(dictionary, places, places, [mean, mean])], text, 3, lambda count: None
+    )[0]
+    one = score([model], [attach(random(), HOOK, mean)], text, 3, lambda count: None)[0]
     # The same model twice: what does not depend on the dictionary is the same as of one.
     for metric in ("ce_clean", "ce_zero_ablated", "ce_mean_ablated"):
         assert both.metrics[metric] == pytest.approx(one.metrics[metric], rel=1e-12)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lmsae.metrics.sums import (
+    Firing,
     NextToken,
     Reconstruction,
     decoder_geometry,
@@ -24,14 +25,21 @@ Y[[7, 31]] *= 20
 Y_HAT = 0.9 * Y + 0.3 * torch.randn(TOKENS, WIDTH, generator=GENERATOR) + 0.2
 CODES = torch.randn(TOKENS, D_SAE, generator=GENERATOR).relu()
 CODES[:, 5] = 0
-CENTRE = torch.tensor([2.0, 3.0, 4.0, 5.0])
+CENTER = torch.tensor([2.0, 3.0, 4.0, 5.0])
 UNEVEN = [1, 20, 3, 26]
 
 
-def summed(sizes: list[int], y: Tensor = Y, y_hat: Tensor = Y_HAT, codes: Tensor = CODES) -> Reconstruction:
-    sums = Reconstruction(CENTRE[: y.shape[1]])
-    for batch in zip(y.split(sizes), y_hat.split(sizes), codes.split(sizes), strict=True):
+def summed(sizes: list[int], y: Tensor = Y, y_hat: Tensor = Y_HAT) -> Reconstruction:
+    sums = Reconstruction(CENTER[: y.shape[1]])
+    for batch in zip(y.split(sizes), y_hat.split(sizes), strict=True):
         sums.update(*batch)
+    return sums
+
+
+def fired(sizes: list[int]) -> Firing:
+    sums = Firing()
+    for codes in CODES.split(sizes):
+        sums.update(codes)
     return sums
 
 
@@ -41,7 +49,7 @@ def by_numpy() -> dict[str, float]:
     error = y - y_hat
     total = ((y - y.mean(0)) ** 2).sum()
     norm, norm_hat = np.linalg.norm(y, axis=1), np.linalg.norm(y_hat, axis=1)
-    from_center = ((y - CENTRE.numpy()) ** 2).sum(1)
+    from_center = ((y - CENTER.numpy()) ** 2).sum(1)
     return {
         "tokens": TOKENS,
         "explained_variance": 1 - (error**2).sum() / total,
@@ -58,7 +66,7 @@ def by_numpy() -> dict[str, float]:
 
 @pytest.mark.parametrize("sizes", [[TOKENS], UNEVEN, [1] * TOKENS])
 def test_metrics_are_those_of_all_tokens_at_once(sizes: list[int]) -> None:
-    result, expected = summed(sizes).result(), by_numpy()
+    result, expected = summed(sizes).result() | fired(sizes).result(), by_numpy()
     assert result.keys() == expected.keys()
     for name, value in expected.items():
         assert result[name] == pytest.approx(value, rel=1e-9), name
@@ -69,7 +77,7 @@ def test_the_three_explained_variances_differ_as_their_formulas_say() -> None:
     y = torch.tensor([[2.0], [4.0], [6.0], [8.0]])
     y_hat = torch.tensor([[1.0], [3.0], [5.0], [5.0]])
     sums = Reconstruction(torch.tensor([5.0]))
-    sums.update(y, y_hat, torch.zeros(4, 1))
+    sums.update(y, y_hat)
     result = sums.result()
     assert result["explained_variance"] == pytest.approx(1 - (1 + 1 + 1 + 9) / (9 + 1 + 1 + 9))
     # Errors 1, 1, 1, 3 have mean 1.5, and about it .25, .25, .25, 2.25.
@@ -95,7 +103,7 @@ def test_a_dictionary_that_writes_nothing_has_no_bias_to_speak_of() -> None:
 
 
 def test_density_and_mean_activation_are_by_latent() -> None:
-    sums, codes = summed(UNEVEN), CODES.numpy().astype(np.float64)
+    sums, codes = fired(UNEVEN), CODES.numpy().astype(np.float64)
     np.testing.assert_allclose(sums.density(), (codes > 0).mean(0), rtol=1e-12)
     firings = (codes > 0).sum(0)
     np.testing.assert_allclose(sums.mean_activation(), codes.sum(0) / np.maximum(firings, 1), rtol=1e-6)

@@ -21,8 +21,8 @@ def test_a_plan_of_nothing_made_says_what_is_to_come(fresh: Path, lmsae: Lmsae) 
     said = table(lmsae("plan"))
     assert said["tokenize"] == ["1", "4 rows", "0", "1", "1"]
     assert said["activations"] == ["2", "2 rows", "0", "2", "1", "known once tokenized"]
-    assert said["train"] == ["4", "1 rows", "0", "4", "2", "32.8k tokens"]
-    assert said["eval"] == ["4", "1 rows", "0", "4", "1", "4.1k tokens"]
+    assert said["train"] == ["4", "1 rows", "0", "4", "2", "32.8 k tokens"]
+    assert said["eval"] == ["4", "1 rows", "0", "4", "1", "4.1 k tokens"]
     assert said["report"] == ["1", "4 rows", "0", "1", "1"]
     assert said["top"][0] == f"to do {keys(fresh, 'tokenize')[0][:6]}"
 
@@ -33,7 +33,7 @@ def test_once_the_tokens_are_counted_a_plan_knows_the_bytes_to_come(made: Path, 
     for key in keys(made, "activations"):
         Artifact(made / "artifacts" / "activations" / key).clear()
     tokens = 2 * 32 * counts["train_contexts"]  # two hook points
-    size = f"{tokens / 1e3:.3g}k tokens, {there / 1e6:.3g}MB"
+    size = f"{tokens / 1e3:.3g} k tokens, {there / 1e6:.3g} MB"
     assert table(lmsae("plan"))["activations"] == ["2", "2 rows", "0", "2", "1", size]
 
 

@@ -345,12 +345,12 @@ def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down
         dumped = config.model_dump(mode="json")
         specs[stage] = Spec(stage=stage, version=STAGES[stage].version, config=dumped, inputs=inputs)
     assert {stage: spec.key for stage, spec in specs.items()} == {
-        "tokenize": "d2a51ac96c42523e",
-        "activations": "76ce4aa9a98bacd8",
-        "norm": "7c4927e44e8066f1",
-        "init": "6352f5773933cee5",
-        "train": "a2e1b20dae1dd051",
-        "eval": "a3a76a10e175f7a6",
+        "tokenize": "386e6b1bf389467d",
+        "activations": "6f94f0e6d32ad732",
+        "norm": "f4a96237a63ca8bc",
+        "init": "ae0fa22f1c4e0a61",
+        "train": "31753cc333b046f4",
+        "eval": "084d34bb8d128a7e",
     }
 
 

@@ -76,7 +76,7 @@ class Sweep:
 
     @property
     def inputs(self) -> dict[str, Artifact]:
-        return {row.name: self.artifacts[row.artifacts["eval"]] for row in self.rows}
+        return {name: self.artifacts[reference] for name, reference in self._references().items()}
 
     def report(self) -> Artifact:
         """The report of the rows so far, finished."""
@@ -98,9 +98,11 @@ class Sweep:
 
     def _report(self, kind: str) -> Artifact:
         rows = [row.model_dump(mode="json") for row in self.rows]
-        return self._begun(
-            "report", {"kind": kind, "rows": rows}, {row.name: row.artifacts["eval"] for row in self.rows}
-        )
+        return self._begun("report", {"kind": kind, "rows": rows}, self._references())
+
+    def _references(self) -> dict[str, str]:
+        """The references of the report's inputs."""
+        return {f"{stage}/{row.name}": row.artifacts[stage] for row in self.rows for stage in ("eval", "train")}
 
     def _begun(self, stage: str, config: dict[str, Any], inputs: dict[str, str]) -> Artifact:
         return self.artifacts.add(Spec(stage=stage, version=1, config=config, inputs=inputs))

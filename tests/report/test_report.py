@@ -13,9 +13,11 @@ from urllib.parse import unquote
 import pyarrow.parquet as pq
 import pytest
 
+from lmsae.artifacts.artifact import Artifact
 from lmsae.losses import LOSSES
-from lmsae.metrics.definitions import METRICS
+from lmsae.metrics.definitions import METRICS, definition
 from lmsae.metrics.sums import HISTOGRAM_BINS
+from lmsae.report.main_metrics import MAIN_METRICS, in_order
 from lmsae.report.page import number
 from lmsae.report.plots import plots
 from lmsae.report.results import SPARSITY_SETTINGS, read_results
@@ -123,8 +125,25 @@ def test_what_is_measured_at_one_of_several_hook_points_stands_in_the_table_and_
     assert (one[metric], several[metric]) == ("nan", "0.875")
     assert several["sae.hook_point"] == where
     html = (report / "report.html").read_text()
-    assert metric in html
+    said = f"At blocks.1.hook_mlp_out: {METRICS['explained_variance']}"
+    assert f'<div title="{said}"><dt>{metric}</dt>' in html
     assert where.replace(">", "&gt;") in html
+
+
+def test_curves_are_those_of_the_dictionaries_among_the_inputs(sweep: Sweep, tmp_path: Path) -> None:
+    """And not of any folder that lies beside the evaluation."""
+    sweep.add("one")
+    elsewhere = tmp_path / "elsewhere/train/0"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "curves.csv").write_text("step,tokens,loss\n1,256,0.5\n")
+    (result,) = read_results(sweep.rows, {**sweep.inputs, "train/one": Artifact(elsewhere)})
+    assert result.curves == {"step": [1], "tokens": [256], "loss": [0.5]}
+
+
+def test_main_metrics_come_first_and_have_definitions() -> None:
+    names = [metric.name for metric in MAIN_METRICS]
+    assert all(definition(name) for name in names)
+    assert in_order(["mse", "mse[here]", "l1", *reversed(names)]) == [*names, "mse", "l1", "mse[here]"]
 
 
 def test_whatever_a_setting_holds_is_escaped(sweep: Sweep) -> None:

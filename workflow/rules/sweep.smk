@@ -1,6 +1,6 @@
 # The sweep and its passes. One pass is one job, and a rule's only output is the mark that its pass is done.
-# A job on a cluster reads this file too: it works from the file that its pass is named by (lmsae/planning/passes.py) and never
-# looks at the sweep, which may have changed since the job was submitted.
+# A job on a cluster reads this file too. It works from the file of its pass (lmsae/planning/passes.py) and never looks
+# at the sweep, which may have changed since the job was submitted.
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -23,7 +23,7 @@ try:
 except LmsaeError as error:
     raise WorkflowError(str(error)) from None
 
-# The number of threads can change the last bits of a sum: a job gets as many as it would without Snakemake, if it can.
+# The number of threads can change the last bits of a sum, so a job gets as many as without Snakemake, if possible.
 THREADS = RUNTIME.threads or 8
 FLAGS = f"--config {CONFIG}/config.yaml --wait"
 

@@ -1,1 +1,1 @@
-"""What stages read from the artifacts of earlier ones."""
+"""The readings of stages from the artifacts of earlier ones."""

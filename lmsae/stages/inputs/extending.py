@@ -1,19 +1,17 @@
-"""Longer runs: which shorter ones there are that a longer one can go on from, by the artifacts beside it."""
+"""Longer runs: a run goes on from the last state that it shares with a shorter one, found among its relatives."""
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lmsae.artifacts.artifact import CHECKPOINT, SPEC, Artifact
+from lmsae.artifacts.artifact import CHECKPOINT, Artifact
 from lmsae.stages.stage import Job
 from lmsae.training.forks import Schedules, find_fork
 
 if TYPE_CHECKING:
+    from lmsae.stages.train import Config
     from lmsae.training.checkpoints import Checkpoints
 
-LENGTH = ("tokens", "epochs")
+LENGTH = frozenset({"tokens", "epochs"})
 """The fields of training that say only how long it is. The order of tokens depends on neither."""
 
 
@@ -25,22 +23,21 @@ class Extended:
     steps: int
 
 
-def schedules_of(config: Any) -> Schedules:
+def schedules_of(config: "Config") -> Schedules:
     """All that a train artifact's config does by the step."""
     return Schedules(config, config.objective.losses, getattr(config.dictionary.act_fn, "k", None))
 
 
-def extended(job: Job, version: int, checkpoints: "Checkpoints") -> Extended | None:
+def extend_shorter_run(job: Job, checkpoints: "Checkpoints") -> Extended | None:
     """Bring a run that has not begun to the last checkpoint of a shorter one, if there is any that it shares.
-    `version` is the stage's.
 
     Says on stdout which, or why it begins anew though there is a shorter run.
     """
     mine, reasons = schedules_of(job.config), []
-    for folder, config in _shorter_runs(job, version):
+    for artifact, config in _shorter_runs(job):
         shared = find_fork(schedules_of(config), mine)
-        reference = Artifact(folder).reference
-        if steps := checkpoints.go_on_from(folder / CHECKPOINT, reference, shared.steps):
+        reference = artifact.reference
+        if steps := checkpoints.go_on_from(artifact.path / CHECKPOINT, reference, shared.steps):
             print(f"{job.reference}: goes on from step {steps:,} of {reference} ({config.tokens:,} tokens)")
             return Extended(reference, steps)
         if shared.differs:
@@ -62,20 +59,12 @@ def step_to_keep(job: Job) -> int:
     return shared.steps
 
 
-def _shorter_runs(job: Job, version: int) -> Iterator[tuple[Path, Any]]:
-    """The folders and configs of the runs that differ from a job's in nothing but fewer tokens, the longest first."""
-    inputs = {name: artifact.reference for name, artifact in job.inputs.items()}
-    mine = {"stage": "train", "version": version, "config": job.config.model_dump(mode="json"), "inputs": inputs}
-    start = f'"init":"{inputs["init"]}"'
-    found = []
-    for path in job.out.parent.glob(f"*/{SPEC}"):
-        artifact = Artifact(path.parent)
-        if start in (text := path.read_text()) and (artifact.is_finished or (artifact.path / CHECKPOINT).exists()):
-            spec = json.loads(text)
-            if _without_length(spec) == _without_length(mine) and spec["config"]["tokens"] < mine["config"]["tokens"]:
-                found.append((artifact.path, type(job.config).model_validate(spec["config"])))
-    return iter(sorted(found, key=lambda one: -one[1].tokens))
-
-
-def _without_length(spec: dict[str, Any]) -> dict[str, Any]:
-    return {**spec, "config": {name: value for name, value in spec["config"].items() if name not in LENGTH}}
+def _shorter_runs(job: Job) -> "list[tuple[Artifact, Config]]":
+    """The job's relatives that are trained on fewer tokens, with their configs, the longest first."""
+    runs = [
+        (relative, type(job.config).model_validate(relative.spec().config))
+        for relative in job.relatives
+        if relative.is_finished or (relative.path / CHECKPOINT).exists()
+    ]
+    shorter = [(relative, config) for relative, config in runs if config.tokens < job.config.tokens]
+    return sorted(shorter, key=lambda run: -run[1].tokens)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def live_captures(inputs: Mapping[str, Artifact]) -> list[Config]:
-    """How the activations among a job's inputs are captured while it trains, by number; none where all are stored."""
+    """The captures, by number, of those inputs that are captured while a job trains; none if all are stored."""
     captures = [Config.model_validate(one.spec().config) for one in inputs_from("activations", inputs)]
     return [capture for capture in captures if capture.source == "live"]
 

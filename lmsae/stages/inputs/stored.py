@@ -1,4 +1,4 @@
-"""What stages read from the artifacts of earlier ones."""
+"""Stored activations and moments, read from the artifacts of earlier stages."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -80,7 +80,7 @@ def max_norm_of(activations: Artifact, tokens: Artifact, reading: Reading) -> fl
 
 
 def moments_of(norm: Artifact) -> "dict[str, Tensor]":
-    """What the norm stage measured: mean_norm (), mean (width,), variance (width,), max_norm (), float64."""
+    """The moments of a hook point: mean_norm (), mean (width,), variance (width,), max_norm (), float64."""
     from safetensors.torch import load_file
 
     return load_file(norm.path / "norm.safetensors")

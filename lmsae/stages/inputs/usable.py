@@ -1,4 +1,4 @@
-"""Which tokens of the train split are used: not special, not masked, at no position left out, of no too large norm."""
+"""The tokens of the train split that are used: not special, not masked, at a position that counts, of a normal norm."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,0 +1,195 @@
+"""Measures: one for each metric group, which takes in batches of text and gives the group's score."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lmsae.errors import ExportError
+from lmsae.evaluation.hooked import HookedDictionary, HookPoint
+from lmsae.evaluation.known import known_features
+from lmsae.evaluation.passes import Ablation, ModelPasses
+from lmsae.evaluation.scores import Score
+from lmsae.metrics.sums import (
+    Firing,
+    NextToken,
+    Reconstruction,
+    decoder_geometry,
+    density_counts,
+    density_histogram,
+    splice_scores,
+)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Contexts of text and one dictionary's pass over them.
+
+    `ids` and `counted` (the tokens that count) are (contexts, context_size). Behind these two dimensions, `target` and
+    `reconstruction` have the hook points written side by side, and `codes` the latents.
+    """
+
+    ids: Tensor
+    counted: Tensor
+    target: Tensor
+    reconstruction: Tensor
+    codes: Tensor
+
+    @cached_property
+    def counted_target(self) -> Tensor:
+        """(tokens that count, d_out)."""
+        return self.target[self.counted]
+
+    @cached_property
+    def counted_reconstruction(self) -> Tensor:
+        """(tokens that count, d_out)."""
+        return self.reconstruction[self.counted]
+
+    @cached_property
+    def counted_codes(self) -> Tensor:
+        """(tokens that count, latents)."""
+        return self.codes[self.counted]
+
+
+class Measure(Protocol):
+    """Sums over text, of one dictionary for one metric group."""
+
+    def update(self, batch: Batch) -> None:
+        """Take in a batch."""
+        ...
+
+    def score(self) -> Score:
+        """The group's metrics, when all text has been seen."""
+        ...
+
+
+class ReconstructionMeasure:
+    """The quality of the reconstruction, in all and at each hook point where there are several."""
+
+    def __init__(self, hooked: HookedDictionary, passes: ModelPasses) -> None:
+        del passes
+        self._hooked = hooked
+        self._total = Reconstruction(torch.cat(list(hooked.means)))
+        self._each = [Reconstruction(mean) for mean in hooked.means] if len(hooked.writes) > 1 else []
+
+    def update(self, batch: Batch) -> None:
+        self._total.update(batch.counted_target, batch.counted_reconstruction)
+        widths = [len(mean) for mean in self._hooked.means]
+        sides = (side.split(widths, dim=-1) for side in (batch.counted_target, batch.counted_reconstruction))
+        for sums, target, reconstruction in zip(self._each, *sides, strict=False):
+            sums.update(target, reconstruction)
+
+    def score(self) -> Score:
+        metrics = self._total.result()
+        for hook_point, sums in zip(self._hooked.writes, self._each, strict=False):
+            where = f"{hook_point.name}@{hook_point.model}" if len(self._hooked.models) > 1 else hook_point.name
+            result = sums.result()
+            metrics |= {f"{name}[{where}]": result[name] for name in ("explained_variance", "mse", "cossim")}
+        return Score(metrics)
+
+
+class SparsityMeasure:
+    """The firing of latents: how many at a token, and how often each."""
+
+    def __init__(self, hooked: HookedDictionary, passes: ModelPasses) -> None:
+        del hooked, passes
+        self._firing = Firing()
+
+    def update(self, batch: Batch) -> None:
+        self._firing.update(batch.counted_codes)
+
+    def score(self) -> Score:
+        density = self._firing.density()
+        vectors = {"density": density, "mean_activation": self._firing.mean_activation()}
+        return Score(
+            {**self._firing.result(), **density_counts(density), "d_sae": len(density)},
+            {"density_histogram": density_histogram(density)},
+            {name: vector.float().cpu() for name, vector in vectors.items()},
+        )
+
+
+class ModelMeasure:
+    """The loss of the models when the reconstruction takes the activations' place, at all hook points at once."""
+
+    def __init__(self, hooked: HookedDictionary, passes: ModelPasses) -> None:
+        self._hooked, self._passes = hooked, passes
+        self._spliced = NextToken()
+        means = dict(zip(hooked.writes, hooked.means, strict=True))
+        self._mean = _by_model(means)
+        self._zero = _by_model({hook_point: torch.zeros_like(mean) for hook_point, mean in means.items()})
+
+    def update(self, batch: Batch) -> None:
+        widths = [len(mean) for mean in self._hooked.means]
+        parts = dict(zip(self._hooked.writes, batch.reconstruction.split(widths, dim=-1), strict=True))
+        for model in self._hooked.models:
+            for ablation in (self._zero[model], self._mean[model]):
+                self._passes.ablate(ablation)
+            own = {hook_point: part for hook_point, part in parts.items() if hook_point.model == model}
+            self._passes.splice(model, own, self._spliced)
+
+    def score(self) -> Score:
+        clean = NextToken.pooled(self._passes.clean[model] for model in self._hooked.models)
+        zero, mean = (
+            NextToken.pooled(self._passes.ablated[ablation.key] for ablation in ablations.values())
+            for ablations in (self._zero, self._mean)
+        )
+        return Score(splice_scores(clean, self._spliced, zero, mean))
+
+
+class RecoveryMeasure:
+    """The recovery of features that are known; nothing where none are."""
+
+    def __init__(self, hooked: HookedDictionary, passes: ModelPasses) -> None:
+        self._dictionary = hooked.dictionary
+        self._known = known_features(passes.models, hooked.reads, hooked.writes)
+
+    def update(self, batch: Batch) -> None:
+        if self._known:
+            self._known.update(batch.ids, batch.counted, batch.counted_codes)
+
+    def score(self) -> Score:
+        return Score(self._known.metrics(self._dictionary) if self._known else {})
+
+
+def score_decoder(hooked: HookedDictionary) -> Score:
+    """Norms and cosines, in raw activations if possible; none where latents have several encoder columns or decoder
+    rows, or no such weights."""
+    dictionary = hooked.dictionary
+    with contextlib.suppress(ExportError):
+        dictionary = dictionary.fold_normalizers()
+    encoder, decoder = (getattr(dictionary.geometry, name, None) for name in ("W_enc", "W_dec"))
+    if not isinstance(encoder, Tensor) or not isinstance(decoder, Tensor) or encoder.ndim != 2 or decoder.ndim != 2:
+        return Score()
+    return Score(decoder_geometry(encoder, decoder))
+
+
+def score_conversion(hooked: HookedDictionary) -> Score:
+    """The cost of conversion to jumprelu that training noted."""
+    return Score(hooked.conversion)
+
+
+ON_TEXT: dict[str, Callable[[HookedDictionary, ModelPasses], Measure]] = {
+    "reconstruction": ReconstructionMeasure,
+    "sparsity": SparsityMeasure,
+    "model": ModelMeasure,
+    "recovery": RecoveryMeasure,
+}
+"""The measures of the groups that need text and the models."""
+
+WITHOUT_TEXT: dict[str, Callable[[HookedDictionary], Score]] = {
+    "decoder": score_decoder,
+    "conversion": score_conversion,
+}
+"""The groups that the dictionary alone is enough for."""
+
+
+def _by_model(vectors: Mapping[HookPoint, Tensor]) -> dict[int, Ablation]:
+    """The ablations that put vectors in the activations' place, one for each model."""
+    return {
+        model: Ablation(model, {point: vector for point, vector in vectors.items() if point.model == model})
+        for model in dict.fromkeys(point.model for point in vectors)
+    }

@@ -1,0 +1,72 @@
+"""The language models' passes over text: clean, with activations ablated, and with a reconstruction spliced in."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from lmsae.evaluation.hooked import HookPoint
+from lmsae.lm.protocol import LanguageModel
+from lmsae.metrics.sums import NextToken
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The vectors that take the activations' place at hook points of one model; equal ones have equal keys."""
+
+    model: int
+    vectors: Mapping[HookPoint, Tensor]
+
+    @cached_property
+    def key(self) -> Hashable:
+        return tuple((hook_point, vector.cpu().numpy().tobytes()) for hook_point, vector in self.vectors.items())
+
+
+class ModelPasses:
+    """The passes of several models over one batch after another, and the sums of those that dictionaries share.
+
+    A pass is run when the first dictionary asks for it in a batch, and never twice. Tokens that do not count keep their
+    own activation.
+    """
+
+    def __init__(self, models: Sequence[LanguageModel]) -> None:
+        self.models = models
+        self.clean: dict[int, NextToken] = defaultdict(NextToken)
+        self.ablated: dict[Hashable, NextToken] = defaultdict(NextToken)
+
+    def begin(self, ids: Tensor, counted: Tensor, activations: Mapping[HookPoint, Tensor]) -> None:
+        """Go on to a batch: token ids and which of them count, (contexts, context_size), and the activations at hook
+        points, (contexts, context_size, width)."""
+        self._ids, self._counted, self._activations = ids, counted, activations
+        self._logits: dict[int, Tensor] = {}
+        self._done: set[Hashable] = set()
+
+    def splice(self, model: int, reconstructions: Mapping[HookPoint, Tensor], into: NextToken) -> None:
+        """Run a model on from reconstructions, (contexts, context_size, width) at its hook points, and add the loss."""
+        clean = self._clean_logits(model)
+        into.update(self._run_on(model, reconstructions), self._ids, self._counted, clean)
+
+    def ablate(self, ablation: Ablation) -> None:
+        """Run a model on from vectors in place of its activations, unless that was done in this batch."""
+        key = ablation.key
+        if key not in self._done:
+            self._done.add(key)
+            self.splice(ablation.model, ablation.vectors, self.ablated[key])
+
+    def _clean_logits(self, model: int) -> Tensor:
+        if model not in self._logits:
+            self._logits[model] = self.models[model].logits(self._ids)
+            self.clean[model].update(self._logits[model], self._ids, self._counted)
+        return self._logits[model]
+
+    def _run_on(self, model: int, replacements: Mapping[HookPoint, Tensor]) -> Tensor:
+        """Logits with the replacements at tokens that count, and the activations themselves at the others."""
+        values = {}
+        for hook_point, value in replacements.items():
+            own = self._activations[hook_point]
+            values[hook_point.name] = torch.where(self._counted[..., None], value.to(own.dtype), own)
+        edits = {name: lambda _, value=value: value for name, value in values.items()}
+        return self.models[model].logits_with(self._ids, edits)

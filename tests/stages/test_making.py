@@ -1,0 +1,105 @@
+"""Making artifacts: which other artifacts a job sees, and how far its inputs are checked."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmsae.artifacts.artifact import Artifact, Artifacts, Spec
+from lmsae.config import Frozen
+from lmsae.errors import DamagedArtifact
+from lmsae.runtime.runtime import Runtime
+from lmsae.stages.making import make_artifacts
+from lmsae.stages.stage import Done, Job, Stage
+
+
+class Config(Frozen):
+    width: int
+    length: int
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Artifacts:
+    return Artifacts(tmp_path)
+
+
+@pytest.fixture
+def jobs() -> list[Job]:
+    """The jobs that a stage has been given."""
+    return []
+
+
+def a_stage(jobs: list[Job], **declared: Any) -> Stage:
+    """A stage that notes its jobs and writes a word."""
+
+    def make(given: Sequence[Job], runtime: Runtime) -> Done:
+        del runtime
+        for job in given:
+            jobs.append(job)
+            (job.out / "word.txt").write_text("done")
+            yield job, {}
+
+    named: dict[str, Any] = {"name": "cut", "version": 3, "help": "cloth -> pieces", "config": Config}
+    keeps = frozenset({"half"})
+    return Stage(**named, inputs={"cloth": "weave"}, make=make, configs=lambda row: [], keeps=keeps, **declared)
+
+
+def add(artifacts: Artifacts, length: int, *, width: int = 1, version: int = 3, cloth: str = "weave/0") -> Artifact:
+    config = {"width": width, "length": length}
+    return artifacts.add(Spec(stage="cut", version=version, config=config, inputs={"cloth": cloth}))
+
+
+@pytest.fixture
+def cloth(artifacts: Artifacts) -> Artifact:
+    """An input of two files."""
+    woven = artifacts.add(Spec(stage="weave", version=1, config={}, inputs={}))
+    for name in ("label.txt", "bale.txt"):
+        (woven.path / name).write_text(name)
+    woven.publish({})
+    return woven
+
+
+def test_a_job_sees_the_artifacts_that_differ_from_its_own_in_the_declared_fields_alone(
+    artifacts: Artifacts, jobs: list[Job], cloth: Artifact
+) -> None:
+    wanted = add(artifacts, 5, cloth=cloth.reference)
+    finished, begun, untouched, changed = (add(artifacts, n, cloth=cloth.reference) for n in (6, 7, 8, 9))
+    others = [
+        add(artifacts, 6, width=2, cloth=cloth.reference),
+        add(artifacts, 6, version=2, cloth=cloth.reference),
+        add(artifacts, 6),
+    ]
+    for artifact in (finished, changed, *others):
+        artifact.publish({})
+    (begun.path / "half").write_text("")
+    (untouched.path / "other").write_text("")
+    spec = changed.path / "spec.json"
+    spec.write_text(spec.read_text().replace('"length":9', '"length":1'))
+    make_artifacts(a_stage(jobs, relatives_differ_in=frozenset({"length"})), [wanted.reference], artifacts, Runtime())
+    assert sorted(relative.path for relative in jobs[0].relatives) == sorted([finished.path, begun.path])
+
+
+def test_a_stage_that_declares_no_fields_sees_no_other_artifact_of_its_own(
+    artifacts: Artifacts, jobs: list[Job], cloth: Artifact
+) -> None:
+    wanted, other = (add(artifacts, length, cloth=cloth.reference) for length in (5, 6))
+    other.publish({})
+    make_artifacts(a_stage(jobs), [wanted.reference], artifacts, Runtime())
+    assert jobs[0].relatives == []
+
+
+def test_only_the_files_that_a_stage_reads_of_an_input_are_checked_to_the_byte(
+    artifacts: Artifacts, jobs: list[Job], cloth: Artifact
+) -> None:
+    wanted = add(artifacts, 5, cloth=cloth.reference)
+    (cloth.path / "bale.txt").write_text("BALE.TXT")
+    stage = a_stage(jobs, reads={"weave": frozenset({"label.txt"})})
+    with pytest.raises(DamagedArtifact, match=r"bale\.txt: its bytes"):
+        make_artifacts(a_stage(jobs), [wanted.reference], artifacts, Runtime())
+    assert make_artifacts(stage, [wanted.reference], artifacts, Runtime()) == [wanted.reference]
+    artifacts[wanted.reference].remove()
+    wanted = add(artifacts, 5, cloth=cloth.reference)
+    (cloth.path / "label.txt").write_text("LABEL.TXT")
+    with pytest.raises(DamagedArtifact, match=r"label\.txt: its bytes"):
+        make_artifacts(stage, [wanted.reference], artifacts, Runtime())
