@@ -36,12 +36,12 @@ def parts(
     name: str, width: int, d_sae: int, *, out_width: int | None = None, **columns: Any
 ) -> tuple[DictionaryConfig, Objective]:
     """What a catalog entry means, with the defaults of all columns but these: every hook point read is of `width`, and
-    every one written of `out_width`, by default the same."""
+    every one written of `out_width`, by default the same. Columns that belong to no part of it have no effect."""
     reads, writes = sites_of(name)
     geometry = str(columns.get("geometry") or CATALOG[name].geometry)
     written = width if out_width is None or GEOMETRIES[geometry].autoencodes else out_width
     required = {**REQUIRED, "architecture": name, "d_sae": d_sae, **columns}
-    return dictionary_of(required, (width,) * reads, (written,) * writes, shared=REQUIRED)
+    return dictionary_of(required, (width,) * reads, (written,) * writes, shared=required)
 
 
 def randomize(dictionary: Dictionary, seed: int = 0) -> Dictionary:
