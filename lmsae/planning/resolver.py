@@ -21,7 +21,7 @@ from lmsae.planning.specs import Places, Resolved, specs_of
 from lmsae.stages import tokenize
 from lmsae.stages.activations import LMConfig
 from lmsae.stages.evaluate import Place
-from lmsae.text import dataset as texts
+from lmsae.text import resolving as texts
 from lmsae.text.packing import TokenizeConfig
 from lmsae.text.tokenizing import require_context
 
