@@ -50,28 +50,27 @@ def configs(row: ResolvedRow) -> list[Config]:
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     """Write `tokens.zarr` and `counts.json` (docs/artifacts.md)."""
     from lmsae.runtime.progress import show_progress
-    from lmsae.text.dataset import documents
-    from lmsae.text.tokenizing import Source, tokenize
+    from lmsae.text.resolving import documents, holds_ids
+    from lmsae.text.tokenizing import TextSource, tokenize
     from lmsae.text.tokens import open_tokens
 
     for job in jobs:
         config: Config = job.config
         texts = config.dataset.weighted()
-        sources = [Source(documents(text), text.name, weight, text.streaming) for weight, text in texts]
+        sources = [TextSource(documents(text), text.name, weight, text.streaming) for weight, text in texts]
         has_chats = any(text.messages_column is not None for _, text in texts)
         with show_progress("tokenize", unit="token", total=None, runtime=runtime) as progress:
             counts = tokenize(
                 sources,
-                _encoder(config, needs_tokenizer=not all(text.holds_ids for _, text in texts)),
+                _encoder(config, needs_tokenizer=not all(holds_ids(text) for _, text in texts)),
                 job.out,
                 progress.advance,
                 masked=has_chats and config.packing.chat_tokens != "all",
             )
         # For the plan, which must know how much there is without opening arrays.
         usable = _usable(open_tokens(job.out))
-        counts["train_usable"] = int(usable.sum())
-        counts["train_usable_by_position"] = usable.tolist()
-        (job.out / COUNTS).write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n")
+        told = {**counts, "train_usable": int(usable.sum()), "train_usable_by_position": usable.tolist()}
+        (job.out / COUNTS).write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
         yield job, progress.facts()
 
 
@@ -90,7 +89,7 @@ def _encoder(config: Config, *, needs_tokenizer: bool) -> "Encoder":
         if needs_tokenizer:
             raise
         return Encoder(None, Vocabulary(read_config(config.tokenizer)["vocab_size"]), config.packing)
-    return Encoder(tokenizer, Vocabulary.of(tokenizer), config.packing)
+    return Encoder(tokenizer, Vocabulary.from_tokenizer(tokenizer), config.packing)
 
 
 def _usable(tokens: "TokenSet") -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A document: the unit that is shuffled, split into train and held-out, and never torn between the two."""
+"""A document: the unit that is shuffled and split into train and held-out. Both splits never share one."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A piece of text under a name that is unique and stable within its source."""
+    """A piece of text. Its name is unique and stable within its text source."""
 
     name: str
     text: str
@@ -21,23 +21,25 @@ class Document:
 
     @property
     def is_blank(self) -> bool:
+        """True if the text holds nothing but white space."""
         return not self.text.strip()
 
 
 @dataclass(frozen=True, slots=True)
 class TokenDocument:
-    """A document that its source holds as token ids already."""
+    """A document that its text source holds as token ids already."""
 
     name: str
     ids: Sequence[int]
 
     @property
     def size(self) -> int:
-        """Tokens."""
+        """Tokens of the document."""
         return len(self.ids)
 
     @property
     def is_blank(self) -> bool:
+        """True if there is no token."""
         return not len(self.ids)
 
 
@@ -55,6 +57,7 @@ class ChatDocument:
 
     @property
     def is_blank(self) -> bool:
+        """True if no message says anything."""
         return not any(message["content"].strip() for message in self.messages)
 
 
@@ -62,8 +65,11 @@ AnyDocument = Document | TokenDocument | ChatDocument
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
-    """A document as it is packed: its token ids, and which of them dictionaries may use (None: all), both (tokens,)."""
+class EncodedDocument:
+    """A document as it is packed: its token ids, and a mask of those that dictionaries may use, both (tokens,).
+
+    A mask of None means that dictionaries may use all tokens.
+    """
 
     ids: np.ndarray
     mask: np.ndarray | None = None
@@ -71,29 +77,29 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, span: slice) -> "Encoded":
-        return Encoded(self.ids[span], None if self.mask is None else self.mask[span])
+    def __getitem__(self, span: slice) -> "EncodedDocument":
+        return EncodedDocument(self.ids[span], None if self.mask is None else self.mask[span])
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
-    """A document that cannot be packed, and why."""
+class Omission:
+    """A document that cannot be packed, by the reason why it is left out."""
 
     reason: str
 
 
 def is_held_out(name: str, fraction: float) -> bool:
-    """Whether the named document belongs to the held-out split.
+    """True if the named document belongs to the held-out split.
 
-    Decided by a hash of the name alone, so a document stays on its side when others come or go, and a larger
-    `fraction` only ever adds documents to the held-out side.
+    Only a hash of the name decides. So a document stays in its split when other documents come or go, and a larger
+    `fraction` adds documents to the held-out split and takes none away.
     """
     digest = hashlib.sha256(name.encode()).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
 def shuffle_rank(seed: int, name: str) -> int:
-    """The 64-bit number by which a named document is sorted into the order of `seed`; no other document matters."""
+    """The 64-bit number that sorts a named document into the order of `seed`. It depends on no other document."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return int.from_bytes(digest[:8], "big")
 

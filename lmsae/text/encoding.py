@@ -1,23 +1,26 @@
-"""Encoding: documents of every kind as token ids, and what packing must know of a tokenizer."""
+"""Encoding: documents of every kind as token ids, and the facts about a tokenizer that packing needs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lmsae.errors import SourceError
 from lmsae.text.chat import encode_chats
-from lmsae.text.documents import AnyDocument, ChatDocument, Document, Encoded, LeftOut, TokenDocument
+from lmsae.text.documents import AnyDocument, ChatDocument, Document, EncodedDocument, Omission, TokenDocument
 from lmsae.text.packing import TokenizeConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase as Tokenizer
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What packing needs to know of a tokenizer.
+    """The facts about a tokenizer that packing needs.
 
-    The separator stands before each document: EOS as in the training of GPT-NeoX on the Pile, or BOS for want of it.
-    `special` are all tokens that are no text, `ends` those of them that begin and end documents.
+    The separator stands before each document: EOS as in the training of GPT-NeoX on the Pile, or BOS if there is no
+    EOS. `special` are all tokens that are no text. `ends` are those of them that begin or end documents.
     """
 
     d_vocab: int
@@ -27,14 +30,14 @@ class Vocabulary:
     ends: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, tokenizer: Any) -> "Vocabulary":
-        """Read it off a `transformers` tokenizer."""
-        bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    def from_tokenizer(cls, tokenizer: "Tokenizer") -> "Vocabulary":
+        """The facts about a `transformers` tokenizer."""
+        bos, eos, pad, unknown = (_id_of(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad", "unk"))
         bos = eos if bos is None else bos
         separator = bos if eos is None else eos
         ends = {token for token in (bos, eos, pad) if token is not None}
         added = {token for token, written in tokenizer.added_tokens_decoder.items() if written.special}
-        special = ends | added - {tokenizer.unk_token_id}  # text that the tokenizer does not know is text
+        special = ends | added - {unknown}  # text that the tokenizer does not know is text
         d_vocab = max(tokenizer.get_vocab().values()) + 1
         return cls(d_vocab, bos, separator, tuple(sorted(special)), tuple(sorted(ends)))
 
@@ -49,37 +52,38 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Turns documents into ids, and into masks where only some of their tokens are to be used.
+    """Turns documents into ids, and into masks where dictionaries may use only some of their tokens.
 
     Without a tokenizer documents must be ids already.
     """
 
-    tokenizer: Any
+    tokenizer: "Tokenizer | None"
     vocabulary: Vocabulary
     config: TokenizeConfig
 
-    def encode(self, batch: Sequence[AnyDocument]) -> list[Encoded | LeftOut]:
-        """The ids of each document as they are packed, separator included; the mask is None if all may be used.
+    def encode(self, batch: Sequence[AnyDocument]) -> list[EncodedDocument | Omission]:
+        """The ids of each document as they are packed, separator included. Their mask is None if all may be used.
 
-        `<|endoftext|>` written in a text stays ordinary text. Ids that the source held already are taken as they are,
-        but for special tokens at either end, since packing puts its own separators. A chat is what its template says.
+        `<|endoftext|>` written in a text stays ordinary text. Ids that the text source held already stay as they are,
+        without the special tokens at either end, since packing puts its own separators. A chat is what its template
+        makes of it.
         """
-        texts = iter(self._encoded_texts([document.text for document in batch if isinstance(document, Document)]))
-        chats = [document for document in batch if isinstance(document, ChatDocument)]
-        chats = iter(encode_chats(chats, self.tokenizer, self.config.chat_tokens) if chats else [])
-        encoded: list[Encoded | LeftOut] = []
+        texts = iter(self._tokenize([document.text for document in batch if isinstance(document, Document)]))
+        chats = iter(self._encode_chats([document for document in batch if isinstance(document, ChatDocument)]))
+        encoded: list[EncodedDocument | Omission] = []
         for document in batch:
             if isinstance(document, ChatDocument):
-                encoded.append(self._cut_chat(next(chats)))
+                encoded.append(self._fit_chat(next(chats)))
             elif isinstance(document, TokenDocument):
-                encoded.append(self._cut(self._given(document)))
+                encoded.append(self._fit(self._require_ids(document)))
             else:
-                encoded.append(self._cut(np.array(next(texts), np.int64)))
+                encoded.append(self._fit(np.array(next(texts), np.int64)))
         return encoded
 
-    def _encoded_texts(self, texts: list[str]) -> list[list[int]]:
+    def _tokenize(self, texts: list[str]) -> list[list[int]]:
         if not texts:
             return []
+        assert self.tokenizer is not None, "documents of text need a tokenizer"
         return self.tokenizer(
             texts,
             add_special_tokens=False,
@@ -89,9 +93,16 @@ class Encoder:
             return_attention_mask=False,
             return_token_type_ids=False,
             verbose=False,
-        )["input_ids"]
+        ).data["input_ids"]
 
-    def _given(self, document: TokenDocument) -> np.ndarray:
+    def _encode_chats(self, chats: Sequence[ChatDocument]) -> list[EncodedDocument | Omission]:
+        if not chats:
+            return []
+        assert self.tokenizer is not None, "conversations need a tokenizer"
+        return encode_chats(chats, self.tokenizer, self.config.chat_tokens)
+
+    def _require_ids(self, document: TokenDocument) -> np.ndarray:
+        """The ids of a document without the special tokens at either end. Raises SourceError for other vocabularies."""
         largest = max(document.ids, default=0)
         if largest >= self.vocabulary.d_vocab:
             raise SourceError(
@@ -102,22 +113,30 @@ class Encoder:
         kept = np.flatnonzero(~np.isin(ids, self.vocabulary.ends))
         return ids[kept[0] : kept[-1] + 1] if len(kept) else ids[:0]
 
-    def _cut(self, ids: np.ndarray) -> Encoded | LeftOut:
+    def _fit(self, ids: np.ndarray) -> EncodedDocument | Omission:
         """Ids with their separator or, packed by document, the beginning that fills a context."""
         if self.config.packing == "document":
-            return self._beginning(Encoded(ids))
+            return self._fill_context(EncodedDocument(ids))
         separator = self.vocabulary.separator
-        return Encoded(ids if separator is None else np.concatenate([[separator], ids]))
+        return EncodedDocument(ids if separator is None else np.concatenate([[separator], ids]))
 
-    def _cut_chat(self, chat: Encoded | LeftOut) -> Encoded | LeftOut:
+    def _fit_chat(self, chat: EncodedDocument | Omission) -> EncodedDocument | Omission:
         """A chat as its template begins and ends it or, packed by document, the beginning that fills a context."""
-        if isinstance(chat, LeftOut) or self.config.packing == "stream":
+        if isinstance(chat, Omission) or self.config.packing == "stream":
             return chat
-        begins_itself = self.config.prepend_bos and len(chat) > 0 and chat.ids[0] == self.vocabulary.bos
-        return self._beginning(chat[1:] if begins_itself else chat)
+        begins_with_bos = self.config.prepend_bos and len(chat) > 0 and chat.ids[0] == self.vocabulary.bos
+        return self._fill_context(chat[1:] if begins_with_bos else chat)
 
-    def _beginning(self, document: Encoded) -> Encoded | LeftOut:
+    def _fill_context(self, document: EncodedDocument) -> EncodedDocument | Omission:
+        """The beginning of a document that fills a context."""
         size = self.config.body
         if len(document) < size:
-            return LeftOut(f"its {len(document):,} tokens do not fill a context (tokenize.packing is document)")
+            return Omission(f"its {len(document):,} tokens do not fill a context (tokenize.packing is document)")
         return document[:size]
+
+
+def _id_of(tokenizer: "Tokenizer", name: str) -> int | None:
+    """The id of one of the tokenizer's special tokens, or None if it has no such token."""
+    found = getattr(tokenizer, name)
+    assert found is None or isinstance(found, int), f"{name} is {found!r}"
+    return found

@@ -1,22 +1,26 @@
-"""Local text: which files a path stands for, their digest, and the rows they hold."""
+"""Local files of text and of tables: those that a path stands for, their digest, and the values that they hold."""
 
 import csv
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from lmsae.errors import SourceError, suggest
 
 TABLES = frozenset({".jsonl", ".json", ".parquet", ".csv"})
 TEXTS = frozenset({".txt", ".md"})
 READABLE = f"readable are {', '.join(sorted(TABLES | TEXTS))}"
+WAYS_OUT = (
+    f"Set dataset.name to the right hub name, to a local file or folder ({READABLE}), or to builtin:python-stdlib, "
+    "which needs no network."
+)
+"""The end of an error message about a text that cannot be found."""
 
 
 def local_files(path: Path) -> list[Path]:
-    """The readable files that a local path stands for, sorted by name; hidden ones and other types are passed over.
+    """The readable files that a local path stands for, sorted by name. Hidden files and other types do not count.
 
     Raises SourceError when there is none.
     """
@@ -34,12 +38,12 @@ def local_files(path: Path) -> list[Path]:
 
 
 def holds_tables(path: Path) -> bool:
-    """Whether a local folder is a dataset in the sense of the `datasets` library: tables, with splits."""
+    """True if a path is a folder with tables in it, which the `datasets` library reads as a dataset with splits."""
     return path.is_dir() and any(file.suffix in TABLES for file in local_files(path))
 
 
-def name_in(path: Path, file: Path) -> str:
-    """A file's name within the path that it was found under."""
+def relative_name(path: Path, file: Path) -> str:
+    """The name of a file within the local path that a text is named by."""
     return file.name if file == path else file.relative_to(path).as_posix()
 
 
@@ -47,7 +51,7 @@ def digest_of_files(path: Path) -> str:
     """The identity of a local text: sha256 over names and bytes of its files, in the order of their names."""
     total = hashlib.sha256()
     for file in local_files(path):
-        name = name_in(path, file).encode()
+        name = relative_name(path, file).encode()
         for number in (len(name), file.stat().st_size):
             total.update(number.to_bytes(8, "big"))
         total.update(name)
@@ -65,7 +69,7 @@ def read_text(path: Path) -> str:
         raise SourceError(f"{path}: not UTF-8 text (byte {error.start}). Convert it, or leave it out.") from None
 
 
-def read_column(path: Path, column: str) -> Iterator[Any]:
+def read_column(path: Path, column: str) -> Iterator[object]:
     """Yield the values of one column of a .jsonl, .json, .parquet or .csv file, row by row.
 
     Raises SourceError for a column that is not there and for a file that is not what its name says.
@@ -74,7 +78,7 @@ def read_column(path: Path, column: str) -> Iterator[Any]:
         if path.suffix == ".parquet":
             yield from _parquet_column(path, column)
             return
-        rows = _csv_rows(path) if path.suffix == ".csv" else _json_rows(path)
+        rows: Iterator[object] = _csv_rows(path) if path.suffix == ".csv" else _json_rows(path)
         for number, row in enumerate(rows):
             if not isinstance(row, dict):
                 raise SourceError(f"{path}, row {number}: not an object with named columns but {type(row).__name__}.")
@@ -95,7 +99,7 @@ def require_column(column: str, columns: Iterable[str], where: str) -> None:
         )
 
 
-def _parquet_column(path: Path, column: str) -> Iterator[Any]:
+def _parquet_column(path: Path, column: str) -> Iterator[object]:
     from pyarrow import parquet
 
     with parquet.ParquetFile(path) as file:
@@ -104,14 +108,14 @@ def _parquet_column(path: Path, column: str) -> Iterator[Any]:
             yield from batch.column(0).to_pylist()
 
 
-def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _csv_rows(path: Path) -> Iterator[Mapping[str, object]]:
     csv.field_size_limit(sys.maxsize)  # the default refuses documents of more than 131,072 characters
     with path.open(encoding="utf-8-sig", newline="") as file:
         yield from csv.DictReader(file)
 
 
-def _json_rows(path: Path) -> Iterator[Any]:
-    """Rows of JSON lines; a .json file may instead be one array of objects."""
+def _json_rows(path: Path) -> Iterator[object]:
+    """Yield the rows of a file of JSON lines. A .json file may instead be one array of objects."""
     with path.open(encoding="utf-8-sig") as file:
         if path.suffix == ".json" and file.read(1024).lstrip().startswith("["):
             file.seek(0)

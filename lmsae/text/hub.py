@@ -1,120 +1,65 @@
-"""Datasets of the Hugging Face hub, and local folders laid out like one, read through the `datasets` library."""
+"""The datasets of the Hugging Face hub, pinned to a commit."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Iterator
 
-from lmsae.errors import LmsaeError, SourceError
-from lmsae.text.files import READABLE, require_column
+from lmsae.errors import SourceError
+from lmsae.runtime import hub
+from lmsae.text.dataset import DatasetConfig, ResolvedDataset
+from lmsae.text.documents import AnyDocument
+from lmsae.text.files import WAYS_OUT
+from lmsae.text.kind import COLUMNS_OF_ALL, COLUMNS_OF_SPLITS, COLUMNS_OF_VALUES, DigestLookup
+from lmsae.text.records import document_of
+from lmsae.text.splits import read_split
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
-PATIENCE = 5.0  # seconds that the hub gets to answer: a plan must not hang on it
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def commit_of(name: str, revision: str | None) -> str:
-    """The commit sha of a hub dataset's revision: asked of the hub, or of the local cache when that cannot be reached.
+class HubDataset:
+    """A dataset of the hub; its identity is its commit, which cannot change."""
 
-    Raises SourceError when neither knows it.
-    """
-    if revision and COMMIT.fullmatch(revision):
-        return revision
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+    holds_ids = False
+    can_change = False
 
-    at = f"dataset.name {name!r}"
-    try:
-        commit = HfApi().dataset_info(name, revision=revision, timeout=PATIENCE).sha
-    except HFValidationError:
-        raise SourceError(
-            f"{at}: no such local file or folder, and no possible name on the hub. {_ways_out()}"
-        ) from None
-    except GatedRepoError:
-        raise SourceError(
-            f"{at}: the hub asks for access first. Accept its terms there, then `hf auth login`."
-        ) from None
-    except RevisionNotFoundError:
-        raise SourceError(f"{at}: the dataset has no revision {revision!r}. Set dataset.revision.") from None
-    except RepositoryNotFoundError:
-        raise SourceError(f"{at}: neither a local file or folder nor a dataset on the hub. {_ways_out()}") from None
-    except Exception as error:  # the client's HTTP library, and with it the errors of a dead network, varies by version
-        commit = _cached_commit(name, revision)
-        if commit is None:
+    def recognizes(self, name: str) -> bool:
+        """True for every name but those of built-in texts."""
+        return not name.startswith("builtin:")
+
+    def columns(self, config: DatasetConfig) -> Collection[str]:
+        """All but the seed of games."""
+        return COLUMNS_OF_ALL | COLUMNS_OF_VALUES | COLUMNS_OF_SPLITS | {"revision"}
+
+    def digest(self, config: DatasetConfig, look_up: DigestLookup) -> str:
+        """The commit of the revision: asked of the hub, or of the local cache when the hub cannot be reached.
+
+        Raises SourceError when neither knows it.
+        """
+        name, revision = config.name, config.revision
+        if revision and _COMMIT.fullmatch(revision):
+            return revision
+        try:
+            return hub.ask_commit("dataset", name, revision)
+        except hub.Refused as error:
+            raise SourceError(f"dataset.name {name!r}: {_explain(error.reason, revision)}") from None
+        except hub.Unreachable as error:
+            if (cached := hub.cached_commit("dataset", name, revision)) is not None:
+                return cached
             raise SourceError(
-                f"{at}: no such local file or folder, the hub cannot be asked ({str(error).splitlines()[0]}), and its "
-                f"local cache does not hold it. {_ways_out()}"
+                f"dataset.name {name!r}: no such local file or folder, the hub cannot be asked ({error}), and its "
+                f"local cache does not hold it. {WAYS_OUT}"
             ) from error
-    assert commit is not None, "the hub names the commit of every revision"
-    return commit
+
+    def documents(self, dataset: ResolvedDataset) -> Iterator[AnyDocument]:
+        """The rows of the split."""
+        for row, value in enumerate(read_split(dataset, dataset.name, commit=dataset.digest)):
+            yield document_of(dataset, str(row), value)
 
 
-def dataset_values(
-    name: str, *, subset: str | None, split: str, commit: str | None, streaming: bool, column: str
-) -> Iterator[Any]:
-    """Yield one column of a dataset row by row; `name` is whatever `load_dataset` takes, `commit` None if local.
-
-    Code that a dataset brings along is never run. Raises SourceError for whatever the library cannot read.
-    """
-    import datasets
-
-    try:
-        with _quiet():
-            builder = datasets.load_dataset_builder(name, subset, revision=commit)
-            if commit and builder.hash != commit:  # offline, the library takes whichever commit it cached last
-                raise SourceError(
-                    f"dataset.name {name!r}: commit {commit} cannot be reached, the cache holds {builder.hash}. "
-                    "Set dataset.revision to that, or run where the hub can be reached."
-                )
-            rows: Any
-            if streaming:
-                rows = builder.as_streaming_dataset(split=split)
-            else:
-                builder.download_and_prepare()
-                rows = builder.as_dataset(split=split)
-            if rows.column_names:
-                require_column(column, rows.column_names, name)
-                rows = rows.select_columns([column])
-            for row in rows:
-                require_column(column, row, name)
-                yield row[column]
-    except LmsaeError:
-        raise
-    except Exception as error:  # its own, pyarrow's, fsspec's and the HTTP library's: no common root
-        cause = " ".join(str(error.__cause__ or error).split())
-        where = f"dataset.name {name!r}, subset {subset!r}, split {split!r}"
-        raise SourceError(f"{where}: the datasets library cannot read it ({cause}). {_ways_out()}") from error
-
-
-def _cached_commit(name: str, revision: str | None) -> str | None:
-    """The commit that the local hub cache holds of a revision; without one, of `main`, or else the newest."""
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
-    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="dataset")
-    reference = folder / "refs" / (revision or "main")
-    if reference.is_file():
-        return reference.read_text().strip()
-    snapshots = sorted((folder / "snapshots").glob("*"), key=lambda path: (path.stat().st_mtime, path.name))
-    return snapshots[-1].name if snapshots and revision is None else None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars of the library's own."""
-    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    shown = not are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            enable_progress_bars()
-
-
-def _ways_out() -> str:
-    return (
-        "Set dataset.name to the right hub name, to a local file or folder "
-        f"({READABLE}), or to builtin:python-stdlib, which needs no network."
-    )
+def _explain(reason: hub.Reason, revision: str | None) -> str:
+    """The hub's refusal as the end of an error message."""
+    return {
+        "name": f"no such local file or folder, and no possible name on the hub. {WAYS_OUT}",
+        "gated": "the hub asks for access first. Accept its terms there, then `hf auth login`.",
+        "revision": f"the dataset has no revision {revision!r}. Set dataset.revision.",
+        "repository": f"neither a local file or folder nor a dataset on the hub. {WAYS_OUT}",
+    }[reason]

@@ -2,8 +2,8 @@
 
     0.7*HuggingFaceFW/fineweb?subset=sample-10BT 0.3*allenai/WildChat-1M?messages_column=conversation
 
-Each text is shuffled, split and packed by itself, exactly as it would be alone; then whole contexts are interleaved. So
-a share is one of tokens, whatever the lengths of documents, and it is kept all along the stream.
+Each text is shuffled, split and packed by itself, exactly as it would be alone. Then whole contexts are interleaved. So
+a share is a share of the tokens, whatever the lengths of documents, and every stretch of the stream keeps it.
 """
 
 import math
@@ -30,38 +30,38 @@ class Part:
 
 
 def is_mixture(name: str) -> bool:
-    """Whether a `dataset.name` is written as a mixture: it begins with a weight and an asterisk."""
+    """True if a `dataset.name` is written as a mixture: it begins with a weight and an asterisk."""
     return _BEGINS.match(name) is not None
 
 
 def parts_of(name: str) -> list[Part]:
-    """The parts of a mixture, with weights that add up to one. Raises SourceError where one is not well written."""
-    parts = [_part(word) for word in name.split()]
+    """The parts of a mixture, with weights that add up to one. Raises SourceError for one that is not well written."""
+    parts = [_parse_part(word) for word in name.split()]
     total = math.fsum(part.weight for part in parts)
     return [Part(part.weight / total, part.name, part.fields) for part in parts]
 
 
 def interleave(weights: Sequence[float], available: Sequence[int], most: int | None) -> np.ndarray:
-    """Which source each context of a mixture comes from, int (contexts,).
+    """The number of the text that each context of a mixture comes from, int (contexts,).
 
-    The n-th context of a source is due at (n - 1/2) / weight, and contexts come as they are due (Webster's method). Of
-    any first j contexts a source of weight w has w * j, give or take half of 1 + (the number of sources) * w. The
-    mixture ends after `most` contexts, or where the first source has no context left that is due.
+    The n-th context of a text is due at (n - 1/2) / weight, and contexts come in the order in which they are due
+    (Webster's method). Of the first j contexts a text of weight w has w * j, give or take half of 1 + (the number of
+    texts) * w. The mixture ends after `most` contexts, or where a text has no context left when one is due.
     """
     counts = [count if most is None else min(count, most) for count in available]
     due = [(np.arange(count + 1) + 0.5) / weight for count, weight in zip(counts, weights, strict=True)]
     order = np.argsort(np.concatenate(due), kind="stable")
-    source = np.repeat(np.arange(len(counts)), [len(times) for times in due])[order]
-    exhausted = np.isin(order, np.cumsum([len(times) for times in due]) - 1)  # each source's last stands for its end
-    return source[: np.argmax(exhausted)][:most]
+    text = np.repeat(np.arange(len(counts)), [len(times) for times in due])[order]
+    exhausted = np.isin(order, np.cumsum([len(times) for times in due]) - 1)  # the last time of each stands for its end
+    return text[: np.argmax(exhausted)][:most]
 
 
-def first_exhausted(weights: Sequence[float], available: Sequence[int]) -> int:
-    """The source at whose end a mixture without a limit stops."""
+def find_first_exhausted(weights: Sequence[float], available: Sequence[int]) -> int:
+    """The number of the text that ends first in a mixture without a limit, and so ends the mixture."""
     return int(np.argmin((np.array(available) + 0.5) / np.array(weights)))
 
 
-def _part(word: str) -> Part:
+def _parse_part(word: str) -> Part:
     found = _WORD.fullmatch(word)
     try:
         weight = float(found["weight"]) if found else 0.0

@@ -1,19 +1,20 @@
 """Packing: documents of any length become contexts of one length, in a seeded order, train and held-out apart.
 
-As a `stream`, the ids of each document follow one separator; the documents of a split, in their shuffled order, form
-one stream; the stream is cut into contexts, each begun by BOS if wanted. The last, incomplete context is dropped.
+With `stream`, a separator stands before the ids of each document. The documents of a split, in their shuffled order,
+form one stream. The stream is cut into contexts, and BOS stands at the head of each if wanted. The last, incomplete
+context is dropped.
 
     stream     | sep a a a a a sep b b sep c c c c c ...
     contexts   bos sep a a a | bos a a sep b | bos b sep c c | ...
     documents    0   0 0 0 0 |   0 0 0   1 1 |   1 1   2 2 2 | ...
 
-By `document`, each context is the beginning of one document, without a separator. Of a mixture (mixing.py), each source
+With `document`, each context is the beginning of one document, without a separator. Each text of a mixture (mixing.py)
 is packed by itself, and whole contexts are interleaved.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal, Self, TypedDict
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -21,7 +22,7 @@ from pydantic import Field, model_validator
 from lmsae.config import Frozen
 from lmsae.errors import NotEnoughTokens
 from lmsae.runtime.disk import require_space
-from lmsae.text.mixing import first_exhausted, interleave
+from lmsae.text.mixing import find_first_exhausted, interleave
 from lmsae.text.spool import Spool
 from lmsae.text.tokens import CHUNK_TOKENS, Split, TokenWriter
 
@@ -29,7 +30,7 @@ ChatTokens = Literal["content", "assistant", "all"]
 
 
 class TokenizeConfig(Frozen):
-    """How text becomes contexts of token ids."""
+    """The columns that say how text becomes contexts of token ids."""
 
     context_size: int = Field(
         default=256, ge=2, description="Number of tokens in a context, BOS included. At most the model's maximum."
@@ -61,8 +62,8 @@ class TokenizeConfig(Frozen):
     tokens: int | None = Field(
         default=None,
         ge=1,
-        description="Largest number of training tokens, without the calibration split. Empty: all. Every source of a "
-        "mixture must hold its share of them; if empty, a mixture ends where its first source does.",
+        description="Largest number of training tokens, without the calibration split. Empty: all. Every text of a "
+        "mixture must hold its share of them; if empty, a mixture ends where its first text does.",
     )
     held_out_tokens: int = Field(default=200_000, ge=1, description="Largest number of tokens in the held-out split.")
     calibration_tokens: int = Field(
@@ -92,38 +93,62 @@ class TokenizeConfig(Frozen):
 
     @property
     def calibration_contexts(self) -> int:
+        """Contexts of the calibration split."""
         return -(-self.calibration_tokens // self.context_size)
 
     @property
     def most_train_contexts(self) -> int | None:
-        """Contexts of the training split at most, calibration ones included; None for no limit."""
+        """The most contexts of the training split, calibration ones included, or None without a limit."""
         return None if self.tokens is None else self.calibration_contexts + self.tokens // self.context_size
 
     @property
     def most_held_out_contexts(self) -> int:
+        """The most contexts of the held-out split."""
         return self.held_out_tokens // self.context_size
 
 
+class TextCounts(TypedDict):
+    """The counts of one text of a mixture."""
+
+    name: str
+    weight: float
+    documents: int
+    train_contexts: int
+    held_out_contexts: int
+
+
+class PackingCounts(TypedDict):
+    """The counts of the contexts and tokens that were packed."""
+
+    calibration_contexts: int
+    train_contexts: int
+    train_tokens: int
+    held_out_contexts: int
+    held_out_tokens: int
+    sources: list[TextCounts]
+
+
 @dataclass(frozen=True)
-class Spooled:
-    """A source that is read: its share of the tokens, and the ids of both splits that wait to be packed."""
+class SpooledText:
+    """A text that has been tokenized: its share of the tokens, and the ids of both splits, which wait to be packed."""
 
     name: str
     weight: float
     train: Spool
     held_out: Spool
 
-    def of(self, split: Split) -> Spool:
+    def spool(self, split: Split) -> Spool:
+        """The spool of a split."""
         return self.train if split == "train" else self.held_out
 
 
 def contexts_of(
     spools: Sequence[Spool], order: np.ndarray, config: TokenizeConfig, bos: int | None
 ) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield blocks of ids, of document indices and, of masked spools, of masks, each (contexts, context_size).
+    """Yield blocks of ids, of document indices and, if the spools have them, of masks, each (contexts, context_size).
 
-    `order` says which spool each context comes from. Documents are counted through all spools, one after the other.
-    BOS belongs to the document of what follows it.
+    `order` holds the number of the spool that each context comes from. Document indices count through all spools, one
+    after the other. BOS belongs to the document of the token behind it.
     """
     step = max(1, CHUNK_TOKENS // config.context_size)
     first_document = np.cumsum([0, *map(len, spools)])
@@ -131,37 +156,37 @@ def contexts_of(
     for begin in range(0, len(order), step):
         wanted = order[begin : begin + step]
         counts = np.bincount(wanted, minlength=len(spools))
-        rows = []
+        parts = []
         for number in np.flatnonzero(counts).tolist():
             span = (used[number] * config.body, (used[number] + counts[number]) * config.body)
             ids, documents, *mask = spools[number].read(*span)
-            rows.append((ids, documents + first_document[number], *mask))
+            parts.append((ids, documents + first_document[number], *mask))
         used += counts
-        back = np.argsort(np.argsort(wanted, kind="stable"))  # where each context of the block lies among the rows
-        block = [np.concatenate(part).reshape(-1, config.body)[back] for part in zip(*rows, strict=True)]
-        yield _begun(block, bos) if config.prepend_bos else tuple(block)
+        back = np.argsort(np.argsort(wanted, kind="stable"))  # from the order of the parts to that of the block
+        block = [np.concatenate(part).reshape(-1, config.body)[back] for part in zip(*parts, strict=True)]
+        yield _prepend_bos(block, bos) if config.prepend_bos else tuple(block)
 
 
-def pack(sources: Sequence[Spooled], config: TokenizeConfig, bos: int | None, writer: TokenWriter) -> dict[str, Any]:
-    """Write both splits; the counts of contexts and tokens that were written, and of each source's contexts.
+def pack(texts: Sequence[SpooledText], config: TokenizeConfig, bos: int | None, writer: TokenWriter) -> PackingCounts:
+    """Write both splits. Returns the counts of contexts and tokens, in all and of each text.
 
-    Raises NotEnoughTokens when a split would be empty or a source of a mixture cannot supply its share of
-    `tokenize.tokens`, NoSpaceError when the disk has not enough room.
+    Raises NotEnoughTokens when a split would be empty or a text of a mixture is shorter than its share of
+    `tokenize.tokens`, and NoSpaceError when the disk has too little room.
     """
     order = {
-        "train": _order(sources, "train", config, config.most_train_contexts),
-        "held_out": _order(sources, "held_out", config, config.most_held_out_contexts),
+        "train": _interleave(texts, "train", config, config.most_train_contexts),
+        "held_out": _interleave(texts, "held_out", config, config.most_held_out_contexts),
     }
-    _require_enough(sources, {split: len(contexts) for split, contexts in order.items()}, config)
-    if config.most_train_contexts is not None and len(sources) > 1 and len(order["train"]) < config.most_train_contexts:
-        raise _share_is_missing(sources, config, config.most_train_contexts)
+    _require_enough(texts, {split: len(contexts) for split, contexts in order.items()}, config)
+    if config.most_train_contexts is not None and len(texts) > 1 and len(order["train"]) < config.most_train_contexts:
+        raise _missing_share(texts, config, config.most_train_contexts)
     nbytes = sum(map(len, order.values())) * config.context_size * writer.bytes_per_token
     require_space(writer.directory, nbytes, "lower tokenize.tokens")
     splits: tuple[Split, ...] = ("train", "held_out")
     for split in splits:
-        blocks = contexts_of([source.of(split) for source in sources], order[split], config, bos)
+        blocks = contexts_of([text.spool(split) for text in texts], order[split], config, bos)
         writer.write_split(split, len(order[split]), config.context_size, blocks)
-    used = {split: np.bincount(order[split], minlength=len(sources)).tolist() for split in splits}
+    used = {split: np.bincount(order[split], minlength=len(texts)).tolist() for split in splits}
     return {
         "calibration_contexts": config.calibration_contexts,
         "train_contexts": len(order["train"]),
@@ -170,49 +195,50 @@ def pack(sources: Sequence[Spooled], config: TokenizeConfig, bos: int | None, wr
         "held_out_tokens": len(order["held_out"]) * config.context_size,
         "sources": [
             {
-                "name": source.name,
-                "weight": source.weight,
-                "documents": len(source.train) + len(source.held_out),
+                "name": text.name,
+                "weight": text.weight,
+                "documents": len(text.train) + len(text.held_out),
                 "train_contexts": used["train"][number],
                 "held_out_contexts": used["held_out"][number],
             }
-            for number, source in enumerate(sources)
+            for number, text in enumerate(texts)
         ],
     }
 
 
-def _begun(block: Sequence[np.ndarray], bos: int | None) -> tuple[np.ndarray, ...]:
-    """The parts of a block with BOS before each context."""
-    assert bos is not None, "Vocabulary refuses to go without one"
+def _prepend_bos(block: Sequence[np.ndarray], bos: int | None) -> tuple[np.ndarray, ...]:
+    """The ids, document indices and mask of a block, with BOS before each context."""
+    assert bos is not None, "Vocabulary.require_bos has been asked"
     ids, documents, *mask = block
     repeated = np.concatenate([documents[:, :1], documents], axis=1)
     return np.insert(ids, 0, bos, axis=1), repeated, *(np.insert(part, 0, True, axis=1) for part in mask)
 
 
-def _order(sources: Sequence[Spooled], split: Split, config: TokenizeConfig, most: int | None) -> np.ndarray:
-    available = [source.of(split).tokens // config.body for source in sources]
-    return interleave([source.weight for source in sources], available, most)
+def _interleave(texts: Sequence[SpooledText], split: Split, config: TokenizeConfig, most: int | None) -> np.ndarray:
+    available = [text.spool(split).tokens // config.body for text in texts]
+    return interleave([text.weight for text in texts], available, most)
 
 
-def _share_is_missing(sources: Sequence[Spooled], config: TokenizeConfig, wanted: int) -> NotEnoughTokens:
-    weights = [source.weight for source in sources]
-    available = [source.train.tokens // config.body for source in sources]
-    number = first_exhausted(weights, available)
-    share = np.bincount(interleave(weights, [wanted] * len(sources), wanted), minlength=len(sources))[number]
+def _missing_share(texts: Sequence[SpooledText], config: TokenizeConfig, wanted: int) -> NotEnoughTokens:
+    """The error for a mixture of which one text is shorter than its share."""
+    weights = [text.weight for text in texts]
+    available = [text.train.tokens // config.body for text in texts]
+    number = find_first_exhausted(weights, available)
+    share = np.bincount(interleave(weights, [wanted] * len(texts), wanted), minlength=len(texts))[number]
     possible = (len(interleave(weights, available, None)) - config.calibration_contexts) * config.context_size
     return NotEnoughTokens(
-        f"dataset.name, {sources[number].name!r}: its share of the training tokens, {weights[number]:.4g} of them, is "
+        f"dataset.name, {texts[number].name!r}: its share of the training tokens, {weights[number]:.4g} of them, is "
         f"{share * config.context_size:,} (tokenize.tokens is {config.tokens:,}, the calibration split comes on top); "
         f"its training text holds {available[number] * config.context_size:,}. Lower tokenize.tokens to "
-        f"{max(possible, 0):,} or this source's weight, read more of it, or leave tokenize.tokens empty: then the "
-        "mixture ends where its first source does."
+        f"{max(possible, 0):,} or this text's weight, read more of it, or leave tokenize.tokens empty: then the "
+        "mixture ends where its first text does."
     )
 
 
-def _require_enough(sources: Sequence[Spooled], counts: dict[str, int], config: TokenizeConfig) -> None:
+def _require_enough(texts: Sequence[SpooledText], counts: dict[str, int], config: TokenizeConfig) -> None:
     size, calibration = config.context_size, config.calibration_contexts
-    documents = {split: sum(len(source.of(split)) for source in sources) for split in ("train", "held_out")}
-    tokens = {split: sum(source.of(split).tokens for source in sources) for split in ("train", "held_out")}
+    documents = {split: sum(len(text.spool(split)) for text in texts) for split in ("train", "held_out")}
+    tokens = {split: sum(text.spool(split).tokens for text in texts) for split in ("train", "held_out")}
     if counts["train"] <= calibration:
         raise NotEnoughTokens(
             f"the training text holds {documents['train']:,} documents and {tokens['train']:,} tokens, "

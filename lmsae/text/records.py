@@ -1,52 +1,58 @@
-"""Rows of tables as documents: text, token ids or conversations. Nothing in a cell counts as an empty document.
+"""Rows of tables as documents: of text, of token ids, or conversations. A row without a value is an empty document.
 
-All raise SourceError for a value of another kind; `where` says in the message where the value stands.
+All functions raise SourceError for a value of another kind; in its message `where` names the row.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from lmsae.errors import SourceError
-from lmsae.text.documents import ChatDocument, Document, TokenDocument
+from lmsae.text.dataset import ResolvedDataset
+from lmsae.text.documents import AnyDocument, ChatDocument, Document, TokenDocument
 
 
-def text_document(name: str, value: Any, where: str) -> Document:
-    """A document of text, which must be encodable."""
-    return Document(name, _text(value, where))
+def document_of(dataset: ResolvedDataset, name: str, value: object) -> AnyDocument:
+    """The value of a row as a document of the kind that the dataset's column holds."""
+    where = f"dataset.name {dataset.name!r}, row {name}, column {dataset.values_column!r}"
+    if dataset.tokens_column:
+        return _token_document(name, value, where)
+    if dataset.messages_column:
+        return _chat_document(name, value, where)
+    return Document(name, _require_text(value, where))
 
 
-def token_document(name: str, value: Any, where: str) -> TokenDocument:
-    """A document of token ids, which must be non-negative integers."""
-    ids = _list(value, "token ids", where)
-    if not all(type(i) is int and i >= 0 for i in ids):
-        raise SourceError(f"{where}: expected a list of token ids, found {_shown(value)}.")
+def _token_document(name: str, value: object, where: str) -> TokenDocument:
+    """A document of token ids, which must be integers and not negative."""
+    given = _require_list(value, "token ids", where)
+    ids = [i for i in given if type(i) is int and i >= 0]
+    if len(ids) < len(given):
+        raise SourceError(f"{where}: expected a list of token ids, found {_show(value)}.")
     return TokenDocument(name, ids)
 
 
-def chat_document(name: str, value: Any, where: str) -> ChatDocument:
-    """A conversation: of each message the role and the content; what else it has (such as tool calls) is not read."""
+def _chat_document(name: str, value: object, where: str) -> ChatDocument:
+    """A conversation. Only the role and the content of each message are read, and not its tool calls, for example."""
     messages = []
-    for message in _list(value, "messages", where):
+    for message in _require_list(value, "messages", where):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str) or "content" not in message:
             raise SourceError(
-                f"{where}: expected messages such as {{'role': 'user', 'content': 'Hello'}}, found {_shown(message)}."
+                f"{where}: expected messages such as {{'role': 'user', 'content': 'Hello'}}, found {_show(message)}."
             )
-        messages.append({"role": message["role"], "content": _text(message["content"], where)})
+        messages.append({"role": message["role"], "content": _require_text(message["content"], where)})
     return ChatDocument(name, messages)
 
 
-def _list(value: Any, what: str, where: str) -> Sequence[Any]:
+def _require_list(value: object, what: str, where: str) -> Sequence[object]:
     if value is None:
         return []
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise SourceError(f"{where}: expected a list of {what}, found {_shown(value)}.")
+        raise SourceError(f"{where}: expected a list of {what}, found {_show(value)}.")
     return value
 
 
-def _text(value: Any, where: str) -> str:
+def _require_text(value: object, where: str) -> str:
     if value is not None and not isinstance(value, str):
         raise SourceError(
-            f"{where}: expected text, found {_shown(value)}. Is it dataset.tokens_column or dataset.messages_column "
+            f"{where}: expected text, found {_show(value)}. Is it dataset.tokens_column or dataset.messages_column "
             "you want?"
         )
     try:
@@ -56,6 +62,7 @@ def _text(value: Any, where: str) -> str:
     return value or ""
 
 
-def _shown(value: Any) -> str:
+def _show(value: object) -> str:
+    """A value for an error message, cut short if it is long."""
     text = repr(value)
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

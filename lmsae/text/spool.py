@@ -1,4 +1,4 @@
-"""A spool: the token ids of one split's documents, in a file without a name until all documents are known.
+"""A spool: the token ids of one split's documents, in a nameless file, until all documents are known.
 
 Memory holds 16 bytes a document.
 """
@@ -15,13 +15,13 @@ import numpy as np
 from lmsae.text.documents import shuffle_rank
 
 Ids = np.ndarray  # one-dimensional, of an unsigned dtype that holds the vocabulary
-Mask = np.ndarray  # bool, of the same shape: which of the ids training may use
+Mask = np.ndarray  # bool, of the same shape: true where training may use the token
 
 
 class Spool:
-    """Written document by document as they come, read back as one shuffled stream.
+    """A file that documents are appended to, and that is read back as one shuffled stream of tokens.
 
-    With `masked`, a mask is kept beside the ids.
+    With `masked`, it holds a mask beside the ids.
     """
 
     def __init__(self, directory: Path, dtype: np.dtype, seed: int, *, masked: bool = False) -> None:
@@ -41,11 +41,12 @@ class Spool:
         return len(self._lengths)
 
     @property
-    def masked(self) -> bool:
+    def has_mask(self) -> bool:
+        """True if a mask stands beside the ids."""
         return "mask" in (self._record.names or ())
 
     def append(self, name: str, ids: Ids, mask: Mask | None = None) -> None:
-        """Add a document: its name, which decides its place in the order, its ids, and their mask (None: all true)."""
+        """Add a document: its name, which decides its position in the order, its ids, and their mask (None: all)."""
         records = np.ones(len(ids), self._record)
         records["id"] = ids
         if mask is not None:
@@ -56,9 +57,10 @@ class Spool:
         self.tokens += len(ids)
 
     def read(self, begin: int, end: int) -> tuple[np.ndarray, ...]:
-        """Tokens `begin` to `end` of the shuffled stream: ids, documents' indices and, of a masked spool, the mask.
+        """Tokens `begin` to `end` of the shuffled stream: ids, document indices and, if there is one, the mask.
 
-        The index counts the documents of this spool in their shuffled order. Nothing may be appended any more.
+        An index counts the documents of this spool in their shuffled order. After the first read nothing may be
+        appended.
         """
         order, starts, ends = self._layout
         first, last = np.searchsorted(ends, begin, "right"), np.searchsorted(ends, end, "left") + 1
@@ -68,7 +70,7 @@ class Spool:
         pieces = [self._records(start, length) for start, length in zip(starts[first:last], lengths, strict=True)]
         records = np.concatenate(pieces)[span]
         documents = np.repeat(np.arange(first, last), lengths)[span]
-        return (records["id"], documents, records["mask"]) if self.masked else (records["id"], documents)
+        return (records["id"], documents, records["mask"]) if self.has_mask else (records["id"], documents)
 
     @cached_property
     def _length_of(self) -> np.ndarray:
@@ -76,13 +78,13 @@ class Spool:
 
     @cached_property
     def _layout(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """In shuffled order: the documents' numbers, where each lies in the file, and where each ends in the stream."""
+        """The documents in shuffled order: their numbers, their starts in the file, and their ends in the stream."""
         self._file.flush()
         order = np.argsort(np.frombuffer(self._ranks, np.uint64), kind="stable")
         starts = np.cumsum(self._length_of) - self._length_of
         return order, starts[order], np.cumsum(self._length_of[order])
 
     def _records(self, start: int, length: int) -> np.ndarray:
-        """Records by position; not mapped, so that a large file does not count as memory of this process."""
+        """Records by their position in the file. They are not mapped: that would count as memory of this process."""
         size = self._record.itemsize
         return np.frombuffer(os.pread(self._file.fileno(), length * size, start * size), self._record)

@@ -1,16 +1,20 @@
-"""The built-in corpus: the running interpreter's own standard library, as documents.
+"""The built-in text: the standard library of the running Python, as documents.
 
-Sources and pydoc topics, so that a fresh machine without a network has real text to work on. Left out: test
-packages, generated tables, and files with over-long lines, none of which reads like text that a person wrote.
+The documents are its source files and its pydoc topics, so a fresh machine without a network has real text to work on.
+Test packages, generated tables and files with very long lines are left out: they do not read like text that a person
+wrote.
 """
 
 import ast
 import os
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from lmsae.text.documents import Document
+from lmsae.text import documents
+from lmsae.text.dataset import STDLIB, DatasetConfig, ResolvedDataset
+from lmsae.text.documents import Document, digest_of
+from lmsae.text.kind import COLUMNS_OF_ALL, DigestLookup, key_of_files
 
 SKIPPED_PACKAGES = frozenset(
     {"__pycache__", "site-packages", "dist-packages", "_bundled", "idlelib", "lib2to3", "encodings", "pydoc_data"}
@@ -21,17 +25,43 @@ LONGEST_LINE = 300
 SHORTEST_DOCUMENT = 200
 
 
+class StandardLibrary:
+    """`builtin:python-stdlib`; its identity is a digest of its documents."""
+
+    name = STDLIB
+    holds_ids = False
+    can_change = True
+
+    def recognizes(self, name: str) -> bool:
+        """True for its own name."""
+        return name == self.name
+
+    def columns(self, config: DatasetConfig) -> Collection[str]:
+        """Only those of all texts."""
+        return COLUMNS_OF_ALL
+
+    def digest(self, config: DatasetConfig, look_up: DigestLookup) -> str:
+        """The digest of the documents."""
+        # The code below decides what counts as a document. When it changes, the documents may change too.
+        rules = [Path(__file__), Path(str(documents.__file__))]
+        return look_up(key_of_files([*rules, *stdlib_files()]), lambda: digest_of(stdlib_documents()))
+
+    def documents(self, dataset: ResolvedDataset) -> Iterator[Document]:
+        """The documents, in the order of their names."""
+        return stdlib_documents()
+
+
 def stdlib_documents(*, with_tests: bool = False) -> Iterator[Document]:
     """Yield the documents of `builtin:python-stdlib`, in the order of their names.
 
     `with_tests` adds the standard library's own test packages; only the recipe of the built-in model asks for them.
     """
-    documents = [*_sources(with_tests), *_topics()]
-    yield from sorted(documents, key=lambda document: document.name)
+    found = [*_source_files(with_tests), *_topics()]
+    yield from sorted(found, key=lambda document: document.name)
 
 
 def stdlib_files(*, with_tests: bool = False) -> Iterator[Path]:
-    """Yield every file that the documents are made of, or that was looked at and left out for its contents."""
+    """Yield every file whose contents decide about the documents, be it one of them or left out."""
     root, skipped = _root(), SKIPPED_PACKAGES if with_tests else SKIPPED_PACKAGES | TEST_PACKAGES
     for folder, subfolders, files in os.walk(root):
         subfolders[:] = [name for name in subfolders if name not in skipped]
@@ -43,7 +73,7 @@ def stdlib_files(*, with_tests: bool = False) -> Iterator[Path]:
 
 
 def is_test(name: str) -> bool:
-    """Whether the named document belongs to one of the standard library's test packages."""
+    """True if the named document belongs to one of the standard library's test packages."""
     return bool(TEST_PACKAGES & set(name.split("/")))
 
 
@@ -52,11 +82,11 @@ def _root() -> Path:
 
 
 def _topics_file() -> Path:
-    """The language reference that `pydoc` carries: one literal dict from topic to text."""
+    """The language reference that `pydoc` carries: a file that holds one dict from topic to text."""
     return _root() / "pydoc_data" / "topics.py"
 
 
-def _sources(with_tests: bool) -> Iterator[Document]:
+def _source_files(with_tests: bool) -> Iterator[Document]:
     for path in stdlib_files(with_tests=with_tests):
         if path == _topics_file():
             continue
@@ -67,7 +97,7 @@ def _sources(with_tests: bool) -> Iterator[Document]:
 
 
 def _topics() -> Iterator[Document]:
-    """The topics, read without running the file."""
+    """Yield the topics of pydoc, read without running their file."""
     if not _topics_file().is_file():
         return
     for node in ast.parse(_topics_file().read_text("utf-8")).body:

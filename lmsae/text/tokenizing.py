@@ -4,15 +4,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from lmsae.errors import SourceError
-from lmsae.text.documents import AnyDocument, LeftOut, TokenDocument, is_held_out
+from lmsae.text.documents import AnyDocument, Omission, TokenDocument, is_held_out
 from lmsae.text.encoding import Encoder
 from lmsae.text.mixing import interleave
-from lmsae.text.packing import Spooled, TokenizeConfig, pack
+from lmsae.text.packing import PackingCounts, SpooledText, TokenizeConfig, pack
 from lmsae.text.spool import Spool
 from lmsae.text.tokens import TokenWriter, dtype_of
 
@@ -21,11 +21,11 @@ BATCH_DOCUMENTS = 1024
 
 
 @dataclass(frozen=True)
-class Source:
-    """Documents to be tokenized: a whole text, or a part of a mixture with its share of the tokens.
+class TextSource:
+    """Documents to be tokenized: a whole text, or one text of a mixture with its share of the tokens.
 
-    With `stop_when_full` (for streams) reading ends once both splits can be filled to their limits; else all documents
-    take part in the shuffle before the limits cut it.
+    With `stop_when_full` (for streams) reading ends as soon as both splits can be filled to their limits. Otherwise all
+    documents are shuffled before the limits cut them.
     """
 
     documents: Iterable[AnyDocument]
@@ -34,38 +34,52 @@ class Source:
     stop_when_full: bool = False
 
 
+class DocumentCounts(TypedDict):
+    """The counts of documents that were tokenized, and of those that were left out."""
+
+    documents: int
+    left_out: int
+    characters: int
+    tokens: int
+
+
+class Counts(DocumentCounts, PackingCounts):
+    """Everything that tokenizing counts."""
+
+
 def tokenize(
-    sources: Sequence[Source],
+    sources: Sequence[TextSource],
     encoder: Encoder,
     out: Path,
     progress: Callable[[int], None] = lambda tokens: None,
     *,
     masked: bool = False,
-) -> dict[str, Any]:
-    """Tokenize and pack documents into `out/tokens.zarr`; returns what was counted.
+) -> Counts:
+    """Tokenize and pack documents into `out/tokens.zarr`. Returns the counts.
 
-    `progress` is told the tokens of each batch. `masked` says that some documents may have masks. Documents that cannot
-    be used (a chat that its template refuses; one shorter than a context that it should fill) are left out and counted.
-    Raises SourceError when no document is left or an id is beyond the vocabulary, NotEnoughTokens, NoSpaceError.
+    `progress` is called with the tokens of each batch. `masked` says that some documents may have masks. Documents that
+    cannot be used are left out and counted: a chat that its template refuses, or a document too short for the context
+    that it should fill. Raises SourceError when no document is left or an id is beyond the vocabulary, NotEnoughTokens,
+    and NoSpaceError.
     """
     config, vocabulary = encoder.config, encoder.vocabulary
     if config.prepend_bos:
         vocabulary.require_bos()
     writer = TokenWriter(out, vocabulary.d_vocab, masked=masked)
-    counts: dict[str, Any] = {"documents": 0, "left_out": 0, "characters": 0, "tokens": 0}
+    documents: DocumentCounts = {"documents": 0, "left_out": 0, "characters": 0, "tokens": 0}
     with ExitStack() as stack:
         spools = [
             stack.enter_context(Spool(out, dtype_of(vocabulary.d_vocab), config.seed, masked=masked))
             for _ in range(2 * len(sources))
         ]
-        spooled = [
-            Spooled(source.name, source.weight, train, held_out)
+        texts = [
+            SpooledText(source.name, source.weight, train, held_out)
             for source, train, held_out in zip(sources, spools[::2], spools[1::2], strict=True)
         ]
-        enough = _enough(sources, config)
-        for source, into, limits in zip(sources, spooled, enough, strict=True):
-            _read(source, into, limits if source.stop_when_full else None, encoder, counts, progress)
-        counts |= pack(spooled, config, vocabulary.bos, writer)
+        needed = _tokens_needed(sources, config)
+        for source, text, limits in zip(sources, texts, needed, strict=True):
+            _read(source, text, limits if source.stop_when_full else None, encoder, documents, progress)
+        counts: Counts = {**documents, **pack(texts, config, vocabulary.bos, writer)}
     writer.write_attributes(
         {
             "n_calibration_contexts": config.calibration_contexts,
@@ -79,7 +93,7 @@ def tokenize(
 
 
 def require_context(context_size: int, max_context: int | None) -> None:
-    """Raise SourceError when contexts are longer than the model reads; None means a model without a maximum."""
+    """Raise SourceError when contexts are longer than the model reads. None is a model without a maximum."""
     if max_context is not None and context_size > max_context:
         raise SourceError(
             f"tokenize.context_size {context_size:,}: the model reads at most {max_context:,} tokens. "
@@ -88,30 +102,33 @@ def require_context(context_size: int, max_context: int | None) -> None:
 
 
 def _read(
-    source: Source,
-    into: Spooled,
+    source: TextSource,
+    text: SpooledText,
     limits: tuple[int, int] | None,
     encoder: Encoder,
-    counts: dict[str, Any],
+    counts: DocumentCounts,
     progress: Callable[[int], None],
 ) -> None:
-    """Encode a source's documents into its spools, and add to the counts; with `limits`, no further than they need."""
+    """Encode the documents of a source into the spools of its text, and add them to the counts.
+
+    With `limits`, tokens of the train and of the held-out split, reading stops once both are reached.
+    """
     reason, before = "", counts["documents"]
     for batch in _batches(source.documents):
         tokens = 0
         for document, encoded in zip(batch, encoder.encode(batch), strict=True):
-            if isinstance(encoded, LeftOut):
+            if isinstance(encoded, Omission):
                 counts["left_out"] += 1
                 reason = f"; the last was left out: {encoded.reason}"
                 continue
-            spool = into.held_out if is_held_out(document.name, encoder.config.held_out_fraction) else into.train
+            spool = text.held_out if is_held_out(document.name, encoder.config.held_out_fraction) else text.train
             spool.append(document.name, encoded.ids, encoded.mask)
             counts["documents"] += 1
             counts["characters"] += 0 if isinstance(document, TokenDocument) else document.size
             tokens += len(encoded)
         counts["tokens"] += tokens
         progress(tokens)
-        if limits and into.train.tokens >= limits[0] and into.held_out.tokens >= limits[1]:
+        if limits and text.train.tokens >= limits[0] and text.held_out.tokens >= limits[1]:
             break
     if counts["documents"] == before:
         raise SourceError(
@@ -120,8 +137,8 @@ def _read(
         )
 
 
-def _enough(sources: Sequence[Source], config: TokenizeConfig) -> list[tuple[int, int] | None]:
-    """The tokens of each split that each source needs for the limits, or None if training has no limit."""
+def _tokens_needed(sources: Sequence[TextSource], config: TokenizeConfig) -> list[tuple[int, int] | None]:
+    """The tokens of both splits that each source must supply for the limits, or None if training has no limit."""
     if config.most_train_contexts is None:
         return [None] * len(sources)
     weights = [source.weight for source in sources]
@@ -133,7 +150,7 @@ def _enough(sources: Sequence[Source], config: TokenizeConfig) -> list[tuple[int
 
 
 def _batches(documents: Iterable[AnyDocument]) -> Iterator[list[AnyDocument]]:
-    """Batches that are large enough for the tokenizer's threads and small enough for memory."""
+    """Yield batches that are large enough for the tokenizer's threads and small enough for memory."""
     batch, size = [], 0
     for document in documents:
         batch.append(document)

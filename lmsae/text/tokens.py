@@ -1,14 +1,15 @@
-"""The tokens of an artifact on disk: a Zarr v3 group that any Zarr reader opens.
+"""The tokens of an artifact on disk: a Zarr v3 group that any Zarr library opens.
 
     tokens.zarr/  train               (contexts, context_size)  uint16 or uint32, the calibration contexts first
                   train_documents     (contexts, context_size)  int32, the document's index in the split's order
-                  train_mask          (contexts, context_size)  bool, only where some of the text is masked
+                  train_mask          (contexts, context_size)  bool, only if some of the text is masked
                   held_out            the same
                   held_out_documents
                   held_out_mask
     attributes    n_calibration_contexts, bos_token_id, special_token_ids, d_vocab, counts
 
-A token is usable unless its id is one of `special_token_ids` (none with tokenize.mask_special false) or its mask false.
+A token is usable unless its id is one of `special_token_ids` or its mask is false. With tokenize.mask_special false
+there are no `special_token_ids`.
 
 Every chunk carries a crc32c, which reading checks.
 """
@@ -16,15 +17,21 @@ Every chunk carries a crc32c, which reading checks.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from lmsae.config import JsonObject
 from lmsae.errors import DamagedArtifact, MissingArtifact, NotEnoughTokens
 
 TOKENS = "tokens.zarr"
 CHUNK_TOKENS = 2**20
 Split = Literal["train", "held_out"]
+Index = int | slice | np.ndarray | tuple[int | slice, int | slice]
+"""Contexts, or contexts and positions, of an array (contexts, context_size)."""
+
+if TYPE_CHECKING:
+    import zarr
 
 
 def dtype_of(d_vocab: int) -> np.dtype:
@@ -33,7 +40,7 @@ def dtype_of(d_vocab: int) -> np.dtype:
 
 
 class TokenWriter:
-    """Writes `directory/tokens.zarr`, anew; with `masked`, each split has a mask."""
+    """Writes a new `directory/tokens.zarr`. With `masked`, each split has a mask."""
 
     def __init__(self, directory: Path, d_vocab: int, *, masked: bool = False) -> None:
         import zarr
@@ -46,7 +53,7 @@ class TokenWriter:
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes at most of a token, its document's index and its mask."""
+        """The most bytes of a token, its document's index and its mask: compression may make them fewer."""
         return sum(dtype.itemsize for dtype in self._parts.values())
 
     def write_split(
@@ -54,7 +61,7 @@ class TokenWriter:
     ) -> None:
         """Write a split from blocks of (ids, document indices) or, with masks, (ids, document indices, mask).
 
-        Each block is a whole number of chunks but for the last.
+        Each block but the last is a whole number of chunks.
         """
         shape = (contexts, context_size)
         arrays = [self._array(f"{split}{suffix}", shape, dtype) for suffix, dtype in self._parts.items()]
@@ -66,10 +73,11 @@ class TokenWriter:
             begin = end
         assert begin == contexts, (begin, contexts)
 
-    def write_attributes(self, attributes: dict[str, Any]) -> None:
+    def write_attributes(self, attributes: JsonObject) -> None:
+        """Write the attributes of the group."""
         self._group.attrs.update(attributes)
 
-    def _array(self, name: str, shape: tuple[int, int], dtype: np.dtype) -> Any:
+    def _array(self, name: str, shape: tuple[int, int], dtype: np.dtype) -> "zarr.Array":
         from zarr.codecs import Crc32cCodec, ZstdCodec
 
         return self._group.create_array(
@@ -84,18 +92,18 @@ class TokenWriter:
 
 
 class TokenArray:
-    """A two-dimensional array on disk, read a slice at a time: `array[10:20]` is numpy."""
+    """An array (contexts, context_size) on disk. A slice of it, such as `array[10:20]`, is read and is numpy."""
 
-    def __init__(self, array: Any) -> None:
+    def __init__(self, array: "zarr.Array") -> None:
         self._array = array
-        self.shape: tuple[int, int] = array.shape
-        self.dtype: np.dtype = array.dtype
+        contexts, context_size = array.shape
+        self.shape, self.dtype = (contexts, context_size), array.dtype
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, index: Any) -> np.ndarray:
-        """Raises DamagedArtifact when the bytes on disk are not those that were written."""
+    def __getitem__(self, index: Index) -> np.ndarray:
+        """Read a part. Raises DamagedArtifact when the bytes on disk are not those that were written."""
         try:
             return np.asarray(self._array[index])
         except (ValueError, RuntimeError) as error:
@@ -109,8 +117,8 @@ class TokenArray:
 class TokenSet:
     """Packed contexts, train and held-out; all arrays are (contexts, context_size) and read lazily.
 
-    The first `calibration_contexts` of `train` are for norm and init and never trained on. Masks are None where all
-    text is usable.
+    The first `calibration_contexts` of `train` are for norm and init, and no dictionary trains on them. Masks are None
+    if all text is usable.
     """
 
     train: TokenArray
@@ -121,7 +129,7 @@ class TokenSet:
     bos_token_id: int | None
     special_token_ids: tuple[int, ...]
     d_vocab: int
-    counts: dict[str, Any]
+    counts: JsonObject
     train_mask: TokenArray | None = None
     held_out_mask: TokenArray | None = None
 
@@ -132,9 +140,9 @@ class TokenSet:
     def usable(
         self, split: Split, contexts: slice = slice(None), skip_first: int = 0, skip_last: int = 0
     ) -> np.ndarray:
-        """Which positions hold text to be used, bool (contexts, context_size): not special tokens, not masked.
+        """The mask of the usable tokens, bool (contexts, context_size): neither special nor masked ones.
 
-        The first `skip_first` and the last `skip_last` positions of every context are not used either. Raises
+        The first `skip_first` and the last `skip_last` positions of every context are not usable either. Raises
         NotEnoughTokens when that leaves no position.
         """
         if skip_first + skip_last >= self.context_size:
@@ -158,10 +166,10 @@ def open_tokens(directory: Path) -> TokenSet:
     try:
         group = zarr.open_group(directory / TOKENS, mode="r")
         arrays = {
-            name: TokenArray(group[name]) for name in ("train", "held_out", "train_documents", "held_out_documents")
+            name: _array_of(group, name) for name in ("train", "held_out", "train_documents", "held_out_documents")
         }
-        arrays |= {name: TokenArray(group[name]) for name in ("train_mask", "held_out_mask") if name in group}
-        attributes: dict[str, Any] = dict(group.attrs)
+        arrays |= {name: _array_of(group, name) for name in ("train_mask", "held_out_mask") if name in group}
+        attributes: JsonObject = dict(group.attrs)
         return TokenSet(
             **arrays,
             calibration_contexts=attributes["n_calibration_contexts"],
@@ -172,3 +180,13 @@ def open_tokens(directory: Path) -> TokenSet:
         )
     except (FileNotFoundError, KeyError) as error:
         raise MissingArtifact(f"{directory / TOKENS}: no finished token set there ({error}). Make it again.") from None
+
+
+def _array_of(group: "zarr.Group", name: str) -> TokenArray:
+    """An array of the group. Raises KeyError if there is none of that name."""
+    import zarr
+
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise KeyError(name)
+    return TokenArray(array)

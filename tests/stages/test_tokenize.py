@@ -11,8 +11,9 @@ from lmsae.lm import resolve as resolve_model
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages import tokenize
 from lmsae.stages.stage import Job
-from lmsae.text.dataset import DatasetConfig, resolve
+from lmsae.text.dataset import DatasetConfig
 from lmsae.text.packing import TokenizeConfig
+from lmsae.text.resolving import resolve
 from lmsae.text.tokens import TokenSet, open_tokens
 from tests.miniature import write_model, write_text
 

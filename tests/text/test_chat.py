@@ -11,10 +11,10 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from lmsae.errors import SourceError
 from lmsae.text.chat import content_spans, encode_chats
-from lmsae.text.documents import ChatDocument, Document, Encoded, LeftOut
+from lmsae.text.documents import ChatDocument, Document, EncodedDocument, Omission
 from lmsae.text.encoding import Encoder, Vocabulary
 from lmsae.text.packing import ChatTokens, TokenizeConfig
-from lmsae.text.tokenizing import Source, tokenize
+from lmsae.text.tokenizing import TextSource, tokenize
 from lmsae.text.tokens import open_tokens
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -61,7 +61,7 @@ def whole_ids(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
 def wanted_texts(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]], which: ChatTokens) -> list[str]:
     """The text of each run of tokens that may be used."""
     (encoded,) = encode_chats([ChatDocument("chat", messages)], tokenizer, which)
-    assert isinstance(encoded, Encoded)
+    assert isinstance(encoded, EncodedDocument)
     assert encoded.mask is not None
     edges = np.flatnonzero(np.diff(encoded.mask.astype(int), prepend=0, append=0)).reshape(-1, 2)
     return [str(tokenizer.decode(encoded.ids[begin:end])) for begin, end in edges]
@@ -71,7 +71,7 @@ def test_ids_are_those_that_the_template_gives(with_template: Callable) -> None:
     tokenizer = with_template(CHATML)
     for which in ("content", "assistant", "all"):
         (encoded,) = encode_chats([ChatDocument("chat", CHAT)], tokenizer, which)
-        assert isinstance(encoded, Encoded)
+        assert isinstance(encoded, EncodedDocument)
         assert encoded.ids.tolist() == whole_ids(tokenizer, CHAT)
         assert (encoded.mask is None) == (which == "all")
 
@@ -122,8 +122,8 @@ def test_contents_that_cannot_be_found_are_an_error(with_template: Callable) -> 
 def test_a_chat_that_the_template_refuses_is_left_out_with_its_reason(with_template: Callable) -> None:
     refused = ChatDocument("two users", [CHAT[0], CHAT[2]])
     left_out, kept = encode_chats([refused, ChatDocument("chat", CHAT)], with_template(TURNS), "content")
-    assert isinstance(kept, Encoded)
-    assert left_out == LeftOut("its chat template says 'roles must take turns'")
+    assert isinstance(kept, EncodedDocument)
+    assert left_out == Omission("its chat template says 'roles must take turns'")
 
 
 def test_a_tokenizer_without_a_template_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -135,7 +135,7 @@ def test_a_slow_tokenizer_has_no_masks_but_may_use_all_tokens() -> None:
     slow = ByT5Tokenizer()
     slow.chat_template = CHATML
     (encoded,) = encode_chats([ChatDocument("chat", CHAT)], slow, "all")
-    assert isinstance(encoded, Encoded)
+    assert isinstance(encoded, EncodedDocument)
     assert encoded.ids.tolist() == whole_ids(slow, CHAT)
     with pytest.raises(SourceError, match=r"slow one.*Set it to all"):
         encode_chats([ChatDocument("chat", CHAT)], slow, "content")
@@ -146,8 +146,10 @@ def test_masks_reach_the_artifact_beside_text_that_is_all_used(tmp_path: Path, w
     config = TokenizeConfig(context_size=16, calibration_tokens=16, held_out_fraction=0.3)
     chats = [ChatDocument(str(n), [{"role": "user", "content": f"the text {n}"}, CHAT[3]]) for n in range(80)]
     texts = [Document(str(n), "the language model reads the text and the dictionary") for n in range(80)]
-    sources = [Source(chats, "chats", 0.5), Source(texts, "texts", 0.5)]
-    encoder = Encoder(tokenizer, Vocabulary.of(tokenizer), config.model_copy(update={"chat_tokens": "assistant"}))
+    sources = [TextSource(chats, "chats", 0.5), TextSource(texts, "texts", 0.5)]
+    encoder = Encoder(
+        tokenizer, Vocabulary.from_tokenizer(tokenizer), config.model_copy(update={"chat_tokens": "assistant"})
+    )
     tokenize(sources, encoder, tmp_path, masked=True)
     found = open_tokens(tmp_path)
     start = tokenizer.convert_tokens_to_ids("<|im_start|>")
@@ -168,7 +170,9 @@ def test_packed_by_document_a_chat_does_not_begin_with_two_bos(tmp_path: Path, w
     tokenizer = with_template(TURNS)
     config = TokenizeConfig(context_size=8, calibration_tokens=8, held_out_fraction=0.3, packing="document")
     chats = [ChatDocument(str(n), CHAT) for n in range(40)]
-    tokenize([Source(chats)], Encoder(tokenizer, Vocabulary.of(tokenizer), config), tmp_path, masked=True)
+    tokenize(
+        [TextSource(chats)], Encoder(tokenizer, Vocabulary.from_tokenizer(tokenizer), config), tmp_path, masked=True
+    )
     found = open_tokens(tmp_path)
     wanted = whole_ids(tokenizer, CHAT)[:8]
     assert (found.train[:] == wanted).all()

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,14 @@ from pydantic import ValidationError
 
 from lmsae.config import canonical_json
 from lmsae.errors import SourceError
-from lmsae.text.dataset import (
-    DatasetConfig,
-    DigestCache,
-    ResolvedDataset,
-    ResolvedMixture,
-    compute_now,
-    documents,
-    resolve,
-)
+from lmsae.text.dataset import DatasetConfig, ResolvedDataset, ResolvedMixture
 from lmsae.text.documents import AnyDocument, ChatDocument, Document, TokenDocument, digest_of
-from lmsae.text.stdlib import stdlib_documents
+from lmsae.text.hub import HubDataset
+from lmsae.text.kind import DigestLookup
+from lmsae.text.local import LocalText
+from lmsae.text.othello import OthelloGames
+from lmsae.text.resolving import KINDS, compute_now, documents, holds_ids, kind_of, resolve
+from lmsae.text.stdlib import StandardLibrary, stdlib_documents
 
 ROWS = [{"text": "first\nline", "n": 1, "ids": [3, 4]}, {"text": "sécond", "n": 2, "ids": [5]}]
 LONG = "x" * 200_000
@@ -47,8 +45,8 @@ def write_table(path: Path) -> Path:
     return path
 
 
-def resolved(name: Path | str, cached: DigestCache = compute_now, **columns: object) -> ResolvedDataset:
-    found = resolve(DatasetConfig.model_validate({"name": str(name), **columns}), cached)
+def resolved(name: Path | str, look_up: DigestLookup = compute_now, **columns: object) -> ResolvedDataset:
+    found = resolve(DatasetConfig.model_validate({"name": str(name), **columns}), look_up)
     assert isinstance(found, ResolvedDataset)
     return found
 
@@ -210,9 +208,52 @@ def test_columns_that_mean_nothing_for_a_text_are_refused(tmp_path: Path) -> Non
         resolve(DatasetConfig(revision="main", tokens_column="ids"))
 
 
-def test_an_unknown_built_in_text_is_a_fault_of_the_config() -> None:
-    with pytest.raises(ValidationError, match="there are builtin:python-stdlib and builtin:othello"):
-        DatasetConfig(name="builtin:stdlib")
+def test_an_unknown_built_in_text_is_refused_with_those_there_are() -> None:
+    with pytest.raises(SourceError, match="there are builtin:python-stdlib and builtin:othello; did you mean"):
+        resolved("builtin:python-std")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("builtin:python-stdlib", StandardLibrary),
+        ("builtin:othello", OthelloGames),
+        ("/no/such/folder", LocalText),
+        ("~/text.md", LocalText),
+        ("tests", LocalText),
+        ("table.jsonl", LocalText),
+        ("owner/name", HubDataset),
+    ],
+)
+def test_a_name_decides_the_kind_of_text(name: str, kind: type) -> None:
+    assert isinstance(kind_of(name), kind)
+
+
+class Alphabet:
+    """A fifth kind of text: one letter a document."""
+
+    holds_ids = False
+    can_change = False
+
+    def recognizes(self, name: str) -> bool:
+        return name == "builtin:alphabet"
+
+    def columns(self, config: DatasetConfig) -> Collection[str]:
+        return {"name", "documents"}
+
+    def digest(self, config: DatasetConfig, look_up: DigestLookup) -> str:
+        return "abc"
+
+    def documents(self, dataset: ResolvedDataset) -> Iterator[AnyDocument]:
+        return (Document(letter, letter) for letter in "abcdefghijklmnopqrstuvwxyz")
+
+
+def test_a_further_kind_of_text_is_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmsae.text.resolving.KINDS", (Alphabet(), *KINDS))
+    assert resolved("builtin:alphabet").digest == "abc"
+    assert read("builtin:alphabet", documents=2) == [Document("a", "a"), Document("b", "b")]
+    with pytest.raises(SourceError, match=r"has no dataset\.split, dataset\.seed"):
+        resolved("builtin:alphabet", split="test", seed=1)
 
 
 def test_the_built_in_text_resolves_to_the_digest_of_its_documents() -> None:
@@ -294,7 +335,7 @@ def test_a_name_that_can_be_neither_file_nor_dataset_is_refused(name: str) -> No
 
 
 def test_a_hub_that_cannot_be_reached_fails_in_seconds_and_says_what_to_do() -> None:
-    code = "from lmsae.text.dataset import *; resolve(DatasetConfig(name='owner/name'))"
+    code = "from lmsae.text.resolving import *; resolve(DatasetConfig(name='owner/name'))"
     dead = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
     begun = time.monotonic()
     result = subprocess.run([sys.executable, "-c", code], env=dead, capture_output=True, text=True, check=False)
@@ -329,7 +370,7 @@ def test_a_commit_that_cannot_be_fetched_is_an_error() -> None:
 
 def test_the_plan_can_import_this_room_without_heavy_libraries() -> None:
     code = (
-        "import sys, lmsae.text.dataset, lmsae.text.packing; "
+        "import sys, lmsae.text.resolving, lmsae.text.packing; "
         "print({'torch', 'transformers', 'datasets', 'zarr', 'pyarrow', 'huggingface_hub'} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -417,7 +458,7 @@ def test_games_are_a_text_of_ids_of_which_one_says_how_many() -> None:
     games = read("builtin:othello", documents=3, seed=1)
     assert [len(game.ids) for game in games if isinstance(game, TokenDocument)] == [60, 60, 60]
     assert resolved("builtin:othello", documents=3).digest != resolved("builtin:othello", documents=3, seed=1).digest
-    assert resolved("builtin:othello", documents=3).holds_ids
+    assert holds_ids(resolved("builtin:othello", documents=3))
     with pytest.raises(SourceError, match=r"set dataset\.documents to the number of games"):
         resolved("builtin:othello")
     with pytest.raises(SourceError, match=r"has no dataset\.split, dataset\.column"):

@@ -66,7 +66,8 @@ def read(home: Path, code: str, **environment: str) -> list:
     program = f"""
 import json, warnings
 from lmsae.errors import SourceError
-from lmsae.text.dataset import DatasetConfig, ResolvedDataset, documents, resolve
+from lmsae.text.dataset import DatasetConfig, ResolvedDataset
+from lmsae.text.resolving import documents, resolve
 warnings.simplefilter("error")
 found = []
 def attempt(make):

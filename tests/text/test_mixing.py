@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from lmsae.errors import NotEnoughTokens, SourceError
 from lmsae.text.documents import TokenDocument
 from lmsae.text.encoding import Encoder, Vocabulary
-from lmsae.text.mixing import first_exhausted, interleave, is_mixture, parts_of
+from lmsae.text.mixing import find_first_exhausted, interleave, is_mixture, parts_of
 from lmsae.text.packing import TokenizeConfig
-from lmsae.text.tokenizing import Source, tokenize
+from lmsae.text.tokenizing import Counts, TextSource, tokenize
 from lmsae.text.tokens import TokenSet, open_tokens
 
 CONFIG = TokenizeConfig(context_size=8, calibration_tokens=32, held_out_fraction=0.2, held_out_tokens=10**6)
@@ -28,10 +28,10 @@ def documents(source: str, count: int) -> list[TokenDocument]:
 
 def tokenized(
     folder: Path, config: TokenizeConfig = CONFIG, *, stream: bool = False, **weights: float
-) -> tuple[TokenSet, dict]:
+) -> tuple[TokenSet, Counts]:
     folder.mkdir()
     sources = [
-        Source(documents(name, 20_000 // LENGTHS[name]), name, weight, stop_when_full=stream)
+        TextSource(documents(name, 20_000 // LENGTHS[name]), name, weight, stop_when_full=stream)
         for name, weight in weights.items()
     ]
     counts = tokenize(sources, Encoder(None, VOCABULARY, config), folder)
@@ -66,7 +66,7 @@ def test_a_single_source_is_all_there_is() -> None:
 def test_a_mixture_ends_where_its_first_source_does() -> None:
     order = interleave([0.75, 0.25], [9, 1000], None)
     assert np.bincount(order).tolist() == [9, 3]
-    assert first_exhausted([0.75, 0.25], [9, 1000]) == 0
+    assert find_first_exhausted([0.75, 0.25], [9, 1000]) == 0
 
 
 def test_weights_are_shares_of_the_tokens_of_the_right_source(tmp_path: Path) -> None:

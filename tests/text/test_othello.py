@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 
 from lmsae.text import othello
-from lmsae.text.othello import BLACK, BLOCK, CENTRE, D_VOCAB, SQUARES, WHITE, after, legal_moves, othello_games, play
+from lmsae.text.othello import (
+    BLACK,
+    BLOCK,
+    CENTRE,
+    D_VOCAB,
+    SQUARES,
+    WHITE,
+    legal_moves,
+    othello_games,
+    play,
+    play_move,
+)
 
 START = "...........................WB......BW..........................."
 DIRECTIONS = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if (down, right) != (0, 0)]
@@ -67,7 +78,7 @@ def test_the_positions_after_five_moves_are_as_many_as_is_known() -> None:
         legal = legal_moves(own, other)
         bits = np.unpackbits(legal.view(np.uint8).reshape(-1, 8), axis=1, bitorder="little")
         position, square = np.nonzero(bits)
-        own, other = after(own[position], other[position], np.uint64(1) << square.astype(np.uint64))
+        own, other = play_move(own[position], other[position], np.uint64(1) << square.astype(np.uint64))
         counts.append(len(square))
     assert counts == [4, 12, 56, 244, 1396]
 
@@ -113,8 +124,8 @@ def test_a_game_is_a_function_of_its_number_and_the_seed() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 64])
-def test_any_bit_finds_each_bit_of_a_board_and_no_other(count: int) -> None:
+def test_draw_bit_finds_each_bit_of_a_board_and_no_other(count: int) -> None:
     random = np.random.default_rng(0)
     squares = random.permutation(64)[:count]
     board = np.full(5000, sum(1 << int(square) for square in squares), np.uint64)
-    assert set(othello._any_bit(board, random).tolist()) == set(squares.tolist())
+    assert set(othello._draw_bit(board, random).tolist()) == set(squares.tolist())

@@ -1,6 +1,7 @@
 """Packing is tested as a law: what goes in comes out, in order, once, on the right side."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from lmsae.errors import DamagedArtifact, MissingArtifact, NoSpaceError, NotEnoughTokens
-from lmsae.text import spool, tokens
+from lmsae.text import packing, spool, tokens
 from lmsae.text.documents import is_held_out, shuffle_rank
 from lmsae.text.mixing import interleave
-from lmsae.text.packing import Spooled, TokenizeConfig, contexts_of, pack
+from lmsae.text.packing import SpooledText, TokenizeConfig, contexts_of, pack
 from lmsae.text.spool import Spool
 from lmsae.text.tokens import TokenSet, TokenWriter, dtype_of, open_tokens
 
@@ -38,7 +39,7 @@ def packed(directory: Path, train: dict, held_out: dict, config: TokenizeConfig)
     directory.mkdir(exist_ok=True)
     writer = TokenWriter(directory, 60_000)
     with spool_of(directory, train, config.seed) as one, spool_of(directory, held_out, config.seed) as other:
-        counts = pack([Spooled("text", 1.0, one, other)], config, BOS, writer)
+        counts = pack([SpooledText("text", 1.0, one, other)], config, BOS, writer)
     writer.write_attributes(
         {
             "n_calibration_contexts": config.calibration_contexts,
@@ -184,7 +185,9 @@ def test_ids_take_two_bytes_while_that_is_enough(d_vocab: int, dtype: str) -> No
 
 
 def test_too_little_training_text_says_how_much_there_is_and_what_to_lower(tmp_path: Path) -> None:
-    with pytest.raises(NotEnoughTokens, match=r"3 documents and 33 tokens, 4 contexts of 8; 4 contexts") as caught:
+    with pytest.raises(
+        NotEnoughTokens, match=r"3 documents and 33 tokens, 4 contexts of 8; the calibration.*takes 4"
+    ) as caught:
         packed(tmp_path, numbered(3), numbered(5), TokenizeConfig(context_size=8, calibration_tokens=32))
     assert "tokenize.calibration_tokens" in str(caught.value)
 

@@ -9,25 +9,25 @@ import pytest
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from lmsae.errors import SourceError
-from lmsae.text.documents import AnyDocument, Document, Encoded, TokenDocument, is_held_out, shuffle_rank
+from lmsae.text.documents import AnyDocument, Document, EncodedDocument, TokenDocument, is_held_out, shuffle_rank
 from lmsae.text.encoding import Encoder, Vocabulary
 from lmsae.text.packing import TokenizeConfig
-from lmsae.text.tokenizing import Source, require_context, tokenize
+from lmsae.text.tokenizing import TextSource, require_context, tokenize
 from lmsae.text.tokens import open_tokens
 
 CONFIG = TokenizeConfig(context_size=16, calibration_tokens=64, held_out_fraction=0.3)
 
 
 def encoder_of(tokenizer: Any, config: TokenizeConfig = CONFIG) -> Encoder:
-    return Encoder(tokenizer, Vocabulary.of(tokenizer), config)
+    return Encoder(tokenizer, Vocabulary.from_tokenizer(tokenizer), config)
 
 
 def encode(batch: Sequence[AnyDocument], tokenizer: Any) -> list[np.ndarray]:
     """The ids of documents as they are packed, but for separators."""
-    bare = Encoder(tokenizer, replace(Vocabulary.of(tokenizer), separator=None), CONFIG)
+    bare = Encoder(tokenizer, replace(Vocabulary.from_tokenizer(tokenizer), separator=None), CONFIG)
     encoded = bare.encode(batch)
-    assert all(isinstance(document, Encoded) for document in encoded)
-    return [document.ids for document in encoded if isinstance(document, Encoded)]
+    assert all(isinstance(document, EncodedDocument) for document in encoded)
+    return [document.ids for document in encoded if isinstance(document, EncodedDocument)]
 
 
 def texts(count: int) -> list[Document]:
@@ -36,7 +36,7 @@ def texts(count: int) -> list[Document]:
 
 def test_each_split_decodes_to_its_own_documents(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     documents = texts(60)
-    counts = tokenize([Source(documents)], encoder_of(tokenizer), tmp_path)
+    counts = tokenize([TextSource(documents)], encoder_of(tokenizer), tmp_path)
     found = open_tokens(tmp_path)
     for split, side in (("train", False), ("held_out", True)):
         wanted = [document for document in documents if is_held_out(document.name, 0.3) is side]
@@ -57,7 +57,7 @@ def test_each_split_decodes_to_its_own_documents(tmp_path: Path, tokenizer: PreT
 
 def test_progress_adds_up_to_the_tokens_of_the_documents(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     told: list[int] = []
-    counts = tokenize([Source(texts(2000))], encoder_of(tokenizer), tmp_path, told.append)
+    counts = tokenize([TextSource(texts(2000))], encoder_of(tokenizer), tmp_path, told.append)
     ids = tokenizer([document.text for document in texts(2000)])["input_ids"]
     assert sum(told) == counts["tokens"] == sum(map(len, ids)) + len(ids)  # each has its separator
     assert len(told) == 2
@@ -82,7 +82,7 @@ def test_a_tokenizer_saved_with_truncation_and_padding_still_gives_whole_documen
 
 def test_a_slow_tokenizer_works_too_and_keeps_special_tokens_as_text() -> None:
     slow = ByT5Tokenizer()
-    vocabulary = Vocabulary.of(slow)
+    vocabulary = Vocabulary.from_tokenizer(slow)
     assert (vocabulary.bos, vocabulary.separator, vocabulary.ends) == (1, 1, (0, 1))
     (ids,) = encode([Document("a", "ab</s>c")], slow)
     assert ids.tolist() == [byte + 3 for byte in b"ab</s>c"]
@@ -107,7 +107,7 @@ def test_token_documents_pack_like_the_text_they_came_from(tmp_path: Path, token
     ready = [TokenDocument(document.name, tokenizer(document.text)["input_ids"]) for document in texts(60)]
     for name, documents in (("text", texts(60)), ("ready", ready)):
         (tmp_path / name).mkdir()
-        tokenize([Source(documents)], encoder_of(tokenizer), tmp_path / name)
+        tokenize([TextSource(documents)], encoder_of(tokenizer), tmp_path / name)
     one, other = open_tokens(tmp_path / "text"), open_tokens(tmp_path / "ready")
     assert (one.train[:] == other.train[:]).all()
     assert (one.held_out_documents[:] == other.held_out_documents[:]).all()
@@ -115,14 +115,14 @@ def test_token_documents_pack_like_the_text_they_came_from(tmp_path: Path, token
 
 def test_an_id_beyond_the_vocabulary_is_refused(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(SourceError, match=r"a: token id 50,000 is beyond .* vocabulary of 294"):
-        tokenize([Source([TokenDocument("a", [5, 50_000])])], encoder_of(tokenizer), tmp_path)
+        tokenize([TextSource([TokenDocument("a", [5, 50_000])])], encoder_of(tokenizer), tmp_path)
     with pytest.raises(SourceError, match="is beyond"):
-        tokenize([Source([TokenDocument("a", [5, 2**64])])], encoder_of(tokenizer), tmp_path)
+        tokenize([TextSource([TokenDocument("a", [5, 2**64])])], encoder_of(tokenizer), tmp_path)
 
 
 def test_no_documents_are_an_error(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(SourceError, match="no text"):
-        tokenize([Source([])], encoder_of(tokenizer), tmp_path)
+        tokenize([TextSource([])], encoder_of(tokenizer), tmp_path)
 
 
 def test_a_stream_is_read_no_further_than_its_limits_need(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -134,14 +134,14 @@ def test_a_stream_is_read_no_further_than_its_limits_need(tmp_path: Path, tokeni
             yield Document(str(number), "the text of the language model")
 
     config = CONFIG.model_copy(update={"tokens": 3000, "held_out_tokens": 1000})
-    counts = tokenize([Source(endless(), stop_when_full=True)], encoder_of(tokenizer, config), tmp_path)
+    counts = tokenize([TextSource(endless(), stop_when_full=True)], encoder_of(tokenizer, config), tmp_path)
     assert (counts["train_tokens"], counts["held_out_tokens"]) == (2992, 992)
     assert len(read) == counts["documents"] == 1024
 
 
 def test_without_bos_contexts_are_the_bare_stream(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     bare = CONFIG.model_copy(update={"prepend_bos": False})
-    tokenize([Source(texts(60))], encoder_of(tokenizer, bare), tmp_path)
+    tokenize([TextSource(texts(60))], encoder_of(tokenizer, bare), tmp_path)
     found = open_tokens(tmp_path)
     separators = np.flatnonzero(found.train[:].ravel() == 0)
     changes = np.flatnonzero(np.diff(found.train_documents[:].ravel(), prepend=-1))
@@ -149,7 +149,7 @@ def test_without_bos_contexts_are_the_bare_stream(tmp_path: Path, tokenizer: Pre
 
 
 def test_bos_is_needed_only_where_contexts_begin_with_it(tokenizer: PreTrainedTokenizerFast) -> None:
-    vocabulary = Vocabulary.of(PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer))
+    vocabulary = Vocabulary.from_tokenizer(PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer))
     assert vocabulary.separator is None
     with pytest.raises(SourceError, match=r"tokenize\.prepend_bos"):
         vocabulary.require_bos()
@@ -169,7 +169,7 @@ BARE = TokenizeConfig(
 
 def test_ids_need_no_tokenizer(tmp_path: Path) -> None:
     games = [TokenDocument(str(n), [0, n, n, n]) for n in range(60)]
-    tokenize([Source(games)], Encoder(None, Vocabulary(61), BARE), tmp_path)
+    tokenize([TextSource(games)], Encoder(None, Vocabulary(61), BARE), tmp_path)
     found = open_tokens(tmp_path)
     assert (found.bos_token_id, found.special_token_ids, found.d_vocab) == (None, (), 61)
     assert found.usable("train").all()
@@ -180,7 +180,7 @@ def test_ids_need_no_tokenizer(tmp_path: Path) -> None:
 def test_without_a_tokenizer_there_is_no_bos_to_begin_contexts_with(tmp_path: Path) -> None:
     config = BARE.model_copy(update={"prepend_bos": True})
     with pytest.raises(SourceError, match=r"no tokenizer. Set tokenize\.prepend_bos to false"):
-        tokenize([Source([])], Encoder(None, Vocabulary(61), config), tmp_path)
+        tokenize([TextSource([])], Encoder(None, Vocabulary(61), config), tmp_path)
 
 
 @pytest.mark.parametrize("prepend_bos", [True, False])
@@ -189,7 +189,7 @@ def test_packed_by_document_each_context_is_the_beginning_of_one(
 ) -> None:
     config = CONFIG.model_copy(update={"packing": "document", "prepend_bos": prepend_bos})
     documents = [*texts(60), *(Document(f"short {n}", "the") for n in range(7))]
-    counts = tokenize([Source(documents)], encoder_of(tokenizer, config), tmp_path)
+    counts = tokenize([TextSource(documents)], encoder_of(tokenizer, config), tmp_path)
     found = open_tokens(tmp_path)
     assert (counts["documents"], counts["left_out"]) == (60, 7)
     assert counts["train_contexts"] + counts["held_out_contexts"] == 60
@@ -203,12 +203,12 @@ def test_packed_by_document_each_context_is_the_beginning_of_one(
 def test_when_every_document_is_too_short_the_error_says_so(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     config = CONFIG.model_copy(update={"packing": "document"})
     with pytest.raises(SourceError, match=r"left out: its 1 tokens do not fill a context"):
-        tokenize([Source([Document("a", "t")])], encoder_of(tokenizer, config), tmp_path)
+        tokenize([TextSource([Document("a", "t")])], encoder_of(tokenizer, config), tmp_path)
 
 
 def test_special_tokens_may_be_used_where_the_user_says_so(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     config = CONFIG.model_copy(update={"mask_special": False})
-    tokenize([Source(texts(60))], encoder_of(tokenizer, config), tmp_path)
+    tokenize([TextSource(texts(60))], encoder_of(tokenizer, config), tmp_path)
     assert open_tokens(tmp_path).usable("train").all()
 
 
@@ -220,7 +220,7 @@ def test_all_tokens_marked_special_are_masked_but_unknown_words_are_text(tokeniz
         extra_special_tokens=["<|user|>"],
     )
     user, unknown = (marked.get_vocab()[token] for token in ("<|user|>", "<unk>"))
-    vocabulary = Vocabulary.of(marked)
+    vocabulary = Vocabulary.from_tokenizer(marked)
     assert vocabulary.special == (0, user)
     assert unknown not in vocabulary.special
     assert vocabulary.ends == (0,)
