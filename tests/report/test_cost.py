@@ -12,7 +12,7 @@ import pytest
 from lmsae.report.cost import Cost, count, duration, write_cost
 
 if TYPE_CHECKING:
-    from tests.report.conftest import Sweep
+    from tests.report.sweeps import Sweep
 
 STAGES = ("tokenize", "activations", "norm", "init", "train", "eval")
 RUN = {

@@ -25,7 +25,7 @@ from lmsae.report.tables import write_tables
 from lmsae.report.writing import write_report
 
 if TYPE_CHECKING:
-    from tests.report.conftest import Sweep
+    from tests.report.sweeps import Sweep
 
 
 def read(path: Path) -> list[dict[str, str]]:

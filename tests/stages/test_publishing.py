@@ -1,11 +1,8 @@
 """Publishing to results/: what is there afterwards, and what is left alone."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -15,9 +12,12 @@ from lmsae.dictionary.dictionary import Dictionary
 from lmsae.errors import ArtifactError, MissingArtifact
 from lmsae.interop import saelens
 from lmsae.stages.publishing import publish
+from tests.report.sweeps import Sweep
 
-if TYPE_CHECKING:
-    from tests.report.conftest import Sweep
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    return Sweep(tmp_path)
 
 
 @pytest.fixture
