@@ -96,7 +96,7 @@ class Resolver:
         return [] if None in found else found
 
     def _tokenizer(self, row: Row, section: Any, model: ResolvedModel | None, faults: list[Fault]) -> Any:
-        named = section and (section.tokenizer or (model and models_of.lent_tokenizer(model)))
+        named = section and (section.tokenizer or (model and models_of.default_tokenizer(model)))
         return self._named_model(row, "tokenize.tokenizer", named, None, faults) if named else model
 
     def _named_model(self, row: Row, column: str, name: str, revision: str | None, faults: list[Fault]) -> Any:
