@@ -26,7 +26,7 @@ def fault(kind: str, read: str, written: str, config: ModelConfig) -> str | None
     if why := _family_fault(kind, config):
         return why
     part = STANDS_FOR[kind]
-    one_norm = part == "attention" or "ln2.hook_normalized" in family_of(config).absent(config)
+    one_norm = part == "attention" or "ln2.hook_normalized" in family_of(config).missing(config)
     norm, sum_ = "ln1" if one_norm else "ln2", {"mlp": "hook_mlp_out", "attention": "hook_attn_out"}[part]
     layer = f"blocks.{split(read)[0]}"
     wanted = f"{layer}.{norm}.hook_normalized", f"{layer}.{sum_}"
@@ -59,7 +59,7 @@ def layer_weights(model: "LanguageModel", layer: int, dictionary: DictionaryConf
 
 def _family_fault(kind: str, config: ModelConfig) -> str | None:
     """The reason that no weights of this family can be those of a geometry of this kind; None if they can."""
-    why = family_of(config).closed(config).get(STANDS_FOR[kind])
+    why = family_of(config).unusable(config).get(STANDS_FOR[kind])
     return (
         f"a {kind} cannot start from the weights of a model of the family {config['model_type']}: {why}"
         if why
@@ -89,7 +89,7 @@ def _read_neurons(layer: _Layer, dictionary: DictionaryConfig) -> "ModelWeights"
 
     del dictionary
     return Neurons(
-        *layer.projection(layer.projections.mlp), *layer.projection(layer.family.sites["mlp.hook_post"].module)
+        *layer.projection(layer.projections.mlp), *layer.projection(layer.family.hook_points["mlp.hook_post"].module)
     )
 
 
@@ -103,7 +103,7 @@ def _read_heads(layer: _Layer, dictionary: DictionaryConfig) -> "ModelWeights":
         raise SourceError(why)
     n_heads, d_head = head_sizes(layer.config)
     (W_Q, b_Q), (W_K, b_K), (W_V, _) = _split_by_head(layer, n_heads, d_head)
-    W_O, _ = layer.projection(layer.family.sites["attn.hook_z"].module)
+    W_O, _ = layer.projection(layer.family.hook_points["attn.hook_z"].module)
     # A lorsa divides by sqrt(d_qk) whatever the model does.
     factor = 1.0 if layer.projections.scaled else d_head**0.5
     return Heads(Attention(W_Q * factor, W_K, W_V, W_O.unflatten(0, (n_heads, d_head)), b_Q * factor, b_K))

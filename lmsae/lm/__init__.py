@@ -1,10 +1,10 @@
-"""A causal language model behind one protocol: what to name it (source), what it offers (hook_points), how to run it.
+"""A causal language model behind one protocol: its name (resolving), its hook points, and its forward passes.
 
 model = resolve("builtin:stdlib-4m")                             # immutable: a name and a revision
 hook_points(read_config(model))                                  # name -> width; from config.json alone
 lm = load(model, backend="huggingface", dtype="float32", device="cpu")
 lm.read(tokens, ["blocks.1.hook_resid_post"])                    # one forward pass, no further than needed
-lm.logits_with(tokens, {"blocks.1.hook_resid_post": dictionary}) # spliced
+lm.logits_with(tokens, {"blocks.1.hook_resid_post": dictionary}) # with a dictionary spliced in
 
 `builtin:features?...` is a model made of known sparse features: features.py says which, synthetic.py runs it.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lmsae.errors import SourceError
 from lmsae.lm.hook_points import family_of
-from lmsae.lm.resolving import ResolvedModel, features_of, folder, read_config, resolve, tokenizer_folder
+from lmsae.lm.resolving import ResolvedModel, features_of, read_config, resolve, tokenizer_folder, weights_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,8 +36,8 @@ def load(
     """
     family_of(read_config(model))  # before a download of gigabytes
     if (features := features_of(model)) is not None:
-        return _synthetic(features, backend, dtype, device)
-    path = folder(model)
+        return _load_features(features, backend, dtype, device)
+    path = weights_folder(model)
     if backend == "transformerlens":
         from lmsae.lm import transformerlens as chosen
     else:
@@ -47,12 +47,12 @@ def load(
 
 def load_tokenizer(model: ResolvedModel) -> "PreTrainedTokenizerBase":
     """The model's own tokenizer. Raises SourceError if it has none."""
-    from lmsae.lm.huggingface import tokenizer_in
+    from lmsae.lm.huggingface import read_tokenizer
 
-    return tokenizer_in(tokenizer_folder(model))
+    return read_tokenizer(tokenizer_folder(model))
 
 
-def _synthetic(features: "Features", backend: Backend, dtype: Dtype, device: str) -> "LanguageModel":
+def _load_features(features: "Features", backend: Backend, dtype: Dtype, device: str) -> "LanguageModel":
     import torch
 
     from lmsae.lm.synthetic import SyntheticModel

@@ -1,29 +1,29 @@
-"""Where each hook point sits in the model families that transformers knows: one entry a family, data only, no torch."""
+"""The module of each hook point in the model families of transformers: one entry a family, data only, no torch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 
 class Projections(NamedTuple):
-    """Where the weights of a layer are that its hook points do not name already; modules by their names in the layer.
+    """The modules of a layer whose weights its hook points do not name, by their names in the layer.
 
-    `mlp` is the projection into the MLP's hidden layer, of a gated MLP that of the gate. `attention` are the
-    projections to queries, keys and values, or the one that makes all three: first all queries, then all keys and all
-    values, or, with `by_head`, those of each head together.
+    `mlp` is the projection into the MLP's hidden layer; of a gated MLP, it is the projection of the gate. `attention`
+    are the projections to queries, keys and values, or the single projection that makes all three: first all queries,
+    then all keys, then all values, or, with `by_head`, those of each head together.
     """
 
     mlp: str
     attention: tuple[str, ...]
     by_head: bool = False
     transposed: bool = True
-    """Weights stand as (out, in)."""
+    """Weights have the shape (out, in)."""
     scaled: bool = True
     """Products of queries and keys are divided by sqrt(d_head)."""
 
 
-class Site(NamedTuple):
-    """A module inside a layer ("" is the layer itself), and which side of it carries the activations."""
+class ModuleSide(NamedTuple):
+    """A module inside a layer ("" is the layer itself), and the side of it that carries the activations."""
 
     module: str
     side: Literal["in", "out"]
@@ -33,35 +33,35 @@ class Site(NamedTuple):
 class Family:
     """The shape of one model family.
 
-    `sites` lists the hook points of a layer in the order in which a forward pass meets them. `keys` says under which
-    name config.json holds a size, and `defaults` what transformers takes for one that config.json leaves out.
-    `absent` tells from config.json which of the sites this model has not, and why, and `closed` why the weights of its
-    "mlp" or "attention" cannot be those of a dictionary.
+    `hook_points` lists the hook points of a layer in the order in which a forward pass meets them. `keys` holds the
+    name of each size in config.json, and `defaults` the size that transformers takes if config.json leaves it out.
+    `missing` reads from config.json the hook points that this model lacks, each with the reason. `unusable` reads from
+    it the reasons why the weights of the model's "mlp" or "attention" cannot be those of a dictionary.
     """
 
     layers: str
-    sites: Mapping[str, Site]
+    hook_points: Mapping[str, ModuleSide]
     projections: Projections
     keys: Mapping[str, str]
     defaults: Mapping[str, int] = field(default_factory=dict)
-    absent: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda config: {}
-    closed: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda config: {}
+    missing: Callable[[Mapping[str, object]], Mapping[str, str]] = lambda config: {}
+    unusable: Callable[[Mapping[str, object]], Mapping[str, str]] = lambda config: {}
 
 
-def _sites(
+def _hook_points(
     *, norm: str, attention: str, projection: str, mid_norm: str, mlp: str, down: str, **moved: str
-) -> dict[str, Site]:
-    """The hook points of a layer; `moved` names the post-norms of families whose sublayers end in one."""
+) -> dict[str, ModuleSide]:
+    """The hook points of a layer. `moved` names the post-norms of families whose sublayers end in one."""
     return {
-        "hook_resid_pre": Site("", "in"),
-        "ln1.hook_normalized": Site(norm, "out"),
-        "attn.hook_z": Site(projection, "in"),
-        "hook_attn_out": Site(moved.get("attn_post_norm", attention), "out"),
-        "hook_resid_mid": Site(mid_norm, "in"),
-        "ln2.hook_normalized": Site(mid_norm, "out"),
-        "mlp.hook_post": Site(down, "in"),
-        "hook_mlp_out": Site(moved.get("mlp_post_norm", mlp), "out"),
-        "hook_resid_post": Site("", "out"),
+        "hook_resid_pre": ModuleSide("", "in"),
+        "ln1.hook_normalized": ModuleSide(norm, "out"),
+        "attn.hook_z": ModuleSide(projection, "in"),
+        "hook_attn_out": ModuleSide(moved.get("attn_post_norm", attention), "out"),
+        "hook_resid_mid": ModuleSide(mid_norm, "in"),
+        "ln2.hook_normalized": ModuleSide(mid_norm, "out"),
+        "mlp.hook_post": ModuleSide(down, "in"),
+        "hook_mlp_out": ModuleSide(moved.get("mlp_post_norm", mlp), "out"),
+        "hook_resid_post": ModuleSide("", "out"),
     }
 
 
@@ -73,11 +73,11 @@ _ONE_NORM = {
     "ln2.hook_normalized": "its MLP reads what its attention reads, after one norm for both; take ln1.hook_normalized"
 }
 
-_GPT2_SITES = _sites(
+_GPT2_POINTS = _hook_points(
     norm="ln_1", attention="attn", projection="attn.c_proj", mid_norm="ln_2", mlp="mlp", down="mlp.c_proj"
 )
-_GPT_NEO_SITES = _GPT2_SITES | {"attn.hook_z": Site("attn.attention.out_proj", "in")}
-_GPT_NEOX_SITES = _sites(
+_GPT_NEO_POINTS = _GPT2_POINTS | {"attn.hook_z": ModuleSide("attn.attention.out_proj", "in")}
+_GPT_NEOX_POINTS = _hook_points(
     norm="input_layernorm",
     attention="attention",
     projection="attention.dense",
@@ -85,7 +85,7 @@ _GPT_NEOX_SITES = _sites(
     mlp="mlp",
     down="mlp.dense_4h_to_h",
 )
-_LLAMA_SITES = _sites(
+_LLAMA_POINTS = _hook_points(
     norm="input_layernorm",
     attention="self_attn",
     projection="self_attn.o_proj",
@@ -93,8 +93,8 @@ _LLAMA_SITES = _sites(
     mlp="mlp",
     down="mlp.down_proj",
 )
-# What Gemma 2 and 3 add to the residual stream is each sublayer's output after its own post-norm.
-_GEMMA2_SITES = _sites(
+# Gemma 2 and 3 add the output of each sublayer to the residual stream after a post-norm of its own.
+_GEMMA2_POINTS = _hook_points(
     norm="input_layernorm",
     attention="self_attn",
     projection="self_attn.o_proj",
@@ -104,7 +104,10 @@ _GEMMA2_SITES = _sites(
     down="mlp.down_proj",
     mlp_post_norm="post_feedforward_layernorm",
 )
-_PHI_SITES = _LLAMA_SITES | {"attn.hook_z": Site("self_attn.dense", "in"), "mlp.hook_post": Site("mlp.fc2", "in")}
+_PHI_POINTS = _LLAMA_POINTS | {
+    "attn.hook_z": ModuleSide("self_attn.dense", "in"),
+    "mlp.hook_post": ModuleSide("mlp.fc2", "in"),
+}
 
 _GPT2_WEIGHTS = Projections("mlp.c_fc", ("attn.c_attn",), transposed=False)
 _GPT_NEO_WEIGHTS = Projections("mlp.c_fc", tuple(f"attn.attention.{part}_proj" for part in "qkv"), scaled=False)
@@ -112,12 +115,14 @@ _GPT_NEOX_WEIGHTS = Projections("mlp.dense_h_to_4h", ("attention.query_key_value
 _LLAMA_WEIGHTS = Projections("mlp.gate_proj", tuple(f"self_attn.{part}_proj" for part in "qkv"))
 _PHI_WEIGHTS = _LLAMA_WEIGHTS._replace(mlp="mlp.fc1")
 
-_POST_NORM = "a norm stands between its output projection and the residual stream, which no weights of a decoder are"
+_POST_NORM = (
+    "a norm stands between its output projection and the residual stream, and no weights of a decoder do the same"
+)
 _POST_NORMS = {"mlp": _POST_NORM, "attention": _POST_NORM}
 _QK_NORM = {"attention": "norms of its queries and keys stand between its weights and its patterns"}
 
 
-def _gpt2_closed(config: Mapping[str, Any]) -> Mapping[str, str]:
+def _gpt2_unusable(config: Mapping[str, object]) -> Mapping[str, str]:
     plain = config.get("scale_attn_weights", True) and not config.get("scale_attn_by_inverse_layer_idx", False)
     return {} if plain else {"attention": "its patterns are not scaled by 1 / sqrt(d_head) (scale_attn_*)"}
 
@@ -140,41 +145,44 @@ _GPT2_KEYS = {
 }
 
 FAMILIES: dict[str, Family] = {
-    "gpt2": Family("transformer.h", _GPT2_SITES, _GPT2_WEIGHTS, _GPT2_KEYS, closed=_gpt2_closed),
+    "gpt2": Family("transformer.h", _GPT2_POINTS, _GPT2_WEIGHTS, _GPT2_KEYS, unusable=_gpt2_unusable),
     "gpt_neo": Family(
-        "transformer.h", _GPT_NEO_SITES, _GPT_NEO_WEIGHTS, _KEYS | {"n_layers": "num_layers", "n_heads": "num_heads"}
+        "transformer.h",
+        _GPT_NEO_POINTS,
+        _GPT_NEO_WEIGHTS,
+        _KEYS | {"n_layers": "num_layers", "n_heads": "num_heads"},
     ),
     "gpt_neox": Family(
         "gpt_neox.layers",
-        _GPT_NEOX_SITES,
+        _GPT_NEOX_POINTS,
         _GPT_NEOX_WEIGHTS,
         _KEYS,
-        absent=lambda config: _PARALLEL if config.get("use_parallel_residual", True) else {},
+        missing=lambda config: _PARALLEL if config.get("use_parallel_residual", True) else {},
     ),
-    "llama": Family("model.layers", _LLAMA_SITES, _LLAMA_WEIGHTS, _KEYS),
-    "mistral": Family("model.layers", _LLAMA_SITES, _LLAMA_WEIGHTS, _KEYS),
-    "qwen2": Family("model.layers", _LLAMA_SITES, _LLAMA_WEIGHTS, _KEYS),
+    "llama": Family("model.layers", _LLAMA_POINTS, _LLAMA_WEIGHTS, _KEYS),
+    "mistral": Family("model.layers", _LLAMA_POINTS, _LLAMA_WEIGHTS, _KEYS),
+    "qwen2": Family("model.layers", _LLAMA_POINTS, _LLAMA_WEIGHTS, _KEYS),
     "qwen3": Family(
-        "model.layers", _LLAMA_SITES, _LLAMA_WEIGHTS, _KEYS, {"d_head": 128}, closed=lambda config: _QK_NORM
+        "model.layers", _LLAMA_POINTS, _LLAMA_WEIGHTS, _KEYS, {"d_head": 128}, unusable=lambda config: _QK_NORM
     ),
-    "gemma": Family("model.layers", _LLAMA_SITES, _LLAMA_WEIGHTS, _KEYS, {"d_head": 256}),
+    "gemma": Family("model.layers", _LLAMA_POINTS, _LLAMA_WEIGHTS, _KEYS, {"d_head": 256}),
     "gemma2": Family(
-        "model.layers", _GEMMA2_SITES, _LLAMA_WEIGHTS, _KEYS, {"d_head": 256}, closed=lambda config: _POST_NORMS
+        "model.layers", _GEMMA2_POINTS, _LLAMA_WEIGHTS, _KEYS, {"d_head": 256}, unusable=lambda config: _POST_NORMS
     ),
     "gemma3_text": Family(
-        "model.layers", _GEMMA2_SITES, _LLAMA_WEIGHTS, _KEYS, {"d_head": 256}, closed=lambda config: _POST_NORMS
+        "model.layers", _GEMMA2_POINTS, _LLAMA_WEIGHTS, _KEYS, {"d_head": 256}, unusable=lambda config: _POST_NORMS
     ),
-    "phi": Family("model.layers", _PHI_SITES, _PHI_WEIGHTS, _KEYS, absent=lambda config: {**_PARALLEL, **_ONE_NORM}),
+    "phi": Family("model.layers", _PHI_POINTS, _PHI_WEIGHTS, _KEYS, missing=lambda config: {**_PARALLEL, **_ONE_NORM}),
 }
 
 _NOTHING_MOVED = {"hook_attn_out": "its attention moves nothing; add moved=8, or so, to its name"}
 FEATURES = Family(
     "",
-    {kind: Site("", "out") for kind in _GPT2_SITES if kind.startswith("hook_")},
+    {kind: ModuleSide("", "out") for kind in _GPT2_POINTS if kind.startswith("hook_")},
     Projections("", ()),
     _KEYS | {"n_layers": "layers", "d_model": "width"},
     {"n_heads": 1},
-    absent=lambda config: {} if config["moved"] else _NOTHING_MOVED,
-    closed=lambda config: dict.fromkeys(("mlp", "attention"), "it writes known features, by no neurons or heads"),
+    missing=lambda config: {} if config["moved"] else _NOTHING_MOVED,
+    unusable=lambda config: dict.fromkeys(("mlp", "attention"), "it writes known features, by no neurons or heads"),
 )
-"""The model builtin:features, which transformers does not know: its sites name no modules."""
+"""The model builtin:features, which transformers does not know: its hook points name no modules."""

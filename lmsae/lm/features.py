@@ -2,29 +2,30 @@
 
     builtin:features?features=512&width=64&probability=0.01&seed=1
 
-What is left out is at its default. Every token holds some of the features, and activations are sums of the directions
-of those that it holds: what a dictionary should find is known. lmsae/lm/synthetic.py runs it.
+A number that the name leaves out is at its default. Every token holds some of the features, and its activation is the
+sum of their directions. So the features that a dictionary should find are known. lmsae/lm/synthetic.py runs the model.
 """
 
 import hashlib
-from typing import Any, Self
+from typing import Self
 from urllib.parse import parse_qsl
 
 from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
-from lmsae.config import Frozen, canonical_json
+from lmsae.config import Frozen, JsonObject, canonical_json
 from lmsae.errors import SourceError, suggest
 
 NAME = "builtin:features"
 MODEL_TYPE = "features"
 GENERATOR = 1
-"""Goes up when the same numbers must give other activations, so that what was made before keeps a name of its own."""
+"""Goes up when the same numbers must give other activations, so that earlier artifacts keep a name of their own."""
 
 
 class Features(Frozen):
-    """Which features there are, how often and with which others they fire, and what a network of them does.
+    """The numbers of a model of known features: how many there are, how often they fire, and what its layers do.
 
-    The first features have no parent; each feature's children stand behind them, in the order of their parents.
+    The first features have no parent. Their children stand behind them, in the order of the parents.
     """
 
     features: int = Field(default=256, gt=0, le=2**20, description="Features of a token.")
@@ -77,10 +78,10 @@ class Features(Frozen):
         return self
 
     @classmethod
-    def named(cls, name: str) -> "Features | None":
-        """The features that a model's name describes, or None if it is the name of another model.
+    def parse(cls, name: str) -> "Features | None":
+        """Parse the name of a model into its features; None if it is the name of another model.
 
-        Raises SourceError with all that is wrong with it.
+        Raises SourceError with all faults of the name.
         """
         base, _, query = name.partition("?")
         if base != NAME:
@@ -92,27 +93,30 @@ class Features(Frozen):
         try:
             return cls.model_validate(given)
         except ValidationError as error:
-            raise SourceError(f"model {name}: {'; '.join(_fault(one) for one in error.errors())}") from None
+            raise SourceError(f"model {name}: {'; '.join(_describe_fault(one) for one in error.errors())}") from None
 
     @property
     def parents(self) -> int:
-        """Features without a parent."""
+        """The number of features without a parent."""
         return self.features // (1 + self.children)
 
     @property
     def known(self) -> int:
-        """Features of a token, and behind them those of the token before that attention writes, layer by layer."""
+        """The number of known features of a token.
+
+        Behind the token's own features stand those of the token before that attention writes, layer by layer.
+        """
         return self.features + self.layers * self.moved
 
     def rates(self) -> list[float]:
-        """How often each feature of a token fires (features,)."""
+        """The firing rate of each feature of a token, (features,)."""
         weights = [rank**-self.skew for rank in range(1, self.parents + 1)]
         scale = self.probability * self.parents / sum(weights)
         rates = [weight * scale for weight in weights]
         return rates + [rate * self.child_probability for rate in rates for _ in range(self.children)]
 
     def name(self) -> str:
-        """The shortest name of these features, whichever way they were written."""
+        """The shortest name of these features, however the user wrote them."""
         changed = self.model_dump(exclude_defaults=True)
         return NAME + "?" * bool(changed) + "&".join(f"{name}={value}" for name, value in changed.items())
 
@@ -121,13 +125,13 @@ class Features(Frozen):
         canonical = canonical_json({"generator": GENERATOR, **self.model_dump(mode="json")})
         return f"digest:{hashlib.sha256(canonical.encode()).hexdigest()[:16]}"
 
-    def config(self) -> dict[str, Any]:
-        """What stands in place of config.json."""
+    def config(self) -> JsonObject:
+        """The config that stands in place of config.json."""
         return {"model_type": MODEL_TYPE, "vocab_size": self.d_vocab, **self.model_dump()}
 
 
-def _fault(error: Any) -> str:
-    """One of pydantic's errors as words about the name that was written."""
+def _describe_fault(error: ErrorDetails) -> str:
+    """One of pydantic's errors in words about the name that the user wrote."""
     if not error["loc"]:
         return error["msg"].removeprefix("Value error, ")
     field = str(error["loc"][0])

@@ -1,4 +1,4 @@
-"""Which hook points a model has and how wide each is, from its config.json alone: no weights, no torch.
+"""The hook points of a model and their widths, from its config.json alone: no weights, no torch.
 
 Names are TransformerLens's:
 
@@ -15,7 +15,6 @@ Names are TransformerLens's:
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from lmsae.errors import HookPointError, SourceError, suggest
 from lmsae.lm.families import FAMILIES, FEATURES, Family
@@ -24,7 +23,7 @@ from lmsae.lm.features import MODEL_TYPE
 _NAME = re.compile(r"blocks\.(\d+)\.(.+)")
 
 
-def hook_points(config: Mapping[str, Any]) -> dict[str, int]:
+def hook_points(config: Mapping[str, object]) -> dict[str, int]:
     """Every hook point of the model that this config.json describes, in the order of a forward pass, with its width.
 
     Raises SourceError for a model family that is not known, or a config.json without the sizes needed.
@@ -35,26 +34,26 @@ def hook_points(config: Mapping[str, Any]) -> dict[str, int]:
         "attn.hook_z": n_heads * d_head,
         "mlp.hook_post": _optional_size(config, family, "d_mlp") or 4 * d_model,
     }
-    absent = family.absent(config)
-    kinds = [kind for kind in family.sites if kind not in absent]
+    missing = family.missing(config)
+    kinds = [kind for kind in family.hook_points if kind not in missing]
     layers = range(_size(config, family, "n_layers"))
     return {f"blocks.{layer}.{kind}": special.get(kind, d_model) for layer in layers for kind in kinds}
 
 
-def head_sizes(config: Mapping[str, Any]) -> tuple[int, int]:
-    """How many heads attention has, and how wide the values of each are."""
+def head_sizes(config: Mapping[str, object]) -> tuple[int, int]:
+    """The number of attention heads, and the width of the values of each."""
     family = family_of(config)
     n_heads = _size(config, family, "n_heads")
     return n_heads, _optional_size(config, family, "d_head") or _size(config, family, "d_model") // n_heads
 
 
-def max_context(config: Mapping[str, Any]) -> int | None:
+def max_context(config: Mapping[str, object]) -> int | None:
     """The most tokens that the model can read at once, or None where config.json sets no bound."""
     return _optional_size(config, family_of(config), "max_context")
 
 
 def layer_of(name: str) -> int:
-    """The layer a hook point belongs to. Raises HookPointError for what is not the name of a hook point."""
+    """The layer that a hook point belongs to. Raises HookPointError if this is no name of a hook point."""
     return split(name)[0]
 
 
@@ -66,15 +65,15 @@ def split(name: str) -> tuple[int, str]:
     return int(match[1]), match[2]
 
 
-def require(name: str, config: Mapping[str, Any]) -> int:
+def require(name: str, config: Mapping[str, object]) -> int:
     """The width of a hook point that the model must have.
 
-    Raises HookPointError, with the nearest names there are, if it has not.
+    Raises HookPointError, with the nearest names that it has, if there is none.
     """
     known = hook_points(config)
     if name in known:
         return known[name]
-    if _NAME.fullmatch(name) and (why := family_of(config).absent(config).get(split(name)[1])):
+    if _NAME.fullmatch(name) and (why := family_of(config).missing(config).get(split(name)[1])):
         raise HookPointError(f"this model has no {name}: {why}")
     n_layers = layer_of(next(reversed(known))) + 1
     raise HookPointError(
@@ -83,12 +82,12 @@ def require(name: str, config: Mapping[str, Any]) -> int:
     )
 
 
-def family_of(config: Mapping[str, Any]) -> Family:
+def family_of(config: Mapping[str, object]) -> Family:
     """The family that config.json's model_type names. Raises SourceError if it is not one of FAMILIES."""
     model_type = config.get("model_type")
     if model_type == MODEL_TYPE:
         return FEATURES
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise SourceError(
             f"the model family (config.json: model_type = {model_type!r}) is not known here; "
             f"known are {', '.join(FAMILIES)}; a family is added by one entry in lmsae/lm/families.py"
@@ -96,12 +95,14 @@ def family_of(config: Mapping[str, Any]) -> Family:
     return FAMILIES[model_type]
 
 
-def _optional_size(config: Mapping[str, Any], family: Family, word: str) -> int | None:
+def _optional_size(config: Mapping[str, object], family: Family, word: str) -> int | None:
     size = config.get(family.keys[word])
+    if size is not None and not isinstance(size, int):
+        raise SourceError(f"config.json has {family.keys[word]} {size!r}; wanted an integer")
     return family.defaults.get(word) if size is None else size
 
 
-def _size(config: Mapping[str, Any], family: Family, word: str) -> int:
+def _size(config: Mapping[str, object], family: Family, word: str) -> int:
     size = _optional_size(config, family, word)
     if size is None:
         raise SourceError(f"config.json of this {config['model_type']} model has no {family.keys[word]!r}")

@@ -1,11 +1,13 @@
-"""What the rest of lmsae asks of a language model; both backends satisfy it."""
+"""The protocol of a language model, which the rest of lmsae uses and both backends satisfy."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from lmsae.config import JsonObject
 
 Edit = Callable[[Tensor], Tensor]
 """Activations (batch, context, width) to the ones that take their place."""
@@ -15,13 +17,13 @@ class LanguageModel(Protocol):
     """A causal language model whose activations can be read and replaced at named hook points."""
 
     @property
-    def config(self) -> dict[str, Any]:
-        """What config.json says, defaults filled in."""
+    def config(self) -> JsonObject:
+        """The config.json of the model, with defaults filled in."""
         ...
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
-        """Its frozen weights, by their names in transformers; none where transformers does not know the model."""
+        """The frozen weights by their names in transformers, or none if transformers does not know the model."""
         ...
 
     @property
@@ -31,12 +33,12 @@ class LanguageModel(Protocol):
 
     @property
     def max_context(self) -> int | None:
-        """The most tokens that the model can read at once; None if there is no bound."""
+        """The most tokens that the model can read at once, or None without a bound."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are; tokens are moved there."""
+        """The device of the weights; tokens are moved to it."""
         ...
 
     def hook_points(self) -> dict[str, int]:
@@ -46,24 +48,24 @@ class LanguageModel(Protocol):
     def read(
         self, tokens: Int[Tensor, "batch context"], hook_points: Sequence[str]
     ) -> dict[str, Float[Tensor, "batch context _"]]:
-        """Activations at all the hook points, from one forward pass that ends at the last of them.
+        """The activations at all the hook points, from one forward pass that ends at the last of them.
 
-        Raises HookPointError for one that the model has not.
+        Raises HookPointError for a hook point that the model lacks.
         """
         ...
 
     def logits(self, tokens: Int[Tensor, "batch context"]) -> Float[Tensor, "batch context d_vocab"]:
-        """Logits of the token after each token."""
+        """The logits of the token after each token."""
         ...
 
     def logits_with(
         self, tokens: Int[Tensor, "batch context"], edits: Mapping[str, Edit]
     ) -> Float[Tensor, "batch context d_vocab"]:
-        """Logits of the forward pass in which the activations at each hook point are replaced by its edit of them.
+        """The logits of a forward pass in which an edit replaces the activations at each hook point.
 
-        An edit of the residual stream replaces all of it: later layers see nothing of what was there before. An edit's
-        result is cast to the model's dtype. Gradients flow back to it, and to nothing else: weights are frozen.
+        An edit of the residual stream replaces all of it: later layers see nothing of the former one. The result of an
+        edit is cast to the model's dtype. Gradients flow back to that result and to nothing else: weights are frozen.
 
-        Raises HookPointError for a hook point that the model has not, and ShapeError if an edit changes the shape.
+        Raises HookPointError for a hook point that the model lacks, and ShapeError if an edit changes the shape.
         """
         ...

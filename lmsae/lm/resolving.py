@@ -1,27 +1,25 @@
-"""Which language model a name means: resolved to something immutable, and its files found. No torch at import.
+"""A language model by its name: pinned to what it is at this moment, and its files found. No torch at import.
 
 A name is `builtin:stdlib-4m`, `builtin:features?...` (features.py), a local folder, or a repository of the HuggingFace
-hub. A folder's revision is a digest of its files, a hub model's its commit, that of features a digest of their numbers;
-so the same name and revision always mean the same bytes.
+hub. The revision of a folder is a digest of its files, that of a hub model its commit, and that of features a digest of
+their numbers. So the same name and revision always mean the same bytes.
 """
 
 import hashlib
 import json
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from lmsae.config import Frozen
+from lmsae.config import Frozen, JsonObject
 from lmsae.errors import SourceError, suggest
 from lmsae.lm import features
 from lmsae.lm.features import Features
+from lmsae.runtime import hub
 
 STDLIB = "builtin:stdlib-4m"
 BUILTIN = {STDLIB: Path(__file__).parent / "stdlib-4m"}
 
-_HUB_SECONDS = 5
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _TOKENIZERS = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt")
@@ -29,14 +27,14 @@ _TEXT_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py"]
 
 
 class ResolvedModel(Frozen):
-    """A language model that cannot change: a name, and the digest or commit of what it meant."""
+    """A language model that cannot change: a name, and the digest or commit that the name meant when planned."""
 
     name: str
     revision: str
 
 
 class NoTokenizer(SourceError):
-    """A model has no tokenizer; a text of token ids needs none."""
+    """A model has no tokenizer. Only a text of token ids can do without."""
 
 
 def sha256_of_file(path: Path) -> str:
@@ -48,13 +46,13 @@ def sha256_of_file(path: Path) -> str:
 def resolve(
     name: str, revision: str | None = None, *, digest_of_file: Callable[[Path], str] = sha256_of_file
 ) -> ResolvedModel:
-    """The immutable model that a name, and a revision if one is asked for, mean now.
+    """Pin a name, and a revision if one is asked for, to the immutable model that they mean now.
 
-    `digest_of_file` gives the sha256 of a file in hex; pass one that remembers. Without network, what the hub's local
-    cache holds under that name is taken. Raises SourceError if there is no such model, or no way to find out.
+    `digest_of_file` gives the sha256 of a file in hex; a caller may pass one that remembers. Without a network the
+    hub's local cache decides. Raises SourceError if there is no such model, or no way to find out.
     """
-    if (known := Features.named(name)) is not None:
-        return _resolved_features(known, revision)
+    if (known := Features.parse(name)) is not None:
+        return _resolve_features(known, revision)
     local = _local_folder(name)
     if local is None:
         return ResolvedModel(name=name, revision=_commit_of(name, revision))
@@ -70,25 +68,25 @@ def resolve(
 def features_of(model: ResolvedModel) -> Features | None:
     """The features that a model is made of, or None if it is a language model with weights.
 
-    Raises SourceError if they mean something else here than where they were planned.
+    Raises SourceError if this version of lmsae makes other activations of them than the one that planned them.
     """
-    known = Features.named(model.name)
+    known = Features.parse(model.name)
     if known is not None:
-        _resolved_features(known, model.revision)
+        _resolve_features(known, model.revision)
     return known
 
 
-def lent_tokenizer(model: ResolvedModel) -> str | None:
-    """The model whose tokenizer a model without one takes if the user names none, or None if it has its own."""
-    return STDLIB if Features.named(model.name) else None
+def default_tokenizer(model: ResolvedModel) -> str | None:
+    """The name of the model that lends its tokenizer to one without, if the user names none; None if it has its own."""
+    return STDLIB if Features.parse(model.name) else None
 
 
-def folder(model: ResolvedModel) -> Path:
-    """A local folder with the model's config, weights and tokenizer; a hub model is downloaded at its revision.
+def weights_folder(model: ResolvedModel) -> Path:
+    """A local folder with the model's config, weights and tokenizer. A hub model is downloaded at its revision.
 
     Raises SourceError if they cannot be had, or if there are no safetensors: pickled weights can run code as they load.
     """
-    found = _planned_folder(model) or _snapshot(model, [*_TEXT_FILES, "*.safetensors"], is_complete=_has_weights)
+    found = _planned_folder(model) or _download(model, [*_TEXT_FILES, "*.safetensors"], is_complete=_has_weights)
     if _has_weights(found):
         return found
     pickles = sorted(path.name for path in found.glob("*.bin"))
@@ -100,13 +98,13 @@ def folder(model: ResolvedModel) -> Path:
 
 
 def tokenizer_folder(model: ResolvedModel) -> Path:
-    """A local folder with the model's tokenizer; of a hub model no weights are downloaded.
+    """A local folder with the model's tokenizer. Of a hub model no weights are downloaded.
 
     Raises NoTokenizer if there is none: transformers would make up an empty one.
     """
-    if Features.named(model.name):
+    if Features.parse(model.name):
         raise NoTokenizer(f"model {model.name} has no tokenizer; name one: tokenize.tokenizer = {STDLIB}")
-    found = _planned_folder(model) or _snapshot(model, _TEXT_FILES, is_complete=_has_tokenizer)
+    found = _planned_folder(model) or _download(model, _TEXT_FILES, is_complete=_has_tokenizer)
     if _has_tokenizer(found):
         return found
     raise NoTokenizer(
@@ -115,11 +113,11 @@ def tokenizer_folder(model: ResolvedModel) -> Path:
     )
 
 
-def read_config(model: ResolvedModel) -> dict[str, Any]:
-    """The model's config.json; of a hub model nothing else is downloaded."""
+def read_config(model: ResolvedModel) -> JsonObject:
+    """The model's config.json. Of a hub model nothing else is downloaded."""
     if (known := features_of(model)) is not None:
         return known.config()
-    found = _local_folder(model.name) or _snapshot(model, ["config.json"], is_complete=_has_config)
+    found = _local_folder(model.name) or _download(model, ["config.json"], is_complete=_has_config)
     path = found / "config.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -147,7 +145,7 @@ def _local_folder(name: str) -> Path | None:
     return None
 
 
-def _resolved_features(known: Features, revision: str | None) -> ResolvedModel:
+def _resolve_features(known: Features, revision: str | None) -> ResolvedModel:
     if revision not in (None, known.revision()):
         raise SourceError(
             f"model {known.name()}: revision {revision} was asked for, but this version of lmsae makes "
@@ -159,7 +157,7 @@ def _resolved_features(known: Features, revision: str | None) -> ResolvedModel:
 def _planned_folder(model: ResolvedModel) -> Path | None:
     """The folder of a local model, or None for one of the hub.
 
-    Raises SourceError if its files changed since the plan: what is made with them must not bear the old model's key.
+    Raises SourceError if its files changed since the plan: an artifact must not bear the key of the old model.
     """
     local = _local_folder(model.name)
     if local is not None:
@@ -185,92 +183,57 @@ def _digest_of_folder(name: str, path: Path, digest_of_file: Callable[[Path], st
 
 
 def _commit_of(name: str, revision: str | None) -> str:
-    """The commit that a hub repository's revision (by default its main branch) means now, or, offline, meant last."""
+    """The commit that a hub repository's revision (None: its main branch) means now or, offline, meant last."""
     try:
-        commit = _ask_hub(name, revision)
-        _remember(name, revision, commit)
-        return commit
-    except _Unreachable:
-        cached = _cached(name, revision, ["config.json"])
-        if cached is None:
-            raise
-        return cached.name
+        commit = _ask_commit(name, revision)
+    except hub.Unreachable as error:
+        if (cached := hub.cached_commit("model", name, revision)) is not None:
+            return cached
+        raise _unavailable(name, revision, error) from error
+    hub.remember_commit("model", name, revision, commit)
+    return commit
 
 
-def _remember(name: str, revision: str | None, commit: str) -> None:
-    """Note in the hub's cache which commit a branch or tag means, so that it can be resolved offline.
-
-    The hub's client notes it only when it downloads by branch; models are downloaded by commit here.
-    """
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
-    ref = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model"), "refs", revision or "main")
-    if revision != commit:
-        with suppress(OSError):  # a cache that is shared and read-only
-            ref.parent.mkdir(parents=True, exist_ok=True)
-            ref.write_text(commit)
-
-
-class _Unreachable(SourceError):
-    """The hub did not answer, and the local cache does not hold what was wanted either."""
-
-    def __init__(self, name: str, revision: str | None, error: Exception) -> None:
-        from huggingface_hub import constants
-
-        which = f"{name} at revision {revision}" if revision else name
-        super().__init__(
-            f"model {which} cannot be had. Tried: a local folder of that name (none); the hub at {constants.ENDPOINT} "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}); the cache in {constants.HF_HUB_CACHE} (not "
-            "there, or not all of it). Mend the spelling or the network; `hf auth login` for a private or gated model; "
-            "set HF_HOME to a cache that holds it; or name a local folder with its files"
-        )
-
-
-def _ask_hub(name: str, revision: str | None) -> str:
-    """The commit of a hub repository's revision, from the hub itself within seconds."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-
+def _ask_commit(name: str, revision: str | None) -> str:
+    """The commit by the hub itself, within seconds. Raises SourceError if the hub refuses, and hub.Unreachable."""
     try:
-        return str(HfApi().model_info(name, revision=revision, timeout=_HUB_SECONDS).sha)
-    except GatedRepoError:
-        raise SourceError(f"model {name} is gated: ask for access on its hub page, then `hf auth login`") from None
-    except RevisionNotFoundError:
-        raise SourceError(f"model {name} is on the hub, but has no revision {revision!r}") from None
-    except RepositoryNotFoundError:
+        return hub.ask_commit("model", name, revision)
+    except hub.Refused as refused:
         raise SourceError(
-            f"no model {name!r}: there is no such folder, and the hub has no such repository, or it is private; "
-            "mend the spelling, or `hf auth login`"
+            {
+                "name": f"no model {name!r}: there is no such folder, and it is no possible name on the hub",
+                "gated": f"model {name} is gated: ask for access on its hub page, then `hf auth login`",
+                "revision": f"model {name} is on the hub, but has no revision {revision!r}",
+                "repository": f"no model {name!r}: there is no such folder, and the hub has no such repository, or it "
+                "is private; mend the spelling, or `hf auth login`",
+            }[refused.reason]
         ) from None
-    except Exception as error:  # requests', httpx's or httpx2's, by version of the hub's client
-        raise _Unreachable(name, revision, error) from error
 
 
-def _snapshot(model: ResolvedModel, patterns: list[str], is_complete: Callable[[Path], bool]) -> Path:
+def _download(model: ResolvedModel, patterns: list[str], is_complete: Callable[[Path], bool]) -> Path:
     """The folder with these files of a hub model at its revision: from the cache if it is complete, else downloaded."""
-    from huggingface_hub import snapshot_download
-
-    cached = _cached(model.name, model.revision, patterns)
+    cached = hub.cached_files(model.name, model.revision, patterns)
     if cached is not None and is_complete(cached):
         return cached
-    # Without network a download tries again for half a minute; this question fails at once.
-    _ask_hub(model.name, model.revision)
     try:
-        return Path(snapshot_download(model.name, revision=model.revision, allow_patterns=patterns))
-    except Exception as error:
-        raise _Unreachable(model.name, model.revision, error) from error
+        # Without a network a download tries again for half a minute; this question fails at once.
+        _ask_commit(model.name, model.revision)
+        return hub.download_files(model.name, model.revision, patterns)
+    except hub.Unreachable as error:
+        raise _unavailable(model.name, model.revision, error) from error
 
 
-def _cached(name: str, revision: str | None, patterns: list[str]) -> Path | None:
-    """The cached snapshot of a hub model, perhaps without some of its files, or None."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+def _unavailable(name: str, revision: str | None, error: hub.Unreachable) -> SourceError:
+    """The error for a model that neither the hub nor the local cache gives."""
+    from huggingface_hub import constants
 
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
+    which = f"{name} at revision {revision}" if revision else name
+    return SourceError(
+        f"model {which} cannot be had. Tried: a local folder of that name (none); the hub at {constants.ENDPOINT} "
+        f"({error}); the cache in {constants.HF_HUB_CACHE} (not there, or not all of it). Mend the spelling or the "
+        "network; `hf auth login` for a private or gated model; set HF_HOME to a cache that holds it; or name a local "
+        "folder with its files"
+    )
 
 
 def _has_config(path: Path) -> bool:

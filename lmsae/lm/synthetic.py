@@ -1,13 +1,13 @@
-"""The model `builtin:features` at work: activations that are sums of known directions, and the truth behind them.
+"""The model `builtin:features`: activations that are sums of known directions, and the features behind them.
 
     lm = load(resolve("builtin:features?features=512"), backend="huggingface", dtype="float32", device="cpu")
-    lm.amounts(tokens)                                  # (batch, context, known): which features fire, and how much
+    lm.amounts(tokens)                                  # (batch, context, known): how much of each feature there is
     lm.directions("blocks.0.hook_resid_pre")            # (known, width): activations = amounts @ directions + noise
 
-Every layer is a linear image of one and the same amounts. `hook_resid_pre` of layer 0 holds each feature along a unit
+Every hook point is a linear image of the same amounts. `hook_resid_pre` of layer 0 holds each feature along a unit
 direction. Attention writes features of the token before, along directions of their own. The MLP turns the direction of
-every feature (by 45 degrees on average) and erases some. So a dictionary of one hook point, of several (crosscoder), of
-an MLP (transcoder) and of attention can each be held against the truth.
+every feature, by 45 degrees on average, and erases some features. So the known features are the measure of a dictionary
+of one hook point, of several (crosscoder), of an MLP (transcoder) and of attention.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,19 +29,20 @@ _EMBEDDING, _TURNS, _WRITTEN, _FIRING, _GROUPS, _NOISE, _UNEMBEDDING = range(7)
 class SyntheticModel(VisitedModel):
     """Known features behind the LanguageModel protocol.
 
-    Amounts and noise are a function of the features' numbers and of the tokens from the context's start, and of nothing
-    else. What a sublayer writes does not depend on the residual stream: an edit there is carried to the logits unread.
-    Logits are linear in the last residual and foretell no text: cross entropy says nothing, its changes and KL do.
+    Amounts and noise depend on the features' numbers and on the tokens from the start of the context, and on nothing
+    else. The output of a sublayer does not depend on the residual stream: no layer reads an edit there, and the logits
+    show it. Logits are linear in the last residual and predict no text: the cross entropy itself says nothing, but its
+    changes and KL do.
     """
 
     def __init__(self, features: Features, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(features.config(), device)
         self.features = features
         self._dtype = dtype
-        self._directions = {name: rows.to(device) for name, rows in _directions(features).items()}
-        self._unembedding = _normal_rows(features, _UNEMBEDDING, features.width, features.d_vocab).to(device, dtype)
+        self._directions = {name: each.to(device) for name, each in _directions(features).items()}
+        self._unembedding = _draw_vectors(features, _UNEMBEDDING, features.width, features.d_vocab).to(device, dtype)
         self._firing = _Firing(features, device)
-        self._noise_keys = counter.keys(features.seed, _NOISE, features.width).to(device)
+        self._noise_keys = counter.stream_keys(features.seed, _NOISE, features.width).to(device)
         self._visits: Mapping[str, Visit] = {}
 
     def hook_points(self) -> dict[str, int]:
@@ -49,52 +50,53 @@ class SyntheticModel(VisitedModel):
         return points.hook_points(self.config)
 
     def directions(self, hook_point: str) -> Float[Tensor, "known width"]:
-        """Each feature's direction at a hook point; a row of zeros is a feature that is not there.
+        """The direction of each feature at a hook point. It is zero for a feature that is not there.
 
-        Rows have norm 1 in the residual stream and in what attention writes. What an MLP writes is the change of the
-        residual's directions. Raises HookPointError.
+        Directions have norm 1 in the residual stream and in the output of attention. The output of an MLP is the change
+        of the residual's directions. Raises HookPointError.
         """
         points.require(hook_point, self.config)
         return self._directions[hook_point]
 
     def amounts(self, tokens: Int[Tensor, "batch context"]) -> Float[Tensor, "batch context known"]:
-        """How much of each feature each token holds; 0 where it does not fire.
+        """The amount of each feature in each token, 0 where the feature does not fire.
 
-        Behind the features of the token itself come those of the token before that attention writes, layer by layer.
+        Behind the features of the token itself stand those of the token before that attention writes, layer by layer.
         """
         hashes = counter.prefix_hashes(tokens.to(self.device))
         return torch.stack([self._firing.amounts(context) for context in hashes])
 
     def _forward(self, tokens: Tensor) -> Tensor:
         hashes, amounts = counter.prefix_hashes(tokens), self.amounts(tokens)
-        residual = self._written("blocks.0.hook_resid_pre", amounts, self.features.noise * self._noise(hashes))
+        residual = self._write("blocks.0.hook_resid_pre", amounts, self.features.noise * self._noise(hashes))
         for layer in range(self.features.layers):
             name = f"blocks.{layer}.hook_"
             residual = self._visit(f"{name}resid_pre", residual)
             if self.features.moved:
-                residual = residual + self._visit(f"{name}attn_out", self._written(f"{name}attn_out", amounts))
+                residual = residual + self._visit(f"{name}attn_out", self._write(f"{name}attn_out", amounts))
             residual = self._visit(f"{name}resid_mid", residual)
-            residual = residual + self._visit(f"{name}mlp_out", self._written(f"{name}mlp_out", amounts))
+            residual = residual + self._visit(f"{name}mlp_out", self._write(f"{name}mlp_out", amounts))
             residual = self._visit(f"{name}resid_post", residual)
         return residual @ self._unembedding
 
-    def _written(self, name: str, amounts: Tensor, noise: Tensor | float = 0.0) -> Tensor:
-        """What the embedding or a sublayer writes into the residual stream (batch, context, width).
+    def _write(self, name: str, amounts: Tensor, noise: Tensor | float = 0.0) -> Tensor:
+        """The output of the embedding or of a sublayer into the residual stream (batch, context, width).
 
-        Context by context: a product of more rows may round otherwise, and company must not change activations.
+        It is computed context by context: a larger product may round otherwise, and other contexts in the batch must
+        not change activations.
         """
         directions = self._directions[name]
         return (torch.stack([context @ directions for context in amounts]) + noise).to(self._dtype)
 
     def _noise(self, hashes: Tensor) -> Tensor:
-        return torch.stack([counter.normal(counter.mixed(one[:, None] ^ self._noise_keys)) for one in hashes])
+        return torch.stack([counter.normal_numbers(counter.mix(one[:, None] ^ self._noise_keys)) for one in hashes])
 
     def _visit(self, name: str, activations: Tensor) -> Tensor:
         replaced = self._visits[name](activations) if name in self._visits else None
         return activations if replaced is None else replaced
 
     @contextmanager
-    def _visited(self, visits: Mapping[str, Visit]) -> Iterator[None]:
+    def _visiting(self, visits: Mapping[str, Visit]) -> Iterator[None]:
         for name in visits:
             points.require(name, self.config)
         self._visits = visits
@@ -105,19 +107,20 @@ class SyntheticModel(VisitedModel):
 
 
 class _Firing:
-    """Which features fire at a token, and how much: 64 random bits for each feature of each token.
+    """The amounts of the features of a token, from 64 random bits for each feature of each token.
 
-    The upper 32 bits are a uniform number that is held against the feature's rate; 16 say whether the group's number is
-    taken instead, and the last 16 how much there is. In integers, so that no device or batch can round them otherwise.
+    The upper 32 bits are a uniform number: the feature fires if it is below the feature's rate. The next 16 bits say
+    if the group's number takes its place, and the last 16 give the amount. All are integers, so that no device or batch
+    can round them otherwise.
     """
 
     def __init__(self, features: Features, device: torch.device) -> None:
         self._features = features
         groups = -(-features.parents // features.group)
-        self._keys = counter.keys(features.seed, _FIRING, features.features).to(device)
-        self._group_keys = counter.keys(features.seed, _GROUPS, groups).to(device)
+        self._keys = counter.stream_keys(features.seed, _FIRING, features.features).to(device)
+        self._group_keys = counter.stream_keys(features.seed, _GROUPS, groups).to(device)
         self._group_of = torch.arange(features.parents, device=device) // features.group
-        # Two features both take their group's number with probability `correlation`, and are independent if not.
+        # Two features both take their group's number with probability `correlation`. Otherwise they are independent.
         self._takes_groups = round(features.correlation**0.5 * 2**16)
         rates = features.rates()[: features.parents]
         rates += [features.child_probability] * (features.features - features.parents)
@@ -126,16 +129,16 @@ class _Firing:
 
     def amounts(self, hashes: Tensor) -> Tensor:
         """The amounts (context, known) of one context, from the hashes (context,) of its prefixes."""
-        own = self._own(hashes)
+        own = self._own_amounts(hashes)
         before = torch.cat([torch.zeros_like(own[:1]), own[:-1]])
         return torch.cat([own, before[:, self._moved]], dim=1)
 
-    def _own(self, hashes: Tensor) -> Tensor:
-        bits = counter.mixed(hashes[:, None] ^ self._keys)
-        uniform = counter.high(bits)
+    def _own_amounts(self, hashes: Tensor) -> Tensor:
+        bits = counter.mix(hashes[:, None] ^ self._keys)
+        uniform = counter.upper_bits(bits)
         parents, children = self._features.parents, self._features.children
         if self._takes_groups:
-            shared = counter.high(counter.mixed(hashes[:, None] ^ self._group_keys))[:, self._group_of]
+            shared = counter.upper_bits(counter.mix(hashes[:, None] ^ self._group_keys))[:, self._group_of]
             takes = ((bits[:, :parents] >> 16) & 0xFFFF) < self._takes_groups
             uniform[:, :parents] = torch.where(takes, shared, uniform[:, :parents])
         fires = uniform < self._thresholds
@@ -145,14 +148,14 @@ class _Firing:
 
 
 def _directions(features: Features) -> dict[str, Tensor]:
-    """Hook point -> the direction (known, width) of each feature there, in the order of a forward pass."""
+    """The directions (known, width) of the features at each hook point, in the order of a forward pass."""
     own, layers = slice(features.features), range(features.layers)
-    rows = [
-        _normal_rows(features, purpose, features.known * len(layers), features.width) for purpose in (_TURNS, _WRITTEN)
+    drawn = [
+        _draw_vectors(features, purpose, features.known * len(layers), features.width) for purpose in (_TURNS, _WRITTEN)
     ]
-    turns, written = (normalize(row, dim=1).reshape(len(layers), features.known, features.width) for row in rows)
+    turns, written = (normalize(one, dim=1).reshape(len(layers), features.known, features.width) for one in drawn)
     residual = torch.zeros(features.known, features.width)
-    residual[own] = normalize(_normal_rows(features, _EMBEDDING, features.features, features.width), dim=1)
+    residual[own] = normalize(_draw_vectors(features, _EMBEDDING, features.features, features.width), dim=1)
     found: dict[str, Tensor] = {}
     for layer in layers:
         attention, mlp = torch.zeros_like(residual), torch.zeros_like(residual)
@@ -169,6 +172,6 @@ def _directions(features: Features) -> dict[str, Tensor]:
     return found
 
 
-def _normal_rows(features: Features, purpose: int, rows: int, width: int) -> Tensor:
-    """Random rows (rows, width) of standard normal numbers, on the CPU: no device shall round them otherwise."""
-    return counter.normal(counter.keys(features.seed, purpose, rows * width)).reshape(rows, width)
+def _draw_vectors(features: Features, purpose: int, count: int, width: int) -> Tensor:
+    """Draw standard normal numbers (count, width), on the CPU: no device shall round them otherwise."""
+    return counter.normal_numbers(counter.stream_keys(features.seed, purpose, count * width)).reshape(count, width)

@@ -1,46 +1,52 @@
 """A TransformerBridge of TransformerLens as a LanguageModel, with the raw weights of the HuggingFace model."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from lmsae.config import JsonObject
 from lmsae.errors import HookPointError, SourceError, suggest
 from lmsae.lm import hook_points as points
-from lmsae.lm.huggingface import pretrained
+from lmsae.lm.huggingface import load_pretrained
 from lmsae.lm.visits import Visit, VisitedModel
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedTokenizerBase
 
 
 def load(folder: Path, dtype: str, device: str, trust_remote_code: bool = False) -> "TransformerLensModel":
-    """The model in a folder, in a bridge that is never put in compatibility mode: that centers the residual stream, so
-    its activations would differ from HuggingFace's.
+    """The model in a folder, in a bridge without its compatibility mode.
+
+    That mode centers the residual stream, so that its activations would differ from HuggingFace's.
 
     Raises SourceError for a model that the installed TransformerLens does not support.
     """
     from transformer_lens.model_bridge import TransformerBridge
 
-    # The bridge computes attention eagerly, so that is how its model has to be loaded.
-    model = pretrained(folder, dtype, device, attn_implementation="eager", trust_remote_code=trust_remote_code)
+    # The bridge computes attention eagerly, so its model has to be loaded that way.
+    model = load_pretrained(folder, dtype, device, trust_remote_code, attention="eager")
     weights = dict(model.named_parameters())  # the bridge gives them other names
     try:
         bridge = TransformerBridge.boot_transformers(
-            str(folder), hf_model=model, tokenizer=_no_tokenizer(), device=device, dtype=model.dtype
+            str(folder), hf_model=model, tokenizer=_make_tokenizer(), device=device, dtype=model.dtype
         )
     except (ValueError, NotImplementedError) as error:
         raise SourceError(
             f"TransformerLens cannot take {folder} ({error}); set the backend to huggingface, which can"
         ) from error
-    bridge.original_model.requires_grad_(False)  # the bridge adds parameters of its own: queries, keys and values apart
-    return TransformerLensModel(bridge, weights)
+    # The bridge adds parameters of its own: separate queries, keys and values.
+    bridge.original_model.requires_grad_(False)
+    return TransformerLensModel(bridge, model.config.to_dict(), weights)
 
 
 class TransformerLensModel(VisitedModel):
     """A causal LM in a TransformerBridge behind the LanguageModel protocol."""
 
-    def __init__(self, bridge: Any, weights: Mapping[str, Tensor]) -> None:
-        config = bridge.original_model.config.to_dict()
+    def __init__(self, bridge: "TransformerBridge", config: JsonObject, weights: Mapping[str, Tensor]) -> None:
         super().__init__(config, next(bridge.original_model.parameters()).device, weights)
         self._bridge = bridge
         self._hooked = bridge.hook_dict
@@ -62,7 +68,7 @@ class TransformerLensModel(VisitedModel):
             )
 
     @contextmanager
-    def _visited(self, visits: Mapping[str, Visit]) -> Iterator[None]:
+    def _visiting(self, visits: Mapping[str, Visit]) -> Iterator[None]:
         for name in visits:
             self._require(name)
         with self._bridge.hooks(fwd_hooks=[(_bridge_name(name), _hook(visit)) for name, visit in visits.items()]):
@@ -70,24 +76,24 @@ class TransformerLensModel(VisitedModel):
 
 
 def _bridge_name(name: str) -> str:
-    """The bridge's `hook_normalized` comes before a norm's weight and bias; TransformerLens's own comes after them."""
+    """The bridge's name of a hook point. Its `hook_normalized` comes before a norm's weight and bias, not after."""
     return name.replace(".hook_normalized", ".hook_out")
 
 
-def _hook(visit: Visit) -> Any:
-    """A TransformerLens hook that makes the visit with heads, where the bridge keeps them apart, side by side."""
+def _hook(visit: Visit) -> Callable[[Tensor, object], Tensor | None]:
+    """A TransformerLens hook that makes the visit. Heads, which the bridge keeps apart, stand side by side in it."""
 
-    def hook(activations: Tensor, hook: Any) -> Tensor | None:
+    def hook(activations: Tensor, hook: object) -> Tensor | None:
         replaced = visit(activations.flatten(2))
         return None if replaced is None else replaced.view(activations.shape)
 
     return hook
 
 
-def _no_tokenizer() -> Any:
-    """A tokenizer of one word, since the bridge insists on one, though it is only ever given tokens.
+def _make_tokenizer() -> "PreTrainedTokenizerBase":
+    """A tokenizer of one word: the bridge insists on a tokenizer, though lmsae gives it tokens only.
 
-    A model's own, if it has a BOS token, the bridge would load a second time from wherever it first came from.
+    The model's own tokenizer would not do. If it has a BOS token, the bridge loads it again from its first origin.
     """
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel

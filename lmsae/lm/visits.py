@@ -1,36 +1,35 @@
-"""What can happen to activations as a forward pass comes by: they are recorded, or edited. Both backends use it."""
+"""Visits to the activations of a forward pass, which record or edit them. Both backends make them."""
 
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from typing import Any, final
+from typing import final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lmsae.config import JsonObject
 from lmsae.errors import ShapeError, SourceError
 from lmsae.lm import hook_points as points
 from lmsae.lm.protocol import Edit
 
 Visit = Callable[[Tensor], Tensor | None]
-"""Called with activations (batch, context, width); what it returns takes their place, and None leaves them alone."""
+"""Called with activations (batch, context, width). Its result takes their place; None leaves them alone."""
 
 
 class Enough(Exception):
-    """Ends a forward pass from within, once all that was wanted of it is there."""
+    """Ends a forward pass from within, once all wanted activations are recorded."""
 
 
 class VisitedModel(ABC):
-    """A LanguageModel made of two things: a forward pass, and a way to visit the activations it makes.
+    """A LanguageModel made of two things: a forward pass, and a way to visit its activations.
 
-    Threads may share it: one forward pass ends before the next begins, so that none makes another's visits.
+    Threads may share it. One forward pass ends before the next begins, so that none makes the visits of another.
     """
 
-    def __init__(
-        self, config: dict[str, Any], device: torch.device, weights: Mapping[str, Tensor] | None = None
-    ) -> None:
+    def __init__(self, config: JsonObject, device: torch.device, weights: Mapping[str, Tensor] | None = None) -> None:
         self.config = config
         self.device = device
         self.weights: Mapping[str, Tensor] = weights or {}
@@ -44,27 +43,30 @@ class VisitedModel(ABC):
 
     @abstractmethod
     def _forward(self, tokens: Tensor) -> Tensor:
-        """Logits (batch, context, d_vocab) for tokens on the model's device."""
+        """The logits (batch, context, d_vocab) of tokens on the model's device."""
 
     @abstractmethod
-    def _visited(self, visits: Mapping[str, "Visit"]) -> AbstractContextManager[None]:
-        """While this is entered, forward passes make these visits. Raises HookPointError for what the model has not."""
+    def _visiting(self, visits: Mapping[str, "Visit"]) -> AbstractContextManager[None]:
+        """While this is entered, forward passes make these visits.
+
+        Raises HookPointError for a hook point that the model lacks.
+        """
 
     @final
     @torch.no_grad()
     def read(
         self, tokens: Int[Tensor, "batch context"], hook_points: Sequence[str]
     ) -> dict[str, Float[Tensor, "batch context _"]]:
-        """Activations at all the hook points, from one forward pass that ends at the last of them."""
+        """The activations at all the hook points, from one forward pass that ends at the last of them."""
         recording = Recording(hook_points)
-        with self._one_at_a_time, self._visited(recording.visits()), suppress(Enough):
+        with self._one_at_a_time, self._visiting(recording.visits()), suppress(Enough):
             self._run(tokens)
         return recording.activations()
 
     @final
     @torch.no_grad()
     def logits(self, tokens: Int[Tensor, "batch context"]) -> Float[Tensor, "batch context d_vocab"]:
-        """Logits of the token after each token."""
+        """The logits of the token after each token."""
         with self._one_at_a_time:
             return self._run(tokens)
 
@@ -72,8 +74,8 @@ class VisitedModel(ABC):
     def logits_with(
         self, tokens: Int[Tensor, "batch context"], edits: Mapping[str, Edit]
     ) -> Float[Tensor, "batch context d_vocab"]:
-        """Logits of the forward pass in which the activations at each hook point are replaced by its edit of them."""
-        with self._one_at_a_time, self._visited(edit_visits(edits)):
+        """The logits of a forward pass in which an edit replaces the activations at each hook point."""
+        with self._one_at_a_time, self._visiting(edit_visits(edits)):
             return self._run(tokens)
 
     def _run(self, tokens: Tensor) -> Tensor:
@@ -87,7 +89,7 @@ class VisitedModel(ABC):
 
 
 class Recording:
-    """Keeps the activations at some hook points, and raises Enough when it has them all."""
+    """Keeps the activations at some hook points, and raises Enough once it has them all."""
 
     def __init__(self, hook_points: Sequence[str]) -> None:
         self._wanted = tuple(dict.fromkeys(hook_points))
@@ -95,13 +97,13 @@ class Recording:
 
     def visits(self) -> dict[str, Visit]:
         """The visit to make at each hook point."""
-        return {name: self._visit(name) for name in self._wanted}
+        return {name: self._visit_at(name) for name in self._wanted}
 
     def activations(self) -> dict[str, Tensor]:
         """Hook point -> activations (batch, context, width), in the order asked for."""
         return {name: self._found[name] for name in self._wanted}
 
-    def _visit(self, name: str) -> Visit:
+    def _visit_at(self, name: str) -> Visit:
         def record(activations: Tensor) -> None:
             self._found[name] = activations
             if len(self._found) == len(self._wanted):
@@ -114,22 +116,21 @@ def edit_visits(edits: Mapping[str, Edit]) -> dict[str, Visit]:
     """The visits that splice these edits into a forward pass.
 
     No module of a model yields the residual between attention and MLP: the norm before the MLP reads it, and the end of
-    the layer adds it to the MLP's output. So an edit there becomes three: at the norm, which sees the edited residual;
-    at the MLP's output, which is noted; and at the end of the layer, which becomes their sum, as the layer computes it.
+    the layer adds it to the MLP's output. So an edit of that residual becomes three. The first, at the norm, edits the
+    residual and notes it. The second notes the output of the MLP. The third, at the end of the layer, puts the sum of
+    both in place of the layer's output, as the layer itself computes it.
     """
-    visits: dict[str, Edit] = {name: _checked(name, edit) for name, edit in edits.items()}
+    visits: dict[str, Edit] = {name: _check_shape(name, edit) for name, edit in edits.items()}
     for name in [name for name in visits if name.endswith(".hook_resid_mid")]:
         layer = name.removesuffix(".hook_resid_mid")
-        residual, mlp = _Noted(visits[name]), _Noted(visits.get(f"{layer}.hook_mlp_out", _unchanged))
+        residual, mlp = _NotedEdit(visits[name]), _NotedEdit(visits.get(f"{layer}.hook_mlp_out", _keep))
         visits[name], visits[f"{layer}.hook_mlp_out"] = residual, mlp
-        visits[f"{layer}.hook_resid_post"] = _sum_then(
-            residual, mlp, visits.get(f"{layer}.hook_resid_post", _unchanged)
-        )
+        visits[f"{layer}.hook_resid_post"] = _edit_sum(residual, mlp, visits.get(f"{layer}.hook_resid_post", _keep))
     return dict(visits)
 
 
-class _Noted:
-    """An edit that remembers its last result until it is taken."""
+class _NotedEdit:
+    """An edit that remembers its last result until somebody takes it."""
 
     def __init__(self, edit: Edit) -> None:
         self._edit = edit
@@ -140,21 +141,24 @@ class _Noted:
         return self._result
 
     def take(self) -> Tensor:
+        """Return the last result and forget it."""
         result, self._result = self._result, None
         assert result is not None, "the layer ended before its MLP"
         return result
 
 
-def _sum_then(residual: _Noted, mlp: _Noted, edit: Edit) -> Edit:
+def _edit_sum(residual: _NotedEdit, mlp: _NotedEdit, edit: Edit) -> Edit:
     return lambda activations: edit(residual.take() + mlp.take())
 
 
-def _unchanged(activations: Tensor) -> Tensor:
+def _keep(activations: Tensor) -> Tensor:
     return activations
 
 
-def _checked(name: str, edit: Edit) -> Edit:
-    def checked(activations: Tensor) -> Tensor:
+def _check_shape(name: str, edit: Edit) -> Edit:
+    """The edit with a check that it keeps the shape, and a cast of its result to the model's dtype."""
+
+    def check(activations: Tensor) -> Tensor:
         edited = edit(activations)
         if edited.shape != activations.shape:
             raise ShapeError(
@@ -163,4 +167,4 @@ def _checked(name: str, edit: Edit) -> Edit:
             )
         return edited.to(activations.dtype)
 
-    return checked
+    return check

@@ -10,7 +10,7 @@ from lmsae.dictionary.config import DictionaryConfig
 from lmsae.errors import ConfigError, Fault, LmsaeError, suggest
 from lmsae.geometry.config import GEOMETRIES
 from lmsae.lm.hook_points import require
-from lmsae.lm.resolving import ResolvedModel, lent_tokenizer, read_config
+from lmsae.lm.resolving import ResolvedModel, default_tokenizer, read_config
 from lmsae.lm.resolving import resolve as resolve_model
 from lmsae.planning.catalog import CATALOG, with_defaults
 from lmsae.planning.checks import CHECKS
@@ -93,7 +93,7 @@ class Resolver:
     ) -> ResolvedModel | None:
         """The tokenizer that is named, or else the first model's own."""
         model = models[0] if models else None
-        named = section and (section.tokenizer or (model and lent_tokenizer(model)))
+        named = section and (section.tokenizer or (model and default_tokenizer(model)))
         return self._find_model(draft, "tokenize.tokenizer", named, None) if named else model
 
     def _find_text(self, draft: Draft, section: DatasetConfig | None) -> Text | None:

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: the commit that a repository's revision means, by the hub or by its cache on this machine."""
+"""The Hugging Face hub and its cache on this machine: the commit that a revision means, and the files of a commit."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +20,10 @@ class Refused(Exception):
 
 
 class Unreachable(Exception):
-    """The hub did not answer. The text is the first line of the client's error."""
+    """The hub did not answer, or not in full; the text is the kind and the first line of the client's error."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(" ".join([f"{type(error).__name__}:", *str(error).splitlines()[:1]]))
 
 
 def ask_commit(kind: RepositoryKind, name: str, revision: str | None) -> str:
@@ -42,7 +45,7 @@ def ask_commit(kind: RepositoryKind, name: str, revision: str | None) -> str:
     except RepositoryNotFoundError:
         raise Refused("repository") from None
     except Exception as error:  # requests', httpx's or httpx2's, by version of the hub's client
-        raise Unreachable(" ".join([f"{type(error).__name__}:", *str(error).splitlines()[:1]])) from error
+        raise Unreachable(error) from error
     assert found.sha is not None, "the hub names the commit of every revision"
     return found.sha
 
@@ -69,6 +72,27 @@ def remember_commit(kind: RepositoryKind, name: str, revision: str | None, commi
         with suppress(OSError):  # a cache that is shared and read-only
             reference.parent.mkdir(parents=True, exist_ok=True)
             reference.write_text(commit)
+
+
+def cached_files(name: str, commit: str, patterns: list[str]) -> Path | None:
+    """The folder of a model's commit in the local cache, perhaps without some of the files, or None."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=commit, allow_patterns=patterns, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def download_files(name: str, commit: str, patterns: list[str]) -> Path:
+    """Download the files of a model's commit that match the patterns; returns their folder. Raises Unreachable."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=commit, allow_patterns=patterns))
+    except Exception as error:  # requests', httpx's or httpx2's, by version of the hub's client
+        raise Unreachable(error) from error
 
 
 def _cache(kind: RepositoryKind, name: str) -> Path:

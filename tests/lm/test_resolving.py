@@ -15,9 +15,8 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from lmsae.errors import SourceError
-from lmsae.lm import load, load_tokenizer
-from lmsae.lm import resolving as source
-from lmsae.lm.resolving import ResolvedModel, folder, read_config, resolve
+from lmsae.lm import load, load_tokenizer, resolving
+from lmsae.lm.resolving import ResolvedModel, read_config, resolve, weights_folder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -53,7 +52,7 @@ def test_each_file_is_digested_by_the_function_given(local):
 
     def digest(path):
         seen.append(path.name)
-        return source.sha256_of_file(path)
+        return resolving.sha256_of_file(path)
 
     assert resolve(str(local), digest_of_file=digest) == resolve(str(local))
     assert seen == ["config.json", "generation_config.json", "model.safetensors"]
@@ -61,7 +60,7 @@ def test_each_file_is_digested_by_the_function_given(local):
 
 def test_a_local_model_is_read_where_it_lies(local):
     model = resolve(str(local))
-    assert folder(model) == local
+    assert weights_folder(model) == local
     assert read_config(model)["model_type"] == "llama"
 
 
@@ -85,14 +84,14 @@ def test_an_unknown_builtin_is_met_with_the_ones_there_are():
 def test_pickled_weights_are_refused(local):
     (local / "model.safetensors").rename(local / "pytorch_model.bin")
     with pytest.raises(SourceError, match=r"only pickled ones \(pytorch_model\.bin\)"):
-        folder(resolve(str(local)))
+        weights_folder(resolve(str(local)))
 
 
 def test_a_missing_shard_is_noticed_before_loading(local):
     index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
     (local / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(SourceError, match="found none"):
-        folder(resolve(str(local)))
+        weights_folder(resolve(str(local)))
 
 
 def test_a_damaged_config_is_named(local):
@@ -112,7 +111,7 @@ def test_a_model_without_a_tokenizer_is_refused(local):
         load_tokenizer(resolve(str(local)))
 
 
-@pytest.mark.parametrize("use", [folder, load_tokenizer])
+@pytest.mark.parametrize("use", [weights_folder, load_tokenizer])
 def test_a_model_that_changed_since_it_was_resolved_is_refused(local, use):
     planned = resolve(str(local))
     (local / "tokenizer_config.json").write_text("{}")
@@ -226,7 +225,7 @@ def test_a_hub_model_is_named_by_its_commit_and_only_what_is_needed_is_downloade
     assert hub.downloads == []
     assert client(hub.url, "read_config(resolve('tiny/llama'))['model_type']") == "llama\n"
     assert hub.downloads == ["config.json"]
-    found = Path(client(hub.url, "folder(resolve('tiny/llama'))").strip())
+    found = Path(client(hub.url, "weights_folder(resolve('tiny/llama'))").strip())
     assert sorted(hub.downloads) == ["config.json", "generation_config.json", "model.safetensors"]
     assert (found / "model.safetensors").read_bytes() == (hub.files / "model.safetensors").read_bytes()
 
@@ -237,9 +236,9 @@ def test_a_repository_or_revision_that_the_hub_has_not_is_refused(hub, client):
 
 
 def test_without_network_what_is_cached_is_used_under_its_commit(hub, client):
-    online = client(hub.url, "folder(resolve('tiny/llama'))")
+    online = client(hub.url, "weights_folder(resolve('tiny/llama'))")
     nowhere = "http://127.0.0.1:9"
-    assert client(nowhere, "folder(resolve('tiny/llama'))") == online
+    assert client(nowhere, "weights_folder(resolve('tiny/llama'))") == online
     assert client(nowhere, f"resolve('tiny/llama', '{COMMIT}').revision").strip() == COMMIT
 
 
@@ -250,6 +249,6 @@ def test_without_network_or_cache_the_answer_comes_within_seconds_and_says_what_
     assert said.startswith("SourceError model tiny/llama cannot be had. Tried: a local folder")
     assert unreachable in said
     assert "HF_HOME" in said
-    said = client(unreachable, f"folder(ResolvedModel(name='tiny/llama', revision='{COMMIT}'))")
+    said = client(unreachable, f"weights_folder(ResolvedModel(name='tiny/llama', revision='{COMMIT}'))")
     assert COMMIT in said
     assert time.monotonic() - start < 20

@@ -13,7 +13,7 @@ from lmsae.errors import HookPointError, ShapeError, SourceError
 from lmsae.lm import counter, load, read_config, resolve
 from lmsae.lm.features import Features
 from lmsae.lm.hook_points import hook_points, max_context, require
-from lmsae.lm.resolving import ResolvedModel, features_of, lent_tokenizer, tokenizer_folder
+from lmsae.lm.resolving import ResolvedModel, default_tokenizer, features_of, tokenizer_folder
 from lmsae.lm.synthetic import SyntheticModel
 
 NETWORK = "builtin:features?features=40&width=24&probability=0.1&moved=3&erased=4&noise=0.05"
@@ -117,8 +117,8 @@ def test_a_misspelled_builtin_model_is_met_with_this_one_too():
 
 def test_it_borrows_a_tokenizer_and_says_so():
     model = resolve("builtin:features")
-    assert lent_tokenizer(model) == "builtin:stdlib-4m"
-    assert lent_tokenizer(resolve("builtin:stdlib-4m")) is None
+    assert default_tokenizer(model) == "builtin:stdlib-4m"
+    assert default_tokenizer(resolve("builtin:stdlib-4m")) is None
     with pytest.raises(SourceError, match=r"tokenize\.tokenizer = builtin:stdlib-4m"):
         tokenizer_folder(model)
     assert read_config(model)["vocab_size"] == read_config(resolve("builtin:stdlib-4m"))["vocab_size"]
@@ -160,7 +160,7 @@ def test_splitmix64_gives_its_published_numbers():
     """The first outputs of splitmix64 seeded with 1234567, as in Vigna's reference code."""
     golden = 0x9E3779B97F4A7C15 - 2**64
     state = torch.tensor(1234567) + golden * torch.arange(1, 4)
-    assert [value % 2**64 for value in counter.mixed(state).tolist()] == [
+    assert [value % 2**64 for value in counter.mix(state).tolist()] == [
         6457827717110365317,
         3203168211198807973,
         9817491932198370423,
