@@ -109,16 +109,33 @@ def obey(order: Order, counter: int) -> int:
     return main(list(order.arguments))
 
 
-def serve() -> None:
-    """Fork a child for each line that comes in."""
+def prepare() -> None:
+    """Import all that a command will need, and begin what libraries begin late: no child does any of it again."""
+    import blake3  # noqa: F401
     import safetensors.torch  # noqa: F401
+    import torch
     import transformers.models.gpt_neox.modeling_gpt_neox  # noqa: F401
+    import zarrs  # noqa: F401
 
+    import lmsae.cli
+    import lmsae.commands.running
     import lmsae.dictionary.as_jumprelu
+    import lmsae.initialization.initialize
+    import lmsae.planning.overview
+    import lmsae.stages
     import lmsae.stages.inputs.stored
     import lmsae.store.writer
-    import lmsae.training.checkpoints  # noqa: F401
+    import lmsae.training.checkpoints
+    import lmsae.training.run  # noqa: F401
+    from lmsae.kernels import cpu
 
+    cpu.largest_of_rows(torch.tensor([[1.0, 2.0]]), 1)  # Numba's compiler
+    torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])  # torch's
+
+
+def serve() -> None:
+    """Fork a child for each line that comes in."""
+    prepare()
     while line := sys.stdin.readline():
         order = Order(**json.loads(line))
         counter = os.memfd_create("events")

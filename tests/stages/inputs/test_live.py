@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ SECTIONS: dict[str, dict[str, Any]] = {
     # No divisor of the contexts of a window, so that batches are filled up, nor of those of the text, whose last and
     # smaller batch lies across two chunks.
     "activations": {"batch_contexts": BATCH},
-    "runtime": {"device": "cpu", "threads": 1, "checkpoint_seconds": 0},
 }
+OFTEN = {"runtime": {"device": "cpu", "threads": 1, "checkpoint_seconds": 0}}
 TWICE = {"train.tokens": "46592", "train.epochs": "2"}
 ROWS = [
     row_of("topk", **{"train.resample_steps": "8"}),
@@ -48,17 +48,11 @@ NAMES = [row["name"] for row in ROWS]
 RESUMED = ["topk", "batchtopk", "e2e", "transcoder"]
 NOT_THE_SAME = {"spec.json", "manifest.json", ".manifest.json", "run.json"}
 Command = Callable[..., Said]
+pytestmark = pytest.mark.xdist_group("kills")
 
 
 def live(row: dict[str, str]) -> dict[str, str]:
     return {**row, "name": f"{row['name']}-live", "activations.source": "live"}
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    zygote = Zygote()
-    yield zygote
-    zygote.close()
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +81,11 @@ def found(both: Path) -> dict[str, dict[str, Path]]:
 
 @pytest.fixture
 def folder(both: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory: a copy in which some live rows only are wanted, and nothing is trained."""
+    """The working directory: a copy in which some live rows only are wanted, and nothing is trained; from now on
+    there is a checkpoint after every step."""
     folder = shutil.copytree(both, tmp_path / "here")
     monkeypatch.chdir(folder)
+    write_config(folder, **SECTIONS, **OFTEN)
     shutil.rmtree(folder / "artifacts" / "train")
     write_sweep(folder, [live(row) for row in ROWS if row["name"] in RESUMED])
     return folder
@@ -145,7 +141,7 @@ def test_only_the_batches_with_held_calibration_contexts_are_stored(
 def test_models_run_in_batches_of_the_sizes_that_a_capture_of_everything_has(
     folder: Path, lmsae: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_sweep(folder, [live(ROWS[0]) | TWICE, live(ROWS[1]) | TWICE])
+    write_sweep(folder, [live(row) | TWICE | {"train.batch_size": "512"} for row in ROWS[:2]])
     tokens = open_tokens(next((folder / "artifacts" / "tokenize").iterdir())).train[:]
     assert lmsae("plan").code == lmsae("init").code == 0
     batches = recorded(monkeypatch)
@@ -161,12 +157,13 @@ def test_models_run_in_batches_of_the_sizes_that_a_capture_of_everything_has(
     assert (runs[32 : len(tokens) - rest] == 2).all()
 
 
+@pytest.mark.parametrize("kills", [2, pytest.param(6, marks=pytest.mark.slow)])
 def test_live_training_killed_at_any_change_of_a_file_goes_on_to_the_same_bytes(
-    both: Path, folder: Path, found: dict[str, dict[str, Path]], zygote: Zygote
+    kills: int, both: Path, folder: Path, found: dict[str, dict[str, Path]], zygote: Zygote
 ) -> None:
     assert zygote.run(Order(str(folder), ["plan"])).status == 0
     draw = random.Random(0)
-    ended = [zygote.run(Order(str(folder), ["train"], draw.randint(50, 250))).status for _ in range(6)]
+    ended = [zygote.run(Order(str(folder), ["train"], draw.randint(50, 250))).status for _ in range(kills)]
     assert -signal.SIGKILL in ended
     assert zygote.run(Order(str(folder), ["train"])).status == 0
     resumed = 0
@@ -180,7 +177,7 @@ def test_live_training_killed_at_any_change_of_a_file_goes_on_to_the_same_bytes(
 def test_training_that_is_asked_to_stop_does_not_wait_for_a_window(
     folder: Path, lmsae: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_config(folder, **SECTIONS | {"activations": {"batch_contexts": 1}})
+    write_config(folder, **OFTEN, activations={"batch_contexts": 1})
     write_sweep(folder, [live(ROWS[0])])
     assert lmsae("plan").code == lmsae("activations").code == lmsae("norm").code == lmsae("init").code == 0
     batches = recorded(monkeypatch, pause=0.02)
@@ -246,8 +243,8 @@ def test_the_plan_counts_the_bytes_that_will_be_stored(folder: Path, lmsae: Comm
         costs.append(next(line for line in lmsae("plan").out.splitlines() if line.startswith("activations")))
         assert lmsae("activations").code == 0
     contexts = len(open_tokens(next((folder / "artifacts" / "tokenize").iterdir())).train)
-    assert f"{2 * contexts * 32 / 1000:.3g}k tokens" in costs[0]
-    assert f"{2 * BATCH * 32 / 1000:.3g}k tokens" in costs[1]
+    assert f"{2 * contexts * 32 / 1000:.3g} k tokens" in costs[0]
+    assert f"{2 * BATCH * 32 / 1000:.3g} k tokens" in costs[1]
 
 
 def test_a_filter_by_norms_is_refused_live(folder: Path, lmsae: Command) -> None:
