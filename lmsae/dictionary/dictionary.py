@@ -14,10 +14,10 @@ from lmsae import geometry, sparsity
 from lmsae.dictionary import normalizer
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.normalizer import Moments
+from lmsae.geometry.codes import DenseCodes, EntryCodes
+from lmsae.geometry.forward import Forward
 from lmsae.geometry.geometry import EntrywiseGeometry
 from lmsae.kernels.entries import Entries, spread
-from lmsae.losses.codes import DenseCodes, EntryCodes
-from lmsae.losses.forward import Forward
 from lmsae.sparsity.capabilities import TakesAnyK, require
 from lmsae.sparsity.sparsity import EntrywiseSparsity
 

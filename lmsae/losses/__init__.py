@@ -5,11 +5,12 @@ Every loss is a mean over tokens, in the units that training sees (normalized ac
 their coefficients differ accordingly.
 """
 
+from lmsae.geometry.forward import Forward
 from lmsae.losses.anneal import PAnneal
 from lmsae.losses.auxiliary import AuxK, GatedAux, GhostGrads, MultiTopK, PreAct
 from lmsae.losses.config import LOSSES, LossConfig
 from lmsae.losses.end_to_end import EndToEndCE, EndToEndKL
-from lmsae.losses.forward import Forward, Loss, TrainingStep
+from lmsae.losses.loss import Loss, TrainingStep
 from lmsae.losses.penalties import L0, L1, Lp, Tanh, TanhQuad, TargetL0, TargetL0Gemma
 from lmsae.losses.reconstruction import Nested, NestedSampled, reconstruction_loss
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from lmsae.losses.forward import Forward, Loss, TrainingStep
+from lmsae.geometry.forward import Forward
+from lmsae.losses.loss import Loss, TrainingStep
 from lmsae.losses.penalties import power
 
 if TYPE_CHECKING:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from lmsae.losses.forward import Forward, Loss, TrainingStep, widen
+from lmsae.geometry.forward import Forward
+from lmsae.kernels.precision import widen
+from lmsae.losses.loss import Loss, TrainingStep
 from lmsae.losses.penalties import L1_COEFFICIENT
 from lmsae.losses.reconstruction import squared_error
 from lmsae.sparsity.capabilities import HasGate, HasThreshold, TakesAnyK, require

@@ -7,7 +7,7 @@ from pydantic import Field
 from lmsae.losses.anneal import PAnneal
 from lmsae.losses.auxiliary import AuxK, GatedAux, GhostGrads, MultiTopK, PreAct
 from lmsae.losses.end_to_end import EndToEndCE, EndToEndKL
-from lmsae.losses.forward import Loss
+from lmsae.losses.loss import Loss
 from lmsae.losses.penalties import L0, L1, Lp, Tanh, TanhQuad, TargetL0, TargetL0Gemma
 from lmsae.losses.reconstruction import Nested, NestedSampled
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from lmsae.losses.forward import Forward, Loss, TrainingStep
+from lmsae.geometry.forward import Forward
+from lmsae.losses.loss import Loss, TrainingStep
 
 if TYPE_CHECKING:
     from torch import Tensor

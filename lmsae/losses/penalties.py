@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from lmsae.losses.forward import Forward, Loss, TrainingStep, widen
+from lmsae.geometry.forward import Forward
+from lmsae.kernels.precision import widen
+from lmsae.losses.loss import Loss, TrainingStep
 from lmsae.sparsity.capabilities import HasThreshold, require
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from lmsae.stages.sites import Reading, Sites, inputs_from
 from lmsae.stages.stage import Done, Job, Stage
 from lmsae.store.layout import Layout
 from lmsae.training.config import TrainConfig
-from lmsae.training.objective import Objective, trains_on_contexts
+from lmsae.training.objective import Learning, trains_on_contexts
 
 if TYPE_CHECKING:
     from lmsae.dictionary.dictionary import Dictionary
@@ -44,9 +44,7 @@ class Spliced(Frozen):
     hook_points: tuple[str, ...]
 
 
-class Config(TrainConfig, Reading):
-    dictionary: DictionaryConfig
-    objective: Objective
+class Config(Learning, Reading):
     sites: Sites
     spliced: Spliced | None = None
 

@@ -1,8 +1,10 @@
 """The objective of training: losses, and what else training adds to a dictionary."""
 
 from lmsae.config import Frozen
+from lmsae.dictionary.config import DictionaryConfig
 from lmsae.geometry.config import GeometryBase
 from lmsae.losses import LossConfig
+from lmsae.training.config import TrainConfig
 
 
 class Objective(Frozen):
@@ -16,6 +18,13 @@ class Objective(Frozen):
     def needs_model(self) -> bool:
         """True if a loss asks for the language model at every step."""
         return any(loss.needs_model for loss in self.losses)
+
+
+class Learning(TrainConfig):
+    """A dictionary, and all that determines what it learns from a stream of batches."""
+
+    dictionary: DictionaryConfig
+    objective: Objective
 
 
 def trains_on_contexts(geometry: GeometryBase | type[GeometryBase], needs_model: bool) -> bool:

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmsae.dictionary.dictionary import Dictionary
+from lmsae.kernels.precision import widen
 from lmsae.lm.protocol import LanguageModel
-from lmsae.losses.forward import widen
 from lmsae.training.batch import Batch
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lmsae import sparsity
 from lmsae.dictionary.dictionary import Dictionary
+from lmsae.geometry.codes import DenseCodes, EntryCodes
 from lmsae.kernels import entries
 from lmsae.losses import LOSSES, Forward, TrainingStep, reconstruction_loss
-from lmsae.losses.codes import DenseCodes, EntryCodes
 from lmsae.planning.catalog import CATALOG
 from lmsae.sparsity.config import ACT_FNS
 from lmsae.sparsity.sparsity import EntrywiseSparsity

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from lmsae.errors import TrainingError
+from lmsae.geometry.codes import DenseCodes
 from lmsae.kernels import entries
 from lmsae.losses import AuxK, Forward, TrainingStep, reconstruction_loss
-from lmsae.losses.codes import DenseCodes
 from lmsae.planning.catalog import CATALOG
 from lmsae.training import curves
 from lmsae.training.batch import Batch

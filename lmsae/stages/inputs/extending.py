@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 from lmsae.artifacts.artifact import CHECKPOINT, Artifact
 from lmsae.stages.stage import Job
 from lmsae.training.forks import Schedules, find_fork
+from lmsae.training.objective import Learning
 
 if TYPE_CHECKING:
-    from lmsae.stages.train import Config
     from lmsae.training.checkpoints import Checkpoints
 
 LENGTH = frozenset({"tokens", "epochs"})
@@ -23,8 +23,8 @@ class Extended:
     steps: int
 
 
-def schedules_of(config: "Config") -> Schedules:
-    """All that a train artifact's config does by the step."""
+def schedules_of(config: Learning) -> Schedules:
+    """The schedules of a run: all that its config changes from step to step."""
     return Schedules(config, config.objective.losses, getattr(config.dictionary.act_fn, "k", None))
 
 
@@ -59,7 +59,7 @@ def step_to_keep(job: Job) -> int:
     return shared.steps
 
 
-def _shorter_runs(job: Job) -> "list[tuple[Artifact, Config]]":
+def _shorter_runs(job: Job) -> list[tuple[Artifact, Learning]]:
     """The job's relatives that are trained on fewer tokens, with their configs, the longest first."""
     runs = [
         (relative, type(job.config).model_validate(relative.spec().config))

@@ -1,4 +1,4 @@
-"""The contract of a loss: the forward pass that it sees, the step of training that it is asked at, and its value.
+"""The contract of a loss: the step of training that it is asked at, and its value.
 
 Torch is not imported here: losses are methods of tensors, and a plan that only names losses stays quick.
 """
@@ -7,48 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar
 
 from lmsae.config import Frozen
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lmsae.geometry.forward import Forward
     from lmsae.geometry.geometry import Geometry
-    from lmsae.losses.codes import Codes
     from lmsae.sparsity.sparsity import Sparsity
-
-
-@runtime_checkable
-class SplicedModel(Protocol):
-    """The language model on a batch, with the reconstruction in the place of its activations."""
-
-    def divergence(self) -> Tensor:
-        """Mean KL(model || this), in nats, over usable positions that have a next token."""
-        ...
-
-    def cross_entropy(self) -> Tensor:
-        """Mean cross-entropy of the next token, in nats, over the same positions."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Forward:
-    """One forward pass over the usable tokens of a batch, in training's units.
-
-    x (tokens, d_in), target and reconstruction (tokens, d_out). `pre` (tokens, latents) is what latents are selected
-    by, in the units of `codes.pre`. In a pass at few entries it has no gradient; only `entrywise` losses see such a
-    pass. `k` is the number of codes that the pass selected a token, None for the config's own; `model` is there for
-    losses that need it.
-    """
-
-    x: Tensor
-    target: Tensor
-    pre: Tensor
-    codes: Codes
-    reconstruction: Tensor
-    k: int | None = None
-    model: SplicedModel | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +74,3 @@ class Loss(Frozen):
 
     def observe(self, memory: dict[str, Tensor], forward: Forward, training: TrainingStep) -> None:
         """Change the memory in place after a step."""
-
-
-def widen(values: Tensor) -> Tensor:
-    """The values in float32 where products gave them in half precision; sums over tokens and latents need it."""
-    return values.float() if values.itemsize < 4 else values

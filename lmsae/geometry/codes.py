@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lmsae.geometry.geometry import Chosen, EntrywiseGeometry, Geometry
 from lmsae.kernels.entries import Entries
-from lmsae.losses.forward import widen
+from lmsae.kernels.precision import widen
 
 STEADY = 1e-12
 
