@@ -38,7 +38,8 @@ class Draft:
     known: dict[str, object] = field(default_factory=dict)
     """All that is known of the row by now: its valid sections, and what has been found."""
     is_refused: bool = False
-    _checked: set[Check] = field(default_factory=set)
+    checked: set[Check] = field(default_factory=set)
+    """The checks that have been run."""
 
     def refuse(self, column: str | None, message: str, only_if_own: bool = False, depends_on_row: bool = False) -> None:
         """Add a fault of the row, at the place where the column's value stands."""
@@ -59,8 +60,8 @@ class Draft:
         """Run every check that has not been run and of which all is known that it reads."""
         for check in checks:
             names = _READS.get(check) or _READS.setdefault(check, tuple(inspect.signature(check).parameters))
-            if check not in self._checked and all(name in self.known for name in names):
-                self._checked.add(check)
+            if check not in self.checked and all(name in self.known for name in names):
+                self.checked.add(check)
                 for refusal in check(**{name: self.known[name] for name in names}):
                     self.refuse(*refusal)
 
