@@ -1,7 +1,7 @@
 """Normalizers: raw activations to the units of training and back.
 
-Hook points stand side by side in the last dimension, and each is normalized on its own. At inference nothing is known
-of an output that is not read (a transcoder's): there the kinds that look at each token give way to `dataset`.
+Hook points stand side by side in the last dimension, and each is normalized on its own. An output that is not read (a
+transcoder's) is unknown at inference. There `dataset` takes the place of the kinds that look at each token.
 """
 
 import math

@@ -105,7 +105,7 @@ class CLT(Geometry):
         if self.b_enc is not None:
             self.b_enc.mul_(norms)
         for rows, of_layer in zip(self.W_dec, norms.view(self.groups, -1), strict=True):
-            # A latent that writes nothing is never selected: its norm is 0, and stays it.
+            # A latent that writes nothing is never selected: its norm is 0 and stays 0.
             rows.div_(of_layer.clamp(min=1e-12)[:, None])
 
 

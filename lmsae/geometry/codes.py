@@ -158,7 +158,7 @@ class EntryCodes(Codes):
         return self.entries.latents_with(self.values)
 
     def decode(self, geometry: Geometry, values: Tensor, x: Tensor) -> Tensor:
-        return _entrywise(geometry).decode_at(values, self.entries, x)
+        return _require_entrywise(geometry).decode_at(values, self.entries, x)
 
     def write_stretches(self, geometry: Geometry, x: Tensor, sizes: Sequence[int]) -> Iterator[Tensor]:
         """All stretches are written in one go: every token has one row for each."""
@@ -175,19 +175,19 @@ class EntryCodes(Codes):
             row, latents, codes = row[inner], latents[inner], codes[inner]
         rows = (stretches + latents.is_cuda) * entries.tokens
         parts, order = Entries.sorted(row, latents, rows, entries.width)
-        written = _entrywise(geometry).write_at(codes[order], parts).unflatten(0, (-1, entries.tokens))
+        written = _require_entrywise(geometry).write_at(codes[order], parts).unflatten(0, (-1, entries.tokens))
         yield from written[:stretches]
 
     def write_chosen(self, geometry: Geometry, x: Tensor, candidates: Tensor, chosen: Tensor) -> Tensor:
         """Without a product of all candidates."""
         entries = Entries.even(candidates[chosen], geometry.latents)
-        pre = _entrywise(geometry).encode_at(x, entries)
+        pre = _require_entrywise(geometry).encode_at(x, entries)
         if self.norms_in_pre:
             pre = pre * geometry.norms()[entries.latents]
         selected = pre if self.signed else pre.relu()
-        return _entrywise(geometry).write_at(self.to_codes(selected, geometry, entries.latents), entries)
+        return _require_entrywise(geometry).write_at(self.to_codes(selected, geometry, entries.latents), entries)
 
 
-def _entrywise(geometry: Geometry) -> EntrywiseGeometry:
+def _require_entrywise(geometry: Geometry) -> EntrywiseGeometry:
     assert isinstance(geometry, EntrywiseGeometry), "a pass at entries is made for such geometries alone"
     return geometry

@@ -66,7 +66,7 @@ class Linear(EntrywiseGeometry):
     def _bias(self) -> Tensor | None:
         if not self.apply_b_dec_to_input:
             return self.b_enc
-        # (x - b_dec) W_enc as x W_enc - b_dec W_enc: the subtraction then costs a vector, not a batch.
+        # (x - b_dec) W_enc = x W_enc - b_dec W_enc: so b_dec changes one vector, and not every token of the batch.
         towards = self.b_dec @ self.encoder
         return -towards if self.b_enc is None else self.b_enc - towards
 
@@ -84,7 +84,7 @@ class Linear(EntrywiseGeometry):
     ) -> Float[Tensor, " entries"]:
         read, bias = x, self.b_enc
         if self.apply_b_dec_to_input:
-            # b_dec learns by way of the bias, from a vector instead of a batch.
+            # The gradient of b_dec goes through the bias, which is one vector, and not through the batch.
             moved: Tensor = _MovedBias.apply(self.b_dec, self.encoder.detach())  # pyright: ignore[reportAssignmentType]
             read, bias = x - self.b_dec.detach(), (moved if bias is None else bias + moved)
         if self.W_glu is not None:
@@ -157,7 +157,7 @@ class Linear(EntrywiseGeometry):
                 "the activation function brings its own biases, so this geometry has no b_enc to multiply by decoder "
                 "norms; keep the dictionary as it is, or train it with sparsity_include_decoder_norm false"
             )
-        # A latent that writes nothing is never selected: its norm is 0, and stays it.
+        # A latent that writes nothing is never selected: its norm is 0 and stays 0.
         norms = self.norms()
         self._set_encoder(self.encoder * norms)
         self.b_enc.mul_(norms)

@@ -158,7 +158,7 @@ class Lorsa(Geometry):
         self.W_enc.mul_(norms)
         if self.b_enc is not None:
             self.b_enc.mul_(norms)
-        # A latent that writes nothing is never selected: its norm is 0, and stays it.
+        # A latent that writes nothing is never selected: its norm is 0 and stays 0.
         self.W_dec.div_(norms.clamp(min=1e-12)[:, None])
 
 

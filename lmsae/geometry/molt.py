@@ -54,10 +54,10 @@ class MOLT(Geometry):
 
     def norms(self) -> Float[Tensor, " d_sae"]:
         """||U_i V_i||_F, from r x r Gram matrices: its square is trace((U_i^T U_i) (V_i V_i^T))."""
-        # Not in half precision under autocast: codes may be divided by norms.
+        # In full precision even under autocast, because codes may be divided by norms.
         with torch.autocast(self.b_dec.device.type, enabled=False):
             squares = [((U @ U.mT) * (V @ V.mT)).sum((1, 2)) for U, V in zip(self.U, self.V, strict=True)]
-        # The gradient of a root at 0 is not a number; and rounding may take the sum of products below it.
+        # At 0 the gradient of a root is not a number, and rounding may take the sum of products below 0.
         return torch.cat(squares).clamp(min=torch.finfo(self.b_dec.dtype).tiny).sqrt()
 
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:

@@ -67,7 +67,7 @@ class GhostGrads(Loss):
             return forward.reconstruction.new_zeros(())
         residual = (forward.target - forward.reconstruction).detach()
         pre = widen(forward.pre[..., dead])
-        # A factor a token is lost when norms are set, and exp of a difference cannot overflow.
+        # exp of a difference cannot overflow. Each token loses a factor by it, and gets another when norms are set.
         selected = (pre - pre.detach().amax(-1, keepdim=True)).exp()
         ghost = geometry.write(forward.codes.to_codes(selected, geometry, dead), dead, forward.x)
         norms = widen(ghost.detach()).norm(dim=-1, keepdim=True)

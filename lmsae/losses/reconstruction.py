@@ -75,7 +75,7 @@ class Nested(Loss):
         return nested_loss(geometry, forward, self.sizes(geometry.latents // geometry.groups))
 
     def sizes(self, latents: int) -> list[int]:
-        """How many of a group's latents each prefix holds, in ascending order; a prefix holds at least one."""
+        """The number of a group's latents in each prefix, in ascending order; a prefix holds at least one."""
         return sorted({max(1, round(share * latents)) for share in self.matryoshka_prefixes})
 
 
@@ -96,7 +96,7 @@ class NestedSampled(Loss):
         return nested_loss(geometry, forward, sizes)
 
     def sizes(self, latents: int, seed: int, step: int) -> list[int]:
-        """How many of a group's latents each prefix holds, in ascending order: a pure function of seed and step."""
+        """The number of a group's latents in each prefix, in ascending order: a pure function of seed and step."""
         drawn = random.Random(f"nested {seed} {step}")
         sizes = {latents}
         while len(sizes) < min(self.matryoshka_sampled, latents):

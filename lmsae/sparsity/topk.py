@@ -88,7 +88,7 @@ def estimate_floor(values: Float[Tensor, " n"], count: int) -> Tensor | None:
     """A value a little below the `count` largest, most likely, as a sample tells; None where none is needed."""
     if values.numel() <= (LARGE_ON_GPU if values.is_cuda else 4 * SAMPLE):
         return None
-    stride = values.numel() // SAMPLE | 1  # odd, to meet all latents: their number is mostly even
+    stride = values.numel() // SAMPLE | 1  # odd: latents are mostly even in number, and the sample must meet all
     sample = values[::stride]
     rank = min(int(1.2 * count / stride) + 64, sample.numel())
     return sample.topk(rank, sorted=True).values[-1]

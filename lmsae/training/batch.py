@@ -32,7 +32,7 @@ class Batch:
         return self.change_each(lambda part: part.to(device))
 
     def change_each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        """The batch with every tensor changed; as many tokens count as before, which need not be counted again."""
+        """The batch with every tensor changed. As many tokens count as before, so they are not counted again."""
         x = change(self.x)
         changed = Batch(
             x,

@@ -36,7 +36,7 @@ class Checkpoints:
         self._of_use: list[Path] = []
 
     def write(self) -> None:
-        """Write the run as it is, unless that has been done. Of earlier checkpoints the newest of use stays."""
+        """Write the run as it is, unless that has been done. Of the earlier checkpoints the newest good one stays."""
         if self._run.steps_done == self._written:
             return
         self._folder.mkdir(exist_ok=True)

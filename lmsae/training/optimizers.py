@@ -69,27 +69,27 @@ def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1 and not name.rpartition(".")[2].startswith("b_")
 
 
-def _adam(config: TrainConfig, parameters: list[Named], lr: float) -> tuple[Optimizer, ...]:
+def _build_adam(config: TrainConfig, parameters: list[Named], lr: float) -> tuple[Optimizer, ...]:
     adam = torch.optim.Adam(
         _make_groups(config, parameters, lr), decoupled_weight_decay=True, fused=True, **_read_moments(config)
     )
     return (adam,)
 
 
-def _sparse_adam(config: TrainConfig, parameters: list[Named], lr: float) -> tuple[Optimizer, ...]:
+def _build_sparse_adam(config: TrainConfig, parameters: list[Named], lr: float) -> tuple[Optimizer, ...]:
     return (SparseAdam(_make_groups(config, parameters, lr), **_read_moments(config)),)
 
 
-def _muon(config: TrainConfig, parameters: list[Named], lr: float) -> tuple[Optimizer, ...]:
+def _build_muon(config: TrainConfig, parameters: list[Named], lr: float) -> tuple[Optimizer, ...]:
     # torch's Muon takes matrices only, not stacks of them.
     matrices = [(name, value) for name, value in parameters if _is_matrix(name, value) and value.ndim == 2]
     taken = {name for name, _ in matrices}
     others = [(name, value) for name, value in parameters if name not in taken]
     muon = torch.optim.Muon(_make_groups(config, matrices, lr), momentum=MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw")
-    return (muon, *_adam(config, others, lr))
+    return (muon, *_build_adam(config, others, lr))
 
 
-def _schedule_free(config: TrainConfig, parameters: list[Named], lr: float) -> tuple[Optimizer, ...]:
+def _build_schedule_free(config: TrainConfig, parameters: list[Named], lr: float) -> tuple[Optimizer, ...]:
     library = _import_library("schedulefree", config)
     optimizer = library.AdamWScheduleFree(_make_groups(config, parameters, lr), **_read_moments(config))
     optimizer.train()
@@ -111,10 +111,10 @@ def _import_library(name: str, config: TrainConfig) -> ModuleType:
 
 
 _BUILDERS: Mapping[str, Callable[[TrainConfig, list[Named], float], tuple[Optimizer, ...]]] = {
-    "adam": _adam,
-    "sparse_adam": _sparse_adam,
-    "muon": _muon,
-    "schedule_free": _schedule_free,
+    "adam": _build_adam,
+    "sparse_adam": _build_sparse_adam,
+    "muon": _build_muon,
+    "schedule_free": _build_schedule_free,
 }
 
 

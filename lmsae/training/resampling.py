@@ -57,7 +57,7 @@ def draw_rebirth(
     a loss; the rest wait for the next time.
     """
     weights = losses.double().square().cpu().numpy()
-    weights = np.where(np.isfinite(weights), weights, 0.0)  # a run that breaks down says so by itself
+    weights = np.where(np.isfinite(weights), weights, 0.0)  # the run itself reports a loss that is not finite
     total = weights.sum()
     latents = dead.nonzero().squeeze(1)[: np.count_nonzero(weights)]
     share = weights / total if total else None

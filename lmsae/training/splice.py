@@ -40,10 +40,10 @@ class Splice:
         like = raw if dictionary.config.geometry.autoencodes else None
         restored = dictionary.write.restore(reconstruction.to(raw.dtype), like)
         parts = restored.split(dictionary.config.widths.writes, dim=-1)
-        return Spliced(self, self._clean(batch), dict(zip(self.hook_points, parts, strict=True)))
+        return Spliced(self, self._run_clean(batch), dict(zip(self.hook_points, parts, strict=True)))
 
     @torch.no_grad()
-    def _clean(self, batch: Batch) -> Clean:
+    def _run_clean(self, batch: Batch) -> Clean:
         assert batch.ids is not None, "end-to-end losses train on whole contexts"
         assert batch.usable is not None
         if self._last is None or self._last.ids is not batch.ids:

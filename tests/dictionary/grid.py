@@ -55,7 +55,7 @@ NO_FOLD = {
     "clt-gated-whiten": "no b_enc",
     "lorsa-gated-whiten": "no b_enc",
 }
-"""What cannot be folded, as geometry-act_fn-normalization, and what the refusal says."""
+"""The cases that cannot be folded, as geometry-act_fn-normalization, and what the refusal says."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def cases(include_norm: tuple[bool, ...] = (False, True)) -> list[Case]:
 
 
 def why_no_fold(case: Case) -> str | None:
-    """What the refusal to fold this case says, or None if it can be folded."""
+    """The words of the refusal to fold this case, or None if it can be folded."""
     return next((reason for pattern, reason in NO_FOLD.items() if fnmatch(str(case), pattern)), None)
 
 
@@ -117,7 +117,7 @@ def activations(case: Case, dtype: torch.dtype = torch.float32) -> tuple[Tensor,
 
 
 def moments(x: Tensor, widths: tuple[int, ...]) -> list[Moments]:
-    """What the norm stage measures at each hook point."""
+    """The statistics of the norm stage at each hook point."""
     parts = x.double().flatten(0, -2).split(list(widths), dim=1)
     return [{"mean_norm": y.norm(dim=1).mean(), "mean": y.mean(0), "variance": y.var(0, correction=0)} for y in parts]
 

@@ -105,7 +105,7 @@ def learned(dictionary: Dictionary, objective: Objective, forward: Forward) -> d
 
 
 def same_as_dense(dictionary: Dictionary, objective: Objective) -> dict[str, Tensor]:
-    """What is learned in a dense pass, after a look whether a pass at few entries has the same codes and teaches it."""
+    """The losses and gradients of a dense pass, after a check that a pass at few entries has the same and its codes."""
     x, target = batch(dictionary)
     sparse, dense = dictionary.entrywise_pass(x, target), dictionary.training_pass(x, target)
     assert isinstance(sparse.codes, EntryCodes)

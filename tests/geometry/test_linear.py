@@ -1,4 +1,4 @@
-"""What all linear geometries promise: exact folds, gradients everywhere, directions of norm 1."""
+"""The promises of all linear geometries: exact folds, gradients everywhere, directions of norm 1."""
 
 from copy import deepcopy
 

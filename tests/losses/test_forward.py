@@ -1,4 +1,4 @@
-"""What all losses have in common: what they see, what they change, what learns from them, and in which precision."""
+"""Common to all losses: the pass that they see, what they change, what learns from them, and their precision."""
 
 import copy
 import dataclasses
@@ -33,7 +33,7 @@ LEARNS = {
     "e2e_kl": BASIC | {"b_dec"},
     "e2e_ce": BASIC | {"b_dec"},
 }
-"""Which parameters get a gradient from a loss, where b_dec is not subtracted from the input."""
+"""The parameters that get a gradient from a loss, where b_dec is not subtracted from the input."""
 SPARSIFYING = [kind for kind, loss in LOSSES.items() if loss.sparsifies]
 
 

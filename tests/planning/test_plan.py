@@ -348,9 +348,9 @@ def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down
         "tokenize": "386e6b1bf389467d",
         "activations": "6f94f0e6d32ad732",
         "norm": "f4a96237a63ca8bc",
-        "init": "ae0fa22f1c4e0a61",
-        "train": "31753cc333b046f4",
-        "eval": "084d34bb8d128a7e",
+        "init": "6e36f915c9651033",
+        "train": "219c0626da753806",
+        "eval": "6bd4e4a60fdca72e",
     }
 
 

@@ -21,7 +21,7 @@ GRAD = torch.randn(40, 3, generator=GENERATOR, dtype=torch.float64)
 THETA = np.array([0.2, 0.5, 1.3])
 
 
-PARAMETERISATIONS = ("log", "direct")
+PARAMETERIZATIONS = ("log", "direct")
 RAW = {"log": np.log(THETA), "direct": THETA}
 SLOPE = {"log": THETA, "direct": np.ones(3)}
 """d theta / d parameter."""
@@ -37,7 +37,7 @@ def build(kind: Literal["log", "direct"], raw: Any, **fields: Any) -> tuple[Jump
     return act_fn, parameter
 
 
-@pytest.fixture(params=PARAMETERISATIONS)
+@pytest.fixture(params=PARAMETERIZATIONS)
 def kind(request: pytest.FixtureRequest) -> Literal["log", "direct"]:
     return request.param
 
@@ -120,7 +120,7 @@ def test_a_direct_threshold_below_zero_acts_as_zero_and_can_come_back() -> None:
 
 @settings(deadline=None)
 @given(pre=hnp.arrays(np.float64, (5, 3), elements=st.floats(-3, 3)), theta=st.floats(1e-4, 2))
-def test_both_parameterisations_give_the_same_codes(pre: np.ndarray, theta: float) -> None:
+def test_both_parameterizations_give_the_same_codes(pre: np.ndarray, theta: float) -> None:
     log, _ = build("log", np.full(3, np.log(theta)))
     direct, _ = build("direct", log.threshold.detach())
     assert torch.equal(log(torch.from_numpy(pre)), direct(torch.from_numpy(pre)))

@@ -1,4 +1,4 @@
-"""What tests do with runs: train them, and look at what they hold."""
+"""Runs in tests: training them, and a look at what they hold."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Where a longer run parts from a shorter one: as soon as anything that a run does by the step differs."""
+"""A longer run parts from a shorter one as soon as any schedule differs."""
 
 from typing import Any
 

@@ -98,7 +98,7 @@ def test_decoder_rows_without_the_constraint_are_free(make_run: Any, batches_for
 
 
 def gradients_at_next_step(run: Run, batch: Batch) -> dict[str, Tensor]:
-    """What the optimizer is given."""
+    """The gradients that the optimizer is given."""
     seen: dict[str, Tensor] = {}
 
     def look(*_: Any) -> None:
