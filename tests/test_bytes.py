@@ -1,8 +1,8 @@
 """The bytes of dictionaries: those of the day they were written down, where nothing was meant to change them.
 
-On a kind of machine that tests/bytes.json knows, every tensor has the digest that it had there. Other processors round
-otherwise, and there its norm is compared. `python -m tests.test_bytes` writes the file, for when bytes change on purpose;
-CHANGELOG.md says so then, and the stage's version goes up.
+On a kind of machine that tests/bytes.json knows, every tensor has the digest that it had there. Other processors
+round otherwise, and there its norm is compared. `python -m tests.test_bytes` writes the file, for when bytes change on
+purpose; CHANGELOG.md says so then, and the stage's version goes up.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ CELLS: dict[str, tuple[str, dict[str, str]]] = {name: (name, {}) for name in CAT
 
 
 def kind_of_machine() -> str:
-    """What the last bits of sums depend on: torch, the instructions that it uses, and the processor, as Linux tells it."""
+    """What the last bits of sums depend on: torch, the instructions that it uses, and the processor."""
     about = Path("/proc/cpuinfo")
     lines = about.read_text().splitlines() if about.exists() else []
     facts = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)

@@ -16,6 +16,7 @@ from jinja2 import Environment, StrictUndefined
 
 from lmsae.artifacts.artifact import RUN, Artifact, Artifacts
 from lmsae.report.results import Row
+from lmsae.runtime.numbers import format_count, format_duration, format_share
 
 TABLE, PAGE = "cost.csv", "cost.html"
 
@@ -88,7 +89,7 @@ def _values(cost: Cost) -> list[str | float]:
 
 def _page(costs: Sequence[Cost], by_row: dict[str, list[Cost]], stages: Iterable[str]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(time=duration, count=count, share=lambda part: f"{100 * part:.1f} %")
+    environment.filters.update(time=format_duration, count=format_count, share=format_share)
     template = environment.from_string((files("lmsae.report") / "cost.html.jinja").read_text("utf-8"))
     made = {cost.stage for cost in costs}
     stages = [stage for stage in stages if stage in made]
@@ -125,20 +126,3 @@ def _total(costs: Iterable[Cost]) -> float:
 def _of(function: Callable[[list[float]], float], costs: Sequence[Cost], name: str) -> float | None:
     known = [value for value in (getattr(cost, name) for cost in costs) if value is not None]
     return function(known) if known else None
-
-
-def duration(seconds: float) -> str:
-    """A time for people: `0.42 s`, `12.3 min`, `3.4 h`."""
-    for limit, unit, size in ((90, "s", 1), (5400, "min", 60)):
-        if seconds < limit:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 3600:.3g} h"
-
-
-def count(number: float) -> str:
-    """A number with a letter for thousands: `1.42 G`; three digits."""
-    for unit in ("", " k", " M", " G", " T"):
-        if abs(number) < 999.5:
-            return f"{number:.3g}{unit}"
-        number /= 1000
-    return f"{number:.3g} P"

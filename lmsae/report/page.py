@@ -14,6 +14,7 @@ from lmsae.report.health import CHECKS
 from lmsae.report.main_metrics import MAIN_METRICS, in_order
 from lmsae.report.plots import FAINT, INK
 from lmsae.report.results import SPARSITY_SETTINGS, Result, names_of
+from lmsae.runtime.numbers import format_share
 
 # Every figure is on the page, but only the first few are open.
 OPEN_FIGURES = 4
@@ -31,7 +32,7 @@ class Illustration:
 def page(results: Sequence[Result], illustrations: Sequence[Illustration]) -> str:
     """The page's HTML. Whatever a setting or a name holds is escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(number=number, share=share)
+    environment.filters.update(number=number, share=format_share)
     template = environment.from_string((files("lmsae.report") / "report.html.jinja").read_text("utf-8"))
     shared, varied = _settings(results)
     by_sparsity = [name for name in varied if name in SPARSITY_SETTINGS]
@@ -63,11 +64,6 @@ def number(value: float) -> str:
     if value and abs(value) < 0.001:
         return f"{value:.1e}"
     return f"{value:,.{3 if abs(value) < 10 else 2 if abs(value) < 100 else 1}f}"
-
-
-def share(value: float) -> str:
-    """A share of latents, in per cent."""
-    return f"{100 * value:.1f} %"
 
 
 def _settings(results: Sequence[Result]) -> tuple[dict[str, str], list[str]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lmsae.report.cost import Cost, count, duration, write_cost
+from lmsae.report.cost import Cost, write_cost
 
 if TYPE_CHECKING:
     from tests.report.sweeps import Sweep
@@ -78,13 +78,3 @@ def test_a_run_from_before_these_facts_or_none_at_all_is_no_error(sweep: Sweep) 
         else:
             (artifact.path / "run.json").write_text(text)
         assert Cost.of(artifact).seconds is None
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.04 s"), (89, "89 s"), (600, "10 min"), (7200, "2 h")])
-def test_durations_read_easily(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
-@pytest.mark.parametrize(("number", "text"), [(0, "0"), (999.4, "999"), (999.6, "1 k"), (1.25e9, "1.25 G")])
-def test_counts_read_easily(number: float, text: str) -> None:
-    assert count(number) == text
