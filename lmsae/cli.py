@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser().parse_args(arguments)
     try:
         return parsed.command(parsed)
-    except BrokenPipeError:  # `lmsae plan | head`: whoever read has read enough
+    except BrokenPipeError:  # `lmsae plan | head`: the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (LmsaeError, OSError) as error:
@@ -95,7 +95,7 @@ def _flags(arguments: argparse.Namespace) -> dict[str, object]:
     return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
 
 
-def _planned(arguments: argparse.Namespace, experiment: Path | None = None):
+def _make_plan(arguments: argparse.Namespace, experiment: Path | None = None):
     from lmsae.planning.plan import plan_of
 
     config, sheet = (experiment, None) if experiment else (arguments.config, arguments.sweep)
@@ -106,7 +106,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     from lmsae.artifacts.artifact import Artifacts
     from lmsae.planning.overview import overview
 
-    plan, runtime = _planned(arguments)
+    plan, runtime = _make_plan(arguments)
     artifacts = Artifacts(runtime.artifacts)
     plan.write(artifacts, runtime.together)
     if not arguments.quiet:
@@ -118,8 +118,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from lmsae.artifacts.artifact import Artifacts
     from lmsae.commands.running import run_plan
 
-    plan, runtime = _planned(arguments, arguments.experiment)
-    if not arguments.experiment:  # an experiment beside the sweep leaves the sweep's plan as it is
+    plan, runtime = _make_plan(arguments, arguments.experiment)
+    if not arguments.experiment:  # the plan on disk is the sweep's, not an experiment's
         plan.write(Artifacts(runtime.artifacts), runtime.together)
     run_plan(plan, runtime, say=lambda line: print(line, file=sys.stderr))
     return 0
@@ -136,7 +136,7 @@ def _show(arguments: argparse.Namespace) -> int:
     from lmsae.artifacts.artifact import Artifacts
     from lmsae.planning.overview import describe
 
-    plan, runtime = _planned(arguments)
+    plan, runtime = _make_plan(arguments)
     artifacts = Artifacts(runtime.artifacts)
     print(describe(artifacts.find(arguments.key), plan, artifacts))
     return 0
@@ -162,7 +162,7 @@ def _gc(arguments: argparse.Namespace) -> int:
     from lmsae.artifacts.artifact import Artifacts
     from lmsae.commands.upkeep import collect
 
-    plan, runtime = _planned(arguments)
+    plan, runtime = _make_plan(arguments)
     collect(plan, Artifacts(runtime.artifacts), delete=arguments.delete, say=print, states=arguments.states)
     return 0
 

@@ -35,7 +35,7 @@ class Experiment:
 
 
 def run(experiment: Path | str | Mapping[str, Any], *, name: str | None = None, **runtime: Any) -> Experiment:
-    """Make all stages of one experiment and return what came of it; what is made already is not made again.
+    """Make all stages of one experiment and return it. An artifact that exists is not made again.
 
     `experiment` is a TOML, YAML or JSON file, or the nested dict that such a file holds. `name` is that of its row.
     Further keywords are fields of Runtime (artifacts, results, device, threads, ...). Raises ConfigError with every

@@ -48,7 +48,8 @@ def kind_of_machine() -> str:
     """What the last bits of sums depend on: torch, the instructions that it uses, and the processor."""
     about = Path("/proc/cpuinfo")
     lines = about.read_text().splitlines() if about.exists() else []
-    facts = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+    pairs = (line.split(":", 1) for line in lines if ":" in line)
+    facts = {name.strip(): value.strip() for name, value in pairs}
     processor = " ".join(facts.get(name, "?") for name in ("vendor_id", "cpu family", "model"))
     return f"torch {torch.__version__.partition('+')[0]}, {torch.backends.cpu.get_cpu_capability()}, {processor}"
 

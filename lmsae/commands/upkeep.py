@@ -17,7 +17,7 @@ def verify(artifacts: Artifacts, keys: Sequence[str], say: Say) -> int:
     """Recompute digests, of all artifacts or of some; name each damaged file, and whatever the plan wants and is
     missing. Returns 0 if all is well, else 1."""
     chosen = [artifacts.find(key) for key in keys] if keys else list(artifacts)
-    wanted = {artifact.reference for artifact in chosen} if keys else _planned(artifacts)
+    wanted = {artifact.reference for artifact in chosen} if keys else _references_of_plan(artifacts)
     missing = sum(not artifacts[reference].is_finished for reference in wanted)
     finished = damaged = 0
     for artifact in chosen:
@@ -62,7 +62,7 @@ def collect(plan: Plan, artifacts: Artifacts, *, delete: bool, say: Say, states:
     say(f"{count} {things}, {freed:,} bytes{advice}")
 
 
-def _planned(artifacts: Artifacts) -> set[str]:
+def _references_of_plan(artifacts: Artifacts) -> set[str]:
     if not (artifacts.root / "plan").exists():
         return set()
     return {reference for stage in STAGES for group in passes_on_disk(stage, artifacts) for reference in group}

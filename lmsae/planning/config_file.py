@@ -16,7 +16,9 @@ def load(path: Path) -> dict[str, Any]:
         text = path.read_text("utf-8-sig")
         if path.suffix == ".toml":
             return tomllib.loads(text)
-        loaded = json.loads(text, object_pairs_hook=_once) if path.suffix == ".json" else yaml.load(text, _Loader)
+        loaded = (
+            json.loads(text, object_pairs_hook=_refuse_twice) if path.suffix == ".json" else yaml.load(text, _Loader)
+        )
     except FileNotFoundError:
         raise ConfigError([Fault(str(path), None, None, f"there is no such file (looked in {Path.cwd()})")]) from None
     except (yaml.YAMLError, ValueError) as error:
@@ -43,7 +45,7 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of a JSON file; of a name that stands twice, json would take the last value."""
     names = [name for name, _ in pairs]
     for name in names:

@@ -71,7 +71,7 @@ class Estimator:
         """The rates of a stage's finished artifacts, by where and what they are."""
         effort, rates = STAGES[stage].effort, defaultdict[Kind, list[float]](list)
         for path in (self.artifacts.root / stage).glob(f"*/{RUN}"):
-            # An artifact that cannot be read tells nothing; whoever needs it says what is wrong with it.
+            # An artifact that cannot be read has no rate. The job that needs it will say what is wrong with it.
             with suppress(ArtifactError, OSError, ValueError, KeyError):
                 run = json.loads(path.read_text())
                 kind = effort.kind(self.spec(f"{stage}/{path.parent.name}"), self)

@@ -35,7 +35,7 @@ def overview(plan: Plan, artifacts: Artifacts, runtime: Runtime) -> str:
     for row in plan.rows[:MOST_ROWS]:
         rows.append([row.name, *(_mark(row.of(stage), finished) for stage in ROW_STAGES)])
     more = [f"... and {len(plan.rows) - MOST_ROWS} more rows"] if len(plan.rows) > MOST_ROWS else []
-    return "\n".join([*_table(lines), *_foreseen(times), "", *_table(rows), *more])
+    return "\n".join([*_table(lines), *_format_times(times), "", *_table(rows), *more])
 
 
 def describe(artifact: Artifact, plan: Plan, artifacts: Artifacts) -> str:
@@ -76,7 +76,7 @@ def _memory(estimator: Estimator, stage: str, passes: list[list[Spec]]) -> str:
     return f"{format_bytes(max(peaks))} of memory" if peaks else ""
 
 
-def _foreseen(times: dict[str, float | None]) -> list[str]:
+def _format_times(times: dict[str, float | None]) -> list[str]:
     """A line on the time to come, if there is any."""
     unknown = [stage for stage, seconds in times.items() if seconds is None]
     known = sum(seconds for seconds in times.values() if seconds)

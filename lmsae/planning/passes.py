@@ -1,4 +1,4 @@
-"""A pass: what one job of a workflow engine makes, as a small file named by its hash.
+"""A pass: the artifacts that one job of a workflow engine makes, as a small file named by its hash.
 
     artifacts/passes/<stage>/<name>.json   the artifacts of the pass, and the passes that make their inputs
                              <name>.done   there while all of its artifacts are finished

@@ -54,7 +54,7 @@ class Plan:
         return [row.name for row in self.rows if of_sweep or spec in row.specs.values()]
 
     def passes(self, stage: str, together: int) -> list[list[Spec]]:
-        """The stage's specs, grouped into what one job makes: in one forward pass, or over one stream of activations.
+        """The stage's specs, grouped by job: one forward pass, or one stream of activations.
 
         Depends on the sweep alone and never on what is on disk, so that every engine sees the same jobs at any time.
         """
@@ -98,7 +98,7 @@ def make_plan(rows: Iterable[Row], artifacts: Artifacts, faults: Iterable[Fault]
     """Resolve every row to its specs. Raises ConfigError with the faults of all rows at once, after those `faults`
     that were found in reading them.
 
-    Where a row's tokens are on disk already, asking for more than there are is a fault too.
+    If a row's tokens are on disk already, it is a fault to ask for more than there are.
     """
     resolver = Resolver(artifacts)
     faults = list(faults)

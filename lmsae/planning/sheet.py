@@ -1,4 +1,4 @@
-"""Reading what the user wrote: config.yaml and sweep.tsv, or one experiment file. Every fault knows its file, row and
+"""The sheet: config.yaml and sweep.tsv, or one experiment file, read into rows. Every fault knows its file, row and
 column.
 
 A value's name is dotted everywhere: `train.lr` is a column of the sheet, and `lr` under `train:` in config.yaml.
@@ -88,7 +88,7 @@ def read(
     *,
     name: str | None = None,
 ) -> list[Row]:
-    """The rows of a sweep. What is wrong is added to `faults`, so that the plan can name all else that is wrong too.
+    """The rows of a sweep. Faults are added to `faults`, so that the plan can name all others too.
 
     `config` is a YAML, TOML or JSON file, or what such a file holds; without a `sheet` it is one experiment, called
     `name`, its own or its file's. `overrides` are `section.field=value` texts that win over both. Raises
@@ -112,7 +112,7 @@ def read(
 def read_runtime(config: Path | Mapping[str, Any], flags: Mapping[str, Any], faults: list[Fault]) -> Runtime:
     """The `runtime:` section of a config file (the defaults if there is no file), with command-line flags over it.
 
-    What is wrong is added to `faults`, and the defaults stand in for it.
+    Faults are added to `faults`, and the defaults stand in for what is wrong.
     """
     file = str(config) if isinstance(config, Path) else EXPERIMENT
     nested = config if not isinstance(config, Path) else load(config) if config.exists() else {}
@@ -162,7 +162,7 @@ def _flatten(nested: Mapping[str, Any], file: str, faults: list[Fault]) -> dict[
 def _read_sheet(path: Path, faults: list[Fault]) -> list[Row]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = [_trimmed(line) for line in csv.reader(file, delimiter="\t")]
+            lines = [_trim(line) for line in csv.reader(file, delimiter="\t")]
     except FileNotFoundError:
         raise ConfigError([Fault(str(path), None, None, f"there is no such file (looked in {Path.cwd()})")]) from None
     except UnicodeDecodeError as error:
@@ -194,7 +194,7 @@ def _read_sheet(path: Path, faults: list[Fault]) -> list[Row]:
     return rows
 
 
-def _trimmed(line: list[str]) -> list[str]:
+def _trim(line: list[str]) -> list[str]:
     """A line's cells without the spaces around them, and without the empty cells that spreadsheets put at its end."""
     cells = [cell.strip() for cell in line]
     while cells and not cells[-1]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from lmsae.artifacts.artifact import Spec
 from lmsae.stages import STAGES
 from lmsae.stages.row import ResolvedRow
-from lmsae.stages.sites import numbered
+from lmsae.stages.sites import name_input
 
 
 def specs_of(row: ResolvedRow) -> Mapping[str, Spec]:
@@ -14,4 +14,4 @@ def specs_of(row: ResolvedRow) -> Mapping[str, Spec]:
     for name, stage in STAGES.items():
         if stage.configs:
             by_stage[name] = stage.specs(row, by_stage)
-    return {numbered(name, n): spec for name, specs in by_stage.items() for n, spec in enumerate(specs)}
+    return {name_input(name, n): spec for name, specs in by_stage.items() for n, spec in enumerate(specs)}

@@ -51,7 +51,7 @@ class Config(Capture):
     width: int = Field(gt=0)
 
 
-def contexts_stored(capture: Capture, contexts: int, calibration_contexts: int) -> int:
+def count_stored_contexts(capture: Capture, contexts: int, calibration_contexts: int) -> int:
     """The number of contexts of the train split that are stored; live, those of batches with a calibration context."""
     if capture.source == "cached":
         return contexts
@@ -89,12 +89,12 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
     first: Config = jobs[0].config
     split = open_tokens(jobs[0].inputs["tokens"].path)
     tokens, context_size = split.train, split.context_size
-    contexts = contexts_stored(first, len(tokens), split.calibration_contexts)
+    contexts = count_stored_contexts(first, len(tokens), split.calibration_contexts)
     captures = [_Capture(job, contexts, context_size) for job in jobs]
     require_space(jobs[0].out, sum(capture.bytes_to_come for capture in captures), SMALLER)
     model = first.model.load(runtime)
     hook_points = list(dict.fromkeys(job.config.hook_point for job in jobs))
-    # Whoever goes on runs the model on the very batches of an uninterrupted pass: in others it rounds differently.
+    # A pass that goes on runs the model on the same batches as an uninterrupted one: in others it rounds differently.
     begin = min(capture.kept for capture in captures) // first.batch_contexts * first.batch_contexts
     total = max(contexts - begin, 0) * context_size
     with show_progress("activations", unit="token", total=total, runtime=runtime) as progress, torch.inference_mode():
@@ -140,7 +140,7 @@ class _Capture:
         self.writer = StoreWriter(path, layout, self.kept)
 
 
-def contexts_to_store(spec: Spec, outlook: Outlook) -> int | None:
+def estimate_contexts(spec: Spec, outlook: Outlook) -> int | None:
     """The largest number of contexts that an artifact will store; None if the text must be tokenized first."""
     tokens = outlook.spec(spec.inputs["tokens"])
     packing = TokenizeConfig.model_validate(tokens.config["packing"])
@@ -149,7 +149,7 @@ def contexts_to_store(spec: Spec, outlook: Outlook) -> int | None:
     if contexts is None:
         return None
     capture = Capture.model_validate({name: spec.config[name] for name in Capture.model_fields})
-    return contexts_stored(capture, contexts, packing.calibration_contexts)
+    return count_stored_contexts(capture, contexts, packing.calibration_contexts)
 
 
 def _context_size(spec: Spec, outlook: Outlook) -> int:
@@ -157,7 +157,7 @@ def _context_size(spec: Spec, outlook: Outlook) -> int:
 
 
 def _flops_to_come(spec: Spec, outlook: Outlook) -> float | None:
-    contexts, size = contexts_to_store(spec, outlook), _context_size(spec, outlook)
+    contexts, size = estimate_contexts(spec, outlook), _context_size(spec, outlook)
     config = read_config(ResolvedModel.model_validate(spec.config["model"]["source"]))
     a_token = forward_flops(config, size, [spec.config["hook_point"]])
     return None if contexts is None or a_token is None else contexts * size * a_token
@@ -173,7 +173,7 @@ def _size(specs: Sequence[Spec], outlook: Outlook) -> str:
     """The tokens that will be stored, and their bytes."""
     tokens, size, at_most = 0, 0, ""
     for spec in specs:
-        contexts, context_size = contexts_to_store(spec, outlook), _context_size(spec, outlook)
+        contexts, context_size = estimate_contexts(spec, outlook), _context_size(spec, outlook)
         if contexts is None:
             return "known once tokenized"
         at_most = at_most if outlook.token_counts(outlook.spec(spec.inputs["tokens"])) else "at most "

@@ -215,12 +215,12 @@ def _conversion(dictionary: Path) -> dict[str, float]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _tokens_scored(spec: Spec, outlook: Outlook) -> float:
+def _count_scored_tokens(spec: Spec, outlook: Outlook) -> float:
     del outlook
     return spec.config["tokens"]
 
 
-def _tokens_of_each(facts: Facts) -> float | None:
+def _rate_of_each(facts: Facts) -> float | None:
     """Every dictionary of a pass is scored on all of its tokens. One that took groups over tells nothing of the rate of
     others."""
     measured_all = "tokens_per_second" in facts and not facts.get("taken_over")
@@ -250,5 +250,5 @@ STAGE = Stage(
     shares=lambda spec: pass_of(spec.config, spec.inputs),
     fills_memory=True,
     relatives_differ_in=frozenset({"groups"}),
-    effort=Effort(_tokens_scored, _tokens_of_each, _kind, size=_size),
+    effort=Effort(_count_scored_tokens, _rate_of_each, _kind, size=_size),
 )

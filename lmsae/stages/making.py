@@ -26,8 +26,8 @@ LIBRARIES = ("torch", "transformers", "transformer-lens", "zarr", "datasets", "n
 def make_artifacts(stage: Stage, references: Sequence[str], artifacts: Artifacts, runtime: Runtime) -> list[str]:
     """Make those artifacts of one pass that are not finished; returns their references.
 
-    An artifact that is finished costs a look at its manifest. Whatever an interrupted run left behind is removed first,
-    but for what its stage goes on from.
+    A finished artifact costs a look at its manifest. What an interrupted run left is removed first, except what the
+    stage goes on from.
     """
     wanted = [artifacts[reference] for reference in dict.fromkeys(references)]
     if all(artifact.is_finished for artifact in wanted):

@@ -26,12 +26,12 @@ PUBLISHED = ".published.json"
 PAGE = "report.html"
 SOURCE = ".source.json"
 WHY_NOT = "why-not.txt"
-# Everything that a folder under saelens/ may have from here.
+# All files that this module writes into a folder under saelens/.
 SAELENS_FILES = frozenset({SOURCE, WHY_NOT, "cfg.json", "sae_weights.safetensors", "sparsity.safetensors"})
 
 
 def publish(report: Artifact, rows: Sequence[Row], artifacts: Artifacts, results: Path) -> None:
-    """Make `results` show a report; what an earlier call made and this sweep no longer has is removed.
+    """Make `results` show a report, and remove what an earlier call made and this sweep does not have.
 
     Quick and without effect when nothing has changed. Files that others put there are left alone. Raises
     MissingArtifact if the report, or a dictionary that must be exported, is not finished.
@@ -49,8 +49,8 @@ def publish(report: Artifact, rows: Sequence[Row], artifacts: Artifacts, results
         *(f"{folder}/{file}" for folder in folders for file in SAELENS_FILES),
     }
     results.mkdir(parents=True, exist_ok=True)
-    before = _published(results)
-    # Noted before it is made, so that an interrupted call leaves nothing that is nobody's.
+    before = _read_published(results)
+    # Noted before it is made, so that the next call finds what an interrupted one has left.
     _note(results, before | ours)
     for name in sorted(names, key=lambda name: name == PAGE):
         _copy(report.path / name, results / name)
@@ -63,7 +63,7 @@ def publish(report: Artifact, rows: Sequence[Row], artifacts: Artifacts, results
     _note(results, ours)
 
 
-def _published(results: Path) -> set[str]:
+def _read_published(results: Path) -> set[str]:
     try:
         return set(json.loads((results / PUBLISHED).read_text()))
     except (FileNotFoundError, json.JSONDecodeError):
@@ -87,7 +87,7 @@ def _copy(source: Path, target: Path) -> None:
 
 def _link(link: Path, artifact: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
-    # From where the link really lies, to the artifact as it was named: either folder may itself be a link.
+    # The link starts from its real folder and names the artifact as the user did: either folder may itself be a link.
     target = os.path.relpath(artifact.absolute(), link.parent.resolve())
     if link.is_symlink() and os.readlink(link) == target:
         return

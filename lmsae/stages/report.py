@@ -26,7 +26,7 @@ class Config(Frozen):
 def of_sweep(rows: Sequence[PlannedRow]) -> SweepShare:
     """Every row of the sweep; curves come from training, metrics from evaluation."""
     inputs = {f"{stage}/{row.name}": row.specs[stage].reference for row in rows for stage in ("train", "eval")}
-    return SweepShare(Config(rows=tuple(_told(row) for row in rows)), inputs)
+    return SweepShare(Config(rows=tuple(_describe_row(row) for row in rows)), inputs)
 
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
@@ -39,7 +39,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     del runtime
 
 
-def _told(row: PlannedRow) -> ReportRow:
+def _describe_row(row: PlannedRow) -> ReportRow:
     """A row as the report is told of it: where it belongs, and every setting that was written for this row."""
     scored = row.specs["eval"].config
     settings = {

@@ -61,7 +61,7 @@ class Places:
         return Sites(reads=tuple(number[p] for p in self.reads), writes=tuple(number[p] for p in self.writes))
 
 
-def numbered(stage: str, number: int) -> str:
+def name_input(stage: str, number: int) -> str:
     """The name of a spec's input number `number` from a stage: `norm`, `norm.1`, `norm.2` ..."""
     return f"{stage}.{number}" if number else stage
 

@@ -10,7 +10,7 @@ from lmsae.config import Frozen
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.effort import EACH_ALIKE, Effort
 from lmsae.stages.row import PlannedRow, ResolvedRow
-from lmsae.stages.sites import numbered
+from lmsae.stages.sites import name_input
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,5 +111,5 @@ class Stage:
             theirs = parents[stage]
             if self.is_per_hook_point and len(theirs) > 1:
                 theirs = [theirs[number]]
-            references |= {numbered(name, other): spec.reference for other, spec in enumerate(theirs)}
+            references |= {name_input(name, other): spec.reference for other, spec in enumerate(theirs)}
         return references

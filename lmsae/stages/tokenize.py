@@ -67,7 +67,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
                 progress.advance,
                 masked=has_chats and config.packing.chat_tokens != "all",
             )
-        # For the plan, which must know how much there is without opening arrays.
+        # The plan must know how much there is without opening arrays.
         usable = _usable(open_tokens(job.out))
         told = {**counts, "train_usable": int(usable.sum()), "train_usable_by_position": usable.tolist()}
         (job.out / COUNTS).write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
@@ -114,7 +114,7 @@ def token_counts(spec: Spec, artifacts: Artifacts) -> dict[str, Any] | None:
         raise DamagedArtifact(f"{message}; `lmsae verify` looks at every artifact.") from None
 
 
-def _tokens_asked(spec: Spec, outlook: Outlook) -> float | None:
+def _count_asked_tokens(spec: Spec, outlook: Outlook) -> float | None:
     del outlook
     return spec.config["packing"]["tokens"]
 
@@ -133,5 +133,5 @@ STAGE = Stage(
     make=make,
     configs=configs,
     sections={"dataset": DatasetConfig, "tokenize": TokenizeSection},
-    effort=Effort(_tokens_asked, fact("tokens_per_second"), _kind),
+    effort=Effort(_count_asked_tokens, fact("tokens_per_second"), _kind),
 )

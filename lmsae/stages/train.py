@@ -12,7 +12,7 @@ from lmsae.dictionary.config import DictionaryConfig
 from lmsae.geometry.config import GEOMETRIES
 from lmsae.runtime.numbers import format_count
 from lmsae.runtime.runtime import Runtime
-from lmsae.stages.activations import contexts_to_store
+from lmsae.stages.activations import estimate_contexts
 from lmsae.stages.effort import Effort, Kind, Outlook, fact
 from lmsae.stages.flops import dictionary_flops
 from lmsae.stages.footprint import size_of, training_bytes
@@ -106,7 +106,7 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
         stores_for(config.dictionary, config.sites, job.inputs)
         log = curves_logger(job.reference, config.model_dump(mode="json"), runtime)
         spliced = splice if config.spliced else None
-        run = Run(_started(job).to(device), config.objective, config, job.reference, log, spliced)
+        run = Run(_load_start(job).to(device), config.objective, config, job.reference, log, spliced)
         keeps = step_to_keep(job) if runtime.keep_training_state else 0
         job_of[run], checkpoints[run] = job, Checkpoints(job.out / CHECKPOINT, run, keeps)
         if not checkpoints[run].restore():
@@ -122,7 +122,7 @@ def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
         stream.source.while_waiting = keeper.while_waiting
         for run in train_together(list(job_of), stream, device, progress.advance, keeper.after_step):
             job = job_of[run]
-            _converted(run.dictionary, job).save(job.out)
+            _convert(run.dictionary, job).save(job.out)
             run.write_curves(job.out / "curves.csv")
             checkpoints[run].finish()
             discard(job.out / NOTE)
@@ -155,7 +155,7 @@ def _splice(jobs: Sequence[Job], models: "Mapping[LMConfig, LanguageModel]") -> 
     return Splice(models[spliced.model], spliced.hook_points)
 
 
-def _started(job: Job) -> "Dictionary":
+def _load_start(job: Job) -> "Dictionary":
     """The job's dictionary with the weights and normalizers that init gave it."""
     from safetensors.torch import load_file
 
@@ -166,7 +166,7 @@ def _started(job: Job) -> "Dictionary":
     return dictionary
 
 
-def _converted(dictionary: "Dictionary", job: Job) -> "Dictionary":
+def _convert(dictionary: "Dictionary", job: Job) -> "Dictionary":
     """The dictionary to save: as jumprelu if the row says so, and then what that costs in `conversion.json`."""
     if not job.config.objective.convert_to_jumprelu:
         return dictionary
@@ -263,7 +263,7 @@ def _memory(specs: Sequence[Spec], outlook: Outlook) -> int | None:
     """The peak of a pass, by the formula of footprint.py; None while nobody knows how much text there is."""
     config = Config.model_validate(specs[0].config)
     captures = [outlook.spec(stored) for stored in inputs_from("activations", specs[0].inputs)]
-    contexts = contexts_to_store(captures[0], outlook)
+    contexts = estimate_contexts(captures[0], outlook)
     if contexts is None:
         return None
     context_size = outlook.spec(specs[0].inputs["tokens"]).config["packing"]["context_size"]

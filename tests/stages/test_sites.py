@@ -11,7 +11,7 @@ from lmsae.errors import ShapeError
 from lmsae.geometry.config import CLTConfig, TranscoderConfig, Widths
 from lmsae.sparsity.config import TopKConfig
 from lmsae.stages.inputs.stored import batch_of, stores_for
-from lmsae.stages.sites import Sites, inputs_from, numbered
+from lmsae.stages.sites import Sites, inputs_from, name_input
 from lmsae.store.layout import Layout
 from lmsae.store.writer import StoreWriter
 
@@ -46,8 +46,8 @@ def test_whole_contexts_stand_side_by_side_in_the_last_dimension_too() -> None:
 
 
 def test_inputs_are_numbered_from_the_second_on_and_come_in_the_order_of_their_numbers() -> None:
-    assert [numbered("norm", number) for number in range(3)] == ["norm", "norm.1", "norm.2"]
-    inputs = {"tokens": "t"} | {numbered(stage, n): f"{stage}{n}" for stage in ("norm", "init") for n in range(12)}
+    assert [name_input("norm", number) for number in range(3)] == ["norm", "norm.1", "norm.2"]
+    inputs = {"tokens": "t"} | {name_input(stage, n): f"{stage}{n}" for stage in ("norm", "init") for n in range(12)}
     backwards = dict(reversed(inputs.items()))
     assert inputs_from("norm", backwards) == [f"norm{n}" for n in range(12)]
 
@@ -76,7 +76,7 @@ def test_a_store_whose_width_is_not_the_dictionarys_is_refused(
     artifacts: Artifacts, sites: Sites, wrong: str | None
 ) -> None:
     specs = [Spec(stage="activations", version=1, config={"width": width}, inputs={}) for width in (2, 3, 4)]
-    inputs = {numbered("activations", number): artifacts[spec.reference] for number, spec in enumerate(specs)}
+    inputs = {name_input("activations", number): artifacts[spec.reference] for number, spec in enumerate(specs)}
     config = DictionaryConfig(
         widths=Widths(reads=(2,), writes=(3,)), d_sae=8, geometry=TranscoderConfig(), act_fn=TopKConfig(k=2)
     )

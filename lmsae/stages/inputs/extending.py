@@ -31,7 +31,7 @@ def schedules_of(config: Learning) -> Schedules:
 def extend_shorter_run(job: Job, checkpoints: "Checkpoints") -> Extended | None:
     """Bring a run that has not begun to the last checkpoint of a shorter one, if there is any that it shares.
 
-    Says on stdout which, or why it begins anew though there is a shorter run.
+    Prints which run that is, or why the run begins anew although there is a shorter one.
     """
     mine, reasons = schedules_of(job.config), []
     for artifact, config in _shorter_runs(job):
@@ -50,7 +50,7 @@ def extend_shorter_run(job: Job, checkpoints: "Checkpoints") -> Extended | None:
 
 
 def step_to_keep(job: Job) -> int:
-    """The last step of a run whose state is that of any longer run too; says on stdout if there is none."""
+    """The last step of a run whose state is also that of any longer run; prints a line if there is none."""
     mine = schedules_of(job.config)
     shared = find_fork(mine, mine.lengthen())
     if not shared.steps:

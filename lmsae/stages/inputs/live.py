@@ -33,7 +33,7 @@ class _Batch(NamedTuple):
 
 
 class Live:
-    """Activations captured window by window (store.source.Source): the rows that stores of all contexts would hold.
+    """Activations captured window by window (store.stores.Source): the rows that stores of all contexts would hold.
 
     The small stores of calibration contexts say how a row is encoded.
     """
@@ -80,7 +80,7 @@ class Live:
             self._capture(batch, windows)
 
     def _batches(self, contexts: np.ndarray) -> Iterator[_Batch]:
-        """The batches that hold these contexts, which ascend, of the sizes that capturing all contexts would have.
+        """The batches that hold these contexts, which ascend. They have the sizes of a capture of all contexts.
 
         A model may round otherwise in batches of another size (what else is in a batch makes no difference to a
         context). So the last batch is filled up, and the rest of the text is run as the smaller batch that it is.

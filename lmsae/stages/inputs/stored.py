@@ -39,8 +39,8 @@ def batch_of(
     """A batch from the activations of every store: those of the hook points read, and written, side by side."""
     from lmsae.training.batch import Batch
 
-    x = _side_by_side(parts, sites.reads)
-    return Batch(x, x if sites.writes == sites.reads else _side_by_side(parts, sites.writes), usable, ids)
+    x = _join(parts, sites.reads)
+    return Batch(x, x if sites.writes == sites.reads else _join(parts, sites.writes), usable, ids)
 
 
 def calibration_batch(
@@ -86,7 +86,7 @@ def moments_of(norm: Artifact) -> "dict[str, Tensor]":
     return load_file(norm.path / "norm.safetensors")
 
 
-def _side_by_side(parts: "Sequence[Tensor]", numbers: Sequence[int]) -> "Tensor":
+def _join(parts: "Sequence[Tensor]", numbers: Sequence[int]) -> "Tensor":
     import torch
 
     return parts[numbers[0]] if len(numbers) == 1 else torch.cat([parts[number] for number in numbers], dim=-1)
