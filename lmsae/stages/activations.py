@@ -1,6 +1,5 @@
 """activations: tokens + model + one hook point -> a Zarr array (contexts, context_size, width), in token order."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal
 
@@ -68,16 +67,7 @@ def configs(row: ResolvedRow) -> list[Config]:
 
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
-    """Write `activations.zarr` of every job, all hook points of one model and token set in one forward pass."""
-    passes: dict[tuple, list[Job]] = defaultdict(list)
-    for job in jobs:
-        config: Config = job.config
-        passes[(config.model, config.batch_contexts, config.source, job.inputs["tokens"].reference)].append(job)
-    for together in passes.values():
-        yield from _one_pass(together, runtime)
-
-
-def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
+    """Write `activations.zarr` of every job: all hook points of one model and token set, in one forward pass."""
     import torch
 
     from lmsae.errors import ShapeError

@@ -2,11 +2,10 @@
 
 import json
 import sys
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -65,8 +64,9 @@ def configs(row: ResolvedRow) -> list[Config]:
 SHARED = ("models", *EvalSection.model_fields, *Reading.model_fields)
 
 
-def pass_of(config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """The identity of what two eval specs must share to share the models' passes: which tokens they count above all."""
+def pass_of(spec: Spec) -> str:
+    """The values that two specs must share to share the models' passes: above all, the tokens that count."""
+    config, inputs = spec.config, spec.inputs
     shared = [inputs["tokens"], *(config[name] for name in SHARED)]
     if config["max_norm_factor"] is not None:
         shared += [config["places"], inputs_from("norm", inputs)]
@@ -98,17 +98,15 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     from lmsae.evaluation.measures import ON_TEXT
     from lmsae.evaluation.scoring import score_without_text
 
-    passes: dict[str, list[_Evaluation]] = defaultdict(list)
-    for job in jobs:
-        evaluation = _begin(job)
+    on_text = []
+    for evaluation in map(_begin, jobs):
         if _on_text(evaluation, ON_TEXT):
-            references = {name: artifact.reference for name, artifact in job.inputs.items()}
-            passes[pass_of(job.config.model_dump(mode="json"), references)].append(evaluation)
+            on_text.append(evaluation)
         else:
             measured = score_without_text(_hook(evaluation, runtime.torch_device()))
-            yield job, evaluation.finish(measured)
-    for together in passes.values():
-        yield from _one_pass(together, runtime)
+            yield evaluation.job, evaluation.finish(measured)
+    if on_text:
+        yield from _one_pass(on_text, runtime)
 
 
 def _begin(job: Job) -> _Evaluation:
@@ -247,7 +245,7 @@ STAGE = Stage(
     make=make,
     configs=configs,
     sections={"eval": EvalSection},
-    shares=lambda spec: pass_of(spec.config, spec.inputs),
+    shares=pass_of,
     fills_memory=True,
     relatives_differ_in=frozenset({"groups"}),
     effort=Effort(_count_scored_tokens, _rate_of_each, _kind, size=_size),

@@ -5,7 +5,8 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,7 +25,7 @@ LIBRARIES = ("torch", "transformers", "transformer-lens", "zarr", "datasets", "n
 
 
 def make_artifacts(stage: Stage, references: Sequence[str], artifacts: Artifacts, runtime: Runtime) -> list[str]:
-    """Make those artifacts of one pass that are not finished; returns their references.
+    """Make those of the artifacts that are not finished, pass by pass; returns their references.
 
     A finished artifact costs a look at its manifest. What an interrupted run left is removed first, except what the
     stage goes on from.
@@ -32,25 +33,30 @@ def make_artifacts(stage: Stage, references: Sequence[str], artifacts: Artifacts
     wanted = [artifacts[reference] for reference in dict.fromkeys(references)]
     if all(artifact.is_finished for artifact in wanted):
         return []
-    made: list[str] = []
     with contextlib.ExitStack() as claims:
         # Claims are taken in one order everywhere, so two passes that overlap cannot wait for each other.
         for artifact in sorted(wanted, key=lambda artifact: artifact.path):
             artifact.spec()
             claims.enter_context(hold_claim(artifact.path, wait=runtime.wait))
-        missing = [artifact for artifact in wanted if not artifact.is_finished]
-        others = _spec_texts(stage, artifacts) if missing else {}
-        jobs = [_job(stage, artifact, artifacts, others) for artifact in missing]
-        if jobs:
-            _apply(runtime)
-            started, began = time.time(), time.perf_counter()
-            with explain_full_disk(artifacts.root):
-                for job, facts in stage.make(jobs, runtime):
-                    cost = {"seconds": round(time.perf_counter() - began, 3), "in_pass": 1, **facts}
-                    Artifact(job.out).publish(_provenance(started, cost, runtime))
-                    made.append(job.reference)
-                    began = time.perf_counter()
-    return made
+        passes: dict[Hashable, list[Artifact]] = defaultdict(list)
+        for artifact in wanted:
+            if not artifact.is_finished:
+                passes[stage.shares(artifact.spec())].append(artifact)
+        return [made for missing in passes.values() for made in _make_pass(stage, missing, artifacts, runtime)]
+
+
+def _make_pass(stage: Stage, missing: Sequence[Artifact], artifacts: Artifacts, runtime: Runtime) -> Iterator[str]:
+    """Make the artifacts of one pass and publish each as soon as it is whole; yields their references."""
+    others = _spec_texts(stage, artifacts)
+    jobs = [_job(stage, artifact, artifacts, others) for artifact in missing]
+    _apply(runtime)
+    started, began = time.time(), time.perf_counter()
+    with explain_full_disk(artifacts.root):
+        for job, facts in stage.make(jobs, runtime):
+            cost = {"seconds": round(time.perf_counter() - began, 3), "in_pass": 1, **facts}
+            Artifact(job.out).publish(_provenance(started, cost, runtime))
+            yield job.reference
+            began = time.perf_counter()
 
 
 def _job(stage: Stage, artifact: Artifact, artifacts: Artifacts, others: Mapping[Path, str]) -> Job:

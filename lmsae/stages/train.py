@@ -1,13 +1,12 @@
 """train: activations + init -> a dictionary and its training curves."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lmsae.artifacts.artifact import CHECKPOINT, Spec
 from lmsae.artifacts.resuming import NOTE, discard, note_resumption
-from lmsae.config import Frozen
+from lmsae.config import Frozen, canonical_json
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.geometry.config import GEOMETRIES
 from lmsae.runtime.numbers import format_count
@@ -65,10 +64,9 @@ def configs(row: ResolvedRow) -> list[Config]:
     return [config]
 
 
-def stream_of(config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """The values that two train specs must share to be trained in one pass over the data."""
-    from lmsae.config import canonical_json
-
+def stream_of(spec: Spec) -> str:
+    """The values that two specs must share to be trained in one pass over the data."""
+    config, inputs = spec.config, spec.inputs
     shared = [config[name] for name in STREAM]
     geometry = GEOMETRIES[config["dictionary"]["geometry"]["kind"]]
     on_contexts = trains_on_contexts(geometry, config["spliced"] is not None)
@@ -76,16 +74,7 @@ def stream_of(config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
 
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
-    """Write `dictionary.safetensors`, `dictionary.json` and `curves.csv` of every job, one pass for each stream."""
-    passes: dict[str, list[Job]] = defaultdict(list)
-    for job in jobs:
-        references = {name: artifact.reference for name, artifact in job.inputs.items()}
-        passes[stream_of(job.config.model_dump(mode="json"), references)].append(job)
-    for together in passes.values():
-        yield from _one_pass(together, runtime)
-
-
-def _one_pass(jobs: Sequence[Job], runtime: Runtime) -> Done:
+    """Write `dictionary.safetensors`, `dictionary.json` and `curves.csv` of every job, over one stream of batches."""
     from lmsae.runtime.progress import show_progress
     from lmsae.runtime.wandb_log import curves_logger
     from lmsae.stages.inputs.stored import stores_for
@@ -290,7 +279,7 @@ STAGE = Stage(
     sections={"train": TrainConfig},
     keeps=frozenset({CHECKPOINT, NOTE}),
     relatives_differ_in=LENGTH,
-    shares=lambda spec: stream_of(spec.config, spec.inputs),
+    shares=stream_of,
     fills_memory=True,
     effort=Effort(_work, fact("flops_per_second"), _kind, size=_size, memory=_memory),
 )
