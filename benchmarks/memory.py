@@ -29,7 +29,7 @@ from lmsae.store.batches import ShuffledBatches
 from lmsae.store.layout import Layout
 from lmsae.store.order import blocks_of
 from lmsae.store.reader import StoreReader
-from lmsae.store.spilled import Spilled
+from lmsae.store.spilled import SpilledArray
 from lmsae.store.stores import Stores
 from lmsae.store.writer import StoreWriter
 from lmsae.training.config import TrainConfig
@@ -92,7 +92,7 @@ class Stream:
     def __init__(self, case: Case, path: Path) -> None:
         reader = StoreReader(path)
         usable = torch.ones(reader.contexts, CONTEXT_SIZE, dtype=torch.bool).numpy()
-        mask = Spilled(blocks_of(usable), path.parent)
+        mask = SpilledArray(blocks_of(usable), path.parent)
         self._source = ShuffledBatches(Stores([reader]), mask, batch_size=case.batch, seed=0, window_tokens=case.window)
 
     def batches(self, start_step: int, stop_step: int):

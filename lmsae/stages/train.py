@@ -184,7 +184,7 @@ class _Stream:
         from lmsae.stages.inputs.usable import Usable
         from lmsae.store.batches import ShuffledBatches
         from lmsae.store.order import blocks_of
-        from lmsae.store.spilled import Spilled
+        from lmsae.store.spilled import SpilledArray
         from lmsae.store.stores import Stores
         from lmsae.text.tokens import open_tokens
 
@@ -194,9 +194,9 @@ class _Stream:
         self._sites = config.sites
         stores, live = stores_for(config.dictionary, config.sites, job.inputs), live_captures(job.inputs)
         usable = Usable(tokens, [store.path for store in stores], config)
-        self._usable = Spilled(blocks_of(usable), job.out)
+        self._usable = SpilledArray(blocks_of(usable), job.out)
         self._in_contexts = trains_on_contexts(config.dictionary.geometry, with_ids)
-        ids = Spilled(blocks_of(tokens.train), job.out) if with_ids or live else None
+        ids = SpilledArray(blocks_of(tokens.train), job.out) if with_ids or live else None
         self._ids = ids if with_ids else None
         self.source = ShuffledBatches(
             Live(live, stores, ids, models) if live and ids else Stores(stores),

@@ -1,1 +1,1 @@
-"""The activation store: one plain Zarr v3 array of one hook point's activations, and shuffled batches out of it."""
+"""The activation store: a plain Zarr v3 array of the activations at one hook point, and shuffled batches out of it."""

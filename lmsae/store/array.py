@@ -1,41 +1,38 @@
-"""The Zarr metadata of a store: written and read with zarr-python, so that the store is a plain Zarr v3 array."""
+"""The Zarr metadata of a store, written and read with zarr-python: the store is a plain Zarr v3 array."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 
+from lmsae.config import JsonObject
 from lmsae.errors import DamagedArtifact, MissingArtifact
-from lmsae.store.layout import STORED, Layout
-
-_NONE: Mapping[str, Any] = MappingProxyType({})
+from lmsae.store.layout import STORED_FORMATS, Layout
 
 
-def create_array(path: Path, layout: Layout, of_codec: Mapping[str, Any] = _NONE) -> None:
-    """Make an empty store at `path`, in place of whatever array is there, with the attributes of its codec."""
+def create_array(path: Path, layout: Layout, codec_attributes: Mapping[str, object] | None = None) -> None:
+    """Make an empty store at `path`, in place of any array that is there, with the attributes of its codec."""
     zarr.create_array(
         path,
         shape=layout.stored_shape,
-        dtype=STORED[layout.dtype].zarr_dtype,
+        dtype=STORED_FORMATS[layout.dtype].zarr_dtype,
         chunks=(layout.chunk_contexts, *layout.stored_shape[1:]),
         shards=(layout.shard_contexts, *layout.stored_shape[1:]),
         filters=None,
         serializer=_serializer(layout),
         compressors=[Crc32cCodec()],
         fill_value=0,
-        attributes={**asdict(layout), **of_codec},
+        attributes={**asdict(layout), **(codec_attributes or {})},
         chunk_key_encoding={"name": "default", "separator": "."},
         dimension_names=("context", "position", "width"),
         overwrite=True,
     )
 
 
-def layout_at(path: Path) -> tuple[Layout, dict[str, Any]]:
+def layout_at(path: Path) -> tuple[Layout, JsonObject]:
     """The layout of the store at `path`, and the attributes of its codec.
 
     Raises:
@@ -48,11 +45,11 @@ def layout_at(path: Path) -> tuple[Layout, dict[str, Any]]:
         )
     try:
         array = zarr.open_array(path, mode="r")
-        attributes = dict[str, Any](array.attrs)
+        attributes: JsonObject = dict(array.attrs)
         layout = Layout(**{field.name: attributes.pop(field.name) for field in fields(Layout)})
-        stored = STORED[layout.dtype]
+        stored = STORED_FORMATS[layout.dtype]
     except (json.JSONDecodeError, ValueError, TypeError, KeyError) as error:
-        raise unreadable(path, error) from error
+        raise metadata_error(path, error) from error
     cut = ShardingCodec(
         chunk_shape=(layout.chunk_contexts, *layout.stored_shape[1:]),
         codecs=[_serializer(layout), Crc32cCodec()],
@@ -64,8 +61,8 @@ def layout_at(path: Path) -> tuple[Layout, dict[str, Any]]:
     return layout, attributes
 
 
-def unreadable(path: Path, error: Exception) -> DamagedArtifact:
-    """The error for metadata that are not those of a store."""
+def metadata_error(path: Path, error: Exception) -> DamagedArtifact:
+    """The error for metadata that are not those of an activation store."""
     return DamagedArtifact(
         f"{path / 'zarr.json'}: cannot be read as the metadata of an activation store ({error}). "
         "`lmsae verify` lists all that is damaged; delete the artifact and run again."
@@ -78,5 +75,5 @@ def shard_path(path: Path, shard: int) -> Path:
 
 
 def _serializer(layout: Layout) -> BytesCodec:
-    """Little endian; of single bytes Zarr drops the order."""
-    return BytesCodec(endian="little" if STORED[layout.dtype].item_bytes > 1 else None)
+    """The codec of bytes: little endian. Zarr gives single bytes no order."""
+    return BytesCodec(endian="little" if STORED_FORMATS[layout.dtype].item_bytes > 1 else None)

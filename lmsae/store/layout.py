@@ -1,4 +1,4 @@
-"""How the activations of one hook point lie on disk, and whether the disk can hold them. Imports nothing heavy."""
+"""The layout of the activations of one hook point on disk, and its size in bytes. Imports nothing heavy."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -6,19 +6,19 @@ from typing import Literal, NamedTuple
 StoreDtype = Literal["float16", "bfloat16", "float32", "int8"]
 
 
-class Stored(NamedTuple):
-    """What the array on disk holds: its Zarr dtype, the bytes of an item, and a token's items beside its values."""
+class StoredFormat(NamedTuple):
+    """The array on disk: its Zarr dtype, the bytes of an item, and the items of a token beside its values."""
 
     zarr_dtype: str
     item_bytes: int
-    more_items: int = 0
+    extra_items: int = 0
 
 
-STORED: dict[StoreDtype, Stored] = {
-    "float16": Stored("float16", 2),
-    "bfloat16": Stored("uint16", 2),  # Zarr 3.1 has none: its 16 bits, and the attribute `dtype` tells
-    "float32": Stored("float32", 4),
-    "int8": Stored("int8", 1, more_items=4),  # behind the values of a token the bytes of its scale, a float32
+STORED_FORMATS: dict[StoreDtype, StoredFormat] = {
+    "float16": StoredFormat("float16", 2),
+    "bfloat16": StoredFormat("uint16", 2),  # Zarr 3.1 has no bfloat16: these are its 16 bits, and `dtype` tells
+    "float32": StoredFormat("float32", 4),
+    "int8": StoredFormat("int8", 1, extra_items=4),  # behind the values of a token the bytes of its scale, a float32
 }
 CHECKSUM_BYTES = 4
 NORM_BYTES = 4
@@ -29,11 +29,11 @@ INDEX_ENTRY_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The shape of a store and how it is cut: contexts > shards (files) > chunks (what one read fetches).
+    """The shape of a store, and its cuts: contexts > shards (files) > chunks (the unit of a read).
 
-    A chunk is whole contexts, about `target_chunk_tokens` tokens: small enough that random chunks mix well, large
-    enough that reading them is close to the disk's sequential speed. A shard is whole chunks, at most
-    `target_shard_bytes` unless one chunk is larger: few files, yet little to lose when a writer is killed.
+    A chunk is whole contexts, about `target_chunk_tokens` tokens. That is small enough for random chunks to mix well,
+    and large enough to read them at nearly the disk's sequential speed. A shard is whole chunks, at most
+    `target_shard_bytes` unless one chunk is larger. So there are few files, and a killed writer loses little.
     """
 
     contexts: int
@@ -51,12 +51,12 @@ class Layout:
     @property
     def stored_shape(self) -> tuple[int, int, int]:
         """The shape of the array on disk: (contexts, context_size, items of a token)."""
-        return self.contexts, self.context_size, self.width + STORED[self.dtype].more_items
+        return self.contexts, self.context_size, self.width + STORED_FORMATS[self.dtype].extra_items
 
     @property
     def token_bytes(self) -> int:
-        """Bytes of a token's activations on disk and in a reader's buffers."""
-        return self.stored_shape[2] * STORED[self.dtype].item_bytes
+        """Bytes of a token's activation on disk and in the buffers of a reader."""
+        return self.stored_shape[2] * STORED_FORMATS[self.dtype].item_bytes
 
     @property
     def chunk_contexts(self) -> int:
@@ -75,7 +75,7 @@ class Layout:
 
     @property
     def chunks(self) -> int:
-        """Chunks that hold any context; the last may be padded with zeros."""
+        """Chunks with any context. The last may be padded with zeros."""
         return -(-self.contexts // self.chunk_contexts)
 
     @property
@@ -90,12 +90,12 @@ class Layout:
 
     @property
     def shards(self) -> int:
-        """Shards, that is, files of activations; the last may be shorter."""
+        """Shards, which are the files of activations. The last may be shorter."""
         return -(-self.chunks // self.shard_chunks)
 
     @property
     def index_bytes(self) -> int:
-        """Bytes of the index at the end of each shard: where each chunk lies, and a checksum."""
+        """Bytes of the index at the end of each shard: the location of each chunk, and a checksum."""
         return self.shard_chunks * INDEX_ENTRY_BYTES + CHECKSUM_BYTES
 
     @property
@@ -105,5 +105,5 @@ class Layout:
 
     @property
     def norms_nbytes(self) -> int:
-        """Bytes of the tokens' norms, which lie beside the activations: a file a shard."""
+        """Bytes of the tokens' norms, which lie beside the activations, one file for each shard."""
         return self.shards * (self.shard_contexts * self.context_size * NORM_BYTES + CHECKSUM_BYTES)

@@ -1,7 +1,7 @@
 """The L2 norm of every token's raw activation, in a small Zarr v3 array beside the store: 4 bytes a token.
 
-What reads a store may leave tokens out by their norm, and which these are must be known before any are read. A chunk is
-a file of its own and holds the contexts of one shard of the store, so that both are resumed alike.
+A reader of the store may leave out tokens by their norm, and it must know them before it reads any. A chunk is a file
+of its own and holds the contexts of one shard of the store, so that both are resumed alike.
 """
 
 import os
@@ -14,11 +14,11 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 from lmsae.errors import MissingArtifact
 from lmsae.runtime.disk import explain_full_disk
 from lmsae.store.layout import CHECKSUM_BYTES, Layout
-from lmsae.store.shard import checksum, damaged
+from lmsae.store.shard import checksum, damage_error
 
 
 def norms_path(store: Path) -> Path:
-    """Where the norms of a store's tokens are: `activations.norms.zarr` of `activations.zarr`."""
+    """The folder of the norms of a store's tokens: `activations.norms.zarr` for `activations.zarr`."""
     return store.with_name(f"{store.stem}.norms.zarr")
 
 
@@ -28,7 +28,7 @@ def norms_file(store: Path, shard: int) -> Path:
 
 
 def create_norms(store: Path, layout: Layout) -> None:
-    """Make an empty array of norms beside a store, in place of whatever array is there."""
+    """Make an empty array of norms beside a store, in place of any array that is there."""
     zarr.create_array(
         norms_path(store),
         shape=layout.shape[:2],
@@ -45,7 +45,7 @@ def create_norms(store: Path, layout: Layout) -> None:
 
 
 def write_norms(path: Path, norms: np.ndarray) -> None:
-    """Write one shard's norms; the file takes its name when it is whole and on the disk."""
+    """Write the norms of one shard. The file takes its name when it is whole and on the disk."""
     partial = path.with_name(f".{path.name}.partial")
     with explain_full_disk(path), partial.open("wb") as file:
         file.write(norms.data)
@@ -56,15 +56,15 @@ def write_norms(path: Path, norms: np.ndarray) -> None:
 
 
 def check_norms(path: Path, layout: Layout) -> None:
-    """Raise DamagedArtifact unless one shard's norms are what `write_norms` writes."""
+    """Raise DamagedArtifact unless the norms of one shard are as `write_norms` writes them."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise damaged(path, "the file is missing") from None
+        raise damage_error(path, "the file is missing") from None
     whole = len(data) == layout.norms_nbytes // layout.shards
     norms, behind = np.frombuffer(data[:-CHECKSUM_BYTES], np.uint8), data[-CHECKSUM_BYTES:]
     if not whole or checksum(norms) != behind:
-        raise damaged(path, "its checksum is not the one that was written: the file is cut short or altered")
+        raise damage_error(path, "its checksum is not the one that was written: the file is cut short or altered")
 
 
 class TokenNorms:
@@ -80,11 +80,11 @@ class TokenNorms:
         try:
             self._array = zarr.open_array(self._path, mode="r")
         except (ValueError, KeyError, TypeError) as error:
-            raise damaged(self._path, f"its metadata cannot be read ({error})") from error
+            raise damage_error(self._path, f"its metadata cannot be read ({error})") from error
 
     def __getitem__(self, contexts: slice) -> np.ndarray:
-        """Raises DamagedArtifact when the bytes on disk are not those that were written."""
+        """Read some contexts. Raises DamagedArtifact when the bytes on disk are not those that were written."""
         try:
             return np.asarray(self._array[contexts])
         except (ValueError, RuntimeError) as error:
-            raise damaged(self._path, f"a chunk cannot be read ({error})") from error
+            raise damage_error(self._path, f"a chunk cannot be read ({error})") from error

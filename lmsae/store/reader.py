@@ -1,4 +1,4 @@
-"""Reads an activation store: whole contexts in token order, or chunks anywhere. Every byte read is checked."""
+"""Reads an activation store: whole contexts in token order, or any chunks. Every byte is checked."""
 
 import os
 from collections.abc import Iterator
@@ -9,24 +9,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmsae.store.array import layout_at, shard_path, unreadable
+from lmsae.store.array import layout_at, metadata_error, shard_path
 from lmsae.store.codec import CODECS, Codec
 from lmsae.store.layout import StoreDtype
 from lmsae.store.shard import read_chunk, read_index
 
 
-class _Place(NamedTuple):
-    """Where a chunk lies: the open shard, its path, the chunk's number and offset in it, and its row in the request."""
+class _ChunkLocation(NamedTuple):
+    """A chunk's open shard, its path, the chunk's number and offset in it, and the chunk's position in the request."""
 
     file: int
     path: Path
     chunk: int
     offset: int
-    row: int
+    position: int
 
 
 class StoreReader:
-    """One store, opened for reading. Holds no open files, so it may be copied to other threads and processes."""
+    """One store, opened for reading. It holds no open files, so other threads and processes may have copies of it."""
 
     def __init__(self, path: Path) -> None:
         """Open the store at `path`.
@@ -38,14 +38,14 @@ class StoreReader:
         self.path = path
         self.layout, attributes = layout_at(path)
         try:
-            self.codec: Codec = CODECS[self.dtype].of(self.layout, attributes)
+            self.codec: Codec = CODECS[self.dtype].from_attributes(self.layout, attributes)
         except (KeyError, TypeError, ValueError) as error:
-            raise unreadable(path, error) from error
+            raise metadata_error(path, error) from error
         self._indexes: dict[int, np.ndarray] = {}
 
     @property
     def contexts(self) -> int:
-        """How many contexts there are."""
+        """The number of contexts."""
         return self.layout.contexts
 
     @property
@@ -60,7 +60,7 @@ class StoreReader:
 
     @property
     def dtype(self) -> StoreDtype:
-        """The dtype in which activations are stored."""
+        """The dtype of the stored activations."""
         return self.layout.dtype
 
     def read(self, start: int, stop: int) -> Tensor:
@@ -80,40 +80,42 @@ class StoreReader:
         return self.codec.decode(out, tokens).view(stop - start, size, self.width)
 
     def buffer(self, tokens: int) -> Tensor:
-        """Memory for so many tokens as they are stored, uninitialized: (tokens, items), for `codec.decode`."""
+        """Uninitialized memory for stored tokens, (tokens, items), which `codec.decode` takes."""
         return torch.empty((tokens, self.layout.stored_shape[2]), dtype=getattr(torch, self.dtype))
 
     def read_chunks(self, chunks: np.ndarray, out: Tensor) -> None:
-        """Read chunks, best in ascending order and announced, one behind the other into the front of `out`, a `buffer`.
+        """Read chunks one behind the other into the front of `out`, a `buffer`; fastest if announced and ascending.
 
-        The last chunk of the store may end in padding: what lies behind the last context is not meant to be used.
+        The last chunk of the store may end in padding: nobody may use tokens behind the last context.
 
         Raises:
             DamagedArtifact: naming the damaged file and chunk.
         """
-        rows = out.view(torch.uint8).view(-1, self.layout.chunk_bytes).numpy()[: len(chunks)]
-        for place in self._places(chunks):
-            read_chunk(place.file, place.path, place.chunk, place.offset, rows[place.row])
+        parts = out.view(torch.uint8).view(-1, self.layout.chunk_bytes).numpy()[: len(chunks)]
+        for at in self._locations(chunks):
+            read_chunk(at.file, at.path, at.chunk, at.offset, parts[at.position])
 
     def announce(self, chunks: np.ndarray) -> None:
-        """Ask the disk for chunks that will be read: cold ones then come at 1.5 times the speed, and more threads would
-        add nothing."""
-        if hasattr(os, "posix_fadvise"):
-            for place in self._places(chunks):
-                os.posix_fadvise(place.file, place.offset, self.layout.chunk_bytes, os.POSIX_FADV_WILLNEED)
+        """Ask the disk for chunks that will be read soon.
 
-    def _places(self, chunks: np.ndarray) -> Iterator[_Place]:
-        """Where each chunk lies, shard by shard."""
+        Chunks that are not in the page cache then come at 1.5 times the speed. More threads would add nothing.
+        """
+        if hasattr(os, "posix_fadvise"):
+            for at in self._locations(chunks):
+                os.posix_fadvise(at.file, at.offset, self.layout.chunk_bytes, os.POSIX_FADV_WILLNEED)
+
+    def _locations(self, chunks: np.ndarray) -> Iterator[_ChunkLocation]:
+        """Yield the location of each chunk, shard by shard."""
         shards = chunks // self.layout.shard_chunks
         for shard in np.unique(shards).tolist():
             path, index = shard_path(self.path, shard), self._index(shard)
             with path.open("rb", buffering=0) as file:
-                for row in np.flatnonzero(shards == shard).tolist():
-                    chunk = int(chunks[row]) % self.layout.shard_chunks
-                    yield _Place(file.fileno(), path, chunk, int(index[chunk, 0]), row)
+                for position in np.flatnonzero(shards == shard).tolist():
+                    chunk = int(chunks[position]) % self.layout.shard_chunks
+                    yield _ChunkLocation(file.fileno(), path, chunk, int(index[chunk, 0]), position)
 
     def _index(self, shard: int) -> np.ndarray:
-        """Where the chunks of a shard lie, read once."""
+        """The index of a shard, which is read once."""
         if shard not in self._indexes:
             self._indexes[shard] = read_index(shard_path(self.path, shard), self.layout, shard)
         return self._indexes[shard]

@@ -1,4 +1,4 @@
-"""Arrays of one row a context, such as masks and token ids, on disk: memory does not grow with the dataset."""
+"""Arrays (contexts, context_size), such as masks and token ids, on disk: memory does not grow with the dataset."""
 
 import os
 import tempfile
@@ -9,29 +9,29 @@ from pathlib import Path
 import numpy as np
 
 
-class Spilled:
-    """An array (contexts, context_size) in a file without a name, which is gone when nobody holds it.
+class SpilledArray:
+    """An array (contexts, context_size) in a nameless file, which is gone when nobody holds the array.
 
-    Read by position and not mapped, so that it does not count as memory of this process.
+    It is read by position and not mapped, so that it does not count as memory of this process.
     """
 
     def __init__(self, blocks: Iterable[np.ndarray], folder: Path) -> None:
-        """Write the blocks of rows, one behind the other, on the disk of `folder`; there is at least one."""
+        """Write blocks of contexts, at least one, behind each other on the disk of `folder`."""
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (nameless on disk)
         weakref.finalize(self, self._file.close)
-        contexts = row = 0
+        contexts = context_size = 0
         for block in blocks:
-            self.dtype, row = block.dtype, block.shape[1]
+            self.dtype, context_size = block.dtype, block.shape[1]
             self._file.write(np.ascontiguousarray(block).data)
             contexts += len(block)
         self._file.flush()
-        self.shape = contexts, row
+        self.shape = contexts, context_size
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, contexts: slice | np.ndarray) -> np.ndarray:
-        """Rows by a slice without a step, or by their numbers, which may come in any order."""
+        """Contexts by a slice without a step, or by their numbers in any order."""
         if isinstance(contexts, slice):
             start, stop, _ = contexts.indices(len(self))
             return self._read(start, max(stop - start, 0))
@@ -39,7 +39,7 @@ class Spilled:
         runs = np.split(contexts, cuts)
         return np.concatenate([self._read(int(run[0]), len(run)) for run in runs if len(run)] or [self[0:0]])
 
-    def _read(self, start: int, rows: int) -> np.ndarray:
-        row_bytes = self.shape[1] * self.dtype.itemsize
-        data = os.pread(self._file.fileno(), rows * row_bytes, start * row_bytes)
-        return np.frombuffer(data, self.dtype).reshape(rows, self.shape[1])
+    def _read(self, start: int, contexts: int) -> np.ndarray:
+        context_bytes = self.shape[1] * self.dtype.itemsize
+        data = os.pread(self._file.fileno(), contexts * context_bytes, start * context_bytes)
+        return np.frombuffer(data, self.dtype).reshape(contexts, self.shape[1])

@@ -1,4 +1,4 @@
-"""Where the activations of a window come from: stores on disk here, language models in lmsae/stages/inputs/live.py."""
+"""Sources of the activations of a window: stores here, language models in lmsae/stages/inputs/live.py."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -10,38 +10,38 @@ from lmsae.errors import ShapeError
 from lmsae.store.reader import StoreReader
 
 
-class Source(Protocol):
-    """The activations of one set of tokens at several hook points, to be had by chunks of contexts."""
+class ActivationSource(Protocol):
+    """The activations of the same tokens at several hook points, loaded by chunks of contexts."""
 
     contexts: int
     context_size: int
     chunk_contexts: int
 
     def buffers(self, tokens: int) -> list[Tensor]:
-        """Memory for so many tokens of each hook point, (tokens, items), uninitialized."""
+        """Uninitialized memory for stored tokens of each hook point, (tokens, items)."""
         ...
 
     def decode(self, parts: Sequence[Tensor], taken: Tensor) -> list[Tensor]:
-        """The activations of tokens of each of the `buffers`, (taken, width) float32, in memory of their own."""
+        """The activations of some tokens of each of the `buffers`, (taken, width) float32, in memory of their own."""
         ...
 
     def announce(self, chunks: np.ndarray) -> None:
-        """Say that chunks, which ascend, will be loaded soon."""
+        """Announce chunks, which ascend, that will be loaded soon."""
         ...
 
     def load(self, chunks: np.ndarray, buffers: Sequence[Tensor], is_wanted: Callable[[], bool]) -> None:
-        """Put chunks, which ascend, one behind the other into the front of each buffer.
+        """Load chunks, which ascend, one behind the other into the front of each buffer.
 
-        What lies behind the last context may be anything. Once `is_wanted` says no, what is missing may stay so.
+        Behind the last context the buffer may hold anything. Once `is_wanted` is false, loading may stop.
         """
         ...
 
 
 class Stores:
-    """Aligned stores, one a hook point."""
+    """The stores of several hook points, of the same tokens."""
 
     def __init__(self, readers: Sequence[StoreReader]) -> None:
-        """Raises ShapeError unless all stores are of the same tokens, and cut alike."""
+        """Raises ShapeError unless all stores are of the same tokens and cut into the same chunks."""
         self._readers = tuple(readers)
         first = readers[0]
         self.contexts, self.context_size = first.contexts, first.context_size
@@ -59,11 +59,11 @@ class Stores:
                 )
 
     def buffers(self, tokens: int) -> list[Tensor]:
-        """Memory for so many tokens of each store, in its dtype."""
+        """Uninitialized memory for stored tokens of each store, in its dtype."""
         return [reader.buffer(tokens) for reader in self._readers]
 
     def decode(self, parts: Sequence[Tensor], taken: Tensor) -> list[Tensor]:
-        """The activations of tokens of each store's buffer, (taken, width) float32, in memory of their own."""
+        """The activations of some tokens of each store's buffer, (taken, width) float32, in memory of their own."""
         return [reader.codec.decode(part, taken) for reader, part in zip(self._readers, parts, strict=True)]
 
     def announce(self, chunks: np.ndarray) -> None:

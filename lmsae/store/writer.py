@@ -1,4 +1,4 @@
-"""Writes the activations of one hook point, in token order, as they come from the model."""
+"""Writes the activations of one hook point in token order, as they come from the model."""
 
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,25 +13,25 @@ from torch import Tensor
 
 from lmsae.errors import ArtifactError, DamagedArtifact, NotEnoughTokens, ShapeError
 from lmsae.store.array import create_array, layout_at, shard_path
-from lmsae.store.codec import CODECS, Codec, require_held
+from lmsae.store.codec import CODECS, Codec, require_storable
 from lmsae.store.layout import Layout
 from lmsae.store.norms import check_norms, create_norms, norms_file, norms_path, write_norms
 from lmsae.store.shard import ShardWriter, read_chunk, read_index
 
 
 class StoreWriter:
-    """Appends contexts to a store; as a context manager it closes the store, or on an error drops the unfinished shard.
+    """Appends contexts to a store. As a context manager it closes the store, or after an error drops the last shard.
 
-    The disk is written to in the background, at most one batch behind. The same activations give the same bytes,
-    however they are cut into batches behind the first, to which a codec is fitted. Finished shards stay when the writer
-    dies, and another may go on behind them: `start_context=finished_contexts(path, layout)`.
+    It writes to the disk in the background, at most one batch behind. The first batch sets the parameters of the codec.
+    Apart from that, the same activations give the same bytes, however they are cut into batches. Finished shards stay
+    when the writer dies, and another writer may continue: `start_context=finished_contexts(path, layout)`.
     """
 
     def __init__(self, path: Path, layout: Layout, start_context: int = 0) -> None:
-        """Begin at `start_context`: 0 makes the store anew, a multiple of `layout.shard_contexts` goes on with it.
+        """Begin at `start_context`: 0 makes a new store, and a multiple of `layout.shard_contexts` continues one.
 
         Raises:
-            ArtifactError: if the store to go on with has another layout.
+            ArtifactError: if the store to continue has another layout.
         """
         assert start_context % layout.shard_contexts == 0 or start_context == layout.contexts
         self._path, self._layout = path, layout
@@ -41,22 +41,22 @@ class StoreWriter:
             found, attributes = layout_at(path)
             if found != layout:
                 raise ArtifactError(f"{path}: cannot go on writing: the store there has {found}, wanted {layout}.")
-            self._codec = CODECS[layout.dtype].of(layout, attributes)
+            self._codec = CODECS[layout.dtype].from_attributes(layout, attributes)
         self._appended = start_context
         self._files = _Files(path, layout, start_context)
         self._background = ThreadPoolExecutor(1, "lmsae-writer")
         self._coming: Future[None] | None = None
-        # Two, one filled while the other is written. Their memory is reused: fresh pages cost ten times the copy.
+        # One is filled while the other is written. Their memory is reused: fresh pages cost ten times the copy.
         nothing = torch.empty((0, *layout.stored_shape[1:]), dtype=getattr(torch, layout.dtype))
         self._staging = cycle([[nothing], [nothing.clone()]])
 
     def append(self, activations: Float[Tensor, "contexts context_size width"]) -> None:
-        """Write the next contexts, as many as there are, as the store's dtype has them.
+        """Write the next contexts in the store's dtype.
 
         Raises:
             ShapeError: if contexts of this shape, or so many of them, do not belong in this store.
-            SourceError: if a value is not a number, is infinite, or becomes so in the store's dtype.
-            NoSpaceError: if the disk is full; perhaps only with the next append, or with close.
+            SourceError: if a value is NaN or infinite, or becomes infinite in the store's dtype.
+            NoSpaceError: if the disk is full. The next append, or close, may be the first to notice.
         """
         shape, layout = tuple(activations.shape), self._layout
         if shape[1:] != layout.shape[1:] or self._appended + shape[0] > layout.contexts:
@@ -67,24 +67,24 @@ class StoreWriter:
         if not shape[0]:
             return
         norms = torch.linalg.vector_norm(activations, dim=-1, dtype=torch.float32).cpu()
-        # A norm bounds every value, and few are looked at one by one.
+        # A norm bounds every value, so that few values need a look of their own.
         if not norms.isfinite().all():
-            require_held(activations, activations.isfinite(), layout.dtype, self._place)
-        codec = self._codec or self._begun(activations)
-        if norms.max() > codec.largest:
-            require_held(activations, codec.holds(activations), layout.dtype, self._place)
-        rows = self._memory(shape[0])
-        codec.encode(activations, rows)
+            require_storable(activations, activations.isfinite(), layout.dtype, self._name_context)
+        codec = self._codec or self._create(activations)
+        if norms.max() > codec.largest_norm:
+            require_storable(activations, codec.storable_mask(activations), layout.dtype, self._name_context)
+        stored = self._staging_memory(shape[0])
+        codec.encode(activations, stored)
         self._appended += shape[0]
         self._settle()
-        contexts = rows.view(torch.uint8).numpy().reshape(shape[0], -1)
+        contexts = stored.view(torch.uint8).numpy().reshape(shape[0], -1)
         self._coming = self._background.submit(self._files.append, contexts, norms.numpy())
 
     def close(self) -> None:
-        """Write what is left; every context must have been appended.
+        """Write the rest, once every context has been appended.
 
         Raises:
-            NotEnoughTokens: if some have not.
+            NotEnoughTokens: if contexts are missing.
         """
         if self._appended < self._layout.contexts:
             raise NotEnoughTokens(
@@ -112,33 +112,33 @@ class StoreWriter:
         finally:
             self.abandon()
 
-    def _begun(self, activations: Tensor) -> Codec:
-        """The codec of a new store, which is made with it."""
-        self._codec = CODECS[self._layout.dtype].fitted(self._layout, activations)
+    def _create(self, activations: Tensor) -> Codec:
+        """Create the new store, with the codec that fits its first activations. Returns the codec."""
+        self._codec = CODECS[self._layout.dtype].fit(self._layout, activations)
         create_norms(self._path, self._layout)
         create_array(self._path, self._layout, self._codec.attributes)
         return self._codec
 
-    def _memory(self, contexts: int) -> Tensor:
-        """Memory for the rows of so many contexts, which is written to until the next but one is asked for."""
+    def _staging_memory(self, contexts: int) -> Tensor:
+        """Memory for stored contexts. The call after the next one gives the same memory again."""
         slot = next(self._staging)
         if len(slot[0]) < contexts:
             slot[0] = slot[0].new_empty((contexts, *slot[0].shape[1:]))
         return slot[0][:contexts]
 
     def _settle(self) -> None:
-        """Wait until the disk has what was handed to it."""
+        """Wait until the contexts of the last append are written."""
         coming, self._coming = self._coming, None
         if coming:
             coming.result()
 
-    def _place(self, context: int) -> str:
-        """What to call a context of those that are being appended."""
+    def _name_context(self, context: int) -> str:
+        """The name, for a message, of one of the contexts that are being appended."""
         return f"{self._path}: context {self._appended + context:,}"
 
 
 class _Files:
-    """The files of a store and of its norms, shard by shard; both are finished at the same contexts."""
+    """The files of a store and of its norms, shard by shard. Both are finished at the same contexts."""
 
     def __init__(self, path: Path, layout: Layout, start_context: int) -> None:
         self._path, self._layout = path, layout
@@ -149,7 +149,7 @@ class _Files:
         self._chunk_filled = 0
 
     def append(self, contexts: np.ndarray, norms: np.ndarray) -> None:
-        """Write contexts, (contexts, bytes of a context) uint8, and the norms of their tokens."""
+        """Write contexts, uint8 (contexts, bytes of a context), and the norms of their tokens."""
         layout = self._layout
         while len(contexts):
             if self._chunk_filled == 0 and len(contexts) >= layout.chunk_contexts:
@@ -168,7 +168,7 @@ class _Files:
             contexts, norms = contexts[taken:], norms[taken:]
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the rest, padded with zeros to whole chunks."""
         if self._chunk_filled:
             self._chunk[self._chunk_filled :] = 0
             self._write_chunk(self._chunk)
@@ -197,9 +197,9 @@ class _Files:
 
 
 def finished_contexts(path: Path, layout: Layout) -> int:
-    """Contexts in the whole shards that an earlier writer of the same layout left at `path`, counted from the first.
+    """The contexts in the whole shards, from the first on, that an earlier writer of the same layout left at `path`.
 
-    All of them are read, and their checksums looked at.
+    All these shards are read, and their checksums are checked.
     """
     try:
         if layout_at(path)[0] != layout:
@@ -216,8 +216,7 @@ def finished_contexts(path: Path, layout: Layout) -> int:
 
 
 def drop_unfinished(path: Path, layout: Layout, contexts: int) -> None:
-    """Remove whatever is in the folders of the store and its norms besides metadata and the shards of its first
-    contexts."""
+    """Remove all from the folders of a store and its norms but the metadata and the shards of the first contexts."""
     shards = range(-(-contexts // layout.shard_contexts))
     for folder, file in ((path, shard_path), (norms_path(path), norms_file)):
         kept = {file(path, shard).name for shard in shards}
@@ -227,8 +226,8 @@ def drop_unfinished(path: Path, layout: Layout, contexts: int) -> None:
 
 
 def _check_shard(path: Path, layout: Layout, shard: int) -> None:
-    """Raise DamagedArtifact unless a shard is what a writer writes: its index, and every chunk with its checksum."""
-    places, chunk = read_index(path, layout, shard), np.empty(layout.chunk_bytes, dtype=np.uint8)
+    """Raise DamagedArtifact unless a shard is as a writer writes it: its index, and every chunk with its checksum."""
+    index, chunk = read_index(path, layout, shard), np.empty(layout.chunk_bytes, dtype=np.uint8)
     with path.open("rb") as file:
-        for number, (offset, _) in enumerate(places):
+        for number, (offset, _) in enumerate(index):
             read_chunk(file.fileno(), path, number, int(offset), chunk)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmsae.store.layout import STORED, Layout, StoreDtype
+from lmsae.store.layout import STORED_FORMATS, Layout, StoreDtype
 from lmsae.store.writer import StoreWriter
 
 MakeLayout = Callable[..., Layout]
@@ -19,8 +19,8 @@ def small_layout() -> MakeLayout:
     """Builds a layout of small chunks and shards."""
 
     def make(contexts: int, context_size: int = 8, width: int = 3, dtype: StoreDtype = "float32") -> Layout:
-        stored = STORED[dtype]
-        chunk_bytes = 4 * context_size * (width + stored.more_items) * stored.item_bytes
+        stored = STORED_FORMATS[dtype]
+        chunk_bytes = 4 * context_size * (width + stored.extra_items) * stored.item_bytes
         return Layout(contexts, context_size, width, dtype, 4 * context_size, 3 * chunk_bytes)
 
     return make

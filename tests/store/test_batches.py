@@ -48,9 +48,9 @@ def test_batches_hold_the_tokens_of_the_order_across_windows_and_epochs(store: P
     steps = 2 * batches.tokens_per_epoch // 23 + 2
     order = WindowOrder(usable, chunk_contexts=4, seed=5, window_tokens=WINDOW)
     expected = []
-    for visit in order.visits(0, steps * 23):
-        rows = order.rows(visit.epoch, visit.window)[visit.start : visit.stop]
-        expected.append(order.chunks(visit.epoch, visit.window)[rows // 32] * 32 + rows % 32)
+    for part in order.slices(0, steps * 23):
+        rows = order.tokens(part.epoch, part.window)[part.start : part.stop]
+        expected.append(order.chunks(part.epoch, part.window)[rows // 32] * 32 + rows % 32)
     got = list(batches.batches(0, steps))
     assert len(got) == steps
     assert all(batch.shape == (23, 3) and batch.dtype == torch.float32 for (batch,) in got)
@@ -80,7 +80,7 @@ def test_what_lies_before_the_first_step_is_not_read(store: Path, usable: np.nda
         damage_chunk(store, int(chunk))
     with pytest.raises(DamagedArtifact):
         list(shuffled([store], usable).batches(0, 1))
-    steps_of_first_window = -(-len(order.rows(0, 0)) // 23)
+    steps_of_first_window = -(-len(order.tokens(0, 0)) // 23)
     assert len(list(shuffled([store], usable).batches(steps_of_first_window, steps_of_first_window + 3))) == 3
 
 
@@ -152,7 +152,7 @@ def test_the_window_behind_is_announced_while_one_is_read(
     order = WindowOrder(usable, chunk_contexts=4, seed=5, window_tokens=WINDOW)
     windows = [order.chunks(0, window).tolist() for window in range(3)]
     batches = shuffled([store], usable)
-    upto = len(order.rows(0, 0)) + len(order.rows(0, 1)) + 1
+    upto = len(order.tokens(0, 0)) + len(order.tokens(0, 1)) + 1
     list(batches.batches(0, -(-upto // 23)))
     assert announced == read == windows
 
@@ -164,7 +164,7 @@ def test_what_is_wrong_with_a_window_is_said_when_it_is_due(store: Path, usable:
     for shard in second - first:
         (store / f"c.{shard}.0.0").unlink()
     assert second - first
-    steps = len(order.rows(0, 0)) // 23
+    steps = len(order.tokens(0, 0)) // 23
     batches = shuffled([store], usable).batches(0, steps + 2)
     assert len([next(batches) for _ in range(steps)]) == steps
     with pytest.raises(DamagedArtifact, match="the file is missing"):

@@ -4,16 +4,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmsae.errors import NotEnoughTokens
-from lmsae.kernels.cpu import order_of
+from lmsae.kernels.cpu import argsort_words
 from lmsae.store.order import WindowOrder
 
 
 def tokens(order: WindowOrder, begin: int, end: int, chunk_tokens: int) -> np.ndarray:
     """The token numbers at positions begin to end of the endless order."""
     found = [np.empty(0, dtype=np.int64)]
-    for visit in order.visits(begin, end):
-        rows = order.rows(visit.epoch, visit.window)[visit.start : visit.stop]
-        chunks = order.chunks(visit.epoch, visit.window)
+    for part in order.slices(begin, end):
+        rows = order.tokens(part.epoch, part.window)[part.start : part.stop]
+        chunks = order.chunks(part.epoch, part.window)
         found.append(chunks[rows // chunk_tokens] * chunk_tokens + rows % chunk_tokens)
     return np.concatenate(found)
 
@@ -70,7 +70,7 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     epochs = [tokens(first, epoch * 512, (epoch + 1) * 512, 32) for epoch in range(2)]
     assert not np.array_equal(epochs[0], epochs[1])
     assert not np.array_equal(epochs[0], tokens(second, 0, 512, 32))
-    assert not np.array_equal(first.rows(0, 0), first.rows(0, 1))
+    assert not np.array_equal(first.tokens(0, 0), first.tokens(0, 1))
 
 
 def test_the_chunks_of_a_window_ascend() -> None:
@@ -110,11 +110,11 @@ def test_windows_mix_autocorrelated_activations_nearly_as_well_as_an_ideal_shuff
 
 @given(words=st.lists(st.one_of(st.integers(0, 3), st.integers(0, 2**64 - 1)), max_size=40))
 def test_words_are_sorted_and_equal_ones_keep_their_places(words: list[int]) -> None:
-    found = order_of(np.array(words, dtype=np.uint64))
+    found = argsort_words(np.array(words, dtype=np.uint64))
     assert found.dtype == np.int64
     assert found.tolist() == sorted(range(len(words)), key=words.__getitem__)
 
 
 def test_many_random_words_are_sorted() -> None:
     words = np.random.default_rng(0).integers(0, 2**64, 300_000, dtype=np.uint64)
-    np.testing.assert_array_equal(order_of(words), np.argsort(words, kind="stable"))
+    np.testing.assert_array_equal(argsort_words(words), np.argsort(words, kind="stable"))

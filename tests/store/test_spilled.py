@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lmsae.store.order import WindowOrder, blocks_of
-from lmsae.store.spilled import Spilled
+from lmsae.store.spilled import SpilledArray
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def array() -> np.ndarray:
 
 
 def test_any_rows_are_those_of_the_array(array: np.ndarray, tmp_path: Path) -> None:
-    spilled = Spilled((array[start : start + 8] for start in range(0, 50, 8)), tmp_path)
+    spilled = SpilledArray((array[start : start + 8] for start in range(0, 50, 8)), tmp_path)
     assert (spilled.shape, spilled.dtype, len(spilled)) == ((50, 7), np.uint16, 50)
     for rows in (slice(None), slice(3, 9), slice(48, 99), slice(9, 3), slice(50, 60)):
         assert np.array_equal(spilled[rows], array[rows])
@@ -23,7 +23,7 @@ def test_any_rows_are_those_of_the_array(array: np.ndarray, tmp_path: Path) -> N
 
 
 def test_nothing_is_left_on_disk(array: np.ndarray, tmp_path: Path) -> None:
-    spilled = Spilled(iter([array]), tmp_path)
+    spilled = SpilledArray(iter([array]), tmp_path)
     assert len(spilled[0:50]) == 50
     assert not list(tmp_path.iterdir())
 
@@ -38,10 +38,10 @@ def test_blocks_are_all_of_it_some_at_a_time(array: np.ndarray, monkeypatch: pyt
 
 def test_an_order_is_that_of_the_mask_in_memory(tmp_path: Path) -> None:
     usable = np.random.default_rng(1).random((50, 7)) < 0.7
-    spilled = Spilled(iter([usable]), tmp_path)
+    spilled = SpilledArray(iter([usable]), tmp_path)
     orders = [
         WindowOrder(mask, chunk_contexts=4, seed=3, first=6, last=47, window_tokens=60) for mask in (usable, spilled)
     ]
     assert orders[0].tokens_per_epoch == orders[1].tokens_per_epoch
     for window in range(5):
-        assert np.array_equal(orders[0].rows(1, window), orders[1].rows(1, window))
+        assert np.array_equal(orders[0].tokens(1, window), orders[1].tokens(1, window))

@@ -26,12 +26,12 @@ def sorted_by_column(
     return starts, moved, order
 
 
-def order_of(words: np.ndarray) -> np.ndarray:
+def argsort_words(words: np.ndarray) -> np.ndarray:
     """The places of random uint64 words, the least first, and of equal ones the first: a stable argsort, several times
     as fast. Words that share their first bits would take quadratic time."""
     bits = max(1, (len(words) - 1).bit_length())
     sorted_words, places = np.empty_like(words), np.empty(len(words), np.int64)
-    _order_of(words, np.uint64(WORD_BITS - bits), np.zeros(1 << bits, np.int32), sorted_words, places)
+    _argsort_words(words, np.uint64(WORD_BITS - bits), np.zeros(1 << bits, np.int32), sorted_words, places)
     return places
 
 
@@ -50,7 +50,7 @@ def _sorted_by_column(columns, others, starts, moved, order):
 
 
 @compiled
-def _order_of(words, shift, ends, into, places):
+def _argsort_words(words, shift, ends, into, places):
     """By their first bits words are counted into about as many places as there are words; few are then not yet where
     they belong, and none is far from there."""
     for i in range(words.size):

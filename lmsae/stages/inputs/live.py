@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from lmsae.lm.protocol import LanguageModel
     from lmsae.store.reader import StoreReader
-    from lmsae.store.spilled import Spilled
+    from lmsae.store.spilled import SpilledArray
 
 
 def live_captures(inputs: Mapping[str, Artifact]) -> list[Config]:
@@ -33,7 +33,7 @@ class _Batch(NamedTuple):
 
 
 class Live:
-    """Activations captured window by window (store.stores.Source): the rows that stores of all contexts would hold.
+    """Activations captured window by window (an ActivationSource): the rows that stores of all contexts would hold.
 
     The small stores of calibration contexts say how a row is encoded.
     """
@@ -42,7 +42,7 @@ class Live:
         self,
         captures: Sequence[Config],
         stores: "Sequence[StoreReader]",
-        ids: "np.ndarray | Spilled",
+        ids: "np.ndarray | SpilledArray",
         models: "Mapping[LMConfig, LanguageModel]",
     ) -> None:
         """A capture and the store that it has begun for each hook point; `ids` are (contexts, context_size)."""
@@ -108,13 +108,13 @@ def _encode(activations: "Tensor", store: "StoreReader", rows: "Tensor", name: s
     """Write the rows of activations as their store would hold them."""
     import torch
 
-    from lmsae.store.codec import require_held
+    from lmsae.store.codec import require_storable
 
     norms = torch.linalg.vector_norm(activations, dim=-1, dtype=torch.float32)
-    if not (norms <= store.codec.largest).all():  # nor if one is not a number
+    if not (norms <= store.codec.largest_norm).all():  # nor if one is not a number
 
         def place(context: int) -> str:
             return f"{name}: context {batch.contexts[batch.wanted][context]:,}"
 
-        require_held(activations, store.codec.holds(activations), store.dtype, place)
+        require_storable(activations, store.codec.storable_mask(activations), store.dtype, place)
     store.codec.encode(activations, rows)
