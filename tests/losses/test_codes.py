@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from lmsae.dictionary.dictionary import Dictionary
+from lmsae.geometry.codes import Codes, DenseCodes, EntryCodes
 from lmsae.kernels import entries
-from lmsae.losses.codes import Codes, DenseCodes, EntryCodes
 from tests.losses.numpy_sae import ACT_FNS, D_SAE, DEAD, TOKENS, X, dictionary
 
 PER_LATENT = torch.rand(D_SAE, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
