@@ -6,6 +6,7 @@ from lmsae.losses.codes import Codes, DenseCodes, EntryCodes
 from torch import Tensor
 
 from lmsae.dictionary.dictionary import Dictionary
+from lmsae.geometry.codes import Codes, DenseCodes, EntryCodes
 from lmsae.kernels import entries
 from tests.losses.numpy_sae import ACT_FNS, D_SAE, DEAD, TOKENS, X, dictionary
 
