@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Generator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
@@ -31,6 +32,11 @@ SHAPE_CHECKED = ["lmsae.geometry", "lmsae.sparsity", "lmsae.losses", "lmsae.dict
 install_import_hook(SHAPE_CHECKED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 REQUIRE_ALL_TESTS = os.environ.get("LMSAE_REQUIRE_ALL_TESTS") == "1"
+# A law is tried on few examples in a default run, and on many where all tests are required. No example has a deadline:
+# workers share the cores.
+hypothesis.settings.register_profile("default run", max_examples=20, deadline=None)
+hypothesis.settings.register_profile("all tests", max_examples=100, deadline=None)
+hypothesis.settings.load_profile("all tests" if REQUIRE_ALL_TESTS else "default run")
 MAY_BE_SKIPPED_IN_CI = ("gpu", "network")
 
 

@@ -196,7 +196,9 @@ def test_an_example_can_be_planned_with_nothing_but_its_names_replaced(name: str
     assert tokenized == {read_config(name)["tokenize"].get("tokens")}
 
 
-@EVERY_EXAMPLE
+@pytest.mark.parametrize(
+    "name", [name if name == "pythia-160m-topk" else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 def test_an_example_runs_end_to_end_with_a_small_model_and_text(name: str, inside: Path):
     config, sweep = sources(name)
     changes = small(name)

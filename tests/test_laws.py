@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor, nn
@@ -60,7 +60,6 @@ PARAMETERS = hnp.arrays(np.float64, (3, LATENTS), elements=EIGHTHS).map(torch.fr
 
 
 @EVERY
-@settings(deadline=None, max_examples=50)
 @given(
     seen=pres(), pre=pres(), mates=pres(), decoder=HALVES, parameters=PARAMETERS, k=KS, groups=GROUPS, data=st.data()
 )
@@ -87,7 +86,6 @@ def test_at_inference_codes_of_a_token_do_not_depend_on_its_batch_mates(
 
 @EVERY
 @pytest.mark.parametrize("training", [True, False])
-@settings(deadline=None, max_examples=50)
 @given(seen=pres(), pre=pres(), k=KS, groups=GROUPS)
 def test_codes_are_some_of_relu_of_pre_or_with_their_signs_some_of_pre(
     kind: str, training: bool, seen: Tensor, pre: Tensor, k: int, groups: int
@@ -101,7 +99,6 @@ def test_codes_are_some_of_relu_of_pre_or_with_their_signs_some_of_pre(
 
 
 @EVERY
-@settings(deadline=None, max_examples=50)
 @given(pre=pres(), decoder=HALVES, parameters=PARAMETERS, k=KS, groups=GROUPS)
 def test_codes_are_negative_only_where_they_have_signs(
     kind: str, pre: Tensor, decoder: Tensor, parameters: Tensor, k: int, groups: int
@@ -111,7 +108,6 @@ def test_codes_are_negative_only_where_they_have_signs(
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ACT_FNS if "k" in ACT_FNS[kind].model_fields])
-@settings(deadline=None, max_examples=50)
 @given(pre=pres(), decoder=HALVES, k=KS, groups=GROUPS)
 def test_in_training_there_are_at_most_k_codes_a_token_on_average(
     kind: str, pre: Tensor, decoder: Tensor, k: int, groups: int

@@ -165,6 +165,7 @@ def test_show_names_every_row_that_wants_a_store_whatever_its_number_there(
     assert lmsae("verify").out == f"{len(manifests(zoo))} whole, 0 damaged, 0 wanted but not made\n"
 
 
+@pytest.mark.slow
 def test_gc_keeps_a_store_as_long_as_any_row_reads_it(mine: Path, lmsae: Lmsae) -> None:
     write_sweep(mine, [row for row in ROWS if row["name"] in ("topk", "crosscoder")])
     said = lmsae("gc", "--delete")
@@ -202,6 +203,7 @@ def test_what_saelens_knows_is_written_for_it_and_why_not_for_the_others(zoo: Pa
         assert "why-not.txt" in folders[row]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ["crosscoder", "lorsa", "diff"])
 def test_a_row_of_the_zoo_by_itself_has_the_same_bytes(
     begun: Path, zoo: Path, row: str, tmp_path: Path, lmsae: Lmsae, monkeypatch: pytest.MonkeyPatch

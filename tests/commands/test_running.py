@@ -51,6 +51,7 @@ def test_a_new_row_makes_only_what_no_earlier_row_has(made: Path, lmsae: Lmsae) 
     assert counts(lmsae("run")) == wanted
 
 
+@pytest.mark.slow
 def test_stage_after_stage_makes_the_same_as_one_run(fresh: Path, finished: Path, lmsae: Lmsae) -> None:
     lmsae("plan")
     for stage in STAGES:
@@ -113,6 +114,7 @@ def test_a_disk_that_fills_up_is_said_to_be_full_by_whichever_library_meets_it(m
     assert len([reference for reference in manifests(made) if reference in references]) == 1
 
 
+@pytest.mark.slow
 def test_company_does_not_change_an_artifact(fresh: Path, finished: Path, lmsae: Lmsae) -> None:
     """The last row in the same sheet as others, and all by itself with other passes."""
     write_sweep(fresh, [ROWS[2]])

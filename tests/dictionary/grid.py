@@ -1,10 +1,12 @@
 """Every geometry x activation function x normalization that can be planned, as small dictionaries that look trained."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from itertools import product
 from typing import Any, get_args
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -94,6 +96,12 @@ def can_be_planned(case: Case) -> bool:
 def cases(include_norm: tuple[bool, ...] = (False, True)) -> list[Case]:
     combinations = product(GEOMETRIES, ACT_FNS, NORMALIZATIONS, include_norm)
     return [case for one in combinations if can_be_planned(case := Case(*one))]
+
+
+def sampled(cases: Sequence[Case], every: int = 5) -> list[Any]:
+    """Parameters of a test over a grid: every fifth case runs by default, the others are slow."""
+    slow = pytest.mark.slow
+    return [case if n % every == 0 else pytest.param(case, marks=slow) for n, case in enumerate(cases)]
 
 
 def why_no_fold(case: Case) -> str | None:

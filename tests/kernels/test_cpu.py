@@ -169,10 +169,12 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@pytest.mark.slow
 def test_a_forked_process_has_threads_of_its_own() -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED], check=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_machine_code_need_not_be_kept() -> None:
     code = "import torch; from lmsae import cpu_kernels; print(cpu_kernels.largest(torch.tensor([1.0, 3.0, 2.0]), 1))"
     environment = {**os.environ, "NUMBA_CACHE_DIR": "/proc/no/such/folder"}

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from lmsae.losses.codes import Codes, DenseCodes, EntryCodes
 from torch import Tensor
 
 from lmsae.dictionary.dictionary import Dictionary

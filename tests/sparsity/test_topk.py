@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
@@ -59,7 +59,6 @@ def test_the_largest_of_very_many_are_chosen_exactly(values: Tensor, count: int)
     require_largest(values, count)
 
 
-@settings(deadline=None, max_examples=150)
 @given(data=st.data(), few=st.integers(1, 40))
 def test_the_largest_of_any_values_are_chosen_exactly(data: st.DataObject, few: int) -> None:
     # A sample of a few values, so that small inputs take the way of the huge ones.
@@ -70,7 +69,6 @@ def test_the_largest_of_any_values_are_chosen_exactly(data: st.DataObject, few: 
         require_largest(torch.from_numpy(values).relu(), count)
 
 
-@settings(deadline=None)
 @given(pre=PRES, k=st.integers(1, 9))
 def test_topk_keeps_the_k_largest_positive_of_each_token(pre: np.ndarray, k: int) -> None:
     k = min(k, pre.shape[1])
@@ -81,7 +79,6 @@ def test_topk_keeps_the_k_largest_positive_of_each_token(pre: np.ndarray, k: int
     assert ((codes != 0).sum(1) <= k).all()
 
 
-@settings(deadline=None)
 @given(pre=PRES, k=st.integers(1, 9))
 def test_batchtopk_keeps_the_kb_largest_positive_of_the_batch(pre: np.ndarray, k: int) -> None:
     k = min(k, pre.shape[1])
@@ -170,7 +167,6 @@ def test_a_batch_of_one_token_is_topk() -> None:
         assert torch.equal(batchtopk(3, 12)(token), build(TopKConfig(k=3), 12)(token))
 
 
-@settings(deadline=None)
 @given(pre=PRES)
 def test_with_all_latents_allowed_both_are_relu(pre: np.ndarray) -> None:
     latents = pre.shape[1]

@@ -56,6 +56,7 @@ def test_an_end_to_end_row_lowers_the_divergence_below_that_of_a_plain_one(fresh
         assert points[-1][f"{name}_loss"] < points[0][f"{name}_loss"]
 
 
+@pytest.mark.slow
 def test_rows_come_out_the_same_alone_and_in_company_of_end_to_end_rows(fresh: Path, lmsae: Command) -> None:
     rows = {"plain": HERE, "end_to_end": E2E}
     artifacts = [run(lmsae, {name: row})[name].joinpath("train").resolve() for name, row in rows.items()]

@@ -86,6 +86,7 @@ print(json.dumps(found))
     return json.loads(result.stdout)
 
 
+@pytest.mark.slow
 def test_a_hub_dataset_is_pinned_to_its_commit_and_read_and_later_found_in_the_cache(hub: str, tmp_path: Path) -> None:
     online = read(
         tmp_path,
