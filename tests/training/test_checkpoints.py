@@ -76,11 +76,9 @@ def test_every_way_to_train_goes_on_as_if_it_had_never_stopped(
     def start() -> Run:
         return make_run(name, STEPS, lr=1e-2, columns=columns, **options)
 
-    batches = batches_for(name)
+    batches, stops = batches_for(name), sorted(random.Random(setting).sample(range(STEPS), 5))
     whole = saved(learn(start(), batches), tmp_path / "whole")
-    for stop in random.Random(setting).sample(range(STEPS), 5):
-        folder = tmp_path / f"{stop}"
-        assert saved(stopped(start(), batches, [stop], start, folder), folder / "saved") == whole
+    assert saved(stopped(start(), batches, stops, start, tmp_path / "checkpoint"), tmp_path / "stopped") == whole
 
 
 @pytest.mark.parametrize(

@@ -101,13 +101,16 @@ def test_the_recorded_steps_of_a_longer_run_are_among_those_of_a_shorter_one(ste
         assert {step for step in range(steps - 1) if is_point(step, longer)} <= recorded
 
 
-def test_a_longer_run_has_the_curve_that_it_would_have_recorded(make_run: Any, batches_for: Any) -> None:
+def test_a_longer_run_has_the_curve_that_it_would_have_recorded(
+    make_run: Any, batches_for: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmsae.training.curves.POINTS", 20)
     steady = {"lr_schedule": "constant", "lr_warm_up_steps": 0, "sparsity_warm_up_steps": 0}
-    shorter, longer, straight = (make_run("topk", steps, **steady) for steps in (300, 900, 900))
+    shorter, longer, straight = (make_run("topk", steps, **steady) for steps in (30, 90, 90))
     batches = batches_for("topk")
-    for step in range(250):
+    for step in range(25):
         shorter.step(batches[step % len(batches)])
         straight.step(batches[step % len(batches)])
     longer.go_on_from(shorter.state())
-    assert len(shorter.curves) == 250
+    assert len(shorter.curves) == 25
     assert longer.curves == straight.curves

@@ -37,7 +37,7 @@ def unexplained(run: Run, x: Tensor, latents: int) -> Tensor:
 
 
 def test_it_learns(trained: Any) -> None:
-    run = trained(NESTED, 200)
+    run = trained(NESTED, 100)
     first, last = run.curves[0], run.curves[-1]
     assert last["nested_loss"] < 0.5 * first["nested_loss"]
     assert last["explained_variance"] > 0.5

@@ -53,7 +53,7 @@ def test_tokens_are_drawn_by_their_squared_loss(make_run: Any, x: Tensor) -> Non
     losses = torch.zeros(64)
     losses[10], losses[20] = 1.0, 3.0
     units = torch.nn.functional.normalize(x - run.dictionary.geometry.b_dec, dim=1)
-    draws = [reborn(run, x, losses, 0, seed=(0, step)).decoder[0] for step in range(400)]
+    draws = [reborn(run, x, losses, 0, seed=(0, step)).decoder[0] for step in range(200)]
     chosen = torch.stack([(torch.nn.functional.normalize(row, dim=0) @ units.T).argmax() for row in draws])
     assert set(chosen.tolist()) == {10, 20}
     assert (chosen == 20).float().mean().item() == pytest.approx(0.9, abs=0.05)  # 3^2 / (3^2 + 1^2)

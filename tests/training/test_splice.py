@@ -201,8 +201,9 @@ def plain_ce(model: VisitedModel, run: Run, batch: Batch) -> float:
 
 def test_company_changes_nothing(model: VisitedModel, batch: Batch) -> None:
     other = Batch(batch.x + 1, batch.target + 1, batch.usable, None if batch.ids is None else batch.ids.flip(0))
-    alone = [run_of(model, losses) for losses in (("e2e_kl",), ("e2e_kl", "e2e_ce"), ())]
-    together = [run_of(model, losses) for losses in (("e2e_kl",), ("e2e_kl", "e2e_ce"), ())]
+    alone, together = (
+        [run_of(model, losses, tokens=12 * 15) for losses in (("e2e_kl",), ("e2e_kl", "e2e_ce"), ())] for _ in range(2)
+    )
     shared = Splice(model, HOOK_POINTS[:1])
     for run in together[:2]:
         run.splice = shared

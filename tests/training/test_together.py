@@ -13,7 +13,7 @@ from tests.training.runs import Stream, saved, train
 
 SHARED = [name for name, entry in CATALOG.items() if entry.geometry == "sae"]
 """These take the same batches, and so can be trained in one pass."""
-STEPS = {name: 12 + 5 * index for index, name in enumerate(SHARED)}
+STEPS = {name: 6 + 2 * index for index, name in enumerate(SHARED)}
 OPTIONS: list[dict[str, Any]] = [
     {"optimizer": "muon", "gradient_accumulation": 3},
     {"optimizer": "sparse_adam", "ema": 0.9, "initial_k": 8},
