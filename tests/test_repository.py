@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -110,3 +111,8 @@ def test_no_tracked_file_names_a_path_of_somebodys_machine() -> None:
         if path.search(line)
     ]
     assert lines == []
+
+
+def test_a_modules_name_occurs_once_but_for_the_configs_of_rooms() -> None:
+    names = Counter(file.stem for file in (ROOT / "lmsae").rglob("*.py"))
+    assert {name for name, count in names.items() if count > 1} == {"__init__", "config"}

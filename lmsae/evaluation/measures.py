@@ -12,9 +12,9 @@ from torch import Tensor
 from lmsae.errors import ExportError
 from lmsae.evaluation.hooked import HookedDictionary, HookPoint
 from lmsae.evaluation.known import known_features
-from lmsae.evaluation.passes import Ablation, ModelPasses
+from lmsae.evaluation.model_passes import Ablation, ModelPasses
 from lmsae.evaluation.scores import Score
-from lmsae.metrics.sums import (
+from lmsae.metrics.formulas import (
     Firing,
     NextToken,
     Reconstruction,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lmsae.evaluation.hooked import HookedDictionary, HookPoint
 from lmsae.evaluation.measures import ON_TEXT, WITHOUT_TEXT, Batch
-from lmsae.evaluation.passes import ModelPasses
+from lmsae.evaluation.model_passes import ModelPasses
 from lmsae.evaluation.scores import Score
 from lmsae.lm.protocol import LanguageModel
 

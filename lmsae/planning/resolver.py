@@ -23,7 +23,7 @@ from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Place, Places
 from lmsae.stages.tokenize import TokenizeSection
 from lmsae.text.dataset import DatasetConfig, ResolvedDataset, ResolvedMixture
-from lmsae.text.resolving import resolve as resolve_text
+from lmsae.text.pinning import resolve as resolve_text
 from lmsae.training.objective import Objective
 
 # Stands in for all widths where a hook point is at fault itself: as wide as models are, so that no k is beyond its

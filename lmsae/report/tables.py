@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lmsae.metrics.sums import HISTOGRAM_BINS, HISTOGRAM_HIGH, HISTOGRAM_LOW
+from lmsae.metrics.formulas import HISTOGRAM_BINS, HISTOGRAM_HIGH, HISTOGRAM_LOW
 from lmsae.report.main_metrics import MAIN_METRICS, in_order
 from lmsae.report.results import Result, names_of
 

@@ -50,7 +50,7 @@ def configs(row: ResolvedRow) -> list[Config]:
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     """Write `tokens.zarr` and `counts.json` (docs/artifacts.md)."""
     from lmsae.runtime.progress import show_progress
-    from lmsae.text.resolving import documents, holds_ids
+    from lmsae.text.pinning import documents, holds_ids
     from lmsae.text.tokenizing import TextSource, tokenize
     from lmsae.text.tokens import open_tokens
 

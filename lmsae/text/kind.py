@@ -17,7 +17,7 @@ COLUMNS_OF_SPLITS = frozenset({"subset", "split", "streaming"})
 
 
 class TextKind(Protocol):
-    """One kind of text. A new kind is a class like this one, and an entry in KINDS of lmsae/text/resolving.py."""
+    """One kind of text. A new kind is a class like this one, and an entry in KINDS of lmsae/text/pinning.py."""
 
     @property
     def holds_ids(self) -> bool:

@@ -14,7 +14,7 @@ from lmsae.artifacts.artifact import Artifact, Artifacts, Spec
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.geometry.config import SAEConfig
-from lmsae.metrics.sums import density_histogram
+from lmsae.metrics.formulas import density_histogram
 from lmsae.report.writing import write_report
 from lmsae.sparsity.config import TopKConfig
 from lmsae.stages.report import ReportRow

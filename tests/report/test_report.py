@@ -16,7 +16,7 @@ import pytest
 from lmsae.artifacts.artifact import Artifact
 from lmsae.losses import LOSSES
 from lmsae.metrics.definitions import METRICS, definition
-from lmsae.metrics.sums import HISTOGRAM_BINS
+from lmsae.metrics.formulas import HISTOGRAM_BINS
 from lmsae.report.main_metrics import MAIN_METRICS, in_order
 from lmsae.report.page import number
 from lmsae.report.plots import plots

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lmsae.artifacts.artifact import Artifact
-from lmsae.evaluation.passes import ModelPasses
+from lmsae.evaluation.model_passes import ModelPasses
 from lmsae.metrics.definitions import GROUPS
 from lmsae.stages.activations import LMConfig
 from tests.miniature import ROWS, Said, keys

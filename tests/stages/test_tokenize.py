@@ -13,7 +13,7 @@ from lmsae.stages import tokenize
 from lmsae.stages.stage import Job
 from lmsae.text.dataset import DatasetConfig
 from lmsae.text.packing import TokenizeConfig
-from lmsae.text.resolving import resolve
+from lmsae.text.pinning import resolve
 from lmsae.text.tokens import TokenSet, open_tokens
 from tests.miniature import write_model, write_text
 

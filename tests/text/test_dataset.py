@@ -16,11 +16,11 @@ from lmsae.config import canonical_json
 from lmsae.errors import SourceError
 from lmsae.text.dataset import DatasetConfig, ResolvedDataset, ResolvedMixture
 from lmsae.text.documents import AnyDocument, ChatDocument, Document, TokenDocument, digest_of
-from lmsae.text.hub import HubDataset
+from lmsae.text.hub_dataset import HubDataset
 from lmsae.text.kind import DigestLookup
 from lmsae.text.local import LocalText
 from lmsae.text.othello import OthelloGames
-from lmsae.text.resolving import KINDS, compute_now, documents, holds_ids, kind_of, resolve
+from lmsae.text.pinning import KINDS, compute_now, documents, holds_ids, kind_of, resolve
 from lmsae.text.stdlib import StandardLibrary, stdlib_documents
 
 ROWS = [{"text": "first\nline", "n": 1, "ids": [3, 4]}, {"text": "sécond", "n": 2, "ids": [5]}]
@@ -249,7 +249,7 @@ class Alphabet:
 
 
 def test_a_further_kind_of_text_is_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lmsae.text.resolving.KINDS", (Alphabet(), *KINDS))
+    monkeypatch.setattr("lmsae.text.pinning.KINDS", (Alphabet(), *KINDS))
     assert resolved("builtin:alphabet").digest == "abc"
     assert read("builtin:alphabet", documents=2) == [Document("a", "a"), Document("b", "b")]
     with pytest.raises(SourceError, match=r"has no dataset\.split, dataset\.seed"):
@@ -335,7 +335,7 @@ def test_a_name_that_can_be_neither_file_nor_dataset_is_refused(name: str) -> No
 
 
 def test_a_hub_that_cannot_be_reached_fails_in_seconds_and_says_what_to_do() -> None:
-    code = "from lmsae.text.resolving import *; resolve(DatasetConfig(name='owner/name'))"
+    code = "from lmsae.text.pinning import *; resolve(DatasetConfig(name='owner/name'))"
     dead = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
     begun = time.monotonic()
     result = subprocess.run([sys.executable, "-c", code], env=dead, capture_output=True, text=True, check=False)
@@ -370,7 +370,7 @@ def test_a_commit_that_cannot_be_fetched_is_an_error() -> None:
 
 def test_the_plan_can_import_this_room_without_heavy_libraries() -> None:
     code = (
-        "import sys, lmsae.text.resolving, lmsae.text.packing; "
+        "import sys, lmsae.text.pinning, lmsae.text.packing; "
         "print({'torch', 'transformers', 'datasets', 'zarr', 'pyarrow', 'huggingface_hub'} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -67,7 +67,7 @@ def read(home: Path, code: str, **environment: str) -> list:
 import json, warnings
 from lmsae.errors import SourceError
 from lmsae.text.dataset import DatasetConfig, ResolvedDataset
-from lmsae.text.resolving import documents, resolve
+from lmsae.text.pinning import documents, resolve
 warnings.simplefilter("error")
 found = []
 def attempt(make):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmsae.metrics.sums import (
+from lmsae.metrics.formulas import (
     Firing,
     NextToken,
     Reconstruction,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lmsae.evaluation.hooked import HookPoint
 from lmsae.lm.protocol import LanguageModel
-from lmsae.metrics.sums import NextToken
+from lmsae.metrics.formulas import NextToken
 
 
 @dataclass(frozen=True)

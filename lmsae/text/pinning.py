@@ -9,7 +9,7 @@ from lmsae.config import canonical_json
 from lmsae.errors import SourceError, suggest
 from lmsae.text.dataset import DatasetConfig, ResolvedDataset, ResolvedMixture, WeightedDataset
 from lmsae.text.documents import AnyDocument
-from lmsae.text.hub import HubDataset
+from lmsae.text.hub_dataset import HubDataset
 from lmsae.text.kind import DigestLookup, TextKind
 from lmsae.text.local import LocalText
 from lmsae.text.mixing import Part, is_mixture, parts_of
