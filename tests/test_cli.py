@@ -399,6 +399,7 @@ main(["activations", sys.argv[1]])
 """
 
 
+@pytest.mark.slow
 def test_a_stage_killed_half_way_leaves_no_trace_when_it_is_run_again(
     made: Path, lmsae: Lmsae, monkeypatch: pytest.MonkeyPatch
 ) -> None:

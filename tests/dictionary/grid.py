@@ -5,6 +5,7 @@ from fnmatch import fnmatch
 from itertools import product
 from typing import Any, get_args
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -95,6 +96,13 @@ def can_be_planned(case: Case) -> bool:
 def cases(include_norm: tuple[bool, ...] = (False, True)) -> list[Case]:
     combinations = product(GEOMETRIES, ACT_FNS, NORMALIZATIONS, include_norm)
     return [case for one in combinations if can_be_planned(case := Case(*one))]
+
+
+def every_third(cases: list[Case]) -> list[Any]:
+    """The cases as parameters of a test: a third in every run, spread over all parts of a case, and all in CI's."""
+    return [
+        case if number % 3 == 0 else pytest.param(case, marks=pytest.mark.slow) for number, case in enumerate(cases)
+    ]
 
 
 def why_no_fold(case: Case) -> str | None:

@@ -38,6 +38,13 @@ def test_snakemake_makes_every_artifact_and_the_report_of_a_sweep(sweep: Sweep) 
     assert (sweep.folder / "results/rows/top/train/manifest.json").exists()
 
 
+@pytest.mark.slow
+def test_snakemake_makes_a_sweep_of_which_nothing_is_made(empty: Sweep, sweep: Sweep) -> None:
+    empty.snakemake()
+    assert empty.computed() == TWO_ROWS_MAKE
+    assert manifests(empty.folder) == manifests(sweep.folder)
+
+
 def test_snakemake_starts_no_job_on_a_finished_sweep(sweep: Sweep) -> None:
     assert jobs(sweep.snakemake()) == Counter()
     assert sweep.computed() == NOTHING
@@ -81,6 +88,7 @@ def test_a_changed_context_size_moves_everything_and_changed_back_nothing(sweep:
     assert sweep.computed() == NOTHING
 
 
+@pytest.mark.slow
 def test_a_row_of_another_hook_point_starts_no_job_of_the_rows_before_it(sweep: Sweep) -> None:
     # The forward pass is now for two hook points, so the pass is another; what hangs on its first one is not run again.
     write_sweep(sweep.folder, [*TWO_ROWS, {**TWO_ROWS[0], "name": "up", "sae.hook_point": "blocks.1.hook_resid_post"}])
@@ -98,6 +106,7 @@ def test_a_row_over_two_hook_points_makes_the_store_that_is_missing_and_reads_bo
     assert {path.name for path in (sweep.folder / "results/rows/crosscoder").iterdir()} >= {"activations", "norm.1"}
 
 
+@pytest.mark.slow
 def test_a_manifest_deleted_by_hand_is_restored_and_nothing_computed(sweep: Sweep) -> None:
     before = manifests(sweep.folder)
     for manifest in sweep.artifacts.glob("*/*/manifest.json"):
@@ -107,6 +116,7 @@ def test_a_manifest_deleted_by_hand_is_restored_and_nothing_computed(sweep: Swee
     assert sweep.computed() == NOTHING
 
 
+@pytest.mark.slow
 def test_activations_deleted_to_save_space_are_not_made_again_for_a_finished_sweep(sweep: Sweep) -> None:
     shutil.rmtree(sweep.artifacts / "activations")
     assert jobs(sweep.snakemake("--dry-run")) == Counter()
@@ -124,6 +134,7 @@ def test_a_faulty_sheet_is_met_with_its_faults_before_anything_runs(empty: Sweep
     assert not list(empty.artifacts.glob("*/*"))
 
 
+@pytest.mark.slow
 def test_a_run_killed_half_way_is_finished_by_the_next(sweep: Sweep) -> None:
     write_config(sweep.folder, train={"tokens": 6144})
     command = ["snakemake", "--cores", "2", "train_all"]
@@ -142,6 +153,7 @@ def test_a_run_killed_half_way_is_finished_by_the_next(sweep: Sweep) -> None:
     sweep.run("lmsae", "verify")
 
 
+@pytest.mark.slow
 def test_a_job_works_from_its_pass_and_never_reads_the_sheet(sweep: Sweep) -> None:
     (name,) = [path.stem for path in (sweep.artifacts / "passes/train").glob("*.done")]
     (sweep.artifacts / f"passes/train/{name}.done").unlink()
@@ -153,11 +165,13 @@ def test_a_job_works_from_its_pass_and_never_reads_the_sheet(sweep: Sweep) -> No
     assert sweep.computed() == NOTHING
 
 
+@pytest.mark.slow
 def test_the_target_of_a_row_leaves_the_other_rows_alone(empty: Sweep) -> None:
     one_of_each = Counter(tokenize=1, activations=1, norm=1, init=1, train=1, eval=1)
     assert jobs(empty.snakemake("--dry-run", "row_batch")) == one_of_each + Counter(row_batch=1)
 
 
+@pytest.mark.slow
 def test_another_folder_of_config_can_be_named(empty: Sweep) -> None:
     shutil.move(empty.folder / "config", empty.folder / "other")
     said = empty.snakemake("--dry-run", "--printshellcmds", "train_all", "--config", "folder=other")
@@ -165,12 +179,14 @@ def test_another_folder_of_config_can_be_named(empty: Sweep) -> None:
     assert "--config other/config.yaml" in said
 
 
+@pytest.mark.slow
 def test_the_rule_graph_is_the_seven_stages(empty: Sweep) -> None:
     lines = empty.snakemake("--rulegraph", "mermaid-js").splitlines()
     rules = {line.split("[")[1].rstrip("]") for line in lines if line.strip().startswith("id") and "[" in line}
     assert rules == {*TWO_ROWS_MAKE, "all"}
 
 
+@pytest.mark.slow
 def test_snakemake_finds_nothing_to_say_against_the_workflow(empty: Sweep) -> None:
     assert "your workflow is in a good condition" in empty.run("snakemake", "--lint")
 
@@ -190,6 +206,7 @@ def test_dvc_shows_and_compares_metrics_and_plots(committed: Sweep, tmp_path: Pa
     assert all(f"results/{name}.csv" in page for name in ("pareto", "density", "curves"))
 
 
+@pytest.mark.slow
 def test_dvc_carries_reports_and_dictionaries_to_another_clone(committed: Sweep, tmp_path: Path) -> None:
     sweep, clone = committed.copy(tmp_path / "sweep"), Sweep(tmp_path / "clone")
     sweep.run("git", "clone", "--quiet", str(sweep.folder), str(clone.folder))

@@ -227,6 +227,7 @@ def test_weights_want_no_gradient_and_the_model_knows_its_sizes(llama):
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_loading_is_silent(model_folder):
     code = (
         "from lmsae.lm import load, resolve\n"

@@ -57,7 +57,7 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "molt": {"tanh_coefficient": 0.5, "jumprelu_bandwidth": 0.02, "molt_ranks": "1x1"},
 }
 """What each architecture must be given, of the size of the answer; all else is left at its default."""
-QUICK = {"standard_new", "jumprelu", "topk"}
+QUICK = {"topk"}
 """Those of every test run; CI trains all of them, with three seeds."""
 LOWER: dict[str, tuple[float, float, float]] = {
     "abstopk": (0.95, 0.85, 0.8),
@@ -223,7 +223,7 @@ def with_the_wrong_sign(run: Run) -> None:
         run.dictionary.geometry.get_parameter(name).register_hook(torch.neg)
 
 
-@pytest.mark.parametrize("name", ["standard_new", "jumprelu"])
+@pytest.mark.parametrize("name", [pytest.param("standard_new", marks=pytest.mark.slow), "jumprelu"])
 def test_without_a_sparsity_loss_the_features_are_missed(name: str) -> None:
     truth, run = known("sae", 0), trained(name, spoil=without_sparsity)
     assert run.curves[-1]["explained_variance"] > 0.95
