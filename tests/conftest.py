@@ -1,13 +1,14 @@
 """Settings of every test: one thread each, no hub, tensor shapes checked, skips that a mark explains and CI refuses."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 from collections.abc import Callable, Generator
 from pathlib import Path
 
-import hypothesis
 import pytest
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 from tests.miniature import ROWS, Said, write_config, write_model, write_sweep, write_text
@@ -31,12 +32,16 @@ if not RUN_NETWORK_TESTS:
 SHAPE_CHECKED = ["lmsae.geometry", "lmsae.sparsity", "lmsae.losses", "lmsae.dictionary", "lmsae.metrics.formulas"]
 install_import_hook(SHAPE_CHECKED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
+# A loaded machine can take a second for what a quiet one does in a millisecond: no time is a fault in an example.
 REQUIRE_ALL_TESTS = os.environ.get("LMSAE_REQUIRE_ALL_TESTS") == "1"
-# A law is tried on few examples in a default run, and on many where all tests are required. No example has a deadline:
-# workers share the cores.
-hypothesis.settings.register_profile("default run", max_examples=20, deadline=None)
-hypothesis.settings.register_profile("all tests", max_examples=100, deadline=None)
-hypothesis.settings.load_profile("all tests" if REQUIRE_ALL_TESTS else "default run")
+settings.register_profile(
+    "any machine",
+    max_examples=100 if REQUIRE_ALL_TESTS else 40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("any machine")
+
 MAY_BE_SKIPPED_IN_CI = ("gpu", "network")
 
 
@@ -90,27 +95,48 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
+def made_once(name: str, tmp_path_factory: pytest.TempPathFactory, make: Callable[[Path], None]) -> Path:
+    """A folder that all workers of a run share. The first that asks makes it, and the others wait for it."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = root / name
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            draft = root / f"{name}.draft"
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir()
+            make(draft)
+            draft.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the miniature's model, text and config, of which nothing has been made."""
-    folder = tmp_path_factory.mktemp("pristine")
-    write_model(folder)
-    write_text(folder)
-    write_config(folder)
-    write_sweep(folder, ROWS)
-    return folder
+
+    def make(folder: Path) -> None:
+        write_model(folder)
+        write_text(folder)
+        write_config(folder)
+        write_sweep(folder, ROWS)
+
+    return made_once("pristine", tmp_path_factory, make)
 
 
 @pytest.fixture(scope="session")
 def finished(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The miniature with all its artifacts and results. Look, and do not touch: tests share it."""
-    from lmsae.cli import main
 
-    folder = tmp_path_factory.mktemp("finished") / "here"
-    shutil.copytree(pristine, folder)
-    with contextlib.chdir(folder):
-        assert main(["run"]) == 0
-    return folder
+    def make(folder: Path) -> None:
+        from lmsae.cli import main
+
+        shutil.copytree(pristine, folder, dirs_exist_ok=True)
+        with contextlib.chdir(folder):
+            assert main(["run"]) == 0
+
+    return made_once("finished", tmp_path_factory, make)
 
 
 @pytest.fixture

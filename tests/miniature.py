@@ -110,6 +110,17 @@ def write_model(folder: Path, name: str = "model", seed: int = 0) -> None:
     GPTNeoXForCausalLM(config).save_pretrained(folder / name)
 
 
+def make_until(stage: str) -> None:
+    """Plan the sweep of the working directory and make all stages up to one. The report, which comes last, takes longer
+    to draw than all others take together."""
+    from lmsae.cli import main
+    from lmsae.stages import STAGES
+
+    names = list(STAGES)
+    for command in ("plan", *names[: names.index(stage) + 1]):
+        assert main([command]) == 0
+
+
 def keys(folder: Path, stage: str) -> list[str]:
     """The keys that the plan on disk wants of a stage, in the order of the rows."""
     passes = json.loads((folder / "artifacts" / "plan" / f"{stage}.json").read_text())["passes"]

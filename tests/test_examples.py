@@ -24,6 +24,9 @@ EXAMPLES = ROOT / "config" / "examples"
 INDEX = EXAMPLES / "README.md"
 NAMES = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir())
 EVERY_EXAMPLE = pytest.mark.parametrize("name", NAMES)
+QUICK = ("checkpoints-crosscoder", "tinystories-gated")
+"""Those of every test run; CI runs all of them end to end."""
+pytestmark = pytest.mark.xdist_group("examples")
 
 TEXT = {"dataset.name": "text", "dataset.subset": "null", "dataset.streaming": "false"}
 IDS = {"dataset.name": "ids.jsonl", "dataset.streaming": "false"}
@@ -197,7 +200,7 @@ def test_an_example_can_be_planned_with_nothing_but_its_names_replaced(name: str
 
 
 @pytest.mark.parametrize(
-    "name", [name if name == "pythia-160m-topk" else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 )
 def test_an_example_runs_end_to_end_with_a_small_model_and_text(name: str, inside: Path):
     config, sweep = sources(name)

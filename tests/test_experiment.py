@@ -28,7 +28,11 @@ TOML = "\n".join(
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("mine.toml", TOML), ("mine.yaml", yaml.safe_dump(EXPERIMENT)), ("mine.json", json.dumps(EXPERIMENT))],
+    [
+        ("mine.toml", TOML),
+        pytest.param("mine.yaml", yaml.safe_dump(EXPERIMENT), marks=pytest.mark.slow),
+        pytest.param("mine.json", json.dumps(EXPERIMENT), marks=pytest.mark.slow),
+    ],
 )
 def test_one_file_of_any_format_makes_what_the_same_row_of_a_sweep_makes(
     made: Path, lmsae: Callable[..., Said], name: str, text: str

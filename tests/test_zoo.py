@@ -19,9 +19,21 @@ from lmsae.dictionary.dictionary import Dictionary
 from lmsae.geometry.config import GEOMETRIES
 from lmsae.planning.catalog import CATALOG
 from lmsae.stages import ROW_STAGES, STAGES
-from tests.miniature import HERE, THERE, Said, keys, manifests, row_of, write_config, write_model, write_sweep
+from tests.miniature import (
+    HERE,
+    THERE,
+    Said,
+    keys,
+    make_until,
+    manifests,
+    row_of,
+    write_config,
+    write_model,
+    write_sweep,
+)
 
 Lmsae = Callable[..., Said]
+pytestmark = pytest.mark.xdist_group("zoo")
 
 ROWS = [
     row_of("topk"),
@@ -203,17 +215,18 @@ def test_what_saelens_knows_is_written_for_it_and_why_not_for_the_others(zoo: Pa
         assert "why-not.txt" in folders[row]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("row", ["crosscoder", "lorsa", "diff"])
+@pytest.mark.parametrize(
+    "row", ["diff", *(pytest.param(row, marks=pytest.mark.slow) for row in ("crosscoder", "lorsa"))]
+)
 def test_a_row_of_the_zoo_by_itself_has_the_same_bytes(
-    begun: Path, zoo: Path, row: str, tmp_path: Path, lmsae: Lmsae, monkeypatch: pytest.MonkeyPatch
+    begun: Path, zoo: Path, row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "alone"
     shutil.copytree(begun, folder)
     monkeypatch.chdir(folder)
     write_sweep(folder, [cells for cells in ROWS if cells["name"] == row])
-    assert lmsae("run").code == 0
-    alone = {name: text for name, text in manifests(folder).items() if not name.startswith("report")}
+    make_until("eval")
+    alone = manifests(folder)
     assert len(alone) == 8
     assert alone.items() <= manifests(zoo).items()
 

@@ -12,7 +12,7 @@ from sae_lens import SAE
 
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.interop import saelens
-from tests.miniature import ROWS, Said, keys, manifests, row_of, write_config, write_sweep
+from tests.miniature import ROWS, Said, keys, make_until, manifests, row_of, write_config, write_sweep
 
 Lmsae = Callable[..., Said]
 TOP, BATCH, PLAIN, JUMP = range(4)
@@ -137,10 +137,10 @@ def test_rows_may_be_converted_after_training_and_say_what_that_cost(made: Path,
     assert "conversion_l0_after" in (made / "results/table.csv").read_text()
 
 
-def test_a_dictionary_of_whole_contexts_is_converted_too(fresh: Path, lmsae: Lmsae) -> None:
+def test_a_dictionary_of_whole_contexts_is_converted_too(fresh: Path) -> None:
     write_config(fresh, train={"tokens": 1024}, eval={"tokens": 128})
     write_sweep(fresh, [row_of("lorsa", **{"sae.convert_to_jumprelu": "true"})])
-    assert lmsae("run").code == 0
-    metrics = metrics_of("lorsa", fresh)
+    make_until("eval")
+    metrics = json.loads((fresh / "artifacts/eval" / keys(fresh, "eval")[0] / "metrics.json").read_text())
     assert metrics["conversion_tokens"] <= 1024
     assert metrics["conversion_l0_before"] <= 4

@@ -10,7 +10,7 @@ from lmsae.dictionary.config import Normalization
 from lmsae.dictionary.dictionary import CONFIG, WEIGHTS, Dictionary
 from lmsae.geometry.config import GEOMETRIES
 from lmsae.sparsity.config import ACT_FNS, JumpReLUConfig
-from tests.dictionary.grid import Case, activations, cases, sampled, trained, why_no_fold
+from tests.dictionary.grid import Case, activations, cases, every_third, trained, why_no_fold
 
 BY_TOKEN = [case for case in cases((False,)) if case.normalization == "dataset" and case.geometry != "lorsa"]
 
@@ -24,7 +24,7 @@ def test_every_part_of_a_dictionary_is_in_the_grid() -> None:
     assert thresholds == {*get_args(JumpReLUConfig.model_fields["jumprelu_threshold"].annotation)}
 
 
-@pytest.mark.parametrize("case", sampled(cases()), ids=str)
+@pytest.mark.parametrize("case", every_third(cases()), ids=str)
 def test_it_works_in_the_units_of_training_and_speaks_raw_activations(case: Case) -> None:
     made = trained(case, torch.float64)
     x, target = activations(case, torch.float64)
@@ -47,7 +47,7 @@ def test_the_learned_threshold_is_in_the_units_that_latents_are_selected_in(act_
     torch.testing.assert_close(made.sparsity.threshold, smallest.expand(made.geometry.latents))
 
 
-@pytest.mark.parametrize("case", sampled(cases()), ids=str)
+@pytest.mark.parametrize("case", every_third(cases()), ids=str)
 def test_saving_what_was_loaded_gives_the_same_bytes_and_outputs(case: Case, tmp_path: Path) -> None:
     x, _ = activations(case)
     made, first, second = trained(case), tmp_path / "first", tmp_path / "second"
@@ -64,7 +64,7 @@ def test_saving_what_was_loaded_gives_the_same_bytes_and_outputs(case: Case, tmp
     assert torch.equal(loaded(x), made(x))
 
 
-@pytest.mark.parametrize("case", sampled([case for case in cases((False,)) if why_no_fold(case) is None]), ids=str)
+@pytest.mark.parametrize("case", every_third([case for case in cases((False,)) if why_no_fold(case) is None]), ids=str)
 def test_a_folded_dictionary_survives_the_disk(case: Case, tmp_path: Path) -> None:
     x, _ = activations(case)
     folded = trained(case).fold_normalizers()

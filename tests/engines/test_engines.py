@@ -38,6 +38,13 @@ def test_snakemake_makes_every_artifact_and_the_report_of_a_sweep(sweep: Sweep) 
     assert (sweep.folder / "results/rows/top/train/manifest.json").exists()
 
 
+@pytest.mark.slow
+def test_snakemake_makes_a_sweep_of_which_nothing_is_made(empty: Sweep, sweep: Sweep) -> None:
+    empty.snakemake()
+    assert empty.computed() == TWO_ROWS_MAKE
+    assert manifests(empty.folder) == manifests(sweep.folder)
+
+
 def test_snakemake_starts_no_job_on_a_finished_sweep(sweep: Sweep) -> None:
     assert jobs(sweep.snakemake()) == Counter()
     assert sweep.computed() == NOTHING
@@ -172,12 +179,14 @@ def test_another_folder_of_config_can_be_named(empty: Sweep) -> None:
     assert "--config other/config.yaml" in said
 
 
+@pytest.mark.slow
 def test_the_rule_graph_is_the_seven_stages(empty: Sweep) -> None:
     lines = empty.snakemake("--rulegraph", "mermaid-js").splitlines()
     rules = {line.split("[")[1].rstrip("]") for line in lines if line.strip().startswith("id") and "[" in line}
     assert rules == {*TWO_ROWS_MAKE, "all"}
 
 
+@pytest.mark.slow
 def test_snakemake_finds_nothing_to_say_against_the_workflow(empty: Sweep) -> None:
     assert "your workflow is in a good condition" in empty.run("snakemake", "--lint")
 

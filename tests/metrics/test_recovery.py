@@ -223,8 +223,7 @@ def with_the_wrong_sign(run: Run) -> None:
         run.dictionary.geometry.get_parameter(name).register_hook(torch.neg)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["standard_new", "jumprelu"])
+@pytest.mark.parametrize("name", [pytest.param("standard_new", marks=pytest.mark.slow), "jumprelu"])
 def test_without_a_sparsity_loss_the_features_are_missed(name: str) -> None:
     truth, run = known("sae", 0), trained(name, spoil=without_sparsity)
     assert run.curves[-1]["explained_variance"] > 0.95

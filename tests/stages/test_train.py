@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.miniature import Said, write_sweep
+from lmsae.planning.plan import plan_of
+from tests.miniature import Said, make_until, write_sweep
 
 HERE = {"sae.hook_point": "blocks.0.hook_resid_post", "sae.architecture": "topk", "sae.k": "4"}
 E2E = HERE | {"sae.losses": "aux_k e2e_kl", "sae.e2e_kl_coefficient": "1000"}
@@ -34,37 +35,40 @@ FROM_MODEL = {"init.from_model": "true"}
 Command = Callable[..., Said]
 
 
-def run(lmsae: Command, rows: dict[str, dict[str, str]]) -> dict[str, Path]:
-    """The artifacts of each row, in folders by stage."""
+def made_by(stage: str, rows: dict[str, dict[str, str]]) -> dict[str, Path]:
+    """The artifact that a stage makes of each row."""
     write_sweep(Path(), [{"name": name} | row for name, row in rows.items()])
-    said = lmsae("run")
-    assert said.code == 0, said.err
-    return {name: Path("results/rows", name) for name in rows}
+    make_until(stage)
+    plan, _ = plan_of(Path("config/config.yaml"), Path("config/sweep.tsv"), [], {})
+    return {row.name: Path("artifacts", row.specs[stage].reference) for row in plan.rows}
 
 
-def curves(row: Path) -> list[dict[str, float]]:
-    with open(row / "train" / "curves.csv") as file:
+def curves(trained: Path) -> list[dict[str, float]]:
+    with open(trained / "curves.csv") as file:
         return [{name: float(value) for name, value in line.items()} for line in csv.DictReader(file)]
 
 
-def test_an_end_to_end_row_lowers_the_divergence_below_that_of_a_plain_one(fresh: Path, lmsae: Command) -> None:
-    made = run(lmsae, {"plain": HERE, "e2e_kl": E2E, "e2e_ce": CE})
-    kl = {name: json.loads((row / "eval" / "metrics.json").read_text())["kl_div"] for name, row in made.items()}
+@pytest.mark.usefixtures("made")
+def test_an_end_to_end_row_lowers_the_divergence_below_that_of_a_plain_one() -> None:
+    rows = {"plain": HERE, "e2e_kl": E2E, "e2e_ce": CE}
+    scored = made_by("eval", rows)
+    kl = {name: json.loads((artifact / "metrics.json").read_text())["kl_div"] for name, artifact in scored.items()}
     assert kl["e2e_kl"] < 0.9 * kl["plain"]
+    trained = made_by("train", rows)
     for name in ("e2e_kl", "e2e_ce"):
-        points = curves(made[name])
+        points = curves(trained[name])
         assert points[-1][f"{name}_loss"] < points[0][f"{name}_loss"]
 
 
-@pytest.mark.slow
-def test_rows_come_out_the_same_alone_and_in_company_of_end_to_end_rows(fresh: Path, lmsae: Command) -> None:
+@pytest.mark.usefixtures("made")
+def test_rows_come_out_the_same_alone_and_in_company_of_end_to_end_rows() -> None:
     rows = {"plain": HERE, "end_to_end": E2E}
-    artifacts = [run(lmsae, {name: row})[name].joinpath("train").resolve() for name, row in rows.items()]
+    artifacts = [made_by("train", {name: row})[name] for name, row in rows.items()]
     files = [artifact / name for artifact in artifacts for name in ("dictionary.safetensors", "curves.csv")]
     alone = [file.read_bytes() for file in files]
     for artifact in artifacts:
         shutil.rmtree(artifact)
-    run(lmsae, {**rows, "more": E2E | {"sae.k": "5"}, "less": E2E | {"sae.e2e_kl_coefficient": "10"}})
+    made_by("train", {**rows, "more": E2E | {"sae.k": "5"}, "less": E2E | {"sae.e2e_kl_coefficient": "10"}})
     assert [file.read_bytes() for file in files] == alone
 
 
@@ -79,11 +83,10 @@ def test_only_rows_with_end_to_end_losses_hold_the_model_in_their_spec(fresh: Pa
     ]
 
 
+@pytest.mark.usefixtures("fresh")
 @pytest.mark.parametrize("row", [MLP, HEADS])
-def test_a_dictionary_that_starts_from_the_model_reconstructs_better_than_a_random_one(
-    fresh: Path, lmsae: Command, row: dict[str, str]
-) -> None:
-    made = run(lmsae, {"random": row, "model": row | FROM_MODEL})
+def test_a_dictionary_that_starts_from_the_model_reconstructs_better_than_a_random_one(row: dict[str, str]) -> None:
+    made = made_by("train", {"random": row, "model": row | FROM_MODEL})
     first = {name: curves(folder)[0]["reconstruction_loss"] for name, folder in made.items()}
     assert first["model"] < first["random"]
 

@@ -1,7 +1,9 @@
 """Tokens of a large norm are left out when reading: nothing is captured anew, and nothing sees them."""
 
+import contextlib
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,18 +20,33 @@ from lmsae.store.norms import norms_path
 from lmsae.store.reader import StoreReader
 from lmsae.store.writer import StoreWriter
 from lmsae.text.tokens import TokenSet, open_tokens
-from tests.miniature import ROWS, Said, keys, row_of, write_config, write_sweep
+from tests.miniature import ROWS, Said, keys, make_until, row_of, write_config, write_sweep
 
 Lmsae = Callable[..., Said]
 FACTOR, BOS = 1.2, 0
 
 
+def leave_outliers_out(folder: Path) -> None:
+    """Let two rows leave outliers out: one of them reads two hook points."""
+    write_config(folder, activations={"max_norm_factor": FACTOR}, train={"tokens": 2048}, eval={"tokens": 512})
+    write_sweep(folder, [ROWS[0], row_of("crosscoder")])
+
+
 @pytest.fixture
 def filtering(made: Path) -> Path:
-    """The finished miniature, two rows of which now leave outliers out: one of them reads two hook points."""
-    write_config(made, activations={"max_norm_factor": FACTOR}, train={"tokens": 2048}, eval={"tokens": 512})
-    write_sweep(made, [ROWS[0], row_of("crosscoder")])
+    """The working directory: the finished miniature, whose rows now leave outliers out; nothing run yet."""
+    leave_outliers_out(made)
     return made
+
+
+@pytest.fixture(scope="module")
+def scored(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The miniature whose rows leave outliers out, trained and evaluated. Look, and do not touch."""
+    folder = shutil.copytree(finished, tmp_path_factory.mktemp("filtering") / "here", symlinks=True)
+    leave_outliers_out(folder)
+    with contextlib.chdir(folder):
+        make_until("eval")
+    return folder
 
 
 def artifact(folder: Path, stage: str, number: int = 0) -> Artifact:
@@ -58,8 +75,9 @@ def left(folder: Path, *places: int) -> np.ndarray:
 
 @pytest.mark.slow
 def test_leaving_outliers_out_captures_nothing_anew_and_measures_the_others(filtering: Path, lmsae: Lmsae) -> None:
-    counts = {line.split()[0]: int(line.split()[1]) for line in lmsae("run").err.splitlines()}
-    assert [counts[f"{stage}:"] for stage in ("tokenize", "activations", "norm", "init")] == [0, 0, 2, 2]
+    assert lmsae("plan").code == 0
+    said = [lmsae(stage).err.split()[:2] for stage in ("tokenize", "activations", "norm", "init")]
+    assert [int(count) for _, count in said] == [0, 0, 2, 2]
     used, calibration = left(filtering, 0), tokens_of(filtering).calibration_contexts
     x = stored(filtering, 0)[:calibration][used[:calibration]]
     moments = moments_of(artifact(filtering, "norm"))
@@ -83,9 +101,10 @@ def test_training_has_only_the_tokens_that_are_small_at_every_hook_point(filteri
 
 @pytest.mark.slow
 def test_whatever_stands_in_place_of_the_outliers_norm_init_and_training_are_the_same(
-    filtering: Path, lmsae: Lmsae
+    scored: Path, tmp_path: Path, lmsae: Lmsae, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert lmsae("run").code == 0
+    filtering = shutil.copytree(scored, tmp_path / "here", symlinks=True)
+    monkeypatch.chdir(filtering)
     stages = ("norm", "init", "train")
     before = [json.loads((artifact(filtering, stage).path / "manifest.json").read_text())["files"] for stage in stages]
     activations, used = artifact(filtering, "activations"), left(filtering, 0)
@@ -108,27 +127,26 @@ def test_whatever_stands_in_place_of_the_outliers_norm_init_and_training_are_the
 
 
 @pytest.mark.parametrize("row", [0, 1])
-def test_metrics_count_no_outliers(filtering: Path, lmsae: Lmsae, row: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert lmsae("run").code == 0
-    monkeypatch.chdir(filtering)
-    scored = artifact(filtering, "eval", row)
-    config = evaluate.Config.model_validate(scored.spec().config)
-    dictionary = Dictionary.load(filtering / "artifacts" / scored.spec().inputs["dictionary"])
-    ids = tokens_of(filtering).held_out[: 512 // 32].astype("int64")
+def test_metrics_count_no_outliers(scored: Path, row: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(scored)
+    evaluation = artifact(scored, "eval", row)
+    config = evaluate.Config.model_validate(evaluation.spec().config)
+    dictionary = Dictionary.load(scored / "artifacts" / evaluation.spec().inputs["dictionary"])
+    ids = tokens_of(scored).held_out[: 512 // 32].astype("int64")
     hook_points = [place.hook_point for place in config.places]
     with torch.inference_mode():
         read = config.models[0].load(Runtime(device="cpu")).read(torch.from_numpy(ids), hook_points)
         parts = [read[hook_point] for hook_point in hook_points]
         x = torch.cat(parts, dim=-1)
         limits = [
-            float(moments_of(Artifact(filtering / "artifacts" / reference))["max_norm"])
-            for name, reference in sorted(scored.spec().inputs.items())
+            float(moments_of(Artifact(scored / "artifacts" / reference))["max_norm"])
+            for name, reference in sorted(evaluation.spec().inputs.items())
             if name.startswith("norm")
         ]
         small = [part.norm(dim=-1) <= limit for part, limit in zip(parts, limits, strict=True)]
         used = torch.stack([torch.from_numpy(ids != BOS), *small]).all(0)
         error = (dictionary(x)[used] - x[used]).square().sum() / used.sum()
-    metrics = json.loads((scored.path / "metrics.json").read_text())
+    metrics = json.loads((evaluation.path / "metrics.json").read_text())
     assert metrics["tokens"] == used.sum() < (ids != BOS).sum()
     assert metrics["mse"] == pytest.approx(float(error), rel=1e-5)
 

@@ -1,6 +1,8 @@
 """Positions that are left out: captured all the same, and seen by no statistic, no training step and no metric."""
 
+import contextlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,20 +18,35 @@ from lmsae.stages.inputs.stored import moments_of
 from lmsae.store.reader import StoreReader
 from lmsae.store.writer import StoreWriter
 from lmsae.text.tokens import open_tokens
-from tests.miniature import ROWS, Said, keys, row_of, write_config, write_sweep
+from tests.miniature import ROWS, Said, keys, make_until, row_of, write_config, write_sweep
 
 Lmsae = Callable[..., Said]
 FIRST, LAST, SIZE = 3, 2, 32
 BOS = 0
 
 
+def skip_positions(folder: Path) -> None:
+    """Let the first row leave positions out, and a lorsa beside it."""
+    skip = {"skip_first_positions": FIRST, "skip_last_positions": LAST}
+    write_config(folder, activations=skip, train={"tokens": 2048}, eval={"tokens": 512}, sae={"d_sae": 32})
+    write_sweep(folder, [ROWS[0], row_of("lorsa")])
+
+
 @pytest.fixture
 def skipping(made: Path) -> Path:
-    """The finished miniature, whose first row now leaves positions out, as a lorsa beside it does; nothing run yet."""
-    skip = {"skip_first_positions": FIRST, "skip_last_positions": LAST}
-    write_config(made, activations=skip, train={"tokens": 2048}, eval={"tokens": 512}, sae={"d_sae": 32})
-    write_sweep(made, [ROWS[0], row_of("lorsa")])
+    """The working directory: the finished miniature, whose rows now leave positions out; nothing run yet."""
+    skip_positions(made)
     return made
+
+
+@pytest.fixture(scope="module")
+def scored(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The miniature whose rows leave positions out, trained and evaluated. Look, and do not touch."""
+    folder = shutil.copytree(finished, tmp_path_factory.mktemp("skipping") / "here", symlinks=True)
+    skip_positions(folder)
+    with contextlib.chdir(folder):
+        make_until("eval")
+    return folder
 
 
 def used(ids: np.ndarray) -> np.ndarray:
@@ -44,16 +61,15 @@ def tokens_of(folder: Path):
 
 def test_leaving_positions_out_captures_nothing_anew(skipping: Path, lmsae: Lmsae) -> None:
     write_sweep(skipping, ROWS)
-    counts = {line.split()[0]: int(line.split()[1]) for line in lmsae("run").err.splitlines()}
-    assert {name for name, count in counts.items() if not count} == {"tokenize:", "activations:"}
-    assert [counts[f"{stage}:"] for stage in ("norm", "init", "train", "eval")] == [2, 4, 4, 4]
+    assert lmsae("plan").code == 0
+    said = [lmsae(stage).err.split()[:2] for stage in ("tokenize", "activations", "norm", "init", "train", "eval")]
+    assert [int(count) for _, count in said] == [0, 0, 2, 4, 4, 4]
 
 
-def test_norms_are_measured_at_the_positions_that_are_left(skipping: Path, lmsae: Lmsae) -> None:
-    assert lmsae("run").code == 0
-    norm = Artifact(skipping / "artifacts" / "norm" / keys(skipping, "norm")[0])
-    store = StoreReader(skipping / "artifacts" / norm.spec().inputs["activations"] / "activations.zarr")
-    tokens = tokens_of(skipping)
+def test_norms_are_measured_at_the_positions_that_are_left(scored: Path) -> None:
+    norm = Artifact(scored / "artifacts" / "norm" / keys(scored, "norm")[0])
+    store = StoreReader(scored / "artifacts" / norm.spec().inputs["activations"] / "activations.zarr")
+    tokens = tokens_of(scored)
     x = store.read(0, tokens.calibration_contexts).double().numpy()[used(tokens.train[: tokens.calibration_contexts])]
     moments = moments_of(norm)
     np.testing.assert_allclose(moments["mean_norm"], np.linalg.norm(x, axis=1).mean(), rtol=1e-12)
@@ -62,9 +78,10 @@ def test_norms_are_measured_at_the_positions_that_are_left(skipping: Path, lmsae
 
 
 def test_whatever_stands_at_the_positions_left_out_norm_init_and_training_are_the_same(
-    skipping: Path, lmsae: Lmsae
+    scored: Path, tmp_path: Path, lmsae: Lmsae, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert lmsae("run").code == 0
+    skipping = shutil.copytree(scored, tmp_path / "here", symlinks=True)
+    monkeypatch.chdir(skipping)
     first_row = [(stage, keys(skipping, stage)[0]) for stage in ("norm", "init", "train")]
     folders = [skipping / "artifacts" / stage / key for stage, key in first_row]
     before = [(folder / "manifest.json").read_bytes() for folder in folders]
@@ -91,15 +108,14 @@ def _poison(activations: Artifact) -> None:
 
 @pytest.mark.parametrize("row", [0, 1])
 def test_metrics_count_the_positions_that_are_left_and_no_others(
-    skipping: Path, lmsae: Lmsae, row: int, monkeypatch: pytest.MonkeyPatch
+    scored: Path, row: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pooled explained variance, L0 and mean squared error, once more in NumPy; a lorsa reads whole contexts."""
-    assert lmsae("run").code == 0
-    monkeypatch.chdir(skipping)
-    artifact = Artifacts(skipping / "artifacts").find(f"eval/{keys(skipping, 'eval')[row]}")
+    monkeypatch.chdir(scored)
+    artifact = Artifacts(scored / "artifacts").find(f"eval/{keys(scored, 'eval')[row]}")
     config = evaluate.Config.model_validate(artifact.spec().config)
-    dictionary = Dictionary.load(skipping / "artifacts" / artifact.spec().inputs["dictionary"])
-    ids = tokens_of(skipping).held_out[: 512 // SIZE].astype("int64")
+    dictionary = Dictionary.load(scored / "artifacts" / artifact.spec().inputs["dictionary"])
+    ids = tokens_of(scored).held_out[: 512 // SIZE].astype("int64")
     hook_points = [place.hook_point for place in config.places]
     with torch.inference_mode():
         read = config.models[0].load(Runtime(device="cpu")).read(torch.from_numpy(ids), hook_points)
