@@ -58,7 +58,7 @@ def _written_at_entries(geometry: Any, sparsity: Any, forward: Forward, dead: Te
     """`_written`, without a product of all dead latents."""
     from lmsae.kernels.entries import Entries
 
-    entries = Entries.even(dead[chosen], geometry.latents)
+    entries = Entries.from_latents(dead[chosen], geometry.latents)
     pre = geometry.pre_at(forward.x, entries)
     if forward.norms_in_pre:
         pre = pre * geometry.norms()[entries.latents]

@@ -96,7 +96,7 @@ class Forward:
         if self.entries is None:
             # Of numbers, any takes twice the time of a maximum.
             return (self.codes.abs() if self.signed else self.codes).amax(0) > 0
-        return self.entries.latents_with(self.codes)
+        return self.entries.active_latents(self.codes)
 
 
 @dataclass(frozen=True, slots=True)

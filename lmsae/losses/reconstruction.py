@@ -61,14 +61,14 @@ def _nested_at_entries(geometry: Any, forward: Forward, entries: Entries, sizes:
     latents, on_gpu = entries.latents, entries.latents.is_cuda
     ends = torch.tensor(sizes, pin_memory=on_gpu).to(latents.device, non_blocking=True)
     stretch = torch.bucketize(latents % width, ends, right=True)
-    bag = stretch * entries.tokens + entries.row
+    bag = stretch * entries.tokens + entries.token_index
     # The last stretch is decoded for nothing on a GPU: to leave it out, its entries would have to be waited for.
     inner = None if on_gpu else stretch.lt(stretches).nonzero().squeeze(1)
     if inner is None:
         codes = forward.codes
     else:
         bag, latents, codes = bag[inner], latents[inner], forward.codes[inner]
-    parts, order = entries.sorted(bag, latents, (stretches + on_gpu) * entries.tokens, entries.width)
+    parts, order = entries.sort(bag, latents, (stretches + on_gpu) * entries.tokens, entries.width)
     written, losses = geometry.base(forward.x), []
     for part in geometry.written_by(codes[order], parts).unflatten(0, (-1, entries.tokens))[:stretches]:
         written = written + part

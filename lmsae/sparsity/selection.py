@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lmsae.kernels import cpu as cpu_kernels
-from lmsae.kernels.entries import Entries, few
+from lmsae.kernels.entries import Entries, sparse_limit
 from lmsae.sparsity.config import SelectsK
 from lmsae.sparsity.sparsity import EntrywiseSparsity
 
@@ -40,7 +40,7 @@ class Selection(EntrywiseSparsity):
         """The entries that training keeps. Some may be 0."""
 
     def entries(self, pre: Float[Tensor, "tokens latents"]) -> Entries | None:
-        return self.chosen(pre) if self.k * self.groups * len(pre) <= few(pre) else None
+        return self.chosen(pre) if self.k * self.groups * len(pre) <= sparse_limit(pre) else None
 
     def at_entries(self, pre: Float[Tensor, " entries"], latents: Int[Tensor, " entries"]) -> Float[Tensor, " entries"]:
         return pre if self.signed else pre.relu()
@@ -64,7 +64,7 @@ class SelectsByToken(Selection):
         return torch.zeros_like(pre).scatter(-1, places, kept if self.signed else kept.relu())
 
     def chosen(self, pre: Float[Tensor, "tokens latents"]) -> Entries:
-        return Entries.even(self.places(pre, self.k_now), pre.shape[-1])
+        return Entries.from_latents(self.places(pre, self.k_now), pre.shape[-1])
 
 
 class LearnsThreshold(Selection):
@@ -111,7 +111,7 @@ def largest_of_each(values: Float[Tensor, "*batch latents"], k: int, groups: int
     width = parts.shape[-1]
     k = min(k, width)
     if cpu_kernels.can_choose(parts):
-        within = cpu_kernels.largest_of_rows(parts.reshape(-1, width), k)[0].view(*parts.shape[:-1], k)
+        within = cpu_kernels.find_largest_of_rows(parts.reshape(-1, width), k)[0].view(*parts.shape[:-1], k)
     else:
         within = parts.topk(k, dim=-1, sorted=False).indices
     if groups == 1:

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lmsae.kernels import cpu as cpu_kernels
-from lmsae.kernels.entries import Entries, Held
+from lmsae.kernels.entries import Entries, KnownValues
 from lmsae.sparsity.selection import LearnsThreshold, SelectsByToken, largest_of_each
 
 SAMPLE = 65_536
@@ -25,8 +25,8 @@ class TopK(LearnsThreshold, SelectsByToken):
     def chosen(self, pre: Float[Tensor, "tokens latents"]) -> Entries:
         if self.groups > 1 or not cpu_kernels.can_choose(pre):
             return super().chosen(pre)
-        latents, values = cpu_kernels.largest_of_rows(pre, self.k_now)
-        return Entries.even(latents, pre.shape[1], Held(pre, values.flatten()))
+        latents, values = cpu_kernels.find_largest_of_rows(pre, self.k_now)
+        return Entries.from_latents(latents, pre.shape[1], KnownValues(pre, values.flatten()))
 
 
 @final
@@ -48,15 +48,15 @@ class BatchTopK(LearnsThreshold):
     def chosen(self, pre: Float[Tensor, "tokens latents"]) -> Entries:
         candidates = self._candidates(pre) if self.groups == 1 and cpu_kernels.can_choose(pre) else None
         if candidates is None:
-            return Entries.numbered(self._chosen(pre, self.k_now).sort().values, *pre.shape)
-        values = candidates.of_all(pre)
-        places = cpu_kernels.largest(values, self.k_now * len(pre))
-        return candidates.kept(places, Held(pre, values[places]))
+            return Entries.from_flat(self._chosen(pre, self.k_now).sort().values, *pre.shape)
+        values = candidates.gather(pre)
+        places = cpu_kernels.find_largest(values, self.k_now * len(pre))
+        return candidates.select(places, KnownValues(pre, values[places]))
 
     def _candidates(self, pre: Float[Tensor, "tokens latents"]) -> Entries | None:
         """Entries among which the k*B largest are, and not many others; None where a sample does not tell."""
         floor = likely_floor(pre.flatten(), self.k_now * len(pre))
-        entries = None if floor is None else Entries.above(pre, floor.float().expand(pre.shape[1]))
+        entries = None if floor is None else Entries.find_above(pre, floor.float().expand(pre.shape[1]))
         return entries if entries and len(entries.latents) >= self.k_now * len(pre) else None
 
     def _chosen(self, pre: Float[Tensor, "*batch latents"], k: int) -> Int[Tensor, " kept"]:

@@ -72,8 +72,8 @@ BY_NORM = [(selecting, loss, True) for selecting, loss in GRID if selecting != "
 @pytest.fixture(autouse=True)
 def however_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small dictionaries have no few entries: never fall back."""
-    monkeypatch.setattr(entries, "FEW", 1.0)
-    monkeypatch.setattr(entries, "FEW_OF_HALVES", 1.0)
+    monkeypatch.setattr(entries, "SPARSE_SHARE", 1.0)
+    monkeypatch.setattr(entries, "SPARSE_SHARE_OF_HALVES", 1.0)
 
 
 def made(case: str) -> tuple[Dictionary, Objective]:
@@ -109,7 +109,7 @@ def same_as_dense(dictionary: Dictionary, objective: Objective) -> dict[str, Ten
     x, target = batch(dictionary)
     sparse, dense = dictionary.entrywise_pass(x, target), dictionary.training_pass(x, target)
     assert sparse.entries is not None
-    whole = torch.zeros_like(dense.codes).index_put((sparse.entries.row, sparse.entries.latents), sparse.codes)
+    whole = torch.zeros_like(dense.codes).index_put((sparse.entries.token_index, sparse.entries.latents), sparse.codes)
     torch.testing.assert_close(whole, dense.codes)
     assert torch.equal(sparse.fired(), dense.fired())
     found, wanted = (learned(dictionary, objective, forward) for forward in (sparse, dense))
@@ -189,7 +189,7 @@ def test_the_threshold_learned_is_that_of_the_dense_pass(case: str) -> None:
 
 
 def test_where_entries_are_many_the_pass_is_the_dense_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(entries, "FEW", 0.01)
+    monkeypatch.setattr(entries, "SPARSE_SHARE", 0.01)
     dictionary, _ = made("standard_new")
     assert dictionary.entrywise_pass(*batch(dictionary)).entries is None
 
@@ -202,5 +202,5 @@ def test_under_autocast_the_codes_that_count_have_the_precision_of_the_weights()
         forward = dictionary.entrywise_pass(x, target)
     assert forward.entries is not None
     assert forward.pre.dtype == torch.bfloat16
-    exact = dictionary.geometry.encode(x)[forward.entries.row, forward.entries.latents].relu()
+    exact = dictionary.geometry.encode(x)[forward.entries.token_index, forward.entries.latents].relu()
     torch.testing.assert_close(forward.codes, exact)
