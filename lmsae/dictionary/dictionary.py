@@ -130,7 +130,7 @@ class Dictionary(nn.Module):
         assert isinstance(self.sparsity, EntrywiseSparsity)
         by_norm = self.config.sparsity_include_decoder_norm
         with torch.autocast(x.device.type, enabled=False):
-            known = entries.of_all(encoded) if encoded.dtype == x.dtype else None
+            known = entries.gather(encoded) if encoded.dtype == x.dtype else None
             pre = self.geometry.encode_at(x, entries, known)
             if by_norm:
                 norms = spread(self.geometry.norms(), entries)

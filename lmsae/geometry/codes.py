@@ -155,7 +155,7 @@ class EntryCodes(Codes):
         return self.average(values * self.spread(per_latent))
 
     def find_fired(self) -> Tensor:
-        return self.entries.latents_with(self.values)
+        return self.entries.active_latents(self.values)
 
     def decode(self, geometry: Geometry, values: Tensor, x: Tensor) -> Tensor:
         return _require_entrywise(geometry).decode_at(values, self.entries, x)
@@ -168,19 +168,19 @@ class EntryCodes(Codes):
             return
         ends = torch.tensor(sizes, pin_memory=latents.is_cuda).to(latents.device, non_blocking=True)
         stretch = torch.bucketize(latents % (geometry.latents // geometry.groups), ends, right=True)
-        row = stretch * entries.tokens + entries.row
+        row = stretch * entries.tokens + entries.token_index
         # A GPU writes the last stretch too, for nothing: to leave it out is to wait for the number of its entries.
         if not latents.is_cuda:
             inner = stretch.lt(stretches).nonzero().squeeze(1)
             row, latents, codes = row[inner], latents[inner], codes[inner]
         rows = (stretches + latents.is_cuda) * entries.tokens
-        parts, order = Entries.sorted(row, latents, rows, entries.width)
+        parts, order = Entries.sort(row, latents, rows, entries.width)
         written = _require_entrywise(geometry).write_at(codes[order], parts).unflatten(0, (-1, entries.tokens))
         yield from written[:stretches]
 
     def write_chosen(self, geometry: Geometry, x: Tensor, candidates: Tensor, chosen: Tensor) -> Tensor:
         """Without a product of all candidates."""
-        entries = Entries.even(candidates[chosen], geometry.latents)
+        entries = Entries.from_latents(candidates[chosen], geometry.latents)
         pre = _require_entrywise(geometry).encode_at(x, entries)
         if self.norms_in_pre:
             pre = pre * geometry.norms()[entries.latents]

@@ -13,8 +13,8 @@ from lmsae.errors import ExportError
 from lmsae.geometry.config import Widths
 from lmsae.geometry.folding import shift_pre
 from lmsae.geometry.geometry import Affine, Chosen, EntrywiseGeometry, make_encoder
-from lmsae.kernels.dense import affine
-from lmsae.kernels.entries import Entries, combined, products
+from lmsae.kernels.dense import linear
+from lmsae.kernels.entries import Entries, combine, dot_factors
 
 
 class Linear(EntrywiseGeometry):
@@ -58,7 +58,7 @@ class Linear(EntrywiseGeometry):
         return self.W_dec.T if self.W_enc is None else self.W_enc
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        pre = affine(x, self.encoder.T, self._bias())
+        pre = linear(x, self.encoder.T, self._bias())
         if self.W_glu is None or self.b_glu is None:
             return pre
         return pre * (x @ self.W_glu + self.b_glu).sigmoid()
@@ -89,13 +89,13 @@ class Linear(EntrywiseGeometry):
             read, bias = x - self.b_dec.detach(), (moved if bias is None else bias + moved)
         if self.W_glu is not None:
             known = None  # the gate is in it
-        pre = products(read, self.encoder.T, entries, bias, known)
+        pre = dot_factors(read, self.encoder.T, entries, bias, known)
         if self.W_glu is None or self.b_glu is None:
             return pre
-        return pre * products(x, self.W_glu.T, entries, self.b_glu).sigmoid()
+        return pre * dot_factors(x, self.W_glu.T, entries, self.b_glu).sigmoid()
 
     def write_at(self, codes: Float[Tensor, " entries"], entries: Entries) -> Float[Tensor, "tokens d_out"]:
-        return combined(codes, self.W_dec, entries)
+        return combine(codes, self.W_dec, entries)
 
     def overlaps(self, latents: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch d_sae"]:
         """The fall of each latent's pre when a code of 1 at one of `latents` is explained away, without a gate."""

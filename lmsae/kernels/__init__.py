@@ -1,1 +1,1 @@
-"""Loops and products below the parts of a dictionary, on processors and GPUs."""
+"""The loops and products that the parts of a dictionary are made of, on processors and GPUs."""

@@ -38,7 +38,7 @@ class Gated(EntrywiseSparsity):
 
     def choose_entries(self, pre: Float[Tensor, "tokens latents"]) -> Entries | None:
         """Wherever the gate is open, whatever the magnitude."""
-        return Entries.above(pre, -self.b_gate.detach())
+        return Entries.find_above(pre, -self.b_gate.detach())
 
     def activate_at(
         self, pre: Float[Tensor, " entries"], latents: Int[Tensor, " entries"]

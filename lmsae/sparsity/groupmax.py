@@ -30,7 +30,7 @@ class GroupMax(LearnsThreshold):
 
     def select_entries(self, pre: Float[Tensor, "tokens latents"], k: int) -> Entries:
         assert k == self.k, "groupmax has one k"
-        return Entries.even(self._choose_maxima(pre), pre.shape[-1])
+        return Entries.from_latents(self._choose_maxima(pre), pre.shape[-1])
 
     def _choose_maxima(self, pre: Float[Tensor, "*batch latents"]) -> Int[Tensor, "*batch kept"]:
         return choose_largest(pre, 1, self.groups * self.k)

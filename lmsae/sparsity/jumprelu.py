@@ -38,7 +38,7 @@ class JumpReLU(EntrywiseSparsity):
 
     def choose_entries(self, pre: Float[Tensor, "tokens latents"]) -> Entries | None:
         """Below theta, too, as far as the kernel reaches."""
-        return Entries.above(pre, self.threshold.detach() - self.bandwidth / 2)
+        return Entries.find_above(pre, self.threshold.detach() - self.bandwidth / 2)
 
     def activate_at(
         self, pre: Float[Tensor, " entries"], latents: Int[Tensor, " entries"]

@@ -25,7 +25,7 @@ class ReLU(EntrywiseSparsity):
         return pre.relu()
 
     def choose_entries(self, pre: Float[Tensor, "tokens latents"]) -> Entries | None:
-        return Entries.above(pre, pre.new_zeros(pre.shape[1], dtype=torch.float32))
+        return Entries.find_above(pre, pre.new_zeros(pre.shape[1], dtype=torch.float32))
 
     def activate_at(
         self, pre: Float[Tensor, " entries"], latents: Int[Tensor, " entries"]

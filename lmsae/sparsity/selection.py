@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lmsae.kernels import cpu as cpu_kernels
-from lmsae.kernels.entries import Entries, few
+from lmsae.kernels.entries import Entries, sparse_limit
 from lmsae.sparsity.config import SelectsK
 from lmsae.sparsity.sparsity import EntrywiseSparsity
 
@@ -31,7 +31,7 @@ class Selection(EntrywiseSparsity):
 
     def choose_entries(self, pre: Float[Tensor, "tokens latents"], k: int | None = None) -> Entries | None:
         k = self.k if k is None else k
-        return self.select_entries(pre, k) if k * self.groups * len(pre) <= few(pre) else None
+        return self.select_entries(pre, k) if k * self.groups * len(pre) <= sparse_limit(pre) else None
 
     def activate_at(
         self, pre: Float[Tensor, " entries"], latents: Int[Tensor, " entries"]
@@ -56,7 +56,7 @@ class SelectsByToken(Selection):
         return keep_chosen(pre, self.choose_latents(pre.detach(), k), signed=self.signed)
 
     def select_entries(self, pre: Float[Tensor, "tokens latents"], k: int) -> Entries:
-        return Entries.even(self.choose_latents(pre, k), pre.shape[-1])
+        return Entries.from_latents(self.choose_latents(pre, k), pre.shape[-1])
 
 
 class LearnsThreshold(Selection):
@@ -112,7 +112,7 @@ def choose_largest(values: Float[Tensor, "*batch latents"], k: int, groups: int)
     width = parts.shape[-1]
     k = min(k, width)
     if cpu_kernels.can_choose(parts):
-        within = cpu_kernels.largest_of_rows(parts.reshape(-1, width), k)[0].view(*parts.shape[:-1], k)
+        within = cpu_kernels.find_largest_of_rows(parts.reshape(-1, width), k)[0].view(*parts.shape[:-1], k)
     else:
         within = parts.topk(k, dim=-1, sorted=False).indices
     if groups == 1:

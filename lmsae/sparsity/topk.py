@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lmsae.kernels import cpu as cpu_kernels
-from lmsae.kernels.entries import Entries, Held
+from lmsae.kernels.entries import Entries, KnownValues
 from lmsae.sparsity.selection import LearnsThreshold, SelectsByToken, choose_largest
 
 SAMPLE = 65_536
@@ -25,8 +25,8 @@ class TopK(LearnsThreshold, SelectsByToken):
     def select_entries(self, pre: Float[Tensor, "tokens latents"], k: int) -> Entries:
         if self.groups > 1 or not cpu_kernels.can_choose(pre):
             return super().select_entries(pre, k)
-        latents, values = cpu_kernels.largest_of_rows(pre, k)
-        return Entries.even(latents, pre.shape[1], Held(pre, values.flatten()))
+        latents, values = cpu_kernels.find_largest_of_rows(pre, k)
+        return Entries.from_latents(latents, pre.shape[1], KnownValues(pre, values.flatten()))
 
 
 @final
@@ -50,15 +50,15 @@ class BatchTopK(LearnsThreshold):
         count = k * len(pre)
         candidates = self._find_candidates(pre, count) if self.groups == 1 and cpu_kernels.can_choose(pre) else None
         if candidates is None:
-            return Entries.numbered(self._choose_places(pre, k).sort().values, *pre.shape)
-        values = candidates.of_all(pre)
-        places = cpu_kernels.largest(values, count)
-        return candidates.kept(places, Held(pre, values[places]))
+            return Entries.from_flat(self._choose_places(pre, k).sort().values, *pre.shape)
+        values = candidates.gather(pre)
+        places = cpu_kernels.find_largest(values, count)
+        return candidates.select(places, KnownValues(pre, values[places]))
 
     def _find_candidates(self, pre: Float[Tensor, "tokens latents"], count: int) -> Entries | None:
         """Entries among which the `count` largest are, and not many others; None where a sample does not tell."""
         floor = estimate_floor(pre.flatten(), count)
-        entries = None if floor is None else Entries.above(pre, floor.float().expand(pre.shape[1]))
+        entries = None if floor is None else Entries.find_above(pre, floor.float().expand(pre.shape[1]))
         return entries if entries and len(entries.latents) >= count else None
 
     def _choose_places(self, pre: Float[Tensor, "*batch latents"], k: int) -> Int[Tensor, " kept"]:

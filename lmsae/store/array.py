@@ -1,7 +1,6 @@
 """The Zarr metadata of a store, written and read with zarr-python: the store is a plain Zarr v3 array."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from lmsae.errors import DamagedArtifact, MissingArtifact
 from lmsae.store.layout import STORED_FORMATS, Layout
 
 
-def create_array(path: Path, layout: Layout, codec_attributes: Mapping[str, object] | None = None) -> None:
+def create_array(path: Path, layout: Layout, codec_attributes: JsonObject | None = None) -> None:
     """Make an empty store at `path`, in place of any array that is there, with the attributes of its codec."""
     zarr.create_array(
         path,

@@ -90,7 +90,7 @@ class FloatCodec:
         self, stored: Shaped[Tensor, "tokens width"], taken: Int[Tensor, " taken"]
     ) -> Float[Tensor, "taken width"]:
         """The activations of some of the tokens, float32."""
-        return cpu_kernels.rows_as_float32(stored, taken)
+        return cpu_kernels.gather_as_float32(stored, taken)
 
 
 class Int8Codec:
@@ -145,7 +145,7 @@ class Int8Codec:
         self, stored: Shaped[Tensor, "tokens items"], taken: Int[Tensor, " taken"]
     ) -> Float[Tensor, "taken width"]:
         """mean + std * scale * q of some of the tokens, float32."""
-        return cpu_kernels.rows_scaled(stored, taken, self.mean, self.std)
+        return cpu_kernels.gather_scaled(stored, taken, self.mean, self.std)
 
 
 CODECS: dict[StoreDtype, type[Codec]] = {

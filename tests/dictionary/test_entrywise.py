@@ -52,7 +52,7 @@ SELECTING: dict[str, dict[str, Any]] = {
 """Every activation function with an entrywise pass, and the loss without which a row of it is refused."""
 
 
-def combined(selecting: str, loss: str) -> dict[str, Any] | None:
+def combine(selecting: str, loss: str) -> dict[str, Any] | None:
     """The columns of a row with this loss; None where they do not go together."""
     columns = {"act_fn": selecting, "losses": (), **SELECTING[selecting]}
     if not set(ENTRYWISE[loss].needs) <= set(ACT_FNS[columns["act_fn"]].offers):
@@ -65,15 +65,15 @@ def combined(selecting: str, loss: str) -> dict[str, Any] | None:
     }
 
 
-GRID = [(selecting, loss) for selecting in SELECTING for loss in ENTRYWISE if combined(selecting, loss)]
+GRID = [(selecting, loss) for selecting in SELECTING for loss in ENTRYWISE if combine(selecting, loss)]
 BY_NORM = [(selecting, loss, True) for selecting, loss in GRID if selecting != "gated"]  # with which it is refused
 
 
 @pytest.fixture(autouse=True)
 def however_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small dictionaries have no few entries: never fall back."""
-    monkeypatch.setattr(entries, "FEW", 1.0)
-    monkeypatch.setattr(entries, "FEW_OF_HALVES", 1.0)
+    monkeypatch.setattr(entries, "SPARSE_SHARE", 1.0)
+    monkeypatch.setattr(entries, "SPARSE_SHARE_OF_HALVES", 1.0)
 
 
 def made(case: str) -> tuple[Dictionary, Objective]:
@@ -109,7 +109,7 @@ def same_as_dense(dictionary: Dictionary, objective: Objective) -> dict[str, Ten
     x, target = batch(dictionary)
     sparse, dense = dictionary.entrywise_pass(x, target), dictionary.training_pass(x, target)
     assert isinstance(sparse.codes, EntryCodes)
-    torch.testing.assert_close(sparse.codes.entries.dense(sparse.codes.values), dense.codes.values)
+    torch.testing.assert_close(sparse.codes.entries.to_dense(sparse.codes.values), dense.codes.values)
     assert torch.equal(sparse.codes.find_fired(), dense.codes.find_fired())
     found, wanted = (learned(dictionary, objective, forward) for forward in (sparse, dense))
     for name, value in wanted.items():
@@ -137,7 +137,7 @@ def subclasses(of: type) -> Iterator[type]:
 
 def in_grid(selecting: str, loss: str, **columns: Any) -> tuple[Dictionary, Objective]:
     """A row of the grid; thresholds, gates and magnitudes, too, differ from latent to latent."""
-    chosen = combined(selecting, loss)
+    chosen = combine(selecting, loss)
     assert chosen is not None
     config, objective = parts("topk", WIDTH, LATENTS, **chosen | columns)
     dictionary, generator = randomize(Dictionary(config)).double().train(), torch.Generator().manual_seed(5)
@@ -188,7 +188,7 @@ def test_the_threshold_learned_is_that_of_the_dense_pass(case: str) -> None:
 
 
 def test_where_entries_are_many_the_pass_is_the_dense_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(entries, "FEW", 0.01)
+    monkeypatch.setattr(entries, "SPARSE_SHARE", 0.01)
     dictionary, _ = made("standard_new")
     assert isinstance(dictionary.entrywise_pass(*batch(dictionary)).codes, DenseCodes)
 
@@ -202,5 +202,5 @@ def test_under_autocast_the_codes_that_count_have_the_precision_of_the_weights()
     assert isinstance(forward.codes, EntryCodes)
     chosen = forward.codes.entries
     assert forward.pre.dtype == torch.bfloat16
-    exact = dictionary.geometry.encode(x)[chosen.row, chosen.latents].relu()
+    exact = dictionary.geometry.encode(x)[chosen.token_index, chosen.latents].relu()
     torch.testing.assert_close(forward.codes.values, exact)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lmsae.kernels import cpu as cpu_kernels
-from lmsae.kernels.cpu.threads import in_parts
+from lmsae.kernels.cpu.threads import share_among_threads
 from lmsae.kernels.entries import Entries
 
 ROWS = 37
@@ -36,7 +36,7 @@ def mask(width: int, share: float) -> Tensor:
 def test_the_largest_of_each_row_are_those_of_a_sort(width: int, dtype: torch.dtype) -> None:
     for values in (random(ROWS, width, dtype=dtype), strange(width).to(dtype)):
         for k in {1, min(5, width), min(32, width), max(1, width - 1), width}:
-            columns, at = cpu_kernels.largest_of_rows(values, k)
+            columns, at = cpu_kernels.find_largest_of_rows(values, k)
             assert torch.equal(at, values.gather(1, columns))
             assert (columns.sort(1).values.diff(dim=1) > 0).all()
             found = values.gather(1, columns).sort(1, descending=True).values
@@ -54,8 +54,8 @@ def test_what_is_no_number_is_above_all_whatever_its_sign(number: Tensor) -> Non
     values = random(ROWS, 300, dtype=number.dtype)
     values[:, 7:8], values[:, 9] = number, torch.inf
     assert torch.equal(values[:, 7].signbit(), number.signbit().expand(ROWS))
-    assert (cpu_kernels.largest_of_rows(values, 1)[0] == 7).all()
-    assert cpu_kernels.largest(values[0], 2).tolist() == [7, 9]
+    assert (cpu_kernels.find_largest_of_rows(values, 1)[0] == 7).all()
+    assert cpu_kernels.find_largest(values[0], 2).tolist() == [7, 9]
     assert (cpu_kernels.count_above(values, torch.full((300,), torch.inf)) == 1).all()
 
 
@@ -68,7 +68,7 @@ def test_values_above_a_floor_are_those_of_a_comparison(width: int, dtype: torch
             counts = cpu_kernels.count_above(values, floor)
             assert torch.equal(counts, above.sum(1))
             starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-            assert torch.equal(cpu_kernels.columns_above(values, floor, starts), above.nonzero()[:, 1])
+            assert torch.equal(cpu_kernels.find_above(values, floor, starts), above.nonzero()[:, 1])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -76,13 +76,13 @@ def test_the_largest_of_all_are_those_of_a_stable_sort(dtype: torch.dtype) -> No
     for values in (random(1000, dtype=dtype), strange(1000)[0].to(dtype) + 0.0):
         for count in (1, 10, 999, 1000):
             by_size = values.sort(descending=True, stable=True).indices
-            assert torch.equal(cpu_kernels.largest(values, count), by_size[:count].sort().values)
+            assert torch.equal(cpu_kernels.find_largest(values, count), by_size[:count].sort().values)
 
 
 @pytest.mark.parametrize("entries", [0, 1, 5000])
 def test_entries_are_sorted_by_column_as_in_a_stable_sort(entries: int) -> None:
     columns = torch.randint(50, (entries,), generator=torch.Generator().manual_seed(0))
-    starts, rows, order = cpu_kernels.sorted_by_column(columns, 60, torch.arange(entries) // 7)
+    starts, rows, order = cpu_kernels.sort_by_column(columns, 60, torch.arange(entries) // 7)
     assert torch.equal(order, columns.sort(stable=True).indices)
     assert torch.equal(rows, order // 7)
     assert torch.equal(starts.diff(), columns.bincount(minlength=60))
@@ -93,16 +93,16 @@ def test_entries_are_sorted_by_column_as_in_a_stable_sort(entries: int) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
 def test_values_at_entries_are_those_of_an_index(share: float, dtype: torch.dtype) -> None:
     values, chosen = random(ROWS, 50, dtype=dtype), mask(50, share)
-    entries = Entries.where(chosen)
-    assert torch.equal(cpu_kernels.at(values, entries.starts, entries.latents), values[chosen])
+    entries = Entries.from_mask(chosen)
+    assert torch.equal(cpu_kernels.gather(values, entries.starts, entries.latents), values[chosen])
 
 
 def test_columns_with_a_value_are_those_of_the_dense_matrix() -> None:
     chosen = mask(50, 0.05)
-    entries = Entries.where(chosen)
+    entries = Entries.from_mask(chosen)
     values = random(len(entries.latents)) * (torch.arange(len(entries.latents)) % 3 > 0)
-    found = cpu_kernels.columns_with(values, entries.latents, 50)
-    assert torch.equal(found, (entries.dense(values) != 0).any(0))
+    found = cpu_kernels.find_nonzero_columns(values, entries.latents, 50)
+    assert torch.equal(found, (entries.to_dense(values) != 0).any(0))
     assert found.any()
     assert not found.all()
 
@@ -110,18 +110,18 @@ def test_columns_with_a_value_are_those_of_the_dense_matrix() -> None:
 @pytest.mark.parametrize("width", [1, 5, 16, 700])
 @pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
 def test_sums_and_products_at_entries_are_those_of_dense_products_in_float64(share: float, width: int) -> None:
-    entries = Entries.where(mask(50, share))
+    entries = Entries.from_mask(mask(50, share))
     values, rows, x = random(len(entries.latents)), random(50, width), random(ROWS, width)
     arguments = entries.starts, entries.latents
-    dense = entries.dense(values).double() @ rows.double()
-    sums = cpu_kernels.bag_sums(*arguments, values, rows)
+    dense = entries.to_dense(values).double() @ rows.double()
+    sums = cpu_kernels.sum_bags(*arguments, values, rows)
     torch.testing.assert_close(sums.double(), dense, rtol=1e-5, atol=1e-5)
     order = torch.randperm(len(values), generator=torch.Generator().manual_seed(0))
     shuffled = torch.empty_like(values).index_copy_(0, order, values)
-    sums = cpu_kernels.bag_sums(*arguments, shuffled, rows, order)
+    sums = cpu_kernels.sum_bags(*arguments, shuffled, rows, order)
     torch.testing.assert_close(sums.double(), dense, rtol=1e-5, atol=1e-5)
-    dots = cpu_kernels.entry_dots(*arguments, x, rows)
-    wanted = (x.double() @ rows.double().T)[entries.row, entries.latents]
+    dots = cpu_kernels.dot_entries(*arguments, x, rows)
+    wanted = (x.double() @ rows.double().T)[entries.token_index, entries.latents]
     torch.testing.assert_close(dots.double(), wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -132,12 +132,12 @@ def test_any_number_of_threads_gives_the_same_bytes(request: pytest.FixtureReque
     results = []
     for count in (1, 2, 5):
         torch.set_num_threads(count)
-        entries = Entries.above(values.relu() * (values > 1.5), floor)
+        entries = Entries.find_above(values.relu() * (values > 1.5), floor)
         assert entries is not None
-        at = cpu_kernels.at(values, entries.starts, entries.latents)
-        sums = cpu_kernels.bag_sums(entries.starts, entries.latents, at, random(1000, 64))
-        dots = cpu_kernels.entry_dots(entries.starts, entries.latents, x, random(1000, 64))
-        results.append([*cpu_kernels.largest_of_rows(values, 16), entries.starts, entries.latents, at, sums, dots])
+        at = cpu_kernels.gather(values, entries.starts, entries.latents)
+        sums = cpu_kernels.sum_bags(entries.starts, entries.latents, at, random(1000, 64))
+        dots = cpu_kernels.dot_entries(entries.starts, entries.latents, x, random(1000, 64))
+        results.append([*cpu_kernels.find_largest_of_rows(values, 16), entries.starts, entries.latents, at, sums, dots])
     for others in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], others, strict=True))
 
@@ -152,19 +152,19 @@ def test_a_failure_in_another_thread_is_not_lost(request: pytest.FixtureRequest)
             raise IndexError(start)
 
     with pytest.raises(IndexError, match="937"):
-        in_parts(1000, 1 << 20, fail_at_the_end)
+        share_among_threads(1000, 1 << 20, fail_at_the_end)
 
 
 FORKED = """
 import os, torch
 from lmsae.kernels import cpu as cpu_kernels
-from lmsae.kernels.cpu.threads import in_parts
+from lmsae.kernels.cpu.threads import share_among_threads
 torch.set_num_threads(2)
 values = torch.arange(1 << 17).float().view(-1, 1 << 10)
-assert (cpu_kernels.largest_of_rows(values, 1)[0] == 1023).all()
+assert (cpu_kernels.find_largest_of_rows(values, 1)[0] == 1023).all()
 child = os.fork()
 if not child:
-    os._exit(int((cpu_kernels.largest_of_rows(values, 1)[0] != 1023).any()))
+    os._exit(int((cpu_kernels.find_largest_of_rows(values, 1)[0] != 1023).any()))
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
@@ -176,7 +176,7 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
 
 @pytest.mark.slow
 def test_machine_code_need_not_be_kept() -> None:
-    code = "import torch; from lmsae import cpu_kernels; print(cpu_kernels.largest(torch.tensor([1.0, 3.0, 2.0]), 1))"
+    code = "import torch; from lmsae.kernels import cpu; print(cpu.find_largest(torch.tensor([1.0, 3.0, 2.0]), 1))"
     environment = {**os.environ, "NUMBA_CACHE_DIR": "/proc/no/such/folder"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "tensor([1])"
@@ -193,7 +193,7 @@ def every(dtype: torch.dtype) -> Tensor:
 )
 def test_rows_from_anywhere_are_those_of_torch_to_the_bit(rows: Tensor) -> None:
     for taken in (random(1000).argsort() % len(rows), torch.arange(3), torch.arange(0)):
-        found = cpu_kernels.rows_as_float32(rows, taken)
+        found = cpu_kernels.gather_as_float32(rows, taken)
         assert torch.equal(found.view(torch.int32), rows[taken].float().view(torch.int32))
 
 
@@ -203,7 +203,7 @@ def test_rows_of_whole_numbers_are_scaled_and_moved(width: int) -> None:
     q = torch.randint(-127, 128, (500, width), generator=torch.Generator().manual_seed(0)).to(torch.int8)
     scale, mean, std = random(500, 1).exp(), random(width), random(width + 1)[1:].exp()
     taken = random(700).argsort() % 500
-    found = cpu_kernels.rows_scaled(torch.cat([q, scale.view(torch.int8)], 1), taken, mean, std)
+    found = cpu_kernels.gather_scaled(torch.cat([q, scale.view(torch.int8)], 1), taken, mean, std)
     exact = mean.double() + std.double() * scale[taken].double() * q[taken].double()
     assert found.dtype == torch.float32
     size = mean.double().abs() + (exact - mean.double()).abs()

@@ -20,7 +20,7 @@ def entries(lengths: list[int], columns: int) -> Entries:
     """Bags of these lengths, whose columns repeat and stand in no order."""
     row = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths, dtype=torch.int64))
     latents = (7 * torch.arange(len(row)) + 3) % columns
-    return Entries.of(row.to(DEVICE), latents.to(DEVICE), len(lengths), columns)
+    return Entries.from_sorted(row.to(DEVICE), latents.to(DEVICE), len(lengths), columns)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -29,8 +29,8 @@ def test_bag_sums_are_those_of_the_dense_product(case: str, width: int) -> None:
     chosen = entries(LENGTHS[case], 13)
     values, rows = random(len(chosen.latents)), random(13, width)
     dense = torch.zeros(chosen.tokens, 13, dtype=torch.float64, device=DEVICE)
-    dense.index_put_((chosen.row, chosen.latents), values.double(), accumulate=True)
-    sums = kernels.bag_sums(chosen.starts, chosen.latents, values, rows)
+    dense.index_put_((chosen.token_index, chosen.latents), values.double(), accumulate=True)
+    sums = kernels.sum_bags(chosen.starts, chosen.latents, values, rows)
     assert sums.dtype == torch.float32
     torch.testing.assert_close(sums.double(), dense @ rows.double(), rtol=1e-5, atol=1e-5)
 
@@ -40,6 +40,6 @@ def test_bag_sums_are_those_of_the_dense_product(case: str, width: int) -> None:
 def test_entry_dots_are_those_of_the_dense_product(case: str, width: int) -> None:
     chosen = entries(LENGTHS[case], 13)
     x, y = random(chosen.tokens, width), random(13, width)
-    dots = kernels.entry_dots(chosen.row, chosen.latents, x, y)
-    wanted = (x.double() @ y.double().T)[chosen.row, chosen.latents]
+    dots = kernels.dot_entries(chosen.token_index, chosen.latents, x, y)
+    wanted = (x.double() @ y.double().T)[chosen.token_index, chosen.latents]
     torch.testing.assert_close(dots.double(), wanted, rtol=1e-5, atol=1e-5)

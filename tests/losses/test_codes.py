@@ -17,7 +17,7 @@ BOTH = pytest.mark.parametrize("scaled", [False, True])
 @pytest.fixture(autouse=True)
 def however_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small dictionaries have no few entries: never fall back."""
-    monkeypatch.setattr(entries, "FEW", 1.0)
+    monkeypatch.setattr(entries, "SPARSE_SHARE", 1.0)
 
 
 def both(act_fn: str, *, scaled: bool, k: int | None = None) -> tuple[Dictionary, DenseCodes, EntryCodes]:
@@ -37,7 +37,7 @@ def assert_same(found: Tensor, wanted: Tensor) -> None:
 @pytest.mark.parametrize("act_fn", ENTRYWISE)
 def test_values_sums_and_firing_are_those_of_dense_codes(act_fn: str, scaled: bool) -> None:
     _, dense, few = both(act_fn, scaled=scaled)
-    assert_same(few.entries.dense(few.values), dense.values)
+    assert_same(few.entries.to_dense(few.values), dense.values)
     assert_same(few.average(few.magnitudes), dense.average(dense.magnitudes))
     assert_same(few.average_weighted(few.values, PER_LATENT), dense.average_weighted(dense.values, PER_LATENT))
     assert torch.equal(few.find_fired(), dense.find_fired())
@@ -49,8 +49,8 @@ def test_values_sums_and_firing_are_those_of_dense_codes(act_fn: str, scaled: bo
 def test_pre_is_brought_to_codes_and_sizes_alike(act_fn: str, scaled: bool) -> None:
     made, dense, few = both(act_fn, scaled=scaled)
     for convert in (Codes.to_codes, Codes.to_sizes):
-        found = few.entries.dense(convert(few, few.pre, made.geometry))
-        chosen = few.entries.dense(torch.ones_like(few.pre)) != 0
+        found = few.entries.to_dense(convert(few, few.pre, made.geometry))
+        chosen = few.entries.to_dense(torch.ones_like(few.pre)) != 0
         assert_same(found, convert(dense, dense.pre, made.geometry).where(chosen, 0.0))
 
 
@@ -89,7 +89,7 @@ def test_other_latents_write_by_their_own_pre(act_fn: str, scaled: bool) -> None
 @pytest.mark.parametrize("act_fn", ["topk", "batchtopk"])
 def test_a_pass_takes_another_k_dense_and_at_entries(act_fn: str, k: int) -> None:
     _, dense, few = both(act_fn, scaled=False, k=k)
-    assert_same(few.entries.dense(few.values), dense.values)
+    assert_same(few.entries.to_dense(few.values), dense.values)
     assert (dense.values != 0).sum() <= k * TOKENS
     assert len(few.values) == k * TOKENS
     assert dictionary(act_fn).training_pass(X, X, k=k).k == k

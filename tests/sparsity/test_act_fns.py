@@ -110,7 +110,7 @@ def test_another_k_is_that_of_one_pass_alone(kind: str) -> None:
 @pytest.mark.parametrize("k", [1, 7])
 @pytest.mark.parametrize("kind", SCHEDULED)
 def test_entries_chosen_with_another_k_hold_the_codes_of_that_k(kind: str, k: int, monkeypatch: Any) -> None:
-    monkeypatch.setattr(kernels, "FEW", 1.0)
+    monkeypatch.setattr(kernels, "SPARSE_SHARE", 1.0)
     act_fn = build(kind)
     chosen = act_fn.choose_entries(PRE, k)
     codes = chosen.dense(act_fn.activate_at(PRE[chosen.row, chosen.latents], chosen.latents))

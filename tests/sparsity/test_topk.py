@@ -200,5 +200,5 @@ def test_entries_hold_the_values_that_they_were_chosen_by(dtype: torch.dtype) ->
         pre = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
         entries = build(config, shape[1]).train().choose_entries(pre)
         assert len(entries.latents) == 5 * shape[0]
-        assert entries.held.everywhere is pre
-        assert torch.equal(entries.held.values, pre[entries.row, entries.latents])
+        assert entries.known.matrix is pre
+        assert torch.equal(entries.known.values, pre[entries.token_index, entries.latents])

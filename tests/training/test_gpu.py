@@ -39,7 +39,7 @@ def never_waiting() -> Iterator[None]:
 def test_every_architecture_learns_what_it_learns_on_the_cpu(
     name: str, share: float, make_run: Any, batches_for: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(entries, "FEW_ON_GPU", share)
+    monkeypatch.setattr(entries, "SPARSE_SHARE_ON_GPU", share)
     batches = batches_for(name)
     on_cpu, on_gpu = make_run(name, 10), moved(make_run(name, 10))
     train([on_cpu], batches)
@@ -52,7 +52,7 @@ def test_every_architecture_learns_what_it_learns_on_the_cpu(
 def test_a_step_does_not_wait_for_the_gpu(
     name: str, make_run: Any, batches_for: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(entries, "FEW_ON_GPU", 1.0)
+    monkeypatch.setattr(entries, "SPARSE_SHARE_ON_GPU", 1.0)
     batches = batches_for(name)
     run = moved(make_run(name, 1000, dead_threshold=1_000_000))
     steps = move_to_device(Stream(batches).batches(0, 4), "cuda")

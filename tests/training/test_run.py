@@ -420,7 +420,7 @@ def test_training_at_few_entries_goes_where_dense_training_goes(
     name: str, columns: dict[str, Any], make_run: Any, batches_for: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def trained(share: float) -> tuple[dict[str, Tensor], bool]:
-        monkeypatch.setattr(entries, "FEW", share)
+        monkeypatch.setattr(entries, "SPARSE_SHARE", share)
         run = make_run(name, 10, columns=columns)
         seen: list[bool] = []
         observe = run.dictionary.observe

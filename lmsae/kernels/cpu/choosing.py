@@ -1,8 +1,8 @@
 """Choosing entries of a matrix: the largest of each row, of all, or those above a floor.
 
-Values are compared by their bits as integers, those of negative ones turned round: their order is that of the floats,
-and NaN of either sign is above all, so that it is chosen and seen. Loops over integers become vector instructions,
-where those over floats must mind NaN.
+Values are compared by keys: their bits as integers, with those of negative values reversed. The order of the keys is
+that of the floats, and NaN of either sign is above all, so that it is chosen and seen. The compiler turns loops over
+integers into vector instructions; over floats it could not, because of NaN.
 """
 
 import numpy as np
@@ -10,25 +10,25 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lmsae.kernels.cpu.threads import compiled, in_parts
+from lmsae.kernels.cpu.threads import compile_loop, share_among_threads
 
 ALL_BUT_SIGN, LOWEST, NEGATIVE_NANS = np.int32(0x7FFFFFFF), np.int32(-0x80000000), np.int32(0x7FFFFF)
-"""The last is their number: taken from all keys it brings them round to the top, and -inf to the lowest."""
+"""The last is the number of negative NaNs. Subtracting it from all keys moves them to the top, and -inf to LOWEST."""
 LEAST_GROUPS = 32
-"""Of columns: so many maxima make vector instructions."""
+"""The least number of groups of columns: so many maxima fill vector instructions."""
 
 
 def can_choose(values: Tensor) -> bool:
-    """Whether these kernels choose among such values."""
+    """True if these kernels can choose among such values."""
     return values.device.type == "cpu" and values.dtype in (torch.float32, torch.bfloat16)
 
 
-def largest_of_rows(
+def find_largest_of_rows(
     values: Float[Tensor, "rows width"], k: int
 ) -> tuple[Int[Tensor, "rows k"], Float[Tensor, "rows k"]]:
-    """Columns of the k largest of each row, exactly, in no particular order, and the values there; float32 or bfloat16.
+    """Find the k largest of each row, exactly and in no particular order: their columns, and their values.
 
-    Of equal values as many are taken as there is room for, the same ones every time.
+    The values are float32 or bfloat16. Of equal values it takes as many as fit, always the same ones.
     """
     rows, width = values.shape
     assert k <= width
@@ -37,55 +37,65 @@ def largest_of_rows(
     groups = max(min(12 * k, width // 4), LEAST_GROUPS)
     groups = groups if 4 * k <= groups <= width else width
     into = columns.numpy(), found_bits
-    in_parts(rows, rows * width, lambda start, stop: _largest_of_rows(bits, shift, k, groups, *into, start, stop))
+    share_among_threads(
+        rows, rows * width, lambda start, stop: _find_largest_of_rows(bits, shift, k, groups, *into, start, stop)
+    )
     return columns, found
 
 
 def count_above(values: Float[Tensor, "rows width"], floor: Float[Tensor, " width"]) -> Int[Tensor, " rows"]:
-    """How many values of each row are above the floor of their column; float32 or bfloat16, the floor float32."""
+    """Count the values of each row, float32 or bfloat16, that are above the float32 floor of their column."""
     counts = torch.empty(len(values), dtype=torch.int64)
     (bits, shift), floors, into = _bits(values), _keys(floor), counts.numpy()
-    in_parts(len(values), values.numel(), lambda start, stop: _count_above(bits, shift, floors, into, start, stop))
+    share_among_threads(
+        len(values), values.numel(), lambda start, stop: _count_above(bits, shift, floors, into, start, stop)
+    )
     return counts
 
 
-def columns_above(
+def find_above(
     values: Float[Tensor, "rows width"], floor: Float[Tensor, " width"], starts: Int[Tensor, " ends"]
 ) -> Int[Tensor, " entries"]:
-    """The columns of those values, row by row in ascending order; row i's begin at starts[i], and starts[-1] is their
-    number."""
+    """Find the values that `count_above` counts: their columns, row by row in ascending order.
+
+    Those of row i begin at starts[i], and starts[-1] is their number.
+    """
     columns = torch.empty(int(starts[-1]), dtype=torch.int64)
     (bits, shift), floors, begins, into = _bits(values), _keys(floor), starts.numpy(), columns.numpy()
-    in_parts(
+    share_among_threads(
         len(values),
         values.numel(),
-        lambda start, stop: _columns_above(bits, shift, floors, begins, into, start, stop),
+        lambda start, stop: _find_above(bits, shift, floors, begins, into, start, stop),
     )
     return columns
 
 
-def largest(values: Float[Tensor, " n"], count: int) -> Int[Tensor, " count"]:
-    """Places of the `count` largest of float32 or bfloat16 values, exactly, in ascending order; of equal ones the
-    first."""
+def find_largest(values: Float[Tensor, " n"], count: int) -> Int[Tensor, " count"]:
+    """Find the `count` largest of float32 or bfloat16 values, exactly: their indices in ascending order.
+
+    Of equal values it takes the first.
+    """
     assert count <= len(values)
-    places = torch.empty(count, dtype=torch.int64)
+    indices = torch.empty(count, dtype=torch.int64)
     bits, shift = _bits(values)
-    _largest(bits, shift, count, places.numpy())
-    return places
+    _find_largest(bits, shift, count, indices.numpy())
+    return indices
 
 
-def at(
+def gather(
     values: Float[Tensor, "rows width"], starts: Int[Tensor, " ends"], columns: Int[Tensor, " entries"]
 ) -> Float[Tensor, " entries"]:
-    """Values at entries: those of row i are at the columns from starts[i] to starts[i + 1]."""
+    """Gather the values at entries. Those of row i have the columns from starts[i] to starts[i + 1]."""
     found = values.new_empty(len(columns))
-    (bits, _), (into, _), begins, places = _bits(values), _bits(found), starts.numpy(), columns.numpy()
-    in_parts(len(values), len(columns), lambda start, stop: _at(bits, begins, places, into, start, stop))
+    (bits, _), (into, _), begins, indices = _bits(values), _bits(found), starts.numpy(), columns.numpy()
+    share_among_threads(
+        len(values), len(columns), lambda start, stop: _gather(bits, begins, indices, into, start, stop)
+    )
     return found
 
 
 def _bits(values: Tensor) -> tuple[np.ndarray, np.int32]:
-    """Bits of float32 or bfloat16 values, and by how much to shift them to those of float32."""
+    """The bits of float32 or bfloat16 values, and the shift that makes them the bits of float32."""
     assert can_choose(values)
     values = values.detach().contiguous()
     if values.dtype == torch.bfloat16:
@@ -94,18 +104,18 @@ def _bits(values: Tensor) -> tuple[np.ndarray, np.int32]:
 
 
 def _keys(floor: Tensor) -> np.ndarray:
-    """Keys of float32 values; -0 is taken for 0, which is not above it."""
+    """The keys of float32 values. -0 counts as 0, so that 0 is not above it."""
     bits, _ = _bits(floor.float() + 0.0)
     return (bits ^ ((bits >> 31) & ALL_BUT_SIGN)) - NEGATIVE_NANS
 
 
-@compiled
+@compile_loop
 def _key(bits, shift):
     wide = np.int32(np.int32(bits) << shift)
     return np.int32((wide ^ ((wide >> np.int32(31)) & ALL_BUT_SIGN)) - NEGATIVE_NANS)
 
 
-@compiled
+@compile_loop
 def _count_from(keys, level):
     count = np.uint32(0)
     for i in range(keys.size):
@@ -113,10 +123,12 @@ def _count_from(keys, level):
     return count
 
 
-@compiled
+@compile_loop
 def _level(keys, least, most):
-    """The highest level found from which on there are at least `least` keys; sought by halves until there are at most
-    `most`, or no level lies between."""
+    """Search by halves for the highest level with at least `least` keys at or above it.
+
+    The search ends early at a level with at most `most` such keys.
+    """
     low, high = keys[0], keys[0]
     for i in range(keys.size):
         low, high = min(low, keys[i]), max(high, keys[i])
@@ -134,10 +146,13 @@ def _level(keys, least, most):
     return low
 
 
-@compiled
-def _largest_of_rows(bits, shift, k, groups, into, found_bits, start, stop):
-    """Of the maxima of groups of columns, k are at least as large as the k-th largest: so are k values at least. Only
-    groups whose maximum is no less can hold one of the k largest."""
+@compile_loop
+def _find_largest_of_rows(bits, shift, k, groups, into, found_bits, start, stop):
+    """Split the columns into groups, and look only into groups that can hold one of the k largest.
+
+    At least k group maxima, and so at least k values, are as large as the k-th largest maximum. A group with a smaller
+    maximum holds none of the k largest values.
+    """
     width = bits.shape[1]
     maxima, candidates = np.empty(groups, np.int32), np.empty(width + 1, np.int32)
     kept, columns = np.empty(groups + 1, np.int32), np.empty(width + 1, np.int32)
@@ -165,9 +180,9 @@ def _largest_of_rows(bits, shift, k, groups, into, found_bits, start, stop):
             found_bits[row, i] = values[into[row, i]]
 
 
-@compiled
-def _take(keys, places, count, into):
-    """Write the places of the `count` largest keys, in their order; of equal ones the first."""
+@compile_loop
+def _take(keys, indices, count, into):
+    """Write the indices of the `count` largest keys, in ascending order; of equal keys the first."""
     level = _level(keys, count, count)
     equal = count
     for i in range(keys.size):
@@ -175,20 +190,20 @@ def _take(keys, places, count, into):
     taken = 0
     for i in range(keys.size):
         if keys[i] > level or (keys[i] == level and equal > 0):
-            into[taken] = places[i]
+            into[taken] = indices[i]
             taken += 1
             equal -= keys[i] == level
 
 
-@compiled
-def _largest(bits, shift, count, into):
-    keys, places = np.empty(bits.size, np.int32), np.arange(bits.size)
+@compile_loop
+def _find_largest(bits, shift, count, into):
+    keys, indices = np.empty(bits.size, np.int32), np.arange(bits.size)
     for i in range(bits.size):
         keys[i] = _key(bits[i], shift)
-    _take(keys, places, count, into)
+    _take(keys, indices, count, into)
 
 
-@compiled
+@compile_loop
 def _count_above(bits, shift, floors, into, start, stop):
     for row in range(start, stop):
         values, count = bits[row], np.uint32(0)
@@ -197,8 +212,8 @@ def _count_above(bits, shift, floors, into, start, stop):
         into[row] = count
 
 
-@compiled
-def _columns_above(bits, shift, floors, starts, into, start, stop):
+@compile_loop
+def _find_above(bits, shift, floors, starts, into, start, stop):
     width = bits.shape[1]
     columns, above = np.empty(width + 1, np.int32), np.zeros(-(-width // 8) * 8, np.uint8)
     eights = above.view(np.uint64)
@@ -214,8 +229,8 @@ def _columns_above(bits, shift, floors, starts, into, start, stop):
         into[starts[row] : starts[row + 1]] = columns[:found]
 
 
-@compiled
-def _at(bits, starts, columns, into, start, stop):
+@compile_loop
+def _gather(bits, starts, columns, into, start, stop):
     for row in range(start, stop):
         for entry in range(starts[row], starts[row + 1]):
             into[entry] = bits[row, columns[entry]]

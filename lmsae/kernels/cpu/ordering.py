@@ -5,38 +5,43 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lmsae.kernels.cpu.threads import compiled
+from lmsae.kernels.cpu.threads import compile_loop
 
 WORD_BITS = 64
 
 
 def can_sort(columns: Tensor) -> bool:
-    """Whether these kernels sort such columns."""
+    """True if these kernels can sort such columns."""
     return columns.device.type == "cpu"
 
 
-def sorted_by_column(
+def sort_by_column(
     columns: Int[Tensor, " entries"], width: int, others: Int[Tensor, " entries"]
 ) -> tuple[Int[Tensor, " ends"], Int[Tensor, " entries"], Int[Tensor, " entries"]]:
-    """Where the entries of each of `width` columns begin once they are sorted by column, another number of each entry
-    in that order, and which entry stands at each place; those of one column keep their order."""
+    """Sort entries by their column, of `width` columns; entries of one column keep their order.
+
+    Returns the starts of the columns, `others` (another number of each entry) in the new order, and the old index of
+    each entry in that order.
+    """
     starts = torch.empty(width + 1, dtype=torch.int64)
     moved, order = torch.empty_like(others), torch.empty_like(columns)
-    _sorted_by_column(columns.numpy(), others.numpy(), starts.numpy(), moved.numpy(), order.numpy())
+    _sort_by_column(columns.numpy(), others.numpy(), starts.numpy(), moved.numpy(), order.numpy())
     return starts, moved, order
 
 
 def argsort_words(words: np.ndarray) -> np.ndarray:
-    """The places of random uint64 words, the least first, and of equal ones the first: a stable argsort, several times
-    as fast. Words that share their first bits would take quadratic time."""
+    """Argsort random uint64 words, stably, and several times as fast as NumPy.
+
+    Words that share their first bits would take quadratic time.
+    """
     bits = max(1, (len(words) - 1).bit_length())
-    sorted_words, places = np.empty_like(words), np.empty(len(words), np.int64)
-    _argsort_words(words, np.uint64(WORD_BITS - bits), np.zeros(1 << bits, np.int32), sorted_words, places)
-    return places
+    sorted_words, indices = np.empty_like(words), np.empty(len(words), np.int64)
+    _argsort_words(words, np.uint64(WORD_BITS - bits), np.zeros(1 << bits, np.int32), sorted_words, indices)
+    return indices
 
 
-@compiled
-def _sorted_by_column(columns, others, starts, moved, order):
+@compile_loop
+def _sort_by_column(columns, others, starts, moved, order):
     starts[:] = 0
     for i in range(columns.size):
         starts[columns[i] + 1] += 1
@@ -49,10 +54,12 @@ def _sorted_by_column(columns, others, starts, moved, order):
         free[columns[i]] = at + 1
 
 
-@compiled
-def _argsort_words(words, shift, ends, into, places):
-    """By their first bits words are counted into about as many places as there are words; few are then not yet where
-    they belong, and none is far from there."""
+@compile_loop
+def _argsort_words(words, shift, ends, into, indices):
+    """Count words by their first bits into about as many buckets as there are words, then sort by insertion.
+
+    After the counting few words are out of order, and none is far from its position.
+    """
     for i in range(words.size):
         ends[words[i] >> shift] += 1
     begin = 0
@@ -61,11 +68,11 @@ def _argsort_words(words, shift, ends, into, places):
     for i in range(words.size):
         bucket = words[i] >> shift
         at = ends[bucket]
-        into[at], places[at] = words[i], i
+        into[at], indices[at] = words[i], i
         ends[bucket] = at + 1
     for i in range(1, words.size):
-        word, place, at = into[i], places[i], i
+        word, index, at = into[i], indices[i], i
         while at > 0 and into[at - 1] > word:
-            into[at], places[at] = into[at - 1], places[at - 1]
+            into[at], indices[at] = into[at - 1], indices[at - 1]
             at -= 1
-        into[at], places[at] = word, place
+        into[at], indices[at] = word, index

@@ -1,10 +1,11 @@
-"""Rows of a matrix in any order, turned into float32 on the way.
+"""Rows of a matrix in any order, gathered and turned into float32.
 
-Rows that lie anywhere in hundreds of megabytes are waited for, not computed: asking for each a few rows before it is
-taken, which Numba has no name for, halves the time.
+The time goes by in waiting for memory, if rows lie anywhere in hundreds of megabytes. A prefetch of each row a few rows
+ahead halves it. Numba has no name for that instruction, so it is defined here.
 """
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,56 +13,78 @@ from jaxtyping import Float, Int, Shaped
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.base import BaseContext
+from numba.core.typing.context import Context
+from numba.core.typing.templates import Signature
 from torch import Tensor
 
-from lmsae.kernels.cpu.threads import compiled, generated, in_parts
+from lmsae.kernels.cpu.threads import compile_loop, define_instruction, share_among_threads
 
 AHEAD = 4
-"""How many rows before its turn a row is asked for."""
+"""The number of rows between the prefetch of a row and its turn."""
 LINE_BYTES = 64
-"""What memory hands out at a time."""
+"""The bytes of a cache line, which memory delivers at a time."""
 SIGN, REST, HALF_TO_FLOAT = np.int32(0x8000), np.int32(0x7FFF), np.float32(2.0**112)
-"""Bits of a float16; and how many times too small a float32 is that has its bits, for exponents begin elsewhere."""
+"""Masks of a float16's bits, and its ratio to the float32 with the same bits: their exponents differ in bias."""
 FLOAT16, BFLOAT16, FLOAT32 = 0, 1, 2
 KINDS = {torch.float16: FLOAT16, torch.bfloat16: BFLOAT16, torch.float32: FLOAT32}
 BITS = {torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float32: torch.int32}
 
 
-def rows_as_float32(rows: Float[Tensor, "rows width"], taken: Int[Tensor, " taken"]) -> Float[Tensor, "taken width"]:
-    """Rows of finite float16, bfloat16 or float32 values, exactly."""
+class Builder(Protocol):
+    """The part of llvmlite's IRBuilder that is used here: its own functions have no types."""
+
+    module: ir.Module
+
+    def bitcast(self, value: ir.Value, typ: ir.Type) -> ir.NamedValue: ...
+    def call(self, fn: ir.Value, args: Sequence[ir.Value]) -> ir.Value: ...
+
+
+Generate = Callable[[BaseContext, Builder, Signature, Sequence[ir.Value]], ir.Value]
+"""Writes the code of an instruction."""
+
+
+def gather_as_float32(rows: Float[Tensor, "rows width"], taken: Int[Tensor, " taken"]) -> Float[Tensor, "taken width"]:
+    """Gather rows of finite float16, bfloat16 or float32 values as float32, exactly."""
     assert _all_within(taken, len(rows))
     into = torch.empty(len(taken), rows.shape[1])
     bits, kind = rows.view(BITS[rows.dtype]).numpy(), KINDS[rows.dtype]
-    places, out = taken.numpy(), into.numpy()
-    in_parts(len(taken), into.numel(), lambda start, stop: _rows_as_float32(bits, kind, places, out, start, stop))
+    indices, out = taken.numpy(), into.numpy()
+    share_among_threads(
+        len(taken), into.numel(), lambda start, stop: _gather_as_float32(bits, kind, indices, out, start, stop)
+    )
     return into
 
 
-def rows_scaled(
+def gather_scaled(
     rows: Shaped[Tensor, "rows items"],
     taken: Int[Tensor, " taken"],
     mean: Float[Tensor, " width"],
     std: Float[Tensor, " width"],
 ) -> Float[Tensor, "taken width"]:
-    """mean + std * scale * q, float32, of rows of int8: q, and behind it the four bytes of the scale, a float32."""
+    """Gather mean + std * scale * q, float32, from rows of int8: q, and behind it the bytes of scale, a float32."""
     assert rows.dtype == torch.int8
     assert _all_within(taken, len(rows))
     into = torch.empty(len(taken), len(mean))
     arrays = rows.numpy(), taken.numpy(), mean.numpy(), std.numpy(), into.numpy()
-    in_parts(len(taken), into.numel(), lambda start, stop: _rows_scaled(*arrays, start, stop))
+    share_among_threads(len(taken), into.numel(), lambda start, stop: _gather_scaled(*arrays, start, stop))
     return into
 
 
 def _all_within(taken: Tensor, rows: int) -> bool:
-    """Loops without bounds rely on it."""
+    """True if all indices are rows: the loops check no bounds."""
     return not len(taken) or bool(taken.min() >= 0 and taken.max() < rows)
 
 
-@generated
-def _ask_for(typing: Any, array: types.Array, row: types.Integer, item: types.Integer) -> Any:
-    """Have an item of a matrix brought into the cache, and wait for nothing."""
+@define_instruction
+def _prefetch(
+    typing: Context, array: types.Array, row: types.Integer, item: types.Integer
+) -> tuple[Signature, Generate]:
+    """Ask for an item of a matrix to be brought into the cache, without waiting."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(
+        context: BaseContext, builder: Builder, signature: Signature, arguments: Sequence[ir.Value]
+    ) -> ir.Value:
         of = signature.args[0]
         struct = context.make_array(of)(context, builder, arguments[0])
         item = cgutils.get_item_pointer(context, builder, of, struct, list(arguments[1:]), wraparound=False)
@@ -74,29 +97,31 @@ def _ask_for(typing: Any, array: types.Array, row: types.Integer, item: types.In
     return types.void(array, types.intp, types.intp), generate
 
 
-@generated
-def _float(typing: Any, bits: types.Integer) -> Any:
+@define_instruction
+def _float(typing: Context, bits: types.Integer) -> tuple[Signature, Generate]:
     """The float32 that has these 32 bits."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(
+        context: BaseContext, builder: Builder, signature: Signature, arguments: Sequence[ir.Value]
+    ) -> ir.Value:
         return builder.bitcast(arguments[0], ir.FloatType())
 
     return types.float32(types.int32), generate
 
 
-@compiled
-def _ask_for_row(rows, taken, at, stop):
+@compile_loop
+def _prefetch_row(rows, taken, at, stop):
     if at < stop:
         for item in range(0, rows.shape[1], LINE_BYTES // rows.itemsize):
-            _ask_for(rows, taken[at], item)
+            _prefetch(rows, taken[at], item)
 
 
-@compiled
-def _rows_as_float32(bits, kind, taken, into, start, stop):
+@compile_loop
+def _gather_as_float32(bits, kind, taken, into, start, stop):
     for i in range(start, min(start + AHEAD, stop)):
-        _ask_for_row(bits, taken, i, stop)
+        _prefetch_row(bits, taken, i, stop)
     for i in range(start, stop):
-        _ask_for_row(bits, taken, i + AHEAD, stop)
+        _prefetch_row(bits, taken, i + AHEAD, stop)
         row, out = bits[taken[i]], into[i]
         if kind == FLOAT16:
             for j in range(out.size):
@@ -111,14 +136,14 @@ def _rows_as_float32(bits, kind, taken, into, start, stop):
                 out[j] = _float(np.int32(row[j]))
 
 
-@compiled
-def _rows_scaled(rows, taken, mean, std, into, start, stop):
+@compile_loop
+def _gather_scaled(rows, taken, mean, std, into, start, stop):
     width, scale_bits = into.shape[1], np.empty(1, np.int32)
     scale_bytes, scales = scale_bits.view(np.int8), scale_bits.view(np.float32)
     for i in range(start, min(start + AHEAD, stop)):
-        _ask_for_row(rows, taken, i, stop)
+        _prefetch_row(rows, taken, i, stop)
     for i in range(start, stop):
-        _ask_for_row(rows, taken, i + AHEAD, stop)
+        _prefetch_row(rows, taken, i + AHEAD, stop)
         row, out = rows[taken[i]], into[i]
         scale_bytes[:] = row[width : width + 4]
         scale = scales[0]

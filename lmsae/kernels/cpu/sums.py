@@ -4,65 +4,69 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lmsae.kernels.cpu.threads import compiled, in_parts
+from lmsae.kernels.cpu.threads import compile_loop, share_among_threads
 
 
 def can_sum(values: Tensor) -> bool:
-    """Whether these kernels sum such values."""
+    """True if these kernels can sum such values."""
     return values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64)
 
 
-def columns_with(
+def find_nonzero_columns(
     values: Float[Tensor, " entries"], columns: Int[Tensor, " entries"], width: int
 ) -> Bool[Tensor, " width"]:
-    """Which columns have a value other than 0 at any of their entries; float32 or float64."""
+    """The mask of the columns with a value, float32 or float64, other than 0 at any of their entries."""
     found = torch.zeros(width, dtype=torch.bool)
-    _columns_with(values.detach().numpy(), columns.numpy(), found.numpy())
+    _find_nonzero_columns(values.detach().numpy(), columns.numpy(), found.numpy())
     return found
 
 
-def bag_sums(
+def sum_bags(
     starts: Int[Tensor, " ends"],
     columns: Int[Tensor, " entries"],
     values: Float[Tensor, " entries"],
     rows: Float[Tensor, "columns d"],
     order: Int[Tensor, " entries"] | None = None,
 ) -> Float[Tensor, "bags d"]:
-    """For each bag of entries, starts[i] to starts[i + 1], the sum of values times rows, 0 for an empty one; float32 or
-    float64. With an order, the value of entry i is values[order[i]]."""
+    """Sum values times rows over each bag of entries, which goes from starts[i] to starts[i + 1]; float32 or float64.
+
+    An empty bag sums to 0. With an order, the value of entry i is values[order[i]].
+    """
     assert values.dtype == rows.dtype
     sums = rows.new_empty(len(starts) - 1, rows.shape[1])
     values, rows = values.detach().contiguous(), rows.detach().contiguous()
     arrays = starts.numpy(), columns.numpy(), values.numpy(), rows.numpy(), None if order is None else order.numpy()
     into = sums.numpy()
-    in_parts(len(sums), len(columns) * rows.shape[1], lambda start, stop: _bag_sums(*arrays, into, start, stop))
+    share_among_threads(
+        len(sums), len(columns) * rows.shape[1], lambda start, stop: _sum_bags(*arrays, into, start, stop)
+    )
     return sums
 
 
-def entry_dots(
+def dot_entries(
     starts: Int[Tensor, " ends"],
     columns: Int[Tensor, " entries"],
     x: Float[Tensor, "rows d"],
     y: Float[Tensor, "columns d"],
 ) -> Float[Tensor, " entries"]:
-    """The scalar product of each entry's row of x and column's row of y; float32 or float64."""
+    """The scalar product of the row of x and the column's row of y, for each entry; float32 or float64."""
     assert x.dtype == y.dtype
     dots = x.new_empty(len(columns))
     x, y = x.detach().contiguous(), y.detach().contiguous()
     arrays = starts.numpy(), columns.numpy(), x.numpy(), y.numpy(), dots.numpy()
-    in_parts(len(x), len(columns) * x.shape[1], lambda start, stop: _entry_dots(*arrays, start, stop))
+    share_among_threads(len(x), len(columns) * x.shape[1], lambda start, stop: _dot_entries(*arrays, start, stop))
     return dots
 
 
-@compiled
-def _columns_with(values, columns, found):
+@compile_loop
+def _find_nonzero_columns(values, columns, found):
     for entry in range(values.size):
         if values[entry] != 0:
             found[columns[entry]] = True
 
 
-@compiled
-def _bag_sums(starts, columns, values, rows, order, into, start, stop):
+@compile_loop
+def _sum_bags(starts, columns, values, rows, order, into, start, stop):
     for bag in range(start, stop):
         total, entry, end = into[bag], starts[bag], starts[bag + 1]
         total[:] = 0
@@ -84,8 +88,8 @@ def _bag_sums(starts, columns, values, rows, order, into, start, stop):
                 entry += 1
 
 
-@compiled
-def _entry_dots(starts, columns, x, y, into, start, stop):
+@compile_loop
+def _dot_entries(starts, columns, x, y, into, start, stop):
     zero = x.dtype.type(0)
     for row in range(start, stop):
         of_x, entry, end = x[row], starts[row], starts[row + 1]

@@ -1,25 +1,30 @@
-"""How the loops are compiled, and how they are shared among threads."""
+"""The compilation of loops, and their distribution among threads."""
 
 import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from numba import njit
 from numba.extending import intrinsic
 
 SMALL = 1 << 16
-"""Numbers that are worth a thread."""
+"""The numbers that are worth a thread."""
 STRETCHES = 8
-"""For each thread: whoever is done takes another one, for not all rows are as much work."""
+"""The stretches for each thread. Rows differ in work, so a thread that is done takes another stretch."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def compiled(function: Callable[..., Any]) -> Any:
-    """Machine code of a function, kept between processes where there is a folder for it. It does not hold the GIL, and
-    may sum in any order, the same one every time."""
+def compile_loop(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a function to machine code, which stays between processes if there is a folder for it.
+
+    The code does not hold the GIL. It may sum in any order, but always in the same one.
+    """
     options = {"nogil": True, "fastmath": {"reassoc", "contract"}}
     try:
         return njit(cache=True, **options)(function)
@@ -27,15 +32,19 @@ def compiled(function: Callable[..., Any]) -> Any:
         return njit(**options)(function)
 
 
-def generated(function: Callable[..., Any]) -> Any:
-    """An instruction that Numba has no name for, for compiled functions: of the types of its arguments the function
-    makes a signature, and a function that writes the code."""
+def define_instruction(function: Callable[..., object]) -> Callable[..., Any]:
+    """Define an instruction, which Numba has no name for, for compiled functions.
+
+    From the types of the arguments, the function makes a signature and a function that writes the code.
+    """
     return intrinsic(function)
 
 
-def in_parts(rows: int, numbers: int, work: Callable[[int, int], None]) -> None:
-    """Work on stretches of rows, each from a first one up to another, in up to as many threads as torch has, this one
-    among them; `numbers` to work on in all."""
+def share_among_threads(rows: int, numbers: int, work: Callable[[int, int], None]) -> None:
+    """Call `work(start, stop)` for stretches of the rows, in at most as many threads as torch has.
+
+    This thread is one of them. `numbers` are the numbers to work on in all; few are not worth another thread.
+    """
     threads = min(torch.get_num_threads(), numbers // SMALL + 1)
     parts = min(STRETCHES * threads, rows) if threads > 1 else 1
     stretches = deque((rows * part // parts, rows * (part + 1) // parts) for part in range(parts))
