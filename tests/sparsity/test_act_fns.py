@@ -113,7 +113,7 @@ def test_entries_chosen_with_another_k_hold_the_codes_of_that_k(kind: str, k: in
     monkeypatch.setattr(kernels, "SPARSE_SHARE", 1.0)
     act_fn = build(kind)
     chosen = act_fn.choose_entries(PRE, k)
-    codes = chosen.dense(act_fn.activate_at(PRE[chosen.row, chosen.latents], chosen.latents))
+    codes = chosen.to_dense(act_fn.activate_at(PRE[chosen.token_index, chosen.latents], chosen.latents))
     assert torch.equal(codes, act_fn.select(PRE, k))
 
 
