@@ -7,8 +7,8 @@
     AutoEncoderTopK                           sae with topk
     BatchTopKSAE, MatryoshkaBatchTopKSAE      sae with batchtopk
 
-Its trainers take the scale of activations into the weights before they save, so these read raw activations. Codes of
-GatedAutoEncoder and JumpReluAutoEncoder are those that it gives divided by decoder norms; outputs are the same.
+Its trainers fold the scale of activations into the weights before they save, so that these read raw activations. The
+codes of a GatedAutoEncoder or JumpReluAutoEncoder are divided by decoder norms here; outputs are the same.
 """
 
 import json
@@ -23,29 +23,29 @@ from torch import Tensor
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.errors import ExportError
-from lmsae.interop.filling import filled, require
+from lmsae.interop.filling import fill_dictionary, require_weights
 
 CONFIG, WEIGHTS = "config.json", "ae.pt"
 
 State = Mapping[str, Tensor]
 
 
-def _learned(weights: State) -> dict[str, Tensor]:
-    # Below 0 there is none yet, and every positive pre is a code.
+def _threshold_state(weights: State) -> dict[str, Tensor]:
+    # A threshold below 0 means that none was learned yet: every positive pre is a code.
     threshold = weights["threshold"].double().clamp(min=0).reshape(1)
     return {"threshold_sum": threshold, "threshold_weight": (weights["threshold"] >= 0).double().reshape(1)}
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Where a class of dictionary_learning keeps its weights."""
+    """The weights of a class of dictionary_learning, by its names for them."""
 
     act_fn: str
     geometry: Mapping[str, str]
-    """Its name for each parameter of the geometry; those of linear layers are transposed."""
+    """Its name for each parameter of the geometry. Weights of linear layers are transposed."""
     act_fn_weights: tuple[str, ...] = ()
     state: Callable[[State], dict[str, Tensor]] = lambda weights: {}
-    """The state of the activation function here."""
+    """Makes the state of the activation function in lmsae."""
     apply_b_dec_to_input: bool = True
     ignored: tuple[str, ...] = ()
 
@@ -68,30 +68,32 @@ _LAYOUTS = {
         lambda weights: {"direct_threshold": weights["threshold"]},
         apply_b_dec_to_input=False,
     ),
-    "AutoEncoderTopK": _Layout("topk", _LINEAR, ("k", "threshold"), _learned),
-    "BatchTopKSAE": _Layout("batchtopk", _LINEAR, ("k", "threshold"), _learned),
-    "MatryoshkaBatchTopKSAE": _Layout("batchtopk", _PLAIN, ("k", "threshold"), _learned, ignored=("group_sizes",)),
+    "AutoEncoderTopK": _Layout("topk", _LINEAR, ("k", "threshold"), _threshold_state),
+    "BatchTopKSAE": _Layout("batchtopk", _LINEAR, ("k", "threshold"), _threshold_state),
+    "MatryoshkaBatchTopKSAE": _Layout(
+        "batchtopk", _PLAIN, ("k", "threshold"), _threshold_state, ignored=("group_sizes",)
+    ),
 }
 
 
 def load(folder: Path | str) -> Dictionary:
     """The dictionary in a folder of dictionary_learning, on the CPU, ready for inference.
 
-    The pickle is opened for tensors alone, and nothing in it is run. Raises ExportError where lmsae has no exact
-    counterpart, or the file holds something else.
+    The pickle is opened for tensors alone, and no code in it runs. Raises ExportError if lmsae has no exact
+    counterpart, or if the file holds anything but tensors.
     """
     dict_class = json.loads((Path(folder) / CONFIG).read_text())["trainer"]["dict_class"]
     if dict_class not in _LAYOUTS:
         raise ExportError(f"{folder}: lmsae reads dictionary_learning's {', '.join(_LAYOUTS)}; this is {dict_class}.")
-    layout, weights = _LAYOUTS[dict_class], _tensors(Path(folder) / WEIGHTS)
+    layout, weights = _LAYOUTS[dict_class], _load_tensors(Path(folder) / WEIGHTS)
     wanted = {*layout.geometry.values(), *layout.act_fn_weights, *layout.ignored}
     again = "Open it with the version of dictionary_learning that wrote it, and save it again with the newest."
-    require(wanted, weights, Path(folder) / WEIGHTS, dict_class, again)
-    geometry = {name: _matrix(theirs, weights[theirs]) for name, theirs in layout.geometry.items()}
-    return filled(_config(layout, geometry["W_dec"], weights), geometry, layout.state(weights))
+    require_weights(wanted, weights, Path(folder) / WEIGHTS, dict_class, again)
+    geometry = {name: _transpose_linear(theirs, weights[theirs]) for name, theirs in layout.geometry.items()}
+    return fill_dictionary(_config(layout, geometry["W_dec"], weights), geometry, layout.state(weights))
 
 
-def _tensors(file: Path) -> dict[str, Tensor]:
+def _load_tensors(file: Path) -> dict[str, Tensor]:
     try:
         weights = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -100,8 +102,8 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
 
 
-def _matrix(name: str, weight: Tensor) -> Tensor:
-    """A linear layer's weight is (out, in), where the geometry has (in, out)."""
+def _transpose_linear(name: str, weight: Tensor) -> Tensor:
+    """A parameter of the geometry, (in, out). A linear layer has its weight as (out, in)."""
     return weight.T if name.endswith(".weight") else weight
 
 

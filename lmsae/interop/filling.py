@@ -1,4 +1,4 @@
-"""What all loaders do at the end: look whether the weights are those that the format names, and fill a dictionary."""
+"""The last steps of all loaders: check that the weights are those of the format, and fill a dictionary with them."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,15 +10,17 @@ from lmsae.dictionary.dictionary import Dictionary
 from lmsae.errors import ExportError
 
 
-def require(wanted: Iterable[str], found: Mapping[str, Tensor], file: Path, kind: str, mend: str) -> None:
-    """Raise ExportError unless the file holds exactly the weights that such a dictionary has."""
+def require_weights(wanted: Iterable[str], found: Mapping[str, Tensor], file: Path, kind: str, mend: str) -> None:
+    """Raise ExportError unless the weights in a file are exactly those of such a dictionary; `mend` says what to do."""
     names = sorted(wanted)
     if sorted(found) != names:
         raise ExportError(f"{file}: {kind} has the weights {', '.join(names)}, but found {', '.join(found)}. {mend}")
 
 
-def filled(config: DictionaryConfig, geometry: Mapping[str, Tensor], sparsity: Mapping[str, Tensor]) -> Dictionary:
-    """A dictionary on the CPU, ready for inference, with these parameters; what is not given stays as it starts."""
+def fill_dictionary(
+    config: DictionaryConfig, geometry: Mapping[str, Tensor], sparsity: Mapping[str, Tensor]
+) -> Dictionary:
+    """Fill a dictionary on the CPU, ready for inference, with these parameters. Others keep their starting values."""
     dictionary = Dictionary(config)
     state = {f"geometry.{name}": value for name, value in geometry.items()}
     state |= {f"sparsity.{name}": value for name, value in sparsity.items()}

@@ -1,54 +1,57 @@
 """Folders of Language-Model-SAEs (OpenMOSS), read: `config.json` and `sae_weights.safetensors`.
 
-Its SAEs with relu or jumprelu become the geometry sae, or transcoder where they write another hook point than they
-read. It normalizes activations before it encodes and restores them after; a dictionary here does so itself, and so
-reads and writes raw activations, with the same codes.
+Its SAEs with relu or jumprelu become the geometry sae, or transcoder if they write another hook point than they read.
+Language-Model-SAEs normalizes activations outside of the SAE. A dictionary of lmsae normalizes them itself: it reads
+and writes raw activations, with the same codes.
 """
 
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lmsae.config import JsonObject
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.dictionary.normalizer import Scale
 from lmsae.errors import ExportError
-from lmsae.interop.filling import filled, require
+from lmsae.interop.filling import fill_dictionary, require_weights
 
 CONFIG, WEIGHTS = "config.json", "sae_weights.safetensors"
 NORM = "dataset_average_activation_norm."
 THRESHOLDS = ("activation_function.log_jumprelu_threshold", "log_jumprelu_threshold")
-"""What it calls log thresholds, and what it called them before."""
+"""Its name for log thresholds, and its former name."""
 ACT_FNS = ("relu", "jumprelu")
 NORMALIZATIONS = {"dataset-wise": "dataset", "token-wise": "token", "inference": "none"}
-"""Normalizations here. `inference` is what it calls scales that are folded into the weights."""
+"""Its normalizations, each as one of lmsae. By `inference` it means scales that are folded into the weights."""
 GEOMETRY = {"W_E": "W_enc", "b_E": "b_enc", "W_D": "W_dec", "b_D": "b_dec", "W_E_glu": "W_glu", "b_E_glu": "b_glu"}
 
 
 def load(folder: Path | str) -> Dictionary:
     """The dictionary in a folder of Language-Model-SAEs, on the CPU, ready for inference.
 
-    Raises ExportError where lmsae has no exact counterpart.
+    Raises ExportError if lmsae has no exact counterpart.
     """
     fields, file = json.loads((Path(folder) / CONFIG).read_text()), Path(folder) / WEIGHTS
-    if reason := _why_not(fields):
+    if reason := _obstacle(fields):
         raise ExportError(f"{folder}: {reason}")
     found = {name: weight.float() for name, weight in load_file(file).items()}
     norms = {name.removeprefix(NORM): value.item() for name, value in found.items() if name.startswith(NORM)}
     weights = {name: value for name, value in found.items() if not name.startswith(NORM)}
-    require(_names(fields, weights), weights, file, "such an SAE", "Its save_pretrained writes what can be read here.")
+    require_weights(
+        _names(fields, weights), weights, file, "such an SAE", "Its save_pretrained writes what can be read here."
+    )
     config = _config(fields, d_sae=len(weights["W_D"]))
-    dictionary = filled(config, _geometry(weights, config.d_out), _act_fn(weights))
+    dictionary = fill_dictionary(config, _geometry(weights, config.d_out), _act_fn(weights))
     if config.normalize_activations == "dataset":
         for normalizer, end in ((dictionary.read, "in"), (dictionary.write, "out")):
             norm = _norm(norms, fields[f"hook_point_{end}"], file)
-            cast(Scale, normalizer).set([math.sqrt(fields["d_model"]) / norm])
+            assert isinstance(normalizer, Scale)
+            normalizer.set([math.sqrt(fields["d_model"]) / norm])
     return dictionary
 
 
@@ -58,7 +61,8 @@ def _norm(norms: Mapping[str, float], hook_point: str, file: Path) -> float:
     return norms[hook_point]
 
 
-def _why_not(fields: Mapping[str, Any]) -> str | None:
+def _obstacle(fields: JsonObject) -> str | None:
+    """The reason why lmsae has no exact counterpart, or None if it has one."""
     if fields.get("sae_type") != "sae":
         return f"lmsae reads OpenMOSS' SAEs and transcoders (sae_type 'sae'); this is {fields.get('sae_type')!r}."
     if fields["act_fn"] not in ACT_FNS:
@@ -80,12 +84,12 @@ def _why_not(fields: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _subtracts_bias(fields: Mapping[str, Any]) -> bool:
-    """Whether the encoder reads x - b_D, as it could in older folders."""
+def _subtracts_bias(fields: JsonObject) -> bool:
+    """True if the encoder reads x - b_D, as it could in older folders."""
     return bool(fields.get("apply_decoder_bias_to_pre_encoder")) and fields.get("use_decoder_bias", True)
 
 
-def _names(fields: Mapping[str, Any], weights: Mapping[str, Tensor]) -> list[str]:
+def _names(fields: JsonObject, weights: Mapping[str, Tensor]) -> list[str]:
     names = ["W_E", "b_E", "W_D"]
     names += ["b_D"] if fields.get("use_decoder_bias", True) else []
     names += ["W_E_glu", "b_E_glu"] if fields.get("use_glu_encoder") else []
@@ -93,7 +97,7 @@ def _names(fields: Mapping[str, Any], weights: Mapping[str, Tensor]) -> list[str
 
 
 def _threshold(weights: Mapping[str, Tensor]) -> str:
-    """The name that log thresholds have in the file, or should have."""
+    """The name of log thresholds in the file or, if there are none, the name that they should have."""
     return next((name for name in THRESHOLDS if name in weights), THRESHOLDS[0])
 
 
@@ -107,7 +111,7 @@ def _act_fn(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {"log_threshold": weights[name]} if name in weights else {}
 
 
-def _config(fields: Mapping[str, Any], d_sae: int) -> DictionaryConfig:
+def _config(fields: JsonObject, d_sae: int) -> DictionaryConfig:
     sae = {"kind": "sae", "apply_b_dec_to_input": _subtracts_bias(fields)}
     geometry = sae if fields["hook_point_in"] == fields["hook_point_out"] else {"kind": "transcoder"}
     return DictionaryConfig.model_validate(

@@ -1,19 +1,18 @@
 """Folders of sparsify (EleutherAI), read: `cfg.json` and `sae.safetensors`.
 
-SAEs become the geometry sae, transcoders transcoder or skip_transcoder, with topk or groupmax.
+SAEs become the geometry sae, and transcoders become transcoder or skip_transcoder, with topk or groupmax.
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file
 
+from lmsae.config import JsonObject
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.errors import ExportError
-from lmsae.interop.filling import filled, require
+from lmsae.interop.filling import fill_dictionary, require_weights
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 ACTIVATIONS = ("topk", "groupmax")
@@ -22,24 +21,25 @@ ACTIVATIONS = ("topk", "groupmax")
 def load(folder: Path | str) -> Dictionary:
     """The dictionary in a folder of sparsify, on the CPU, ready for inference: same codes, same outputs.
 
-    Raises ExportError where lmsae has no exact counterpart.
+    Raises ExportError if lmsae has no exact counterpart.
     """
     fields, file = json.loads((Path(folder) / CONFIG).read_text()), Path(folder) / WEIGHTS
-    if reason := _why_not(fields):
+    if reason := _obstacle(fields):
         raise ExportError(f"{folder}: {reason}")
     weights = {name: weight.float() for name, weight in load_file(file).items()}
     skips = bool(fields.get("skip_connection"))
     wanted = ("encoder.weight", "encoder.bias", "W_dec", "b_dec", *(("W_skip",) if skips else ()))
-    require(wanted, weights, file, "a sparse coder", "sparsify's save_to_disk writes what can be read here.")
+    require_weights(wanted, weights, file, "a sparse coder", "sparsify's save_to_disk writes what can be read here.")
     geometry = {
         "W_enc": weights["encoder.weight"].T,
         "b_enc": weights["encoder.bias"],
         **{name: weights[name] for name in wanted if name.startswith(("W_", "b_"))},
     }
-    return filled(_config(fields, d_sae=len(weights["W_dec"])), geometry, {})
+    return fill_dictionary(_config(fields, d_sae=len(weights["W_dec"])), geometry, {})
 
 
-def _why_not(fields: Mapping[str, Any]) -> str | None:
+def _obstacle(fields: JsonObject) -> str | None:
+    """The reason why lmsae has no exact counterpart, or None if it has one."""
     activation = fields.get("activation", "topk")
     if activation not in ACTIVATIONS:
         return f"lmsae reads sparsify's {' and '.join(ACTIVATIONS)}; this is {activation!r}."
@@ -48,7 +48,7 @@ def _why_not(fields: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _config(fields: Mapping[str, Any], d_sae: int) -> DictionaryConfig:
+def _config(fields: JsonObject, d_sae: int) -> DictionaryConfig:
     transcoder = "skip_transcoder" if fields.get("skip_connection") else "transcoder"
     return DictionaryConfig.model_validate(
         {

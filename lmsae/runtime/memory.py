@@ -30,7 +30,7 @@ def reuse_freed_memory() -> None:
 def forget_peak() -> None:
     """Count the peak memory of this process and of its CUDA device from here on.
 
-    Only Linux lets a process do that. Elsewhere the peak stays the one since the process began.
+    Only Linux lets a process do that. Elsewhere the peak counts from the start of the process.
     """
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")

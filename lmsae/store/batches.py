@@ -79,16 +79,7 @@ class ShuffledBatches:
             ShapeError: if the source and `usable` are of different tokens.
             NotEnoughTokens: if no token is usable.
         """
-        if (source.contexts, source.context_size) != usable.shape:
-            raise ShapeError(
-                f"activations of {source.contexts:,} contexts of {source.context_size} tokens do not go with a mask of "
-                f"{usable.shape[0]:,} contexts of {usable.shape[1]}: they come from different tokens."
-            )
-        if whole_contexts and batch_size < usable.shape[1]:
-            raise NotEnoughTokens(
-                f"a batch of {batch_size:,} tokens holds no whole context of {usable.shape[1]:,}; raise "
-                "train.batch_size or lower tokenize.context_size"
-            )
+        _require_fit(source, usable, batch_size, whole_contexts)
         self._source = source
         self._unit_tokens = usable.shape[1] if whole_contexts else 1
         self._batch_units = batch_size // self._unit_tokens
@@ -194,3 +185,17 @@ class ShuffledBatches:
         window = Window(loaded.result(), units.result())
         self.waited_s += time.perf_counter() - began
         return window
+
+
+def _require_fit(source: ActivationSource, usable: Mask, batch_size: int, whole_contexts: bool) -> None:
+    """Raise ShapeError unless source and mask are of the same tokens, NotEnoughTokens for batches without a unit."""
+    if (source.contexts, source.context_size) != usable.shape:
+        raise ShapeError(
+            f"activations of {source.contexts:,} contexts of {source.context_size} tokens do not go with a mask of "
+            f"{usable.shape[0]:,} contexts of {usable.shape[1]}: they come from different tokens."
+        )
+    if whole_contexts and batch_size < usable.shape[1]:
+        raise NotEnoughTokens(
+            f"a batch of {batch_size:,} tokens holds no whole context of {usable.shape[1]:,}; raise "
+            "train.batch_size or lower tokenize.context_size"
+        )

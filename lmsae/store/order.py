@@ -5,7 +5,7 @@ Chunks of the store are drawn at random into windows, and the usable tokens of a
 order it is 83 times that (measured at batch 4,096 on the activations of a small transformer).
 
 Every epoch visits each usable token once, in an order of its own. A permutation sorts raw 64-bit words of NumPy's
-Philox generator. NumPy promises that its bit streams and SeedSequence never change, but not that its shuffles do not.
+Philox generator. NumPy promises that its bit streams and SeedSequence never change, but promises nothing of shuffles.
 """
 
 from collections.abc import Iterator

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from lmsae.dictionary.dictionary import WEIGHTS, Dictionary
-from lmsae.interop.saelens import why_not
+from lmsae.interop.saelens import obstacle
 from lmsae.planning.catalog import CATALOG
 from lmsae.stages.publishing import SAELENS_FILES, SOURCE, WHY_NOT
 from tests.engines.sweep import REPOSITORY, Sweep, new_sweep
@@ -87,7 +87,7 @@ def test_every_architecture_has_finite_metrics_and_a_row_in_the_table(zoo: Sweep
 @pytest.mark.parametrize("name", CATALOG)
 def test_every_architecture_has_a_saelens_folder_or_says_why_not(zoo: Sweep, name: str) -> None:
     folder = results(zoo) / "saelens" / name
-    reason = why_not(Dictionary.load(results(zoo) / "rows" / name / "train").config)
+    reason = obstacle(Dictionary.load(results(zoo) / "rows" / name / "train").config)
     written = {path.name for path in folder.iterdir() if path.name != SOURCE}
     assert written == ({WHY_NOT} if reason else SAELENS_FILES - {WHY_NOT, SOURCE})
     assert reason is None or reason in (folder / WHY_NOT).read_text()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lmsae.dictionary.as_jumprelu import convert_to_jumprelu
 from lmsae.errors import ExportError
-from lmsae.interop.saelens import ARCHITECTURES, export, load, why_not
+from lmsae.interop.saelens import ARCHITECTURES, export, load, obstacle
 from lmsae.planning.catalog import CATALOG
 from tests.interop.peers import (
     LATENTS,
@@ -106,7 +106,7 @@ def test_load_gives_back_what_was_written_and_writing_it_again_gives_the_same_by
     tmp_path: Path, name: str, normalization: str
 ) -> None:
     ours, density = made_as(name, normalize_activations=normalization), torch.linspace(0, 1, LATENTS)
-    if why_not(ours.config):
+    if obstacle(ours.config):
         assert refusal(name, normalization)
         return
     export(ours, tmp_path / "first", provenance=PROVENANCE, density=density)
@@ -125,7 +125,7 @@ def test_a_folder_of_saelens_computes_here_what_it_computes_there(
     tmp_path: Path, name: str, normalization: str
 ) -> None:
     ours = made_as(name, normalize_activations=normalization)
-    if why_not(ours.config):
+    if obstacle(ours.config):
         assert refusal(name, normalization)
         return
     saelens(exported(ours, tmp_path / "ours")).save_model(tmp_path / "theirs")

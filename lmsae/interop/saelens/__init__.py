@@ -1,9 +1,9 @@
 """SAELens folders, written and read: `cfg.json`, `sae_weights.safetensors` and `sparsity.safetensors`.
 
-What is written computes what the dictionary computes in `eval()` mode, on raw activations. Scales are folded into the
-weights, and decoder rows keep their norms. Codes are the same too, but for two cases: where latents are selected by
-pre * norm they are multiplied by decoder norms, and matching pursuit's are divided by the scale of `dataset`, because
-its rows, which are also its encoder, keep the norm 1.
+A written folder computes on raw activations what the dictionary computes in `eval()` mode. Scales are folded into the
+weights, and decoder rows keep their norms. Codes are the same too, with two exceptions. Where latents are selected by
+pre * norm, codes are multiplied by decoder norms. And the codes of matching pursuit are divided by the scale of
+`dataset`: its decoder rows, which are also its encoder, keep the norm 1.
 
     lmsae                                                 SAELens
     sae with relu, gated, topk, abstopk, jumprelu         standard, gated, topk, abstopk, jumprelu
@@ -13,8 +13,8 @@ its rows, which are also its encoder, keep the norm 1.
         with jumprelu or batchtopk                        jumprelu_transcoder, jumprelu_skip_transcoder
 """
 
-from lmsae.interop.saelens.exporting import export, why_not
+from lmsae.interop.saelens.exporting import export, obstacle
 from lmsae.interop.saelens.importing import load
 from lmsae.interop.saelens.names import ARCHITECTURES
 
-__all__ = ["ARCHITECTURES", "export", "load", "why_not"]
+__all__ = ["ARCHITECTURES", "export", "load", "obstacle"]

@@ -1,10 +1,9 @@
-"""A dictionary as a SAELens folder, and why some have none."""
+"""A dictionary as a SAELens folder, and the obstacles to that."""
 
 import json
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, cast
 
 from jaxtyping import Float
 from safetensors.torch import save_file
@@ -30,8 +29,8 @@ from lmsae.interop.saelens.names import (
 SMALLEST_DENSITY = 1e-10
 
 
-def why_not(config: DictionaryConfig) -> str | None:
-    """Why SAELens has no exact counterpart of such a dictionary, and what to do instead; None if it has one."""
+def obstacle(config: DictionaryConfig) -> str | None:
+    """The reason why SAELens has no exact counterpart of such a dictionary, with a way out, or None if it has one."""
     geometry, act_fn, normalization = config.geometry, config.act_fn, config.normalize_activations
     stay = "open it with lmsae instead: Dictionary.load(folder) reads and writes raw activations too."
     in_saelens = [known for geometry_kind, known in ARCHITECTURES.values() if geometry_kind == geometry.kind]
@@ -53,12 +52,14 @@ def why_not(config: DictionaryConfig) -> str | None:
     if normalization in PER_TOKEN and geometry.kind == "skip_transcoder":
         return f"sae.normalize_activations is {normalization}, but SAELens' W_skip reads tokens as they are; {stay}"
     if act_fn.needs_tied_encoder:
-        return _why_not_tied(config, stay)
+        return _tied_obstacle(config, stay)
     return None
 
 
-def _why_not_tied(config: DictionaryConfig, stay: str) -> str | None:
-    kind, geometry = config.act_fn.kind, cast(SAEConfig, config.geometry)
+def _tied_obstacle(config: DictionaryConfig, stay: str) -> str | None:
+    """The reason why SAELens has no counterpart with the encoder tied to the decoder, or None if it has one."""
+    kind, geometry = config.act_fn.kind, config.geometry
+    assert isinstance(geometry, SAEConfig), f"SAELens has {kind} in SAEs only"
     if not geometry.tied_encoder:
         return f"SAELens' {kind} reads by its decoder transposed, and this one has an encoder of its own; {stay}"
     if not geometry.apply_b_dec_to_input:
@@ -72,21 +73,21 @@ def _why_not_tied(config: DictionaryConfig, stay: str) -> str | None:
 
 
 def export(
-    dictionary: Dictionary, folder: Path, *, provenance: Mapping[str, Any], density: Float[Tensor, " d_sae"] | None
+    dictionary: Dictionary, folder: Path, *, provenance: Mapping[str, object], density: Float[Tensor, " d_sae"] | None
 ) -> None:
     """Write a dictionary as a SAELens folder.
 
     `provenance` becomes SAELens' metadata: model_name, hook_name, hook_name_out, context_size, prepend_bos,
-    dataset_path, and whatever else is known. `density` is the firing rate of each latent. Raises ExportError where
-    SAELens has no exact counterpart.
+    dataset_path, and others. `density` is the firing rate of each latent. Raises ExportError if SAELens has no exact
+    counterpart.
     """
-    if reason := why_not(dictionary.config):
+    if reason := obstacle(dictionary.config):
         raise ExportError(reason)
-    raw = _raw(dictionary)
-    config, act_fn = _loaded(raw.config, dictionary.config), ACT_FNS[raw.config.act_fn.kind]
+    raw = _fold(dictionary)
+    config, act_fn = _config_to_load(raw.config, dictionary.config), ACT_FNS[raw.config.act_fn.kind]
     parts = (config.geometry.kind, AT_INFERENCE.get(config.act_fn.kind, config.act_fn.kind))
     is_sae = config.geometry.autoencodes
-    # Heads are one flat vector here; SAELens' SAEs meet (n_heads, d_head) there and must flatten them.
+    # lmsae has heads as one flat vector. SAELens' SAEs meet (n_heads, d_head) there and must flatten them.
     has_heads = is_sae and str(provenance.get("hook_name", "")).endswith("hook_z")
     fields = {
         "architecture": next(name for name, its_parts in ARCHITECTURES.items() if its_parts == parts),
@@ -113,25 +114,25 @@ def export(
     (folder / CONFIG).write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n")
 
 
-def _raw(dictionary: Dictionary) -> Dictionary:
-    """A copy that reads and writes what SAELens' weights do: raw activations, or tokens that SAELens normalizes."""
+def _fold(dictionary: Dictionary) -> Dictionary:
+    """A copy for raw activations, or for tokens that SAELens normalizes."""
     bare = _without_per_token(dictionary) if dictionary.config.normalize_activations in PER_TOKEN else dictionary
-    return _folded_and_tied(bare) if dictionary.config.act_fn.needs_tied_encoder else bare.fold_normalizers()
+    return _fold_tied(bare) if dictionary.config.act_fn.needs_tied_encoder else bare.fold_normalizers()
 
 
-def _loaded(folded: DictionaryConfig, original: DictionaryConfig) -> DictionaryConfig:
-    """The config of what `load` gives back."""
-    changed: dict[str, Any] = {}
+def _config_to_load(folded: DictionaryConfig, original: DictionaryConfig) -> DictionaryConfig:
+    """The config of the dictionary that `load` gives back."""
+    changed: dict[str, object] = {}
     if original.normalize_activations in PER_TOKEN:
         changed["normalize_activations"] = original.normalize_activations
     if original.act_fn.kind == "jumprelu":
-        # Not the logarithm, whose exp would not be the same number.
+        # The exp of a stored logarithm would not be the same number.
         changed["act_fn"] = original.act_fn.model_copy(update={"jumprelu_threshold": "direct"})
     return folded.model_copy(update=changed)
 
 
 def _without_per_token(dictionary: Dictionary) -> Dictionary:
-    """A copy that reads tokens already normalized. A transcoder still writes by the factor of its output."""
+    """A copy that reads tokens that are normalized already. A transcoder still scales its output."""
     config, bare = dictionary.config, deepcopy(dictionary)
     like = next(dictionary.parameters())
     bare.read = normalizer.build("none", config.widths.reads).to(like)
@@ -140,12 +141,14 @@ def _without_per_token(dictionary: Dictionary) -> Dictionary:
     return bare
 
 
-def _folded_and_tied(dictionary: Dictionary) -> Dictionary:
-    """A copy in raw activations whose encoder is still its decoder transposed: one factor for all of x is taken into
-    b_dec and codes, not into rows."""
+def _fold_tied(dictionary: Dictionary) -> Dictionary:
+    """A copy for raw activations whose encoder is still its decoder transposed.
+
+    The one factor for all of x is folded into b_dec and the codes, and not into the rows.
+    """
     config, folded, affine = dictionary.config, deepcopy(dictionary), dictionary.read.affine()
-    b_dec = cast(Tensor, folded.geometry.b_dec)
-    b_dec.data = affine.restore_writers(b_dec.data)
+    b_dec = folded.geometry.get_parameter("b_dec")
+    b_dec.data = affine.restored(b_dec.data)
     like = next(dictionary.parameters())
     folded.read = normalizer.build("none", config.widths.reads).to(like)
     folded.write = normalizer.build("none", config.widths.writes).to(like)

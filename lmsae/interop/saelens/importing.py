@@ -1,17 +1,16 @@
-"""A SAELens folder as a dictionary, and why some are none."""
+"""A SAELens folder as a dictionary, and the obstacles to that."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file
 
+from lmsae.config import JsonObject
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.errors import ExportError
 from lmsae.geometry.config import GEOMETRIES
-from lmsae.interop.filling import filled, require
+from lmsae.interop.filling import fill_dictionary, require_weights
 from lmsae.interop.saelens import names as layout
 from lmsae.interop.saelens.names import ARCHITECTURES, CONFIG, OWN_CONFIG, PER_TOKEN, VERSION, WEIGHTS
 from lmsae.sparsity.config import ACT_FNS
@@ -20,27 +19,27 @@ from lmsae.sparsity.config import ACT_FNS
 def load(folder: Path | str) -> Dictionary:
     """The dictionary in a SAELens folder, on the CPU, ready for inference: it computes what SAELens computes.
 
-    Of one that lmsae wrote, codes and outputs are those of the dictionary written, to the bit where nothing was folded.
-    Raises ExportError where lmsae has no exact counterpart.
+    From a folder that lmsae wrote, codes and outputs are those of the written dictionary, bit for bit if no scale was
+    folded in. Raises ExportError if lmsae has no exact counterpart.
     """
     fields = json.loads((Path(folder) / CONFIG).read_text())
-    if reason := _why_not_read(fields):
+    if reason := _obstacle(fields):
         raise ExportError(f"{folder}: {reason}")
     weights = {name: weight.float() for name, weight in load_file(Path(folder) / WEIGHTS).items()}
     config = _config_of(fields)
     fresh, act_fn = Dictionary(config), layout.ACT_FNS[config.act_fn.kind]
     names = [*fresh.geometry.state_dict(), *act_fn.weights(fresh.sparsity)]
     again = "SAELens' save_model and save_inference_model write what can be read here."
-    require(names, weights, Path(folder) / WEIGHTS, fields["architecture"], again)
+    require_weights(names, weights, Path(folder) / WEIGHTS, fields["architecture"], again)
     geometry = {name: weights[name] for name in fresh.geometry.state_dict()}
-    dictionary = filled(config, geometry, act_fn.state(weights))
+    dictionary = fill_dictionary(config, geometry, act_fn.state(weights))
     if fields.get("rescale_acts_by_decoder_norm"):
         dictionary.geometry.fold_norms()
     return dictionary
 
 
-def _why_not_read(fields: Mapping[str, Any]) -> str | None:
-    """Why lmsae has no exact counterpart of this cfg.json, or None if it has one."""
+def _obstacle(fields: JsonObject) -> str | None:
+    """The reason why lmsae has no exact counterpart of this cfg.json, or None if it has one."""
     version = str(fields.get("metadata", {}).get("sae_lens_version") or "0")
     if int(version.split(".")[0]) < VERSION:
         again = "open it with SAELens and save it again: SAE.load_from_disk(folder).save_model(folder)."
@@ -66,12 +65,12 @@ def _why_not_read(fields: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _config_of(fields: Mapping[str, Any]) -> DictionaryConfig:
+def _config_of(fields: JsonObject) -> DictionaryConfig:
     own = fields["metadata"].get(OWN_CONFIG)
     if own is not None:
         return DictionaryConfig.model_validate(own)
     geometry, act_fn = ARCHITECTURES[fields["architecture"]]
-    described: dict[str, Any] = {"kind": geometry}
+    described: dict[str, object] = {"kind": geometry}
     if GEOMETRIES[geometry].autoencodes:
         described["apply_b_dec_to_input"] = fields.get("apply_b_dec_to_input", True)
         described["tied_encoder"] = ACT_FNS[act_fn].needs_tied_encoder

@@ -1,19 +1,21 @@
-"""The layout of a SAELens folder: its files, its architectures, and how activation functions stand in it."""
+"""The layout of a SAELens folder: its files, its architectures, and the fields and weights of activation functions."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lmsae.config import JsonObject
 from lmsae.dictionary.config import DictionaryConfig
+from lmsae.sparsity.config import SelectsK
 
 CONFIG, WEIGHTS, SPARSITY = "cfg.json", "sae_weights.safetensors", "sparsity.safetensors"
 VERSION = 6
-"""The layout is that of SAELens 6.0, which migrates a folder that claims less."""
+"""The layout is that of SAELens 6.0, which migrates folders of earlier versions."""
 OWN_CONFIG = "lmsae_dictionary"
-"""In `metadata`: the config of what was written, from which `load` gives back batchtopk as batchtopk."""
+"""The name in `metadata` of the written dictionary's config. By it `load` gives back batchtopk as batchtopk."""
 ARCHITECTURES = {
     "standard": ("sae", "relu"),
     "gated": ("sae", "gated"),
@@ -28,45 +30,56 @@ ARCHITECTURES = {
 }
 """SAELens' architectures, each as a geometry and an activation function."""
 AT_INFERENCE = {"batchtopk": "jumprelu"}
-"""Activation functions that are another one at inference."""
+"""The activation functions that become another one at inference."""
 PER_TOKEN = {"token": "constant_norm_rescale"}
-"""What SAELens can do to each token while it computes, so that it need not be folded."""
+"""The normalizations that SAELens can do to each token, so that no weight needs to change."""
 
 
 @dataclass(frozen=True, slots=True)
 class ActFn:
-    """How an activation function stands in a SAELens folder."""
+    """The fields and weights of an activation function in a SAELens folder."""
 
-    fields: Callable[[DictionaryConfig], dict[str, Any]] = lambda config: {}
-    """What it adds to cfg.json."""
-    options: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda fields: {}
-    """The fields of its config here, from cfg.json."""
-    weights: Callable[[Any], dict[str, Tensor]] = lambda sparsity: {}
-    """SAELens' weights, from the module here."""
+    fields: Callable[[DictionaryConfig], dict[str, object]] = lambda config: {}
+    """Makes its fields of cfg.json."""
+    options: Callable[[JsonObject], dict[str, object]] = lambda fields: {}
+    """Makes the fields of its config in lmsae from cfg.json."""
+    weights: Callable[[nn.Module], dict[str, Tensor]] = lambda sparsity: {}
+    """Makes SAELens' weights from the module of lmsae."""
     state: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = lambda weights: {}
-    """The module's state here, from SAELens' weights."""
+    """Makes the state of the module of lmsae from SAELens' weights."""
 
 
-def _selects_k(config: DictionaryConfig) -> dict[str, Any]:
-    return {"k": min(cast(Any, config.act_fn).k, config.d_sae), "rescale_acts_by_decoder_norm": False}
+@runtime_checkable
+class _HasThreshold(Protocol):
+    @property
+    def threshold(self) -> Tensor: ...
 
 
-def _pursues(config: DictionaryConfig) -> dict[str, Any]:
-    k = cast(Any, config.act_fn).k
-    return {"max_iterations": k, "residual_threshold": 0.0, "stop_on_duplicate_support": False}
+def _topk_fields(config: DictionaryConfig) -> dict[str, object]:
+    return {"k": min(_k_of(config), config.d_sae), "rescale_acts_by_decoder_norm": False}
 
 
-def _threshold(sparsity: Any) -> dict[str, Tensor]:
-    # SAELens computes ReLU(pre) * 1[pre > threshold]. Thresholds here are never negative, so that is pre * 1[pre > t].
+def _pursuit_fields(config: DictionaryConfig) -> dict[str, object]:
+    return {"max_iterations": _k_of(config), "residual_threshold": 0.0, "stop_on_duplicate_support": False}
+
+
+def _k_of(config: DictionaryConfig) -> int:
+    assert isinstance(config.act_fn, SelectsK)
+    return config.act_fn.k
+
+
+def _threshold(sparsity: nn.Module) -> dict[str, Tensor]:
+    assert isinstance(sparsity, _HasThreshold)
+    # SAELens computes ReLU(pre) * 1[pre > threshold]. No threshold is negative, so that is pre * 1[pre > threshold].
     return {"threshold": sparsity.threshold}
 
 
-def _observed_once(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _threshold_state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     one = weights["threshold"][:1].double()
     return {"threshold_sum": one, "threshold_weight": torch.ones_like(one)}
 
 
-_TOPK = ActFn(fields=_selects_k, options=lambda fields: {"k": fields["k"]})
+_TOPK = ActFn(fields=_topk_fields, options=lambda fields: {"k": fields["k"]})
 ACT_FNS = {
     "relu": ActFn(),
     "gated": ActFn(
@@ -80,8 +93,8 @@ ACT_FNS = {
         weights=_threshold,
         state=lambda weights: {"direct_threshold": weights["threshold"]},
     ),
-    "batchtopk": ActFn(weights=_threshold, state=_observed_once),
+    "batchtopk": ActFn(weights=_threshold, state=_threshold_state),
     "matching_pursuit": ActFn(
-        fields=_pursues, options=lambda fields: {"k": fields.get("max_iterations") or fields["d_in"]}
+        fields=_pursuit_fields, options=lambda fields: {"k": fields.get("max_iterations") or fields["d_in"]}
     ),
 }
