@@ -17,7 +17,6 @@ from lmsae.sparsity.config import ACT_FNS, JumpReLUConfig
 
 LATENTS, WIDTH = 12, 4
 KINDS = [*ACT_FNS, "jumprelu_direct"]
-EXAMPLES = settings.default.max_examples // 2
 EVERY = pytest.mark.parametrize("kind", KINDS)
 # Eighths, so that sums and products below are exact, ties are common, and equal means equal to the bit.
 EIGHTHS = st.integers(-32, 32).map(lambda n: n / 8)
@@ -61,7 +60,6 @@ PARAMETERS = hnp.arrays(np.float64, (3, LATENTS), elements=EIGHTHS).map(torch.fr
 
 
 @EVERY
-@settings(max_examples=EXAMPLES)
 @given(
     seen=pres(), pre=pres(), mates=pres(), decoder=HALVES, parameters=PARAMETERS, k=KS, groups=GROUPS, data=st.data()
 )
@@ -88,7 +86,6 @@ def test_at_inference_codes_of_a_token_do_not_depend_on_its_batch_mates(
 
 @EVERY
 @pytest.mark.parametrize("training", [True, False])
-@settings(max_examples=EXAMPLES)
 @given(seen=pres(), pre=pres(), k=KS, groups=GROUPS)
 def test_codes_are_some_of_relu_of_pre_or_with_their_signs_some_of_pre(
     kind: str, training: bool, seen: Tensor, pre: Tensor, k: int, groups: int
@@ -102,7 +99,6 @@ def test_codes_are_some_of_relu_of_pre_or_with_their_signs_some_of_pre(
 
 
 @EVERY
-@settings(max_examples=EXAMPLES)
 @given(pre=pres(), decoder=HALVES, parameters=PARAMETERS, k=KS, groups=GROUPS)
 def test_codes_are_negative_only_where_they_have_signs(
     kind: str, pre: Tensor, decoder: Tensor, parameters: Tensor, k: int, groups: int
@@ -112,7 +108,6 @@ def test_codes_are_negative_only_where_they_have_signs(
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ACT_FNS if "k" in ACT_FNS[kind].model_fields])
-@settings(max_examples=EXAMPLES)
 @given(pre=pres(), decoder=HALVES, k=KS, groups=GROUPS)
 def test_in_training_there_are_at_most_k_codes_a_token_on_average(
     kind: str, pre: Tensor, decoder: Tensor, k: int, groups: int

@@ -73,7 +73,6 @@ def left(folder: Path, *places: int) -> np.ndarray:
     return np.logical_and.reduce([used, *small])
 
 
-@pytest.mark.slow
 def test_leaving_outliers_out_captures_nothing_anew_and_measures_the_others(filtering: Path, lmsae: Lmsae) -> None:
     assert lmsae("plan").code == 0
     said = [lmsae(stage).err.split()[:2] for stage in ("tokenize", "activations", "norm", "init")]
@@ -99,7 +98,6 @@ def test_training_has_only_the_tokens_that_are_small_at_every_hook_point(filteri
     assert any(abs(int(found[0].replace(",", "")) - count) <= 2 for count in counts)
 
 
-@pytest.mark.slow
 def test_whatever_stands_in_place_of_the_outliers_norm_init_and_training_are_the_same(
     scored: Path, tmp_path: Path, lmsae: Lmsae, monkeypatch: pytest.MonkeyPatch
 ) -> None:
