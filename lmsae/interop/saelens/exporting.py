@@ -148,7 +148,7 @@ def _fold_tied(dictionary: Dictionary) -> Dictionary:
     """
     config, folded, affine = dictionary.config, deepcopy(dictionary), dictionary.read.affine()
     b_dec = folded.geometry.get_parameter("b_dec")
-    b_dec.data = affine.restored(b_dec.data)
+    b_dec.data = affine.restore_writers(b_dec.data)
     like = next(dictionary.parameters())
     folded.read = normalizer.build("none", config.widths.reads).to(like)
     folded.write = normalizer.build("none", config.widths.writes).to(like)
