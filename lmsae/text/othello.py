@@ -25,8 +25,8 @@ from lmsae.text.dataset import DatasetConfig, ResolvedDataset
 from lmsae.text.documents import TokenDocument
 from lmsae.text.kind import COLUMNS_OF_ALL, DigestLookup
 
-CENTRE = (27, 28, 35, 36)
-SQUARES = np.array([square for square in range(64) if square not in CENTRE])
+CENTER = (27, 28, 35, 36)
+SQUARES = np.array([square for square in range(64) if square not in CENTER])
 D_VOCAB = 1 + len(SQUARES)
 BLOCK = 2048
 """Games that are played side by side. Another number would give other games for a seed."""

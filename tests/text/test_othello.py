@@ -10,7 +10,7 @@ from lmsae.text import othello
 from lmsae.text.othello import (
     BLACK,
     BLOCK,
-    CENTRE,
+    CENTER,
     D_VOCAB,
     SQUARES,
     WHITE,
@@ -98,7 +98,7 @@ def test_moves_are_chosen_uniformly_among_the_legal_ones() -> None:
 
 def test_ids_are_those_of_othello_gpt() -> None:
     # The vocabulary is sorted: first the padding (-100), then the squares without the four that are taken at the start.
-    wanted = {square: number for number, square in enumerate(sorted({-100, *range(64)} - set(CENTRE)))}
+    wanted = {square: number for number, square in enumerate(sorted({-100, *range(64)} - set(CENTER)))}
     assert [wanted[int(square)] for square in SQUARES] == list(range(1, 61))
     assert D_VOCAB == len(wanted) == 61
     assert [wanted[square] for square in (0, 26, 29, 34, 37, 63)] == [1, 27, 28, 33, 34, 60]
