@@ -129,7 +129,7 @@ def prepare() -> None:
     import lmsae.training.run  # noqa: F401
     from lmsae.kernels import cpu
 
-    cpu.largest_of_rows(torch.tensor([[1.0, 2.0]]), 1)  # Numba's compiler
+    cpu.find_largest_of_rows(torch.tensor([[1.0, 2.0]]), 1)  # Numba's compiler
     torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])  # torch's
 
 
