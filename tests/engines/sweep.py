@@ -33,7 +33,7 @@ class Sweep:
     def run(self, *command: str, fails: bool = False) -> str:
         """What a command says on stdout and stderr; it must succeed, or with `fails` it must not."""
         done = subprocess.run(
-            command, cwd=self.folder, env=environment(self.package), capture_output=True, text=True, timeout=300
+            command, cwd=self.folder, env=environment(self.package), capture_output=True, text=True, timeout=1200
         )
         said = done.stdout + done.stderr
         assert (done.returncode != 0) == fails, said
