@@ -78,7 +78,6 @@ def test_a_misspelled_field_is_met_with_the_nearest(fresh: Path, lmsae: Lmsae) -
         ("train.lr", "-1", "greater than 0"),
         ("init.grid_search", "perhaps", "a valid boolean"),
         ("activations.dtype", "float61", "did you mean float16"),
-        ("dataset.name", "builtin:python", "builtin:python-stdlib"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_met_with_what_is_allowed(
