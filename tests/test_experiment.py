@@ -1,6 +1,7 @@
 """One experiment: from a file, from the command line, and from Python."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -82,15 +83,17 @@ def test_run_from_python_raises_every_fault_at_once() -> None:
         assert part in str(error.value)
 
 
-def test_importing_the_package_imports_nothing_else_of_it() -> None:
+def test_importing_the_package_imports_only_its_version() -> None:
     code = "import sys, lmsae; print(*sorted(name for name in sys.modules if name.startswith('lmsae')))"
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["lmsae"]
+    assert done.stdout.split() == ["lmsae", "lmsae.runtime", "lmsae.runtime.version"]
 
 
 def test_every_public_name_of_the_package_is_there() -> None:
-    assert [getattr(package, name).__name__ for name in package.__all__] == package.__all__
+    functions = [name for name in package.__all__ if name != "__version__"]
+    assert [getattr(package, name).__name__ for name in functions] == functions
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", package.__version__)
     with pytest.raises(AttributeError, match="no attribute 'walk'"):
         package.walk  # noqa: B018 # pyright: ignore[reportAttributeAccessIssue]
 
