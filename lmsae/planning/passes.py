@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmsae.artifacts.artifact import Artifacts, write_atomically
+from lmsae.artifacts.inside import require_reference
 from lmsae.config import canonical_json, key_of
+from lmsae.errors import DamagedArtifact
 from lmsae.planning.plan import Plan
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages import STAGES
@@ -38,8 +40,14 @@ class Pass:
 
     @classmethod
     def read(cls, root: Path, reference: str) -> "Pass":
-        """The pass of a reference, from the folder of artifacts `root`."""
-        return cls(**json.loads((root / FOLDER / f"{reference}.json").read_text()))
+        """The pass of a reference, from the folder of artifacts `root`. Raises DamagedArtifact if its file is none."""
+        path = root / FOLDER / f"{reference}.json"
+        try:
+            found = json.loads(path.read_text())
+            lists = [[require_reference(name, path) for name in found[field]] for field in ("artifacts", "needs")]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DamagedArtifact(f"{path}: it is no pass ({error!r}). Delete it, and plan again.") from None
+        return cls(*lists)
 
 
 def passes_of(plan: Plan, together: int) -> dict[str, list[Pass]]:

@@ -1,4 +1,4 @@
-"""verify and gc."""
+"""verify."""
 
 import shutil
 from collections.abc import Callable
@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from lmsae.artifacts.artifact import Artifact
-from lmsae.artifacts.claim import hold_claim
-from tests.miniature import ROWS, Said, keys, manifests, write_sweep
+from tests.miniature import Said, keys, manifests
 
 Lmsae = Callable[..., Said]
 
@@ -47,34 +46,3 @@ def test_a_damaged_artifact_deleted_as_told_comes_back_with_the_same_bytes(made:
     shutil.rmtree(made / "artifacts" / "train" / key)
     assert "train: 1 made, 3 there already" in lmsae("run").err
     assert manifests(made) == before
-
-
-def test_gc_lists_what_no_row_wants_and_removes_nothing(made: Path, lmsae: Lmsae) -> None:
-    before = manifests(made)
-    lost = keys(made, "train")[-1]
-    write_sweep(made, ROWS[:3])
-    said = lmsae("gc")
-    assert said.code == 0
-    assert f"unwanted train/{lost}" in said.out
-    assert "6 artifacts" in said.out  # the last row's own five, and the report of all four rows
-    assert "`lmsae gc --delete` removes them" in said.out
-    assert manifests(made) == before
-
-
-def test_gc_removes_what_no_row_wants_and_nothing_else(made: Path, lmsae: Lmsae) -> None:
-    write_sweep(made, ROWS[:3])
-    unwanted = {line.split()[1] for line in lmsae("gc").out.splitlines() if line.startswith("unwanted")}
-    before = set(manifests(made))
-    assert lmsae("gc", "--delete").out.count("removed ") == len(unwanted) == 6
-    assert set(manifests(made)) == before - unwanted
-    assert not any((made / "artifacts" / reference).exists() for reference in unwanted)
-    assert lmsae("gc").out == "0 artifacts, 0 bytes\n"
-    assert "report: 1 made" in lmsae("run").err
-
-
-def test_gc_leaves_what_somebody_is_making(made: Path, lmsae: Lmsae) -> None:
-    lost = made / "artifacts" / "train" / keys(made, "train")[-1]
-    write_sweep(made, ROWS[:3])
-    with hold_claim(lost):
-        assert lmsae("gc", "--delete").code == 2
-    assert lost.exists()
