@@ -14,8 +14,9 @@ from pathlib import Path
 
 from lmsae.artifacts.artifact import SPEC, Artifact, Artifacts, Spec
 from lmsae.artifacts.claim import Claims, hold_claims
+from lmsae.artifacts.digests import DigestCache
 from lmsae.config import canonical_json, key_of
-from lmsae.errors import ConfigError, Fault
+from lmsae.errors import ChangedSource, ConfigError, Fault
 from lmsae.runtime.disk import explain_full_disk
 from lmsae.runtime.memory import forget_peak, peak_memory, reuse_freed_memory
 from lmsae.runtime.runtime import Runtime
@@ -55,7 +56,7 @@ def _make_pass(
     jobs = [_job(stage, artifact, artifacts, others, claims) for artifact in missing]
     _apply(runtime)
     started, began = time.time(), time.perf_counter()
-    with explain_full_disk(artifacts.root), _explain_lost_claims(jobs):
+    with explain_full_disk(artifacts.root), _explain_lost_claims(jobs), _drop_false_digests(artifacts):
         for job, facts in stage.make(jobs, runtime):
             cost = {"seconds": round(time.perf_counter() - began, 3), "in_pass": 1, **facts}
             Artifact(job.out).publish(_provenance(started, cost, runtime), job.require_claim)
@@ -72,6 +73,17 @@ def _explain_lost_claims(jobs: Sequence[Job]) -> Iterator[None]:
     except Exception:
         for job in jobs:
             job.require_claim()
+        raise
+
+
+@contextlib.contextmanager
+def _drop_false_digests(artifacts: Artifacts) -> Iterator[None]:
+    """While this is entered, sources that are not those that were planned take the remembered digests with them: the
+    next plan computes them anew, so a wrong one is not planned for ever."""
+    try:
+        yield
+    except ChangedSource:
+        DigestCache.drop(artifacts.root)
         raise
 
 
