@@ -22,6 +22,7 @@ from lmsae.artifacts.inside import is_reference, require_reference
 from lmsae.artifacts.manifest import Manifest, ManifestFile, read_manifest, write_manifest
 from lmsae.config import Frozen, JsonObject, canonical_json, key_of
 from lmsae.errors import DamagedArtifact, MissingArtifact
+from lmsae.runtime.disk import explain_full_disk
 from lmsae.runtime.drafts import DRAFT, draft_of
 
 SPEC, MANIFEST, RUN = "spec.json", "manifest.json", "run.json"
@@ -254,9 +255,9 @@ def digest_of_file(path: Path) -> str:
 def write_atomically(path: Path, text: str, *, survives_power_cut: bool = True) -> None:
     """Write a small file so that a reader sees all of it or nothing.
 
-    With `survives_power_cut` this holds after a power cut too, and the call waits for the disk.
+    With `survives_power_cut` this holds after a power cut too, and the call waits for the disk. Raises NoSpaceError.
     """
-    with draft_of(path) as draft, open(draft, "w", encoding="utf-8", newline="\n") as file:
+    with explain_full_disk(path), draft_of(path) as draft, open(draft, "w", encoding="utf-8", newline="\n") as file:
         file.write(text)
         if survives_power_cut:
             file.flush()

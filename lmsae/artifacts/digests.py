@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from lmsae.artifacts.artifact import write_atomically
+from lmsae.errors import NoSpaceError
 
 NAME = ".digests.json"
 
@@ -44,8 +46,10 @@ class DigestCache:
         (root / NAME).unlink(missing_ok=True)
 
     def save(self) -> None:
-        """Write the known digests to the disk, if there are new ones."""
-        if self._changed:
+        """Write the known digests to the disk, if there are new ones and the disk takes them."""
+        if not self._changed:
+            return
+        with suppress(OSError, NoSpaceError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self._path, json.dumps(self._known, indent=0, sort_keys=True))
 

@@ -15,7 +15,8 @@ def verify(artifacts: Artifacts, keys: Sequence[str], say: Say) -> int:
     missing. Returns 0 if all is well, else 1."""
     chosen = [artifacts.find(key) for key in keys] if keys else list(artifacts)
     wanted = {artifact.reference for artifact in chosen} if keys else _references_of_plan(artifacts)
-    missing = sum(not artifacts[reference].is_finished for reference in wanted)
+    lacking = [reference for reference in wanted if not artifacts[reference].is_finished]
+    missing = len(lacking)
     finished = damaged = 0
     for artifact in chosen:
         try:
@@ -32,7 +33,9 @@ def verify(artifacts: Artifacts, keys: Sequence[str], say: Say) -> int:
     if damaged:
         say("Delete a damaged artifact's directory and run the workflow again: it and what lies below it come back.")
     if missing:
-        say("Run the workflow (snakemake, dvc repro or lmsae run) to make what is missing.")
+        stages = " ".join(f"{stage}_all" for stage in STAGES if any(one.startswith(f"{stage}/") for one in lacking))
+        say(f"`lmsae run` makes what is missing. So does `snakemake {stages}`,")
+        say(f"or `rm -r {artifacts.root}/index && dvc repro`.")
     return 1 if damaged or missing else 0
 
 

@@ -88,10 +88,17 @@ def _mark(path: Path, done: bool) -> None:
 
 
 def _is_done(stage: str, one: Pass, artifacts: Artifacts, runtime: Runtime) -> bool:
-    """True if all artifacts of a pass are finished, and those that are published lie in `runtime.results`."""
+    """True if all artifacts of a pass are finished, and those that are published lie in `runtime.results`.
+
+    What is published links to what it was made of, so that must be there too: a dictionary that somebody deleted is
+    wanted again. Other inputs of what is finished may be gone, such as activations.
+    """
     made = [artifacts[reference] for reference in one.artifacts]
+    if not all(artifact.is_finished for artifact in made):
+        return False
     publisher = STAGES[stage].publisher
-    return all(
-        artifact.is_finished and (publisher is None or publisher.is_published(artifact, runtime.results))
+    return publisher is None or all(
+        publisher.is_published(artifact, runtime.results)
+        and all(artifacts[reference].is_finished for reference in artifact.spec().inputs.values())
         for artifact in made
     )

@@ -1,5 +1,6 @@
 """The memory for digests."""
 
+import errno
 import hashlib
 import json
 import os
@@ -65,3 +66,17 @@ def test_a_wrong_digit_is_found_by_the_job_that_reads_the_files_and_is_planned_o
     assert (said.code, "Plan again" in said.err) == (2, True)
     assert not memory.exists()
     assert {lmsae(command).code for command in ("plan", "tokenize")} == {0}
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EACCES])
+def test_a_disk_that_takes_nothing_costs_the_memory_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(path: Path) -> Path:
+        raise OSError(number, os.strerror(number), str(path))
+
+    cache = DigestCache(tmp_path)
+    assert cache.look_up("key", lambda: "digest") == "digest"
+    monkeypatch.setattr("lmsae.runtime.drafts.name_draft", refuse)
+    cache.save()
+    assert cache.look_up("key", never) == "digest"

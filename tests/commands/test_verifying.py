@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lmsae.artifacts.artifact import Artifact
+from lmsae.artifacts.artifact import Artifact, Artifacts
+from lmsae.planning.passes import write_passes
+from lmsae.planning.plan import plan_of
 from tests.miniature import Said, keys, manifests
 
 Lmsae = Callable[..., Said]
@@ -25,7 +27,7 @@ def test_verify_says_what_the_plan_wants_and_is_not_there(made: Path, lmsae: Lms
     said = lmsae("verify")
     assert said.code == 1
     assert f"{len(manifests(made))} whole, 0 damaged, 5 wanted but not made" in said.out
-    assert "lmsae run" in said.out
+    assert "`lmsae run` makes what is missing. So does `snakemake train_all eval_all`" in said.out
 
 
 def test_verify_looks_at_the_named_artifacts_only(made: Path, lmsae: Lmsae) -> None:
@@ -46,3 +48,18 @@ def test_a_damaged_artifact_deleted_as_told_comes_back_with_the_same_bytes(made:
     shutil.rmtree(made / "artifacts" / "train" / key)
     assert "train: 1 made, 3 there already" in lmsae("run").err
     assert manifests(made) == before
+
+
+def test_a_dictionary_that_was_deleted_is_wanted_again_and_activations_are_not(made: Path) -> None:
+    """By the marks that Snakemake goes by, at every start."""
+    plan, runtime = plan_of(Path("config/config.yaml"), Path("config/sweep.tsv"), [], {})
+    for stage, lost in (("activations", {"activations"}), ("train", {"activations", "train", "report"})):
+        shutil.rmtree(made / "artifacts" / stage / keys(made, stage)[0])
+        plan.write(Artifacts(runtime.artifacts), runtime.together)
+        references = write_passes(plan, runtime)
+        undone = {one for one in references if any(not _mark(made, mark).exists() for mark in references[one])}
+        assert undone == lost
+
+
+def _mark(folder: Path, reference: str) -> Path:
+    return folder / "artifacts" / "passes" / f"{reference}.done"
