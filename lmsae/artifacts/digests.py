@@ -25,8 +25,9 @@ class DigestCache:
             known = json.loads(path.read_text())
         except (FileNotFoundError, ValueError, RecursionError):
             known = None
-        is_whole = isinstance(known, dict) and all(isinstance(digest, str) for digest in known.values())
-        self._known: dict[str, str] = known if is_whole else {}
+        self._known: dict[str, str] = {}
+        if isinstance(known, dict) and all(isinstance(digest, str) for digest in known.values()):
+            self._known = known
 
     def look_up(self, key: str, compute: Callable[[], str]) -> str:
         """The digest that is known under `key`. An unknown one is computed, and remembered."""

@@ -29,12 +29,11 @@ class Published:
             return cls()
         except (ValueError, RecursionError):
             raise DamagedArtifact(f"{path}: it cannot be read. {_MEND}") from None
-        if isinstance(found, list):  # by an lmsae before 0.1: of one sweep, whichever it was
-            found = {"names": found}
-        if not isinstance(found, dict) or not isinstance(found.get("names"), list):
+        # An earlier lmsae wrote the names alone: of one sweep, whichever it was.
+        names, sweep = (found.get("names"), found.get("sweep")) if isinstance(found, dict) else (found, None)
+        if not isinstance(names, list) or not isinstance(sweep, dict | None):
             raise DamagedArtifact(f"{path}: it is no account of what was published. {_MEND}")
-        names = frozenset(require_inside(name, path) for name in found["names"])
-        return cls(Origin.read(found["sweep"], path) if found.get("sweep") else None, names)
+        return cls(Origin.read(sweep, path) if sweep else None, frozenset(require_inside(name, path) for name in names))
 
     def write(self, results: Path) -> None:
         """Write the account, unless it stands there."""

@@ -63,3 +63,18 @@ def test_a_dictionary_that_was_deleted_is_wanted_again_and_activations_are_not(m
 
 def _mark(folder: Path, reference: str) -> Path:
     return folder / "artifacts" / "passes" / f"{reference}.done"
+
+
+def test_planning_a_finished_sweep_again_writes_nothing(made: Path) -> None:
+    """So it works where the folder of artifacts is read-only."""
+
+    def seen() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (made / "artifacts").rglob("*")}
+
+    def plan() -> dict[Path, int]:
+        plan, runtime = plan_of(Path("config/config.yaml"), Path("config/sweep.tsv"), [], {})
+        plan.write(Artifacts(runtime.artifacts), runtime.together)
+        write_passes(plan, runtime)
+        return seen()
+
+    assert plan() == plan()
