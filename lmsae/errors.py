@@ -3,6 +3,7 @@
 LmsaeError
  ├── ConfigError          the sweep, a config file or a flag asks for something that is not allowed (all faults at once)
  ├── SourceError          a model or dataset cannot be found, reached or used
+ │    └── ChangedSource    its files are not those that were planned
  ├── HookPointError       the model has no such hook point
  ├── NotEnoughTokens      more tokens were asked for than there are
  ├── ShapeError           two things that must have the same width do not
@@ -53,6 +54,10 @@ class ConfigError(LmsaeError):
 
 class SourceError(LmsaeError):
     """A model or dataset cannot be found, reached or used."""
+
+
+class ChangedSource(SourceError):
+    """The files of a model or dataset are not those that were planned, or were taken for others when planned."""
 
 
 class HookPointError(LmsaeError):

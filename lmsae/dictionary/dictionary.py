@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lmsae import geometry, sparsity
@@ -18,6 +18,7 @@ from lmsae.geometry.codes import DenseCodes, EntryCodes
 from lmsae.geometry.forward import Forward
 from lmsae.geometry.geometry import EntrywiseGeometry
 from lmsae.kernels.entries import Entries, spread
+from lmsae.runtime.tensors import save_tensors
 from lmsae.sparsity.capabilities import TakesAnyK, require
 from lmsae.sparsity.sparsity import EntrywiseSparsity
 
@@ -184,7 +185,7 @@ class Dictionary(nn.Module):
     def save(self, folder: Path) -> None:
         """Write `dictionary.json` (its config) and `dictionary.safetensors` (weights, statistics and normalizers)."""
         (folder / CONFIG).write_text(json.dumps(self.config.model_dump(mode="json"), indent=1) + "\n")
-        save_file(
+        save_tensors(
             {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS
         )
 

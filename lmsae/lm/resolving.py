@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lmsae.config import Frozen, JsonObject
-from lmsae.errors import SourceError, suggest
+from lmsae.errors import ChangedSource, SourceError, suggest
 from lmsae.lm import features
 from lmsae.lm.features import Features
 from lmsae.runtime import hub
@@ -163,7 +163,7 @@ def _planned_folder(model: ResolvedModel) -> Path | None:
     if local is not None:
         digest = _digest_of_folder(model.name, local, sha256_of_file)
         if digest != model.revision:
-            raise SourceError(
+            raise ChangedSource(
                 f"model {model.name}: the files in {local} are not those that were planned (they are {digest}, "
                 f"planned was {model.revision}). Plan again: `lmsae plan`, or run the workflow again"
             )

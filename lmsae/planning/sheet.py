@@ -117,7 +117,7 @@ def read_runtime(config: Path | Mapping[str, Any], flags: Mapping[str, Any], fau
     file = str(config) if isinstance(config, Path) else EXPERIMENT
     nested = config if not isinstance(config, Path) else load(config) if config.exists() else {}
     runtime = _runtime(nested.get("runtime"), file, faults)
-    return _runtime({**runtime.model_dump(), **flags}, "command line", faults)
+    return _runtime({**runtime.model_dump(exclude_unset=True), **flags}, "command line", faults)
 
 
 def read_section(row: Row, name: str, values: Mapping[str, Any], refuse: Refuse) -> Frozen | None:

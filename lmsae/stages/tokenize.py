@@ -65,6 +65,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
                 _encoder(config, needs_tokenizer=not all(holds_ids(text) for _, text in texts)),
                 job.out,
                 progress.advance,
+                job.require_claim,
                 masked=has_chats and config.packing.chat_tokens != "all",
             )
         # The plan must know how much there is without opening arrays.

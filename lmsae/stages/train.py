@@ -97,7 +97,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
         spliced = splice if config.spliced else None
         run = Run(_load_start(job).to(device), config.objective, config, job.reference, log, spliced)
         keeps = step_to_keep(job) if runtime.keep_training_state else 0
-        job_of[run], checkpoints[run] = job, Checkpoints(job.out / CHECKPOINT, run, keeps)
+        job_of[run], checkpoints[run] = job, Checkpoints(job.out / CHECKPOINT, run, keeps, job.require_claim)
         if not checkpoints[run].restore():
             extends[run] = extend_shorter_run(job, checkpoints[run])
         resumed[run] = note_resumption(job.out, run.steps_done)

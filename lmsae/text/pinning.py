@@ -6,7 +6,7 @@ from itertools import islice, pairwise
 from pydantic import ValidationError
 
 from lmsae.config import canonical_json
-from lmsae.errors import SourceError, suggest
+from lmsae.errors import ChangedSource, SourceError, suggest
 from lmsae.text.dataset import DatasetConfig, ResolvedDataset, ResolvedMixture, WeightedDataset
 from lmsae.text.documents import AnyDocument
 from lmsae.text.hub_dataset import HubDataset
@@ -119,7 +119,7 @@ def _require_columns(config: DatasetConfig, kind: TextKind) -> None:
 def _require_unchanged(dataset: ResolvedDataset, kind: TextKind) -> None:
     """Raise SourceError where the text changed since the plan: its artifact must not bear the key of the old text."""
     if kind.can_change and (found := kind.digest(dataset, compute_now)) != dataset.digest:
-        raise SourceError(
+        raise ChangedSource(
             f"dataset.name {dataset.name!r}: the text is not the one that was planned (its digest is {found[:16]}, "
             f"planned was {dataset.digest[:16]}). Plan again: `lmsae plan`, or run the workflow again."
         )

@@ -52,12 +52,14 @@ def tokenize(
     encoder: Encoder,
     out: Path,
     progress: Callable[[int], None] = lambda tokens: None,
+    require_claim: Callable[[], None] = lambda: None,
     *,
     masked: bool = False,
 ) -> Counts:
     """Tokenize and pack documents into `out/tokens.zarr`. Returns the counts.
 
-    `progress` is called with the tokens of each batch. `masked` says that some documents may have masks. Documents that
+    `progress` is called with the tokens of each batch. `require_claim` raises an error if `out` is another process's by
+    now; it is asked before each block is written. `masked` says that some documents may have masks. Documents that
     cannot be used are left out and counted: a chat that its template refuses, or a document too short for the context
     that it should fill. Raises SourceError when no document is left or an id is beyond the vocabulary, NotEnoughTokens,
     and NoSpaceError.
@@ -65,7 +67,7 @@ def tokenize(
     config, vocabulary = encoder.config, encoder.vocabulary
     if config.prepend_bos:
         vocabulary.require_bos()
-    writer = TokenWriter(out, vocabulary.d_vocab, masked=masked)
+    writer = TokenWriter(out, vocabulary.d_vocab, masked=masked, require_claim=require_claim)
     documents: DocumentCounts = {"documents": 0, "left_out": 0, "characters": 0, "tokens": 0}
     with ExitStack() as stack:
         spools = [
