@@ -126,7 +126,7 @@ def _kind(spec: Spec, outlook: Outlook) -> Kind:
 
 STAGE = Stage(
     name="tokenize",
-    version=2,
+    version=3,
     help="text -> packed contexts of token ids",
     config=Config,
     inputs={},

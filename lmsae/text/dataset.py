@@ -17,10 +17,10 @@ class DatasetConfig(Frozen):
         min_length=1,
         description="The text. `builtin:python-stdlib` is the library of the running Python. `builtin:othello` makes "
         "random legal games, as token ids of Othello-GPT. Other names are a dataset of the Hugging Face hub "
-        "(`owner/name`), a local file (.jsonl, .json, .parquet, .csv, .txt, .md), or a local folder. A folder with "
-        "tables is read as a dataset with splits; a folder of text files holds one document a file. A mixture of "
-        "several texts is written `0.7*NAME 0.3*NAME?split=test&messages_column=chat`. The weights are shares of the "
-        "tokens. Columns of `dataset` after `?` hold for this text only; the others hold for all.",
+        "(`owner/name`), a local file (.jsonl, .json, .parquet, .csv, .txt, .md), or a local folder. All files of a "
+        "folder are of one kind. Tables are read as a dataset with splits; text files hold one document each. A "
+        "mixture of several texts is written `0.7*NAME 0.3*NAME?split=test&messages_column=chat`. The weights are "
+        "shares of the tokens. Columns of `dataset` after `?` hold for this text only; the others hold for all.",
     )
     subset: str | None = Field(default=None, description="Configuration of a hub dataset that has several.")
     split: str = Field(
