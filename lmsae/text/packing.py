@@ -141,6 +141,11 @@ class SpooledText:
         """The spool of a split."""
         return self.train if split == "train" else self.held_out
 
+    @property
+    def spools(self) -> tuple[Spool, Spool]:
+        """The spools of both splits."""
+        return self.train, self.held_out
+
 
 def contexts_of(
     spools: Sequence[Spool], order: np.ndarray, config: TokenizeConfig, bos: int | None
