@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 
 from lmsae.artifacts.artifact import Artifacts, write_atomically
+from lmsae.commands.foreseeing import Wanted, require_use, wanted_by, wanted_on_disk
 from lmsae.config import canonical_json, key_of
 from lmsae.planning.plan import Plan, passes_on_disk
 from lmsae.runtime.runtime import Runtime
@@ -17,20 +18,22 @@ def run_plan(plan: Plan, runtime: Runtime, say: Say = print) -> None:
     """Make every artifact of a plan, stage by stage, and publish to `runtime.results`."""
     artifacts = Artifacts(runtime.artifacts)
     plan.write_specs(artifacts)
+    wanted = wanted_by(plan)
     for stage in STAGES:
         passes = [[spec.reference for spec in group] for group in plan.passes(stage, runtime.together)]
-        _run_passes(stage, passes, artifacts, runtime, say)
+        _run_passes(stage, passes, wanted, artifacts, runtime, say)
 
 
 def run_stage(stage: str, keys: Sequence[str], runtime: Runtime, say: Say = print) -> None:
     """Make the named artifacts of a stage; without names, those that the plan on disk wants, and index them."""
     artifacts = Artifacts(runtime.artifacts)
+    wanted = wanted_on_disk(artifacts)
     if keys:
         references = [artifacts.find(key if "/" in key else f"{stage}/{key}").reference for key in keys]
-        _run_passes(stage, [references], artifacts, runtime, say)
+        _run_passes(stage, [references], wanted, artifacts, runtime, say)
     else:
         passes = passes_on_disk(stage, artifacts)
-        _run_passes(stage, passes, artifacts, runtime, say)
+        _run_passes(stage, passes, wanted, artifacts, runtime, say)
         write_index(stage, [reference for group in passes for reference in group], artifacts)
 
 
@@ -43,13 +46,16 @@ def write_index(stage: str, references: Sequence[str], artifacts: Artifacts) -> 
     write_atomically(path, json.dumps(digests, indent=1) + "\n")
 
 
-def _run_passes(stage: str, passes: Sequence[Sequence[str]], artifacts: Artifacts, runtime: Runtime, say: Say) -> None:
+def _run_passes(
+    stage: str, passes: Sequence[Sequence[str]], wanted: Wanted, artifacts: Artifacts, runtime: Runtime, say: Say
+) -> None:
     made = 0
     for references in passes:
+        require_use(references, wanted, artifacts, runtime.device)
         done = make_artifacts(STAGES[stage], references, artifacts, runtime)
         made += len(done)
-    wanted = sum(len(references) for references in passes)
-    say(f"{stage}: {made} made, {wanted - made} there already")
+    asked = sum(len(references) for references in passes)
+    say(f"{stage}: {made} made, {asked - made} there already")
     publisher = STAGES[stage].publisher
     for reference in (reference for references in passes for reference in references):
         if publisher:
