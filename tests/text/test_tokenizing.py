@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from lmsae.errors import SourceError
@@ -263,3 +264,32 @@ def test_all_tokens_marked_special_are_masked_but_unknown_words_are_text(tokeniz
     assert vocabulary.special == (0, user)
     assert unknown not in vocabulary.special
     assert vocabulary.ends == (0,)
+
+
+@pytest.mark.parametrize(
+    ("marks", "special"),
+    [
+        ({"pad_token": "<unk>"}, (1, 2)),  # as Llama 2 is often padded
+        ({"pad_token": "!"}, (1, 2)),
+        ({"pad_token": "<pad>"}, (1, 2, 6)),
+        ({"pad_token": "</s>"}, (1, 2)),
+        ({"bos_token": "<unk>", "eos_token": "<unk>", "pad_token": "<unk>"}, (0,)),  # GPT-2's only mark
+    ],
+)
+def test_a_padding_token_that_is_text_is_not_masked(
+    tmp_path: Path, marks: dict[str, str], special: tuple[int, ...]
+) -> None:
+    ids = {word: number for number, word in enumerate(["<unk>", "<s>", "</s>", "a", "b", "!", "<pad>"])}
+    backend = Tokenizer(models.WordLevel(vocab=ids, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
+    named = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"} | marks
+    words = PreTrainedTokenizerFast(tokenizer_object=backend, **named)
+    vocabulary = Vocabulary.from_tokenizer(words)
+    assert vocabulary.special == special
+    assert words.pad_token_id in vocabulary.ends
+    documents = [Document(str(n), "a b ! unknown words !") for n in range(100)]
+    tokenize([TextSource(documents)], encoder_of(words), tmp_path)
+    found = open_tokens(tmp_path)
+    is_text = np.isin(found.train[:], [ids["a"], ids["b"], ids["!"], *([0] if 0 not in special else [])])
+    assert is_text.any()
+    assert (found.usable("train") == is_text).all()
