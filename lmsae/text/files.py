@@ -3,8 +3,10 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 from lmsae.errors import SourceError
 
@@ -102,12 +104,14 @@ def digest_of_files(files: LocalFiles) -> str:
     return total.hexdigest()
 
 
-def read_text(path: Path) -> str:
-    """The whole of a text file, without a byte order mark. Raises SourceError where it is not UTF-8."""
+@contextmanager
+def open_text(path: Path) -> Iterator[TextIO]:
+    """A text file, opened without a byte order mark. Raises SourceError where it is not UTF-8."""
     try:
-        return path.read_text("utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            yield file
     except UnicodeDecodeError as error:
-        raise SourceError(f"{path}: not UTF-8 text (byte {error.start}). Convert it, or leave it out.") from None
+        raise SourceError(f"{path}: not UTF-8 text ({error.reason}). Convert it, or leave it out.") from None
 
 
 def _visible_files(path: Path) -> Iterator[Path]:

@@ -7,6 +7,7 @@ from lmsae.config import canonical_json
 from lmsae.errors import SourceError, suggest
 from lmsae.text import files
 from lmsae.text.dataset import DatasetConfig, ResolvedDataset
+from lmsae.text.dividing import divide
 from lmsae.text.documents import AnyDocument, Document
 from lmsae.text.files import LocalFiles
 from lmsae.text.kind import COLUMNS_OF_ALL, COLUMNS_OF_SPLITS, COLUMNS_OF_VALUES, DigestLookup, key_of_files
@@ -27,9 +28,12 @@ class LocalText:
         return path.exists() or name.startswith(("/", ".", "~")) or path.suffix in files.TABLES | files.TEXTS
 
     def columns(self, config: DatasetConfig) -> Collection[str]:
-        """Those of a folder of tables are a hub dataset's without a revision; others have no splits."""
+        """Those of a folder of tables are a hub dataset's without a revision; text files may be divided."""
         found = _files_of(config)
-        return COLUMNS_OF_ALL | COLUMNS_OF_VALUES | (COLUMNS_OF_SPLITS if found.holds_tables else frozenset())
+        if found.holds_tables:
+            return COLUMNS_OF_ALL | COLUMNS_OF_VALUES | COLUMNS_OF_SPLITS
+        is_text = found.data[0].suffix in files.TEXTS
+        return COLUMNS_OF_ALL | COLUMNS_OF_VALUES | (frozenset({"divide_at"}) if is_text else frozenset())
 
     def digest(self, config: DatasetConfig, look_up: DigestLookup) -> str:
         """The digest of the names and bytes of all files. Raises SourceError if no table has the wanted column."""
@@ -44,7 +48,7 @@ class LocalText:
         return look_up(key, lambda: files.digest_of_files(found))
 
     def documents(self, dataset: ResolvedDataset) -> Iterator[AnyDocument]:
-        """The rows of a split or of a table, or a document a text file."""
+        """The rows of a split or of a table, or a document a text file or a part of it."""
         found = _files_of(dataset)
         if found.holds_tables:
             tables = files_of_split(dataset, found)
@@ -86,4 +90,9 @@ def _documents_of(dataset: ResolvedDataset, file: Path, name: str) -> Iterator[A
         name = "tokens_column" if dataset.tokens_column else "messages_column"
         raise SourceError(f"{file}: a text file has no column {dataset.values_column!r}. Leave dataset.{name} empty.")
     else:
-        yield Document(name, files.read_text(file))
+        with files.open_text(file) as opened:
+            if dataset.divide_at is None:
+                yield Document(name, opened.read())
+            else:
+                for number, text in enumerate(divide(opened, dataset.divide_at)):
+                    yield Document(f"{name}:{number}", text)

