@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lmsae.artifacts.artifact import Artifacts, write_atomically
+from lmsae.commands.foreseeing import Wanted, require_use, wanted_by, wanted_on_disk
 from lmsae.config import canonical_json, key_of
 from lmsae.planning.plan import Plan, passes_on_disk
 from lmsae.planning.sweeps import known_sweeps
@@ -23,9 +24,10 @@ def run_plan(plan: Plan, runtime: Runtime, say: Say = print) -> None:
     artifacts = Artifacts(runtime.artifacts)
     origin = plan.sweep.origin if plan.sweep else None
     plan.write_specs(artifacts)
+    wanted = wanted_by(plan)
     for stage in STAGES:
         passes = [[spec.reference for spec in group] for group in plan.passes(stage, runtime.together)]
-        _run_passes(stage, passes, artifacts, runtime, say)
+        _run_passes(stage, passes, wanted, artifacts, runtime, say)
         _publish(stage, passes, artifacts, lambda reference: [(runtime.results, origin)])
 
 
@@ -42,13 +44,14 @@ def run_stage(
         sweeps = [] if results else [one for one in known_sweeps(artifacts) if reference in one.references]
         return [(one.results, one.origin) for one in sweeps] or [(results or runtime.results, None)]
 
+    wanted = wanted_on_disk(artifacts)
     if keys:
         references = [artifacts.find(key if "/" in key else f"{stage}/{key}").reference for key in keys]
-        _run_passes(stage, [references], artifacts, runtime, say)
+        _run_passes(stage, [references], wanted, artifacts, runtime, say)
         _publish(stage, [references], artifacts, destinations)
     else:
         passes = passes_on_disk(stage, artifacts)
-        _run_passes(stage, passes, artifacts, runtime, say)
+        _run_passes(stage, passes, wanted, artifacts, runtime, say)
         _publish(stage, passes, artifacts, destinations)
         write_index(stage, [reference for group in passes for reference in group], artifacts)
 
@@ -62,13 +65,16 @@ def write_index(stage: str, references: Sequence[str], artifacts: Artifacts) -> 
     write_atomically(path, json.dumps(digests, indent=1) + "\n")
 
 
-def _run_passes(stage: str, passes: Sequence[Sequence[str]], artifacts: Artifacts, runtime: Runtime, say: Say) -> None:
+def _run_passes(
+    stage: str, passes: Sequence[Sequence[str]], wanted: Wanted, artifacts: Artifacts, runtime: Runtime, say: Say
+) -> None:
     made = 0
     for references in passes:
+        require_use(references, wanted, artifacts, runtime.device)
         done = make_artifacts(STAGES[stage], references, artifacts, runtime)
         made += len(done)
-    wanted = sum(len(references) for references in passes)
-    say(f"{stage}: {made} made, {wanted - made} there already")
+    asked = sum(len(references) for references in passes)
+    say(f"{stage}: {made} made, {asked - made} there already")
 
 
 def _publish(

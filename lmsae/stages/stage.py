@@ -8,7 +8,7 @@ from typing import Any
 from lmsae.artifacts.artifact import Artifact, Artifacts, Spec
 from lmsae.config import Frozen
 from lmsae.runtime.runtime import Runtime
-from lmsae.stages.effort import EACH_ALIKE, Effort
+from lmsae.stages.effort import EACH_ALIKE, Effort, Outlook
 from lmsae.stages.origin import Origin
 from lmsae.stages.row import PlannedRow, ResolvedRow
 from lmsae.stages.sites import name_input
@@ -98,6 +98,9 @@ class Stage:
     """All artifacts of a pass are in memory at once: `runtime.together` of them at most."""
     is_wanted: bool = False
     """Users ask for it as an end in itself: `snakemake` makes it, and all that it needs."""
+    require: Callable[[Spec, Outlook], None] | None = None
+    """Raises an LmsaeError where the artifacts that are finished show that a spec of this stage can never be made. It
+    is asked before any of its inputs is made."""
     effort: Effort = EACH_ALIKE
     publisher: Publisher | None = None
 

@@ -1,7 +1,7 @@
 """tokenize: text -> packed contexts of token ids, split into train and held-out by document."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from lmsae.lm.resolving import ResolvedModel
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.effort import Effort, Kind, Outlook, fact
 from lmsae.stages.row import ResolvedRow
+from lmsae.stages.sites import Reading
 from lmsae.stages.stage import Done, Job, Stage
 from lmsae.text.dataset import DatasetConfig, ResolvedDataset, ResolvedMixture
 from lmsae.text.packing import TokenizeConfig
@@ -115,6 +116,23 @@ def token_counts(spec: Spec, artifacts: Artifacts) -> dict[str, Any] | None:
         raise DamagedArtifact(f"{message}; `lmsae verify` looks at every artifact.") from None
 
 
+def tokens_per_epoch(counts: Mapping[str, Any], reading: Reading, *, on_contexts: bool) -> int:
+    """The tokens that training may read in an epoch, by the counts of a finished artifact. Norms are not looked at."""
+    by_position = counts["train_usable_by_position"]
+    if on_contexts:
+        return (counts["train_contexts"] - counts["calibration_contexts"]) * len(by_position)
+    return sum(by_position[reading.skip_first_positions : len(by_position) - reading.skip_last_positions])
+
+
+def most_tokens_per_epoch(packing: TokenizeConfig, reading: Reading, *, on_contexts: bool) -> int | None:
+    """The most tokens that training may read in an epoch, before there is any; None without a limit of the text."""
+    if packing.tokens is None:
+        return None
+    first = max(reading.skip_first_positions, packing.prepend_bos and packing.mask_special)
+    positions = packing.context_size - (0 if on_contexts else first + reading.skip_last_positions)
+    return packing.tokens // packing.context_size * positions
+
+
 def _count_asked_tokens(spec: Spec, outlook: Outlook) -> float | None:
     del outlook
     return spec.config["packing"]["tokens"]
@@ -127,7 +145,7 @@ def _kind(spec: Spec, outlook: Outlook) -> Kind:
 
 STAGE = Stage(
     name="tokenize",
-    version=2,
+    version=3,
     help="text -> packed contexts of token ids",
     config=Config,
     inputs={},

@@ -58,6 +58,7 @@ MOVES: list[tuple[str, str, Sequence[str], str]] = [
     ("dataset.column", "body", EVERYTHING, "top"),
     ("dataset.tokens_column", "ids", EVERYTHING, "top"),
     ("dataset.streaming", "true", EVERYTHING, "top"),
+    ("dataset.divide_at", "blank_lines", ["tokenize"], "top"),
     ("dataset.documents", "7", EVERYTHING, "top"),
     ("tokenize.context_size", "16", EVERYTHING, "top"),
     ("tokenize.prepend_bos", "false", EVERYTHING, "top"),
@@ -218,12 +219,17 @@ BELOW = {
 
 @pytest.fixture
 def sources(fresh: Path) -> Path:
-    """Beside the miniature's model and text: another model, and a folder of tables."""
+    """Beside the miniature's model and text: another model, and a folder of tables with two subsets and splits."""
     (fresh / "other").mkdir()
     for file in (fresh / "model").iterdir():
         (fresh / "other" / file.name).write_bytes(file.read_bytes())
     (fresh / "tables").mkdir()
-    (fresh / "tables" / "train.jsonl").write_text('{"text": "words", "ids": [1, 2]}\n')
+    rows = '{"text": "words", "ids": [1, 2], "chat": [{"role": "user", "content": "words"}]}\n'
+    for split in ("train", "test"):
+        (fresh / "tables" / f"{split}.jsonl").write_text(rows)
+    splits = "[{split: train, path: train.jsonl}, {split: test, path: test.jsonl}]"
+    subsets = "".join(f"- config_name: {subset}\n  data_files: {splits}\n" for subset in ("default", "en"))
+    (fresh / "tables" / "README.md").write_text(f"---\nconfigs:\n{subsets}---\n")
     return fresh
 
 
@@ -345,12 +351,12 @@ def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down
         dumped = config.model_dump(mode="json")
         specs[stage] = Spec(stage=stage, version=STAGES[stage].version, config=dumped, inputs=inputs)
     assert {stage: spec.key for stage, spec in specs.items()} == {
-        "tokenize": "386e6b1bf389467d",
-        "activations": "6f94f0e6d32ad732",
-        "norm": "f4a96237a63ca8bc",
-        "init": "6e36f915c9651033",
-        "train": "219c0626da753806",
-        "eval": "6bd4e4a60fdca72e",
+        "tokenize": "ba024671e1ca38f7",
+        "activations": "821a631f1c0e2a00",
+        "norm": "6351a56ab543ce59",
+        "init": "f98daacfe06f3196",
+        "train": "24b5110217a39a73",
+        "eval": "ed5b306b8d503835",
     }
 
 
