@@ -2,11 +2,11 @@
 
 import csv
 import hashlib
-import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from lmsae.config import parse_json
 from lmsae.errors import SourceError, suggest
 
 TABLES = frozenset({".jsonl", ".json", ".parquet", ".csv"})
@@ -119,12 +119,12 @@ def _json_rows(path: Path) -> Iterator[object]:
     with path.open(encoding="utf-8-sig") as file:
         if path.suffix == ".json" and file.read(1024).lstrip().startswith("["):
             file.seek(0)
-            yield from json.load(file)
+            yield from parse_json(file.read())
             return
         file.seek(0)
         for number, line in enumerate(file, start=1):
             if line.strip():
                 try:
-                    yield json.loads(line)
+                    yield parse_json(line)
                 except ValueError as error:
                     raise SourceError(f"{path}, line {number}: not JSON ({error}). Mend it, or leave it out.") from None
