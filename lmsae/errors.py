@@ -10,6 +10,7 @@ LmsaeError
  ├── NoSpaceError         the disk cannot hold what is about to be written
  ├── TrainingError        training broke down (a loss that is no longer a number)
  ├── ExportError          a dictionary has no exact counterpart in the wanted format
+ ├── FolderError          a folder is not that of a dictionary, is damaged, or has no exact counterpart in lmsae
  └── ArtifactError        something under artifacts/ is not as it should be
       ├── MissingArtifact  it is not there, or not finished
       ├── DamagedArtifact  its bytes are not those that were written
@@ -82,6 +83,10 @@ class TrainingError(LmsaeError):
 
 class ExportError(LmsaeError):
     """A dictionary has no exact counterpart in the wanted format."""
+
+
+class FolderError(LmsaeError):
+    """A folder is not that of a dictionary, is damaged, or has no exact counterpart in lmsae."""
 
 
 class ArtifactError(LmsaeError):

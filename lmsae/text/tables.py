@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from lmsae.config import parse_json
 from lmsae.errors import SourceError, suggest
 
 _HEAD = 2**20
@@ -112,13 +113,13 @@ def _json_rows(path: Path) -> Iterator[object]:
     with path.open(encoding="utf-8-sig") as file:
         if path.suffix == ".json" and file.read(1024).lstrip().startswith("["):
             file.seek(0)
-            yield from json.load(file)
+            yield from parse_json(file.read())
             return
         file.seek(0)
         for number, line in enumerate(file, start=1):
             if line.strip():
                 try:
-                    yield json.loads(line)
+                    yield parse_json(line)
                 except ValueError as error:
                     raise SourceError(f"{path}, line {number}: not JSON ({error}). Mend it, or leave it out.") from None
 
@@ -136,6 +137,6 @@ def _columns_of_first(head: str, path: Path) -> Sequence[str] | None:
         return ()
     try:
         first, _ = json.JSONDecoder().raw_decode(head)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return [*_require_row(first, path, 0)]
