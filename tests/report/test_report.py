@@ -159,7 +159,7 @@ def test_whatever_a_setting_holds_is_escaped(sweep: Sweep) -> None:
 def test_the_page_needs_no_other_file_to_be_seen(reported: Path) -> None:
     html = (reported / "report.html").read_text()
     assert not re.search(r"""<(?:script|img|link|iframe)[^>]*\s(?:src|href)=|@import|url\((?!#)""", html)
-    assert html.count("<svg") == 5
+    assert html.count("<svg") > 5
 
 
 def test_ids_on_the_page_are_unique_and_every_reference_is_met(reported: Path) -> None:
