@@ -14,13 +14,13 @@ Wanted = Mapping[str, str]
 
 
 def wanted_by(plan: Plan) -> Wanted:
-    """What a plan wants of the stages that require something."""
+    """Artifacts that a plan wants of the stages that require something."""
     specs: Iterable[Spec] = (spec for stage in STAGES.values() if stage.require for spec in plan.specs(stage.name))
     return {spec.reference: f"row {', '.join(plan.names_of_rows(spec))}" for spec in specs}
 
 
 def wanted_on_disk(artifacts: Artifacts) -> Wanted:
-    """What the last written plan wants of them; nothing if there is none."""
+    """Artifacts that the last written plan wants of them; none without a plan."""
     found: dict[str, str] = {}
     for stage in (stage for stage in STAGES.values() if stage.require):
         with suppress(ConfigError):

@@ -101,6 +101,8 @@ class Stage:
     require: Callable[[Spec, Outlook], None] | None = None
     """Raises an LmsaeError where the artifacts that are finished show that a spec of this stage can never be made. It
     is asked before any of its inputs is made."""
+    remark: Callable[[Spec, Outlook], str | None] | None = None
+    """A sentence that a plan says of a finished artifact, if there is anything to say."""
     effort: Effort = EACH_ALIKE
     publisher: Publisher | None = None
 

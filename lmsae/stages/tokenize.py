@@ -11,6 +11,7 @@ from lmsae.artifacts.artifact import Artifacts, Spec
 from lmsae.config import Frozen
 from lmsae.errors import DamagedArtifact
 from lmsae.lm.resolving import ResolvedModel
+from lmsae.runtime.numbers import format_share
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.effort import Effort, Kind, Outlook, fact
 from lmsae.stages.row import ResolvedRow
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 COUNTS = "counts.json"
 BLOCK = 65_536
+LARGE_OVERLAP = 0.01
 
 
 class TokenizeSection(TokenizeConfig):
@@ -51,6 +53,7 @@ def configs(row: ResolvedRow) -> list[Config]:
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     """Write `tokens.zarr` and `counts.json` (docs/artifacts.md)."""
     from lmsae.runtime.progress import show_progress
+    from lmsae.text.overlap import held_out_overlap
     from lmsae.text.pinning import documents, holds_ids
     from lmsae.text.tokenizing import TextSource, tokenize
     from lmsae.text.tokens import open_tokens
@@ -70,9 +73,16 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
                 masked=has_chats and config.packing.chat_tokens != "all",
             )
         # The plan must know how much there is without opening arrays.
-        usable = _usable(open_tokens(job.out))
-        told = {**counts, "train_usable": int(usable.sum()), "train_usable_by_position": usable.tolist()}
+        tokens = open_tokens(job.out)
+        usable = _usable(tokens)
+        told = {
+            **counts,
+            "train_usable": int(usable.sum()),
+            "train_usable_by_position": usable.tolist(),
+            "held_out_overlap": held_out_overlap(tokens, skip=int(config.packing.prepend_bos)),
+        }
         (job.out / COUNTS).write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
+        print(f"{job.reference}: {_tell_overlap(told)}")
         yield job, progress.facts()
 
 
@@ -116,6 +126,18 @@ def token_counts(spec: Spec, artifacts: Artifacts) -> dict[str, Any] | None:
         raise DamagedArtifact(f"{message}; `lmsae verify` looks at every artifact.") from None
 
 
+def _tell_overlap(counts: Mapping[str, Any]) -> str:
+    """A sentence on the held-out text that stands in the training text too."""
+    share = counts["held_out_overlap"]
+    told = f"{format_share(share)} of the held-out windows of 32 tokens stand in the training text too"
+    return f"{told}: near-duplicates make scores look better than they are" if share > LARGE_OVERLAP else told
+
+
+def _remark(spec: Spec, outlook: Outlook) -> str | None:
+    counts = outlook.token_counts(spec)
+    return None if counts is None else _tell_overlap(counts)
+
+
 def tokens_per_epoch(counts: Mapping[str, Any], reading: Reading, *, on_contexts: bool) -> int:
     """The tokens that training may read in an epoch, by the counts of a finished artifact. Norms are not looked at."""
     by_position = counts["train_usable_by_position"]
@@ -152,5 +174,6 @@ STAGE = Stage(
     make=make,
     configs=configs,
     sections={"dataset": DatasetConfig, "tokenize": TokenizeSection},
+    remark=_remark,
     effort=Effort(_count_asked_tokens, fact("tokens_per_second"), _kind),
 )

@@ -13,7 +13,7 @@ from lmsae.text.files import LocalFiles
 from lmsae.text.kind import COLUMNS_OF_ALL, COLUMNS_OF_SPLITS, COLUMNS_OF_VALUES, DigestLookup, key_of_files
 from lmsae.text.records import document_of
 from lmsae.text.splits import files_of_split
-from lmsae.text.tables import read_column, require_column_somewhere
+from lmsae.text.table_files import read_column, require_column_somewhere
 
 
 class LocalText:

@@ -13,7 +13,7 @@ from pathlib import Path
 from lmsae.errors import LmsaeError, SourceError, suggest
 from lmsae.text.dataset import DatasetConfig, ResolvedDataset
 from lmsae.text.files import WAYS_OUT, LocalFiles
-from lmsae.text.tables import require_column
+from lmsae.text.table_files import require_column
 
 _ORDINARY = frozenset({"name", "version", "description", "data_dir", "data_files", "features"})
 """Settings of a subset that say where its tables are, or nothing about how they are read."""

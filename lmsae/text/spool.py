@@ -97,7 +97,7 @@ class Spool:
 
     def keep_first(self) -> None:
         """Drop what stands behind the document that completes the limit; without a limit, or short of it, nothing."""
-        if not self.is_full:
+        if self.most is None or self.tokens < self.most:
             return
         order = np.argsort(np.frombuffer(self._ranks, np.uint64), kind="stable")
         ends = np.cumsum(_numbers(self._lengths)[order])

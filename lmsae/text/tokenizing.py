@@ -109,16 +109,16 @@ def _read(source: TextSource, text: SpooledText, encoder: Encoder, progress: Cal
     """Encode the documents of a source into the spools of its text."""
     config, reason = encoder.config, ""
 
-    def spool_for(name: str) -> Spool:
-        return text.held_out if is_held_out(name, config.held_out_fraction) else text.train
+    def spool_for(document: AnyDocument) -> Spool:
+        return text.held_out if is_held_out(document.split_name, config.held_out_fraction) else text.train
 
     for pool in _batches(source.documents, *_pool_size(source)):
         pool.sort(key=lambda document: shuffle_rank(config.seed, document.name))
-        wanted = (document for document in pool if spool_for(document.name).wants(document.name))
+        wanted = (document for document in pool if spool_for(document).wants(document.name))
         for batch in _batches(wanted, _batch_size(text), BATCH_DOCUMENTS):
             tokens = 0
             for document, encoded in zip(batch, encoder.encode(batch), strict=True):
-                spool = spool_for(document.name)
+                spool = spool_for(document)
                 if isinstance(encoded, Omission):
                     spool.leave_out(document.name)
                     reason = f"; the last was left out: {encoded.reason}"
