@@ -287,7 +287,7 @@ WIDTH = 16
 LIMITS = ("gt", "ge", "lt", "le")
 TEXTS_AND_LISTS = {
     *("model.name", "model.others", "tokenize.tokenizer", "sae.architecture", "sae.geometry", "sae.act_fn"),
-    *("dataset.name", "dataset.subset", "dataset.split"),
+    *("dataset.name", "dataset.subset", "dataset.split", "dataset.divide_at"),
     *("dataset.column", "dataset.tokens_column", "dataset.messages_column"),
     *("sae.hook_point", "sae.hook_point_in", "sae.hook_point_out"),
     *("sae.losses", "sae.molt_ranks", "sae.matryoshka_prefixes"),
