@@ -201,6 +201,7 @@ BESIDE = {
     "sae.tanh_quad_saturation": TANH_QUAD,
     "sae.target_l0": TARGET_L0,
     "sae.target_l0_coefficient": TARGET_L0,
+    "tokenize.tokens": ["train.tokens=256"],  # few, for tokenize must leave as many
     "dataset.subset": ["dataset.name=tables"],
     "dataset.split": ["dataset.name=tables"],
     "dataset.streaming": ["dataset.name=tables"],
