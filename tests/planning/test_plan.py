@@ -201,6 +201,7 @@ BESIDE = {
     "sae.tanh_quad_saturation": TANH_QUAD,
     "sae.target_l0": TARGET_L0,
     "sae.target_l0_coefficient": TARGET_L0,
+    "tokenize.tokens": ["train.tokens=256"],  # few, for tokenize must leave as many
     "dataset.subset": ["dataset.name=tables"],
     "dataset.split": ["dataset.name=tables"],
     "dataset.streaming": ["dataset.name=tables"],
@@ -287,7 +288,7 @@ WIDTH = 16
 LIMITS = ("gt", "ge", "lt", "le")
 TEXTS_AND_LISTS = {
     *("model.name", "model.others", "tokenize.tokenizer", "sae.architecture", "sae.geometry", "sae.act_fn"),
-    *("dataset.name", "dataset.subset", "dataset.split"),
+    *("dataset.name", "dataset.subset", "dataset.split", "dataset.divide_at"),
     *("dataset.column", "dataset.tokens_column", "dataset.messages_column"),
     *("sae.hook_point", "sae.hook_point_in", "sae.hook_point_out"),
     *("sae.losses", "sae.molt_ranks", "sae.matryoshka_prefixes"),
