@@ -134,7 +134,9 @@ def test_a_fraction_may_be_written_so(tmp_path: Path, name: str) -> None:
     written = {"config.toml": "train = {lr = 100.000, tokens = 1}", "config.yaml": "train: {lr: 100.000, tokens: 1}"}
     (tmp_path / name).write_text(written.get(name, '{"train": {"lr": 100.000, "tokens": 1}}'))
     (row,) = read(tmp_path / name, None, [], [])
-    assert read_section(row, "train", row.section("train"), Draft(row, []).refuse).lr == 100.0
+    section = read_section(row, "train", row.section("train"), Draft(row, []).refuse)
+    assert section
+    assert section.model_dump()["lr"] == 100.0
 
 
 @pytest.mark.parametrize(
