@@ -44,7 +44,7 @@ class DatasetConfig(Frozen):
         description="Column that holds conversations: lists of messages with a `role` and a `content`. If given, it is "
         "read instead of text, and the tokenizer's chat template writes the text (see tokenize.chat_tokens).",
     )
-    divide_at: Annotated[str, AfterValidator(check_division)] | None = Field(
+    divide_at: Annotated[str | None, AfterValidator(check_division)] = Field(
         default=None,
         description="Division of text files (.txt, .md) into documents. `blank_lines`: at blank lines. "
         "`2000 characters`: into pieces of at most so many characters, which end with a line or a word if possible. "

@@ -13,8 +13,10 @@ BLOCK = 2**20
 _CHARACTERS = re.compile(r"([0-9][0-9_]*) characters")
 
 
-def check_division(written: str) -> str:
-    """A division as it is written, if it can be one. Raises ValueError."""
+def check_division(written: str | None) -> str | None:
+    """A division as it is written, if it can be one; None is none. Raises ValueError."""
+    if written is None:
+        return None
     length = _length_of(written)
     if length is not None and length < 2:
         raise ValueError(f"{written!r} leaves no text in a document; wanted 2 characters or more")
