@@ -3,11 +3,12 @@
 LmsaeError
  ├── ConfigError          the sweep, a config file or a flag asks for something that is not allowed (all faults at once)
  ├── SourceError          a model or dataset cannot be found, reached or used
- ├── HookPointError       the model has no such hook point
+ ├── HookPointError       the model has no such hook point, or nothing to learn there
  ├── NotEnoughTokens      more tokens were asked for than there are
  ├── ShapeError           two things that must have the same width do not
  ├── NoSpaceError         the disk cannot hold what is about to be written
  ├── TrainingError        training broke down (a loss that is no longer a number)
+ ├── Unmade               some artifacts cannot be made, and all others are
  ├── ExportError          a dictionary has no exact counterpart in the wanted format
  └── ArtifactError        something under artifacts/ is not as it should be
       ├── MissingArtifact  it is not there, or not finished
@@ -17,7 +18,7 @@ LmsaeError
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pydantic_core import ErrorDetails
@@ -56,7 +57,7 @@ class SourceError(LmsaeError):
 
 
 class HookPointError(LmsaeError):
-    """The model has no such hook point."""
+    """The model has no such hook point, or nothing to learn there."""
 
 
 class NotEnoughTokens(LmsaeError):
@@ -73,6 +74,15 @@ class NoSpaceError(LmsaeError):
 
 class TrainingError(LmsaeError):
     """Training broke down; the dictionary that it would have written is of no use."""
+
+
+class Unmade(LmsaeError):
+    """Some artifacts cannot be made. All others that were wanted are."""
+
+    def __init__(self, message: str, failures: Mapping[str, Exception]) -> None:
+        """`failures` has the error of every artifact that failed, by reference."""
+        self.failures = dict(failures)
+        super().__init__(message)
 
 
 class ExportError(LmsaeError):

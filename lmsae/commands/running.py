@@ -1,36 +1,54 @@
-"""Running a plan, or one stage of it, in this process: what every engine's jobs come down to."""
+"""Running a plan, or one stage of it, in this process: what every engine's jobs come down to.
+
+One row's failure never costs another row's result: passes go on, and what failed is told when all else is made.
+"""
 
 import json
-from collections.abc import Callable, Sequence
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from lmsae.artifacts.artifact import Artifacts, write_atomically
 from lmsae.config import canonical_json, key_of
+from lmsae.errors import LmsaeError, MissingArtifact, Unmade
 from lmsae.planning.plan import Plan, passes_on_disk
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages import STAGES
-from lmsae.stages.making import make_artifacts
+from lmsae.stages.making import Outcome, try_artifacts
+from lmsae.stages.stage import Stage
 
 Say = Callable[[str], None]
 
 
 def run_plan(plan: Plan, runtime: Runtime, say: Say = print) -> None:
-    """Make every artifact of a plan, stage by stage, and publish to `runtime.results`."""
+    """Make every artifact of a plan, stage by stage, and publish to `runtime.results`.
+
+    Raises the error of what failed when all else is made: of several failures, or of some of several rows, Unmade.
+    """
     artifacts = Artifacts(runtime.artifacts)
     plan.write_specs(artifacts)
-    for stage in STAGES:
-        passes = [[spec.reference for spec in group] for group in plan.passes(stage, runtime.together)]
-        _run_passes(stage, passes, artifacts, runtime, say)
+    work = _Work(artifacts, runtime, say)
+    for stage in STAGES.values():
+        work.run(stage, [[spec.reference for spec in group] for group in plan.passes(stage.name, runtime.together)])
+    work.require_made({spec.reference: plan.names_of_rows(spec) for stage in STAGES for spec in plan.specs(stage)})
 
 
 def run_stage(stage: str, keys: Sequence[str], runtime: Runtime, say: Say = print) -> None:
-    """Make the named artifacts of a stage; without names, those that the plan on disk wants, and index them."""
+    """Make the named artifacts of a stage; without names, those that the plan on disk wants, and index them.
+
+    Raises the error of what failed when all else is made; of several failures, Unmade.
+    """
     artifacts = Artifacts(runtime.artifacts)
+    work = _Work(artifacts, runtime, say)
     if keys:
         references = [artifacts.find(key if "/" in key else f"{stage}/{key}").reference for key in keys]
-        _run_passes(stage, [references], artifacts, runtime, say)
+        work.run(STAGES[stage], [references])
+        work.require_made({})
     else:
         passes = passes_on_disk(stage, artifacts)
-        _run_passes(stage, passes, artifacts, runtime, say)
+        work.run(STAGES[stage], passes)
+        work.require_made({})
         write_index(stage, [reference for group in passes for reference in group], artifacts)
 
 
@@ -43,14 +61,85 @@ def write_index(stage: str, references: Sequence[str], artifacts: Artifacts) -> 
     write_atomically(path, json.dumps(digests, indent=1) + "\n")
 
 
-def _run_passes(stage: str, passes: Sequence[Sequence[str]], artifacts: Artifacts, runtime: Runtime, say: Say) -> None:
-    made = 0
-    for references in passes:
-        done = make_artifacts(STAGES[stage], references, artifacts, runtime)
-        made += len(done)
-    wanted = sum(len(references) for references in passes)
-    say(f"{stage}: {made} made, {wanted - made} there already")
-    publisher = STAGES[stage].publisher
-    for reference in (reference for references in passes for reference in references):
-        if publisher:
-            publisher.publish(artifacts[reference], artifacts, runtime.results)
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Passes that are run one after the other, and what became of their artifacts."""
+
+    artifacts: Artifacts
+    runtime: Runtime
+    say: Say
+    outcome: Outcome = field(default_factory=Outcome)
+    lost: set[str] = field(default_factory=set)
+    """The artifacts that need one that has failed."""
+
+    def run(self, stage: Stage, passes: Sequence[Sequence[str]]) -> None:
+        """Make and publish the artifacts of some passes of a stage, but for those that need what has failed."""
+        wanted = [reference for references in passes for reference in references]
+        there, before = sum(self.artifacts[reference].is_finished for reference in wanted), len(self.outcome.made)
+        possible = []
+        for references in passes:
+            chosen = [one for reference in references if (one := self._choose(stage, reference))]
+            self._try(stage, chosen)
+            possible += chosen
+        failed = sum(reference in self.outcome.failures for reference in wanted)
+        made = len(self.outcome.made) - before
+        self.say(f"{stage.name}: {made} made, {there} there already" + (f", {failed} failed" if failed else ""))
+        for reference in possible:
+            if stage.publisher and reference not in self.outcome.failures:
+                stage.publisher.publish(self.artifacts[reference], self.artifacts, self.runtime.results)
+
+    def require_made(self, rows: Mapping[str, Sequence[str]]) -> None:
+        """Raise what failed, if anything did. `rows` has the names of the rows that want an artifact."""
+        failures = self.outcome.failures
+        if len({name for names in rows.values() for name in names}) < 2:
+            self.outcome.require_made()
+        elif failures:
+            lines = [f"  {one}{_format_rows(rows.get(one, ()))}: {_describe(one, failures[one])}" for one in failures]
+            raise Unmade("\n".join([f"{len(lines)} failed; all else is made.", *lines]), failures)
+
+    def _choose(self, stage: Stage, reference: str) -> str | None:
+        """The artifact to make in the place of a wanted one: itself, or one of those inputs that are there; None if it
+        needs what has failed."""
+        if self.artifacts[reference].is_finished:
+            return reference
+        try:
+            spec = self.artifacts[reference].spec()
+        except LmsaeError as error:
+            self.outcome.failures[reference] = error
+            return None
+        inputs = set(spec.inputs.values())
+        finished = {one for one in inputs if self.artifacts[one].is_finished}
+        if stage.lessen and len(finished) < len(inputs) and (lessened := stage.lessen(spec, finished)):
+            message = f"{len(inputs - finished)} of its {len(inputs)} inputs are not finished"
+            self.outcome.failures[reference] = MissingArtifact(f"{message}; {lessened.reference} is made of the others")
+            return self.artifacts.add(lessened).reference
+        if inputs & (self.lost | self.outcome.failures.keys()):
+            self.lost.add(reference)
+            return None
+        return reference
+
+    def _try(self, stage: Stage, references: Sequence[str]) -> None:
+        """Make artifacts. What goes wrong with all of them at once is the failure of each that is not finished."""
+        try:
+            outcome = try_artifacts(stage, references, self.artifacts, self.runtime)
+        except (LmsaeError, OSError) as error:
+            unfinished = [one for one in references if not self.artifacts[one].is_finished]
+            if not unfinished:
+                raise
+            outcome = Outcome(failures=dict.fromkeys(unfinished, error))
+        for error in dict.fromkeys(outcome.failures.values()):
+            if not isinstance(error, LmsaeError | OSError):
+                traceback.print_exception(error, file=sys.stderr)
+            traceback.clear_frames(error.__traceback__)  # they hold what was in memory
+        self.outcome.add(outcome)
+
+
+def _format_rows(names: Sequence[str]) -> str:
+    return f" (row{'s' if len(names) > 1 else ''} {', '.join(names)})" if names else ""
+
+
+def _describe(reference: str, error: Exception) -> str:
+    """What an error says of an artifact; one that nobody has foreseen also by its class: its traceback was printed."""
+    if isinstance(error, LmsaeError | OSError):
+        return str(error).removeprefix(f"{reference}: ")
+    return f"{type(error).__name__}: {error}"

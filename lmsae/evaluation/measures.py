@@ -1,6 +1,7 @@
 """Measures: one for each metric group, which takes in batches of text and gives the group's score."""
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,10 @@ from lmsae.metrics.formulas import (
     density_histogram,
     splice_scores,
 )
+
+NEGLIGIBLE = 1e-6
+"""A token with less than this share of the mean norm has none: one such token would outweigh all others in a mean of
+ratios."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,12 @@ class ReconstructionMeasure:
     def __init__(self, hooked: HookedDictionary, passes: ModelPasses) -> None:
         del passes
         self._hooked = hooked
-        self._total = Reconstruction(torch.cat(list(hooked.means)))
-        self._each = [Reconstruction(mean) for mean in hooked.means] if len(hooked.writes) > 1 else []
+        self._total = Reconstruction(torch.cat(list(hooked.means)), NEGLIGIBLE * math.hypot(*hooked.mean_norms))
+        self._each = [
+            Reconstruction(mean, NEGLIGIBLE * norm)
+            for mean, norm in zip(hooked.means, hooked.mean_norms, strict=True)
+            if len(hooked.writes) > 1
+        ]
 
     def update(self, batch: Batch) -> None:
         self._total.update(batch.counted_target, batch.counted_reconstruction)

@@ -28,8 +28,8 @@ class Ablation:
 class ModelPasses:
     """The passes of several models over one batch after another, and the sums of those that dictionaries share.
 
-    A pass is run when the first dictionary asks for it in a batch, and never twice. Tokens that do not count keep their
-    own activation.
+    A pass is run when the first dictionary asks for it in a batch, and never twice. One that fails leaves no sum: the
+    next dictionary that asks runs it again. Tokens that do not count keep their own activation.
     """
 
     def __init__(self, models: Sequence[LanguageModel]) -> None:
@@ -46,20 +46,23 @@ class ModelPasses:
 
     def splice(self, model: int, reconstructions: Mapping[HookPoint, Tensor], into: NextToken) -> None:
         """Run a model on from reconstructions, (contexts, context_size, width) at its hook points, and add the loss."""
-        clean = self._clean_logits(model)
-        into.update(self._run_on(model, reconstructions), self._ids, self._counted, clean)
+        clean, found = self._clean_logits(model), NextToken()
+        found.update(self._run_on(model, reconstructions), self._ids, self._counted, clean)
+        into.add(found)
 
     def ablate(self, ablation: Ablation) -> None:
         """Run a model on from vectors in place of its activations, unless that was done in this batch."""
         key = ablation.key
         if key not in self._done:
-            self._done.add(key)
             self.splice(ablation.model, ablation.vectors, self.ablated[key])
+            self._done.add(key)
 
     def _clean_logits(self, model: int) -> Tensor:
         if model not in self._logits:
-            self._logits[model] = self.models[model].logits(self._ids)
-            self.clean[model].update(self._logits[model], self._ids, self._counted)
+            logits, found = self.models[model].logits(self._ids), NextToken()
+            found.update(logits, self._ids, self._counted)
+            self.clean[model].add(found)
+            self._logits[model] = logits
         return self._logits[model]
 
     def _run_on(self, model: int, replacements: Mapping[HookPoint, Tensor]) -> Tensor:

@@ -13,6 +13,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 HISTOGRAM_LOW, HISTOGRAM_HIGH, HISTOGRAM_BINS = -6.0, 0.0, 60
+ROUNDING = 1e-12
+"""A variance below this share of the squared norm is the rounding of sums in float64, and divides nothing."""
+LEAST_LOSS = 1e-7
+"""Nats a token. What changes the model's loss by less is the rounding of its float32 logits, and divides nothing."""
 
 
 @dataclass
@@ -21,9 +25,12 @@ class Reconstruction:
 
     `center` (d_out,) is the mean activation of calibration text. Only explained_variance_legacy needs it: a mean of
     ratios cannot be centered afterwards, and a batch's own mean would make the metric depend on how batches are cut.
+    Means of ratios leave out tokens that divide by nothing: l2_ratio and cossim those of a norm up to `smallest_norm`,
+    explained_variance_legacy those at the center. A metric is nan where no token is left, or no variance.
     """
 
     center: Float[Tensor, " d_out"]
+    smallest_norm: float = 0.0
     tokens: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     vectors: dict[str, Tensor] = field(default_factory=dict)
@@ -39,11 +46,15 @@ class Reconstruction:
         self._add("squared_norm", norm.pow(2).sum())
         self._add("squared_norm_hat", norm_hat.pow(2).sum())
         self._add("dot", dot.sum())
-        self._add("norm_ratio", (norm_hat / norm.clamp(min=1e-30)).sum())
-        self._add("cossim", (dot / (norm * norm_hat).clamp(min=1e-30)).sum())
+        has_norm = norm > self.smallest_norm
+        self._add("tokens_with_norm", has_norm.sum())
+        self._add("norm_ratio", (norm_hat / norm)[has_norm].sum())
+        self._add("cossim", (dot / (norm * norm_hat).clamp(min=1e-30))[has_norm].sum())
         self.vectors = _add_each(self.vectors, target=y.sum(0), error=error.sum(0))
         variance = (y - self.center.double()).pow(2).sum(1)
-        self._add("legacy", (1 - error.pow(2).sum(1) / variance.clamp(min=1e-30)).sum())
+        varies = variance > ROUNDING * norm.pow(2)
+        self._add("tokens_that_vary", varies.sum())
+        self._add("legacy", (1 - error.pow(2).sum(1) / variance)[varies].sum())
 
     def result(self) -> dict[str, float]:
         """The metrics by name; see docs/metrics.md for each formula."""
@@ -52,17 +63,27 @@ class Reconstruction:
         error_variance = s["squared_error"] - self.vectors["error"].pow(2).sum().item() / n
         return {
             "tokens": n,
-            "explained_variance": 1 - s["squared_error"] / variance,
-            "explained_variance_legacy": s["legacy"] / n,
-            "frac_variance_explained": 1 - error_variance / variance,
+            "explained_variance": explain_variance(s["squared_error"], variance, s["squared_norm"]),
+            "explained_variance_legacy": _divide(s["legacy"], s["tokens_that_vary"]),
+            "frac_variance_explained": explain_variance(error_variance, variance, s["squared_norm"]),
             "mse": s["squared_error"] / n,
-            "l2_ratio": s["norm_ratio"] / n,
-            "cossim": s["cossim"] / n,
-            "relative_reconstruction_bias": s["squared_norm_hat"] / s["dot"] if s["dot"] else math.nan,
+            "l2_ratio": _divide(s["norm_ratio"], s["tokens_with_norm"]),
+            "cossim": _divide(s["cossim"], s["tokens_with_norm"]),
+            "relative_reconstruction_bias": _divide(s["squared_norm_hat"], s["dot"]),
         }
 
     def _add(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + value.item()
+
+
+def explain_variance(squared_error: float, variance: float, squared_norm: float) -> float:
+    """1 - error / variance, from sums over the same tokens; nan where all of them are the same."""
+    return 1 - _divide(squared_error, variance, ROUNDING * squared_norm)
+
+
+def _divide(numerator: float, denominator: float, least: float = 0.0) -> float:
+    """The quotient; nan where the denominator, whatever its sign, is not above `least`."""
+    return numerator / denominator if abs(denominator) > least else math.nan
 
 
 @dataclass
@@ -162,15 +183,19 @@ class NextToken:
             log_q = clean[:, :-1][keep].float().log_softmax(-1)
             self.divergence += (log_q.exp() * (log_q - log_p)).sum(dtype=torch.float64).item()
 
+    def add(self, other: "NextToken") -> None:
+        """Take in the sums of other positions."""
+        self.positions += other.positions
+        self.cross_entropy += other.cross_entropy
+        self.divergence += other.divergence
+
     @classmethod
     def pooled(cls, parts: Iterable["NextToken"]) -> "NextToken":
         """The sums of several models together."""
-        parts = list(parts)
-        return cls(
-            sum(part.positions for part in parts),
-            sum(part.cross_entropy for part in parts),
-            sum(part.divergence for part in parts),
-        )
+        pooled = cls()
+        for part in parts:
+            pooled.add(part)
+        return pooled
 
     def mean_cross_entropy(self) -> float:
         """Nats a position."""
@@ -185,7 +210,7 @@ def splice_scores(clean: NextToken, spliced: NextToken, zero: NextToken, mean: N
     """The losses of the model when the dictionary's reconstruction takes the activations' place.
 
     ce_loss_score = (CE_ablated - CE_spliced) / (CE_ablated - CE_clean), under zero and under mean ablation; likewise
-    kl_div_score = (KL_ablated - KL_spliced) / KL_ablated.
+    kl_div_score = (KL_ablated - KL_spliced) / KL_ablated. They are nan where ablation costs nothing.
     """
     base = clean.mean_cross_entropy()
     scores = {
@@ -197,6 +222,6 @@ def splice_scores(clean: NextToken, spliced: NextToken, zero: NextToken, mean: N
     for name, ablated in (("zero", zero), ("mean", mean)):
         ce, kl = ablated.mean_cross_entropy(), ablated.mean_divergence()
         scores[f"ce_{name}_ablated"] = ce
-        scores[f"ce_loss_score_{name}"] = (ce - spliced.mean_cross_entropy()) / (ce - base)
-        scores[f"kl_div_score_{name}"] = (kl - spliced.mean_divergence()) / kl
+        scores[f"ce_loss_score_{name}"] = _divide(ce - spliced.mean_cross_entropy(), ce - base, LEAST_LOSS)
+        scores[f"kl_div_score_{name}"] = _divide(kl - spliced.mean_divergence(), kl, LEAST_LOSS)
     return scores

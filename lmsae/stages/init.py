@@ -7,10 +7,11 @@ from lmsae.dictionary.config import DictionaryConfig
 from lmsae.initialization.config import InitConfig
 from lmsae.lm.hook_points import layer_of
 from lmsae.runtime.runtime import Runtime
+from lmsae.stages.effort import Facts
 from lmsae.stages.models import LMConfig
 from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Reading, Sites, inputs_from
-from lmsae.stages.stage import Done, Job, Stage
+from lmsae.stages.stage import Done, Job, Stage, make_each
 
 if TYPE_CHECKING:
     from lmsae.initialization.from_model import ModelWeights
@@ -48,6 +49,10 @@ def configs(row: ResolvedRow) -> list[Config]:
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     """Write `weights.safetensors`, in training's units and with the normalizers that lead to them, and `search.json`:
     the loss of every decoder norm tried."""
+    return make_each(jobs, lambda job: _make(job, runtime))
+
+
+def _make(job: Job, runtime: Runtime) -> Facts:
     import json
 
     from safetensors.torch import save_file
@@ -57,26 +62,25 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     from lmsae.stages.inputs.stored import calibration_batch, moments_of
 
     device = runtime.torch_device()
-    for job in jobs:
-        config: Config = job.config
-        batch = calibration_batch(config.dictionary, config.sites, job.inputs, config).to(device)
-        moments = [moments_of(norm) for norm in inputs_from("norm", job.inputs)]
-        dictionary = Dictionary(config.dictionary).to(device)
-        x, target = (side if batch.usable is None else side[batch.usable] for side in (batch.x, batch.target))
-        reads, writes = ([moments[n] for n in numbers] for numbers in (config.sites.reads, config.sites.writes))
-        dictionary.fit(reads, writes, x, target)
-        search = initialize(
-            dictionary,
-            *dictionary.normalize(batch.x, batch.target),
-            batch.usable,
-            config,
-            unit_norm_decoder=config.unit_norm_decoder,
-            model_weights=_weights_of(config.layer, config.dictionary, runtime),
-        )
-        weights = {name: value.cpu().contiguous() for name, value in dictionary.state_dict().items()}
-        save_file(weights, job.out / "weights.safetensors")
-        (job.out / "search.json").write_text(json.dumps(search, indent=1) + "\n")
-        yield job, {}
+    config: Config = job.config
+    batch = calibration_batch(config.dictionary, config.sites, job.inputs, config).to(device)
+    moments = [moments_of(norm) for norm in inputs_from("norm", job.inputs)]
+    dictionary = Dictionary(config.dictionary).to(device)
+    x, target = (side if batch.usable is None else side[batch.usable] for side in (batch.x, batch.target))
+    reads, writes = ([moments[n] for n in numbers] for numbers in (config.sites.reads, config.sites.writes))
+    dictionary.fit(reads, writes, x, target)
+    search = initialize(
+        dictionary,
+        *dictionary.normalize(batch.x, batch.target),
+        batch.usable,
+        config,
+        unit_norm_decoder=config.unit_norm_decoder,
+        model_weights=_weights_of(config.layer, config.dictionary, runtime),
+    )
+    weights = {name: value.cpu().contiguous() for name, value in dictionary.state_dict().items()}
+    save_file(weights, job.out / "weights.safetensors")
+    (job.out / "search.json").write_text(json.dumps(search, indent=1) + "\n")
+    return {}
 
 
 def _weights_of(layer: Layer | None, dictionary: DictionaryConfig, runtime: Runtime) -> "ModelWeights | None":

@@ -18,7 +18,7 @@ from typing import Any
 from lmsae.artifacts.artifact import Artifact, Artifacts, write_atomically
 from lmsae.errors import ArtifactError, ExportError
 from lmsae.report import cost
-from lmsae.report.results import Row
+from lmsae.report.results import Row, find_missing
 from lmsae.runtime.version import __version__
 from lmsae.stages.sites import inputs_from
 
@@ -33,14 +33,17 @@ SAELENS_FILES = frozenset({SOURCE, WHY_NOT, "cfg.json", "sae_weights.safetensors
 def publish(report: Artifact, rows: Sequence[Row], artifacts: Artifacts, results: Path) -> None:
     """Make `results` show a report, and remove what an earlier call made and this sweep does not have.
 
-    Quick and without effect when nothing has changed. Files that others put there are left alone. Raises
-    MissingArtifact if the report, or a dictionary that must be exported, is not finished.
+    Quick and without effect when nothing has changed. Files that others put there are left alone. Rows that the report
+    lacks are published as far as they are made. Raises MissingArtifact if the report, or a dictionary that must be
+    exported, is not finished.
     """
     from lmsae.stages import STAGES  # which imports this module
 
     names = [entry["path"] for entry in report.manifest()["files"]]
     links = {f"rows/{row.name}/{stage}": ref for row in rows for stage, ref in row.artifacts.items()}
-    folders = {f"saelens/{row.name}": row for row in rows}
+    links = {link: reference for link, reference in links.items() if artifacts[reference].is_finished}
+    missing = find_missing(rows, report.spec().inputs)
+    folders = {f"saelens/{row.name}": row for row in rows if row.name not in missing}
     ours = {
         *names,
         *links,

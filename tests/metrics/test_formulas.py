@@ -102,6 +102,38 @@ def test_a_dictionary_that_writes_nothing_has_no_bias_to_speak_of() -> None:
     assert math.isnan(summed(UNEVEN, Y, torch.zeros_like(Y)).result()["relative_reconstruction_bias"])
 
 
+def test_a_token_without_a_norm_divides_nothing() -> None:
+    """Of norm 0, or of so little that it would outweigh all others; in every other sum it counts as it is."""
+    small = torch.zeros(2, WIDTH)
+    small[1, 0] = 1e-9
+    sums = Reconstruction(CENTER, smallest_norm=1e-6)
+    sums.update(torch.cat([Y, small]), torch.cat([Y_HAT, torch.ones(2, WIDTH)]))
+    found, without = sums.result(), summed([TOKENS]).result()
+    assert [found[name] for name in ("l2_ratio", "cossim")] == [without[name] for name in ("l2_ratio", "cossim")]
+    assert found["tokens"] == TOKENS + 2
+    assert found["mse"] == pytest.approx((without["mse"] * TOKENS + 2 * WIDTH) / (TOKENS + 2))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1234.5])
+@pytest.mark.parametrize("tokens", [1, 1000])
+def test_activations_that_never_vary_have_no_share_of_variance_explained(value: float, tokens: int) -> None:
+    y = torch.full((tokens, WIDTH), value)
+    sums = Reconstruction(torch.full((WIDTH,), value), smallest_norm=0.0)
+    sums.update(y, y + 0.01)
+    result = sums.result()
+    none = {name for name, number in result.items() if math.isnan(number)}
+    explained = {"explained_variance", "explained_variance_legacy", "frac_variance_explained"}
+    assert none == explained | (set() if value else {"l2_ratio", "cossim", "relative_reconstruction_bias"})
+    assert result["mse"] == pytest.approx(WIDTH * 1e-4, rel=1e-2)
+
+
+def test_a_variance_of_a_millionth_of_the_norm_is_one() -> None:
+    y = 1e3 + torch.randn(TOKENS, WIDTH, generator=GENERATOR, dtype=torch.float64)
+    sums = Reconstruction(torch.full((WIDTH,), 1e3))
+    sums.update(y, y + 0.1)
+    assert sums.result()["explained_variance"] == pytest.approx(1 - 0.01 / y.var(0, correction=0).mean().item())
+
+
 def test_density_and_mean_activation_are_by_latent() -> None:
     sums, codes = fired(UNEVEN), CODES.numpy().astype(np.float64)
     np.testing.assert_allclose(sums.density(), (codes > 0).mean(0), rtol=1e-12)
@@ -226,3 +258,14 @@ def test_splice_scores_are_shares_of_what_ablation_costs() -> None:
             "kl_div_score_mean": 0.75,
         }
     )
+
+
+def test_where_ablation_costs_nothing_there_is_no_share_of_its_cost() -> None:
+    """As at a hook point that is 0 everywhere; a difference of rounding is none either."""
+    clean = NextToken(positions=10, cross_entropy=20.0)
+    spliced = NextToken(positions=10, cross_entropy=25.0, divergence=4.0)
+    same, nearly = NextToken(10, 20.0), NextToken(10, 20.0 + 1e-8, 1e-9)
+    scores = splice_scores(clean, spliced, same, nearly)
+    none = {name for name, value in scores.items() if math.isnan(value)}
+    assert none == {"ce_loss_score_zero", "ce_loss_score_mean", "kl_div_score_zero", "kl_div_score_mean"}
+    assert scores["ce_difference"] == pytest.approx(0.5)
