@@ -3,6 +3,7 @@
 LmsaeError
  ├── ConfigError          the sweep, a config file or a flag asks for something that is not allowed (all faults at once)
  ├── SourceError          a model or dataset cannot be found, reached or used
+ │    └── ChangedSource    its files are not those that were planned
  ├── HookPointError       the model has no such hook point, or nothing to learn there
  ├── NotEnoughTokens      more tokens were asked for than there are
  ├── ShapeError           two things that must have the same width do not
@@ -10,6 +11,7 @@ LmsaeError
  ├── TrainingError        training broke down (a loss that is no longer a number)
  ├── Unmade               some artifacts cannot be made, and all others are
  ├── ExportError          a dictionary has no exact counterpart in the wanted format
+ ├── FolderError          a folder is not that of a dictionary, is damaged, or has no exact counterpart in lmsae
  └── ArtifactError        something under artifacts/ is not as it should be
       ├── MissingArtifact  it is not there, or not finished
       ├── DamagedArtifact  its bytes are not those that were written
@@ -56,6 +58,10 @@ class SourceError(LmsaeError):
     """A model or dataset cannot be found, reached or used."""
 
 
+class ChangedSource(SourceError):
+    """The files of a model or dataset are not those that were planned, or were taken for others when planned."""
+
+
 class HookPointError(LmsaeError):
     """The model has no such hook point, or nothing to learn there."""
 
@@ -87,6 +93,10 @@ class Unmade(LmsaeError):
 
 class ExportError(LmsaeError):
     """A dictionary has no exact counterpart in the wanted format."""
+
+
+class FolderError(LmsaeError):
+    """A folder is not that of a dictionary, is damaged, or has no exact counterpart in lmsae."""
 
 
 class ArtifactError(LmsaeError):

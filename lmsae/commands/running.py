@@ -8,39 +8,56 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lmsae.artifacts.artifact import Artifacts, write_atomically
+from lmsae.commands.foreseeing import Wanted, find_useless, wanted_by, wanted_on_disk
 from lmsae.config import canonical_json, key_of
 from lmsae.errors import LmsaeError, MissingArtifact, Unmade
 from lmsae.planning.plan import Plan, passes_on_disk
+from lmsae.planning.sweeps import known_sweeps
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages import STAGES
 from lmsae.stages.making import Outcome, try_artifacts
+from lmsae.stages.origin import Origin
 from lmsae.stages.stage import Stage
 
 Say = Callable[[str], None]
+Destination = tuple[Path, Origin | None]
+"""A folder of results, and the sweep that it is for if that is known."""
+Destinations = Callable[[str], Sequence[Destination]]
 
 
 def run_plan(plan: Plan, runtime: Runtime, say: Say = print) -> None:
     """Make every artifact of a plan, stage by stage, and publish to `runtime.results`.
 
-    Raises the error of what failed when all else is made: of several failures, or of some of several rows, Unmade.
+    What failed is raised when all else is made: its own error for a plan of one row, else Unmade.
     """
     artifacts = Artifacts(runtime.artifacts)
+    origin = plan.sweep.origin if plan.sweep else None
     plan.write_specs(artifacts)
-    work = _Work(artifacts, runtime, say)
+    work = _Work(artifacts, runtime, say, wanted_by(plan), lambda reference: [(runtime.results, origin)])
     for stage in STAGES.values():
         work.run(stage, [[spec.reference for spec in group] for group in plan.passes(stage.name, runtime.together)])
-    work.require_made({spec.reference: plan.names_of_rows(spec) for stage in STAGES for spec in plan.specs(stage)})
+    rows = {spec.reference: plan.names_of_rows(spec) for stage in STAGES for spec in plan.specs(stage)}
+    work.require_made(rows if len(plan.rows) > 1 else {})
 
 
-def run_stage(stage: str, keys: Sequence[str], runtime: Runtime, say: Say = print) -> None:
+def run_stage(
+    stage: str, keys: Sequence[str], runtime: Runtime, say: Say = print, *, results: Path | None = None
+) -> None:
     """Make the named artifacts of a stage; without names, those that the plan on disk wants, and index them.
 
-    Raises the error of what failed when all else is made; of several failures, Unmade.
+    What is published goes to `results`, or else to the folder of each sweep that wants it. What failed is raised when
+    all else is made: of several failures, Unmade.
     """
     artifacts = Artifacts(runtime.artifacts)
-    work = _Work(artifacts, runtime, say)
+
+    def destinations(reference: str) -> list[Destination]:
+        sweeps = [] if results else [one for one in known_sweeps(artifacts) if reference in one.references]
+        return [(one.results, one.origin) for one in sweeps] or [(results or runtime.results, None)]
+
+    work = _Work(artifacts, runtime, say, wanted_on_disk(artifacts), destinations)
     if keys:
         references = [artifacts.find(key if "/" in key else f"{stage}/{key}").reference for key in keys]
         work.run(STAGES[stage], [references])
@@ -68,38 +85,42 @@ class _Work:
     artifacts: Artifacts
     runtime: Runtime
     say: Say
+    wanted: Wanted
+    destinations: Destinations
     outcome: Outcome = field(default_factory=Outcome)
     lost: set[str] = field(default_factory=set)
     """The artifacts that need one that has failed."""
 
     def run(self, stage: Stage, passes: Sequence[Sequence[str]]) -> None:
         """Make and publish the artifacts of some passes of a stage, but for those that need what has failed."""
-        wanted = [reference for references in passes for reference in references]
-        there, before = sum(self.artifacts[reference].is_finished for reference in wanted), len(self.outcome.made)
-        possible = []
+        asked = [reference for references in passes for reference in references]
+        there, before = sum(self.artifacts[reference].is_finished for reference in asked), len(self.outcome.made)
+        made_of = {}
         for references in passes:
-            chosen = [one for reference in references if (one := self._choose(stage, reference))]
-            self._try(stage, chosen)
-            possible += chosen
-        failed = sum(reference in self.outcome.failures for reference in wanted)
+            chosen = {one: fewer for one in references if (fewer := self._choose(stage, one))}
+            self._try(stage, list(chosen.values()))
+            made_of |= chosen
+        failed = sum(reference in self.outcome.failures for reference in asked)
         made = len(self.outcome.made) - before
         self.say(f"{stage.name}: {made} made, {there} there already" + (f", {failed} failed" if failed else ""))
-        for reference in possible:
-            if stage.publisher and reference not in self.outcome.failures:
-                stage.publisher.publish(self.artifacts[reference], self.artifacts, self.runtime.results)
+        if stage.publisher:
+            for reference, one in made_of.items():
+                for results, origin in self.destinations(reference) if self.artifacts[one].is_finished else ():
+                    stage.publisher.publish(self.artifacts[one], self.artifacts, results, origin)
 
     def require_made(self, rows: Mapping[str, Sequence[str]]) -> None:
-        """Raise what failed, if anything did. `rows` has the names of the rows that want an artifact."""
+        """Raise what failed, if anything did. `rows` has the names of the rows that want an artifact, if there are
+        several rows."""
         failures = self.outcome.failures
-        if len({name for names in rows.values() for name in names}) < 2:
+        if not rows:
             self.outcome.require_made()
         elif failures:
             lines = [f"  {one}{_format_rows(rows.get(one, ()))}: {_describe(one, failures[one])}" for one in failures]
-            raise Unmade("\n".join([f"{len(lines)} failed; all else is made.", *lines]), failures)
+            raise Unmade("\n".join([f"{len(lines)} failed; all that need none of them are made.", *lines]), failures)
 
     def _choose(self, stage: Stage, reference: str) -> str | None:
-        """The artifact to make in the place of a wanted one: itself, or one of those inputs that are there; None if it
-        needs what has failed."""
+        """The artifact to make in the place of one that is asked for: itself, or one of those inputs that are there;
+        None if it needs what has failed, or would be of no use."""
         if self.artifacts[reference].is_finished:
             return reference
         try:
@@ -120,6 +141,9 @@ class _Work:
 
     def _try(self, stage: Stage, references: Sequence[str]) -> None:
         """Make artifacts. What goes wrong with all of them at once is the failure of each that is not finished."""
+        useless = find_useless(references, self.wanted, self.artifacts, self.runtime.device)
+        self.outcome.failures.update(useless)
+        references = [reference for reference in references if reference not in useless]
         try:
             outcome = try_artifacts(stage, references, self.artifacts, self.runtime)
         except (LmsaeError, OSError) as error:

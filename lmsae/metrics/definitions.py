@@ -21,7 +21,7 @@ class Group:
 _ALL = (
     Group(
         "reconstruction",
-        1,
+        2,
         {
             "explained_variance": "1 - sum ‖y - ŷ‖² / sum ‖y - mean(y)‖², over all evaluated tokens at once.",
             "l2_ratio": "Mean of ‖ŷ‖ / ‖y‖; below 1 is shrinkage.",
@@ -56,7 +56,7 @@ _ALL = (
     ),
     Group(
         "model",
-        1,
+        2,
         {
             "ce_difference": "Cross-entropy of the model with the reconstruction in place, minus its own; nats a "
             "token.",

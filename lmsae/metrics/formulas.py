@@ -15,8 +15,9 @@ from torch import Tensor
 HISTOGRAM_LOW, HISTOGRAM_HIGH, HISTOGRAM_BINS = -6.0, 0.0, 60
 ROUNDING = 1e-12
 """A variance below this share of the squared norm is the rounding of sums in float64, and divides nothing."""
-LEAST_LOSS = 1e-7
-"""Nats a token. What changes the model's loss by less is the rounding of its float32 logits, and divides nothing."""
+LEAST_DIVERGENCE = 1e-7
+"""Nats a token. An ablation that moves the model's predictions by less is the rounding of logits and of activations as
+they are stored: its cost divides nothing."""
 
 
 @dataclass
@@ -61,10 +62,13 @@ class Reconstruction:
         n, s = self.tokens, self.sums
         variance = s["squared_norm"] - self.vectors["target"].pow(2).sum().item() / n
         error_variance = s["squared_error"] - self.vectors["error"].pow(2).sum().item() / n
+        explained = explain_variance(s["squared_error"], variance, s["squared_norm"])
+        legacy = _divide(s["legacy"], s["tokens_that_vary"])
         return {
             "tokens": n,
-            "explained_variance": explain_variance(s["squared_error"], variance, s["squared_norm"]),
-            "explained_variance_legacy": _divide(s["legacy"], s["tokens_that_vary"]),
+            "explained_variance": explained,
+            # The center may be that of activations as they are stored, and then differs from those that never vary.
+            "explained_variance_legacy": math.nan if math.isnan(explained) else legacy,
             "frac_variance_explained": explain_variance(error_variance, variance, s["squared_norm"]),
             "mse": s["squared_error"] / n,
             "l2_ratio": _divide(s["norm_ratio"], s["tokens_with_norm"]),
@@ -221,7 +225,8 @@ def splice_scores(clean: NextToken, spliced: NextToken, zero: NextToken, mean: N
     }
     for name, ablated in (("zero", zero), ("mean", mean)):
         ce, kl = ablated.mean_cross_entropy(), ablated.mean_divergence()
+        moves = kl > LEAST_DIVERGENCE
         scores[f"ce_{name}_ablated"] = ce
-        scores[f"ce_loss_score_{name}"] = _divide(ce - spliced.mean_cross_entropy(), ce - base, LEAST_LOSS)
-        scores[f"kl_div_score_{name}"] = _divide(kl - spliced.mean_divergence(), kl, LEAST_LOSS)
+        scores[f"ce_loss_score_{name}"] = _divide(ce - spliced.mean_cross_entropy(), ce - base if moves else 0.0)
+        scores[f"kl_div_score_{name}"] = _divide(kl - spliced.mean_divergence(), kl if moves else 0.0)
     return scores

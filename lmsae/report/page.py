@@ -1,7 +1,6 @@
 """The report as one HTML page that needs no other file and no network."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -12,7 +11,6 @@ from markupsafe import Markup
 from lmsae.metrics.definitions import METRICS, definition
 from lmsae.report.health import CHECKS
 from lmsae.report.main_metrics import MAIN_METRICS, in_order
-from lmsae.report.plots import FAINT, INK
 from lmsae.report.results import SPARSITY_SETTINGS, Result, names_of
 from lmsae.runtime.numbers import format_share
 
@@ -22,11 +20,15 @@ OPEN_FIGURES = 4
 
 @dataclass(frozen=True, slots=True)
 class Illustration:
-    """A figure of the page: `kind` is the section it belongs to, `svg` the text of its file."""
+    """A figure of the page: the section it belongs to, its title, and the entries of its legend and its panels as SVG,
+    with the number of panels side by side and the width of one in pixels, if there is room."""
 
     kind: str
     title: str
-    svg: str
+    entries: Sequence[Markup]
+    panels: Sequence[Markup]
+    columns: int
+    width: int
 
 
 def page(results: Sequence[Result], illustrations: Sequence[Illustration], missing: Mapping[str, str]) -> str:
@@ -50,7 +52,7 @@ def page(results: Sequence[Result], illustrations: Sequence[Illustration], missi
         healthy=sum(result.verdict.ok for result in results),
         in_order=in_order,
         figures={
-            kind: [(figure.title, _inline(figure.svg)) for figure in illustrations if figure.kind == kind]
+            kind: [figure for figure in illustrations if figure.kind == kind]
             for kind in ("pareto", "density", "curves")
         },
         open_figures=OPEN_FIGURES,
@@ -88,15 +90,3 @@ def _shorten(setting: str) -> str:
 
 def _failures(results: Sequence[Result], metric: str) -> int:
     return sum(metric in result.verdict.outside for result in results)
-
-
-def _inline(svg: str) -> Markup:
-    """An SVG file as a part of the page: no prologue, no size, no ids but those it refers to, the theme's colors."""
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r' (?:width|height)="[\d.]+pt"', "", body, count=2)
-    body = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", body)
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = body.replace("'DejaVu Sans'", "var(--text-font)")
-    for ours, theirs in ((INK, "var(--ink)"), (FAINT, "var(--line)"), ("fill: #ffffff", "fill: none")):
-        body = body.replace(ours, theirs)
-    return Markup(body)

@@ -55,6 +55,13 @@ class Result:
         """The model and the hook points that are reconstructed: results at the same ones can be compared."""
         return " · ".join(self.settings[name] for name in ("model.name", "sae.hook_point") if self.settings.get(name))
 
+    @cached_property
+    def aux_k_begins(self) -> tuple[float, float] | None:
+        """The tokens and the loss at which the loss on dead latents sets in, after steps without any; else None."""
+        sizes = self.curves.get("aux_k_loss", ())
+        first = next((i for i, size in enumerate(sizes) if size > 0), 0)
+        return (self.curves["tokens"][first], self.curves["loss"][first]) if first else None
+
     @property
     def line(self) -> tuple[tuple[str, str], ...]:
         """The settings that this result shares with those that differ from it in sparsity only."""

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from lmsae.artifacts.artifact import Artifact
 from lmsae.report.page import Illustration, page
-from lmsae.report.plots import plots
+from lmsae.report.panels import cut
+from lmsae.report.plots import Plot, plots
 from lmsae.report.results import Row, find_missing, read_results
 from lmsae.report.tables import write_tables
+from lmsae.runtime.memory import collect_new_garbage_only
 
 
 def write_report(rows: Sequence[Row], inputs: Mapping[str, Artifact], out: Path) -> None:
@@ -20,5 +22,15 @@ def write_report(rows: Sequence[Row], inputs: Mapping[str, Artifact], out: Path)
     results = read_results(rows, inputs)
     write_tables(results, out)
     (out / "plots").mkdir(exist_ok=True)
-    illustrations = [Illustration(plot.kind, plot.title, plot.save(out / "plots")) for plot in plots(results)]
+    with collect_new_garbage_only():
+        illustrations = [_illustrate(plot, out / "plots") for plot in plots(results)]
     (out / "report.html").write_text(page(results, illustrations, find_missing(rows, inputs)), encoding="utf-8")
+
+
+def _illustrate(plot: Plot, folder: Path) -> Illustration:
+    """Write a figure's files, and cut it into the pieces that the page shows."""
+    panels = plot.panels
+    parts = cut(plot.save(folder), [*panels.entries, *panels.panels])
+    count = len(panels.entries)
+    width = round(96 * panels.cell.width)
+    return Illustration(plot.kind, plot.title, parts[:count], parts[count:], panels.columns, width)

@@ -2,8 +2,10 @@
 
 import contextlib
 import ctypes
+import gc
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -25,6 +27,20 @@ def reuse_freed_memory() -> None:
         mallopt(_MMAP_MAX, 0)
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(_TOP_PAD, 2**28)
+
+
+@contextlib.contextmanager
+def collect_new_garbage_only() -> Iterator[None]:
+    """Spare the garbage collector, for the length of a `with` block, the objects that are there at its start.
+
+    For work that makes many small objects. The collector looks at every object of the process again and again
+    meanwhile, and the libraries alone have a million: of drawing a report that took a fifth of the time.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def forget_peak() -> None:

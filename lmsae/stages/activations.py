@@ -128,7 +128,7 @@ class _Capture:
         self.resumed = note_resumption(job.out, self.kept)
         there = sum(shard.stat().st_size for folder in (STORE, NORMS) for shard in (job.out / folder).glob("c.*"))
         self.bytes_to_come = layout.nbytes + layout.norms_nbytes - there
-        self._writer = StoreWriter(path, layout, self.kept)
+        self._writer = StoreWriter(path, layout, self.kept, self.job.require_claim)
 
     def take(self, activations: "Tensor", start: int) -> None:
         """Write the activations of contexts from `start` on (contexts, context_size, width), but for those kept."""

@@ -6,16 +6,18 @@ import platform
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from lmsae.artifacts.artifact import SPEC, Artifact, Artifacts, Spec
-from lmsae.artifacts.claim import hold_claim
+from lmsae.artifacts.claim import Claims, hold_claims
+from lmsae.artifacts.digests import DigestCache
 from lmsae.config import canonical_json, key_of
-from lmsae.errors import ConfigError, Fault, Unmade
+from lmsae.errors import BusyArtifact, ChangedSource, ConfigError, Fault, Unmade
 from lmsae.runtime.disk import explained
 from lmsae.runtime.memory import forget_peak, peak_memory, reuse_freed_memory
 from lmsae.runtime.runtime import Runtime
@@ -64,27 +66,30 @@ def try_artifacts(stage: Stage, references: Sequence[str], artifacts: Artifacts,
     wanted = [artifacts[reference] for reference in dict.fromkeys(references)]
     if all(artifact.is_finished for artifact in wanted):
         return outcome
-    with contextlib.ExitStack() as claims:
-        # Claims are taken in one order everywhere, so two passes that overlap cannot wait for each other.
-        for artifact in sorted(wanted, key=lambda artifact: artifact.path):
-            artifact.spec()
-            claims.enter_context(hold_claim(artifact.path, wait=runtime.wait))
+    for artifact in wanted:
+        artifact.spec()
+    with hold_claims([artifact.path for artifact in wanted], wait=runtime.wait) as claims:
         passes: dict[Hashable, list[Artifact]] = defaultdict(list)
         for artifact in wanted:
             if not artifact.is_finished:
                 passes[stage.shares(artifact.spec())].append(artifact)
         for missing in passes.values():
-            outcome.add(_make_pass(stage, missing, artifacts, runtime))
+            outcome.add(_make_pass(stage, missing, artifacts, runtime, claims))
     return outcome
 
 
-def _make_pass(stage: Stage, missing: Sequence[Artifact], artifacts: Artifacts, runtime: Runtime) -> Outcome:
-    """Make the artifacts of one pass and publish each as soon as it is whole."""
+def _make_pass(
+    stage: Stage, missing: Sequence[Artifact], artifacts: Artifacts, runtime: Runtime, claims: Claims
+) -> Outcome:
+    """Make the artifacts of one pass and publish each as soon as it is whole.
+
+    Nothing is written of an artifact from when another process has taken it over; that is the failure BusyArtifact.
+    """
     outcome, others = Outcome(), _spec_texts(stage, artifacts)
     jobs: dict[str, Job] = {}
     for artifact in missing:
         try:
-            jobs[artifact.reference] = _job(stage, artifact, artifacts, others)
+            jobs[artifact.reference] = _job(stage, artifact, artifacts, others, claims)
         except Exception as error:
             outcome.failures[artifact.reference] = error
     _apply(runtime)
@@ -92,30 +97,49 @@ def _make_pass(stage: Stage, missing: Sequence[Artifact], artifacts: Artifacts, 
     try:
         for job, ended in stage.make(list(jobs.values()), runtime) if jobs else ():
             if isinstance(ended, Exception):
-                outcome.failures[job.reference] = explained(ended, artifacts.root)
+                outcome.failures[job.reference] = _explain(ended, [job], artifacts)
             else:
                 cost = {"seconds": round(time.perf_counter() - began, 3), "in_pass": 1, **ended}
-                Artifact(job.out).publish(_provenance(started, cost, runtime))
+                Artifact(job.out).publish(_provenance(started, cost, runtime), job.require_claim)
                 outcome.made.append(job.reference)
             del jobs[job.reference]
             began = time.perf_counter()
     except Exception as error:
-        said = explained(error, artifacts.root)
+        said = _explain(error, jobs.values(), artifacts)
         if not jobs:
             raise said from error
         outcome.failures.update(dict.fromkeys(jobs, said))
     return outcome
 
 
-def _job(stage: Stage, artifact: Artifact, artifacts: Artifacts, others: Mapping[Path, str]) -> Job:
+def _explain(error: Exception, jobs: Iterable[Job], artifacts: Artifacts) -> Exception:
+    """The error to tell of one that was met in making jobs.
+
+    Whatever fails in a folder that another process has taken over may fail because that process is at work there.
+    Sources that are not those that were planned take the remembered digests with them: the next plan computes them
+    anew, so a wrong one is not planned for ever.
+    """
+    if isinstance(error, ChangedSource):
+        DigestCache.drop(artifacts.root)
+    try:
+        for job in jobs:
+            job.require_claim()
+    except BusyArtifact as busy:
+        return busy
+    return explained(error, artifacts.root)
+
+
+def _job(stage: Stage, artifact: Artifact, artifacts: Artifacts, others: Mapping[Path, str], claims: Claims) -> Job:
     spec = artifact.spec()
     if (spec.stage, spec.version) != (stage.name, stage.version):
         message = f"is of {spec.stage} version {spec.version}; this lmsae makes {stage.name} version {stage.version}"
         raise ConfigError([Fault(str(artifact.path / SPEC), None, None, f"{message}. Plan the sweep again")])
     inputs = {name: _open(stage, artifacts[reference]) for name, reference in spec.inputs.items()}
+    require_claim = partial(claims.require, artifact.path)
+    require_claim()
     artifact.clear(stage.keeps)
     config = stage.config.model_validate(spec.config)
-    return Job(artifact.reference, config, inputs, artifact.path, _relatives(stage, spec, others))
+    return Job(artifact.reference, config, inputs, artifact.path, _relatives(stage, spec, others), require_claim)
 
 
 def _open(stage: Stage, artifact: Artifact) -> Artifact:

@@ -32,8 +32,8 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
 def _make(job: Job) -> Facts:
     """Raises HookPointError where activations are 0 everywhere."""
     import torch
-    from safetensors.torch import save_file
 
+    from lmsae.runtime.tensors import save_tensors
     from lmsae.stages.inputs.stored import calibration_activations, max_norm_of
 
     read = job.inputs["activations"], job.inputs["tokens"], job.config
@@ -46,7 +46,7 @@ def _make(job: Job) -> Facts:
             "begins at 0 and was never trained gives such activations): choose another hook point."
         )
     moments["max_norm"] = torch.tensor(max_norm_of(*read), dtype=torch.float64)
-    save_file(moments, job.out / "norm.safetensors")
+    save_tensors(moments, job.out / "norm.safetensors")
     return {"tokens": len(x)}
 
 

@@ -21,6 +21,7 @@ from lmsae.stages.models import LMConfig
 from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Reading, Sites, inputs_from
 from lmsae.stages.stage import Done, Job, Stage
+from lmsae.stages.tokenize import tokens_per_epoch
 from lmsae.store.layout import Layout
 from lmsae.training.config import TrainConfig
 from lmsae.training.objective import Learning, trains_on_contexts
@@ -154,7 +155,7 @@ def _begin(job: Job, stream: "_Stream", splice: "Splice | None", runtime: Runtim
     start = _load_start(job).to(runtime.torch_device())
     run = Run(start, config.objective, config, job.reference, log, splice if config.spliced else None)
     keeps = step_to_keep(job) if runtime.keep_training_state else 0
-    checkpoints, extends = Checkpoints(job.out / CHECKPOINT, run, keeps), None
+    checkpoints, extends = Checkpoints(job.out / CHECKPOINT, run, keeps, job.require_claim), None
     if not checkpoints.restore():
         extends = extend_shorter_run(job, checkpoints)
     return _Training(job, run, checkpoints, run.steps_done, note_resumption(job.out, run.steps_done), extends)
@@ -164,6 +165,15 @@ def _flops(training: _Training, stream: "_Stream") -> float:
     """The FLOPs of the steps that a dictionary has done in this pass."""
     steps = training.run.steps_done - training.began
     return dictionary_flops(training.job.config.dictionary, stream.context_size).step * steps * stream.batch_size
+
+
+def _require_tokens(spec: Spec, outlook: Outlook) -> None:
+    """Raise NotEnoughTokens if the text has been tokenized and holds less than training wants."""
+    counts = outlook.token_counts(outlook.spec(spec.inputs["tokens"]))
+    if counts is not None:
+        config = Config.model_validate(spec.config)
+        on_contexts = trains_on_contexts(config.dictionary.geometry, config.spliced is not None)
+        config.require_tokens(tokens_per_epoch(counts, config, on_contexts=on_contexts))
 
 
 def _models(jobs: Sequence[Job], runtime: Runtime) -> "dict[LMConfig, LanguageModel]":
@@ -320,5 +330,6 @@ STAGE = Stage(
     relatives_differ_in=LENGTH,
     shares=stream_of,
     fills_memory=True,
+    require=_require_tokens,
     effort=Effort(_work, fact("flops_per_second"), _kind, size=_size, memory=_memory),
 )

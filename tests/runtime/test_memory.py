@@ -1,16 +1,19 @@
 """Memory: the most in use, of a stretch of work and not of the process's whole life."""
 
+import gc
 import json
 import subprocess
 import sys
+import weakref
 
 import pytest
 
-from lmsae.runtime.memory import peak_memory
+from lmsae.runtime.memory import collect_new_garbage_only, peak_memory
 
 MB = 1_000_000
 # In a process of its own: this one may have been told to keep freed memory.
 FORGET = """
+import gc
 import json
 from lmsae.runtime.memory import forget_peak, peak_memory
 peaks = [peak_memory()["host"]]
@@ -35,3 +38,19 @@ def test_without_cuda_there_is_no_peak_of_a_device() -> None:
     import torch
 
     assert ("device" in peak_memory()) == torch.cuda.is_available()
+
+
+def test_garbage_made_since_is_collected_and_what_was_there_is_spared() -> None:
+    class Loop:
+        def __init__(self) -> None:
+            self.itself = self
+
+    old, frozen = weakref.ref(Loop()), gc.get_freeze_count()
+    assert old() is not None
+    with collect_new_garbage_only():
+        new = weakref.ref(Loop())
+        gc.collect()
+        assert (old() is None, new() is None) == (False, True)
+    gc.collect()
+    assert old() is None
+    assert gc.get_freeze_count() == frozen
