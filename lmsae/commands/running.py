@@ -94,15 +94,15 @@ class _Work:
     def run(self, stage: Stage, passes: Sequence[Sequence[str]]) -> None:
         """Make and publish the artifacts of some passes of a stage, but for those that need what has failed."""
         asked = [reference for references in passes for reference in references]
-        there, before = sum(self.artifacts[reference].is_finished for reference in asked), len(self.outcome.made)
-        made_of = {}
+        before, made_of = len(self.outcome.made), {}
         for references in passes:
             chosen = {one: fewer for one in references if (fewer := self._choose(stage, one))}
             self._try(stage, list(chosen.values()))
             made_of |= chosen
+        made = self.outcome.made[before:]
+        there = sum(self.artifacts[reference].is_finished for reference in {*asked}.difference(made))
         failed = sum(reference in self.outcome.failures for reference in asked)
-        made = len(self.outcome.made) - before
-        self.say(f"{stage.name}: {made} made, {there} there already" + (f", {failed} failed" if failed else ""))
+        self.say(f"{stage.name}: {len(made)} made, {there} there already" + (f", {failed} failed" if failed else ""))
         if stage.publisher:
             for reference, one in made_of.items():
                 for results, origin in self.destinations(reference) if self.artifacts[one].is_finished else ():
@@ -163,7 +163,7 @@ def _format_rows(names: Sequence[str]) -> str:
 
 
 def _describe(reference: str, error: Exception) -> str:
-    """What an error says of an artifact; one that nobody has foreseen also by its class: its traceback was printed."""
+    """The words of an error about an artifact; with its class if nobody has foreseen it: its traceback was printed."""
     if isinstance(error, LmsaeError | OSError):
         return str(error).removeprefix(f"{reference}: ")
     return f"{type(error).__name__}: {error}"

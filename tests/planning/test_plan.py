@@ -357,7 +357,7 @@ def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down
         "norm": "6351a56ab543ce59",
         "init": "f98daacfe06f3196",
         "train": "24b5110217a39a73",
-        "eval": "ed5b306b8d503835",
+        "eval": "228b5f81fc973ac0",
     }
 
 
