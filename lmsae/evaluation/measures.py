@@ -128,25 +128,25 @@ class ModelMeasure:
         self._hooked, self._passes = hooked, passes
         self._spliced = NextToken()
         means = dict(zip(hooked.writes, hooked.means, strict=True))
-        self._mean = _by_model(means)
-        self._zero = _by_model({hook_point: torch.zeros_like(mean) for hook_point, mean in means.items()})
+        zeros = {hook_point: torch.zeros_like(mean) for hook_point, mean in means.items()}
+        self._ablations = (_by_model(zeros), _by_model(means), _by_model(zeros, everywhere=True))
 
     def update(self, batch: Batch) -> None:
         widths = [len(mean) for mean in self._hooked.means]
         parts = dict(zip(self._hooked.writes, batch.reconstruction.split(widths, dim=-1), strict=True))
         for model in self._hooked.models:
-            for ablation in (self._zero[model], self._mean[model]):
-                self._passes.ablate(ablation)
+            for ablations in self._ablations:
+                self._passes.ablate(ablations[model])
             own = {hook_point: part for hook_point, part in parts.items() if hook_point.model == model}
             self._passes.splice(model, own, self._spliced)
 
     def score(self) -> Score:
         clean = NextToken.pooled(self._passes.clean[model] for model in self._hooked.models)
-        zero, mean = (
+        ablated = [
             NextToken.pooled(self._passes.ablated[ablation.key] for ablation in ablations.values())
-            for ablations in (self._zero, self._mean)
-        )
-        return Score(splice_scores(clean, self._spliced, zero, mean))
+            for ablations in self._ablations
+        ]
+        return Score(splice_scores(clean, self._spliced, *ablated))
 
 
 class RecoveryMeasure:
@@ -196,9 +196,9 @@ WITHOUT_TEXT: dict[str, Callable[[HookedDictionary], Score]] = {
 """The groups that the dictionary alone is enough for."""
 
 
-def _by_model(vectors: Mapping[HookPoint, Tensor]) -> dict[int, Ablation]:
+def _by_model(vectors: Mapping[HookPoint, Tensor], *, everywhere: bool = False) -> dict[int, Ablation]:
     """The ablations that put vectors in the activations' place, one for each model."""
     return {
-        model: Ablation(model, {point: vector for point, vector in vectors.items() if point.model == model})
+        model: Ablation(model, {point: vector for point, vector in vectors.items() if point.model == model}, everywhere)
         for model in dict.fromkeys(point.model for point in vectors)
     }

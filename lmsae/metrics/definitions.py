@@ -33,6 +33,9 @@ _ALL = (
             "frac_variance_explained": "As explained_variance, with the mean error removed (dictionary_learning's "
             "formula).",
             "tokens": "Held-out tokens that were evaluated, special ones not counted.",
+            "saelens_relative_reconstruction_bias": "As SAELens has it: mean over batches of Σ‖ŷ‖² / Σ y·ŷ.",
+            "saelens_explained_variance_legacy": "As SAELens has it: explained_variance_legacy with the mean of the "
+            "batch.",
         },
     ),
     Group(
@@ -69,6 +72,11 @@ _ALL = (
             "ce_spliced": "Cross-entropy of the model with the reconstruction in place; nats a token.",
             "ce_zero_ablated": "Cross-entropy with zeros in place of the activations; nats a token.",
             "ce_mean_ablated": "Cross-entropy with the mean activation in place of the activations; nats a token.",
+            "saelens_ce_loss_score": "As SAELens has it: ce_loss_score_zero, with special tokens ablated too.",
+            "saelens_ce_loss_with_ablation": "As SAELens has it: ce_zero_ablated, with special tokens ablated too.",
+            "saelens_kl_div_with_sae": "As SAELens has it: kl_div, last positions counted.",
+            "saelens_kl_div_with_ablation": "As SAELens has it: KL with zeros at all tokens, last positions counted.",
+            "saelens_kl_div_score": "As SAELens has it: kl_div_score_zero from these two.",
         },
     ),
     Group(

@@ -56,6 +56,7 @@ class Reconstruction:
         varies = variance > ROUNDING * norm.pow(2)
         self._add("tokens_that_vary", varies.sum())
         self._add("legacy", (1 - error.pow(2).sum(1) / variance)[varies].sum())
+        self._add_batch(y, norm_hat.pow(2).sum(), dot.sum(), error.pow(2).sum(1))
 
     def result(self) -> dict[str, float]:
         """The metrics by name; see docs/metrics.md for each formula."""
@@ -74,7 +75,18 @@ class Reconstruction:
             "l2_ratio": _divide(s["norm_ratio"], s["tokens_with_norm"]),
             "cossim": _divide(s["cossim"], s["tokens_with_norm"]),
             "relative_reconstruction_bias": _divide(s["squared_norm_hat"], s["dot"]),
+            "saelens_relative_reconstruction_bias": _divide(s["batch_biases"], s["batches_with_bias"]),
+            "saelens_explained_variance_legacy": _divide(s["batch_legacy"], s["tokens_off_batch_mean"]),
         }
+
+    def _add_batch(self, y: Tensor, squared_norm_hat: Tensor, dot: Tensor, squared_error: Tensor) -> None:
+        """Take in what SAELens averages over batches, or measures from the mean of a batch."""
+        self._add("batches_with_bias", (dot != 0).sum())
+        self._add("batch_biases", squared_norm_hat / dot if dot else dot)
+        variance = (y - y.mean(0)).pow(2).sum(1)
+        varies = variance > ROUNDING * y.pow(2).sum(1)
+        self._add("tokens_off_batch_mean", varies.sum())
+        self._add("batch_legacy", (1 - squared_error / variance)[varies].sum())
 
     def _add(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + value.item()
@@ -163,11 +175,16 @@ def decoder_geometry(
 
 @dataclass
 class NextToken:
-    """Sums of the model's next-token cross-entropy, and of its divergence from the clean model, over positions."""
+    """Sums of the model's next-token cross-entropy, and of its divergence from the clean model, over positions.
+
+    The last position of a context has no next token. Its divergence is summed apart: SAELens counts it.
+    """
 
     positions: int = 0
     cross_entropy: float = 0.0
     divergence: float = 0.0
+    last_positions: int = 0
+    last_divergence: float = 0.0
 
     def update(
         self,
@@ -184,14 +201,18 @@ class NextToken:
         picked = log_p.gather(1, following[:, None])
         self.cross_entropy -= picked.sum(dtype=torch.float64).item()
         if clean is not None:
-            log_q = clean[:, :-1][keep].float().log_softmax(-1)
-            self.divergence += (log_q.exp() * (log_q - log_p)).sum(dtype=torch.float64).item()
+            self.divergence += _sum_divergence(clean[:, :-1][keep], log_p)
+            last = counted[:, -1]
+            self.last_positions += int(last.sum())
+            self.last_divergence += _sum_divergence(clean[:, -1][last], logits[:, -1][last].float().log_softmax(-1))
 
     def add(self, other: "NextToken") -> None:
         """Take in the sums of other positions."""
         self.positions += other.positions
         self.cross_entropy += other.cross_entropy
         self.divergence += other.divergence
+        self.last_positions += other.last_positions
+        self.last_divergence += other.last_divergence
 
     @classmethod
     def pooled(cls, parts: Iterable["NextToken"]) -> "NextToken":
@@ -209,24 +230,44 @@ class NextToken:
         """KL(clean || this), nats a position."""
         return self.divergence / self.positions
 
+    def mean_divergence_with_last(self) -> float:
+        """The same over last positions too."""
+        return (self.divergence + self.last_divergence) / (self.positions + self.last_positions)
 
-def splice_scores(clean: NextToken, spliced: NextToken, zero: NextToken, mean: NextToken) -> dict[str, float]:
+
+def _sum_divergence(clean: Tensor, log_p: Tensor) -> float:
+    """KL(clean || p), summed over positions; logits of the clean model and log p are (positions, vocab)."""
+    log_q = clean.float().log_softmax(-1)
+    return (log_q.exp() * (log_q - log_p)).sum(dtype=torch.float64).item()
+
+
+def splice_scores(
+    clean: NextToken, spliced: NextToken, zero: NextToken, mean: NextToken, zero_everywhere: NextToken
+) -> dict[str, float]:
     """The losses of the model when the dictionary's reconstruction takes the activations' place.
 
     ce_loss_score = (CE_ablated - CE_spliced) / (CE_ablated - CE_clean), under zero and under mean ablation; likewise
-    kl_div_score = (KL_ablated - KL_spliced) / KL_ablated. They are nan where ablation costs nothing.
+    kl_div_score = (KL_ablated - KL_spliced) / KL_ablated. They are nan where ablation costs nothing. What begins with
+    `saelens_` is as SAELens defines it: ablation takes the tokens that do not count too, and KL counts last positions.
     """
-    base = clean.mean_cross_entropy()
+    base, ce_spliced = clean.mean_cross_entropy(), spliced.mean_cross_entropy()
+
+    def shares(ce: float, kl: float, kl_spliced: float) -> tuple[float, float]:
+        moves = kl > LEAST_DIVERGENCE
+        return _divide(ce - ce_spliced, ce - base if moves else 0.0), _divide(kl - kl_spliced, kl if moves else 0.0)
+
     scores = {
         "ce_clean": base,
-        "ce_spliced": spliced.mean_cross_entropy(),
-        "ce_difference": spliced.mean_cross_entropy() - base,
+        "ce_spliced": ce_spliced,
+        "ce_difference": ce_spliced - base,
         "kl_div": spliced.mean_divergence(),
+        "saelens_kl_div_with_sae": spliced.mean_divergence_with_last(),
     }
     for name, ablated in (("zero", zero), ("mean", mean)):
         ce, kl = ablated.mean_cross_entropy(), ablated.mean_divergence()
-        moves = kl > LEAST_DIVERGENCE
         scores[f"ce_{name}_ablated"] = ce
-        scores[f"ce_loss_score_{name}"] = _divide(ce - spliced.mean_cross_entropy(), ce - base if moves else 0.0)
-        scores[f"kl_div_score_{name}"] = _divide(kl - spliced.mean_divergence(), kl if moves else 0.0)
-    return scores
+        scores[f"ce_loss_score_{name}"], scores[f"kl_div_score_{name}"] = shares(ce, kl, scores["kl_div"])
+    ce, kl = zero_everywhere.mean_cross_entropy(), zero_everywhere.mean_divergence_with_last()
+    scores["saelens_ce_loss_with_ablation"], scores["saelens_kl_div_with_ablation"] = ce, kl
+    ce_share, kl_share = shares(ce, kl, scores["saelens_kl_div_with_sae"])
+    return {**scores, "saelens_ce_loss_score": ce_share, "saelens_kl_div_score": kl_share}

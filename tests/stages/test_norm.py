@@ -15,6 +15,7 @@ from tests.miniature import ROWS, Said, write_sweep
 HOOK = "blocks.1.hook_mlp_out"
 NO_SHARE = {
     *("explained_variance", "explained_variance_legacy", "frac_variance_explained"),
+    "saelens_explained_variance_legacy",
     *("ce_loss_score_mean", "kl_div_score_mean"),
 }
 
