@@ -105,8 +105,8 @@ class SparsityMeasure:
     """The firing of latents: how many at a token, and how often each."""
 
     def __init__(self, hooked: HookedDictionary, passes: ModelPasses) -> None:
-        del hooked, passes
-        self._firing = Firing()
+        del passes
+        self._firing, self._kept = Firing(), hooked.dictionary.sparsity.kept
 
     def update(self, batch: Batch) -> None:
         self._firing.update(batch.counted_codes)
@@ -114,8 +114,11 @@ class SparsityMeasure:
     def score(self) -> Score:
         density = self._firing.density()
         vectors = {"density": density, "mean_activation": self._firing.mean_activation()}
+        metrics = {**self._firing.result(), **density_counts(density), "d_sae": len(density)}
+        if self._kept:
+            metrics["l0_over_k"] = metrics["l0"] / self._kept
         return Score(
-            {**self._firing.result(), **density_counts(density), "d_sae": len(density)},
+            metrics,
             {"density_histogram": density_histogram(density)},
             {name: vector.float().cpu() for name, vector in vectors.items()},
         )

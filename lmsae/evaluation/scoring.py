@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lmsae.errors import NotEnoughTokens
 from lmsae.evaluation.hooked import HookedDictionary, HookPoint
-from lmsae.evaluation.measures import ON_TEXT, WITHOUT_TEXT, Batch
+from lmsae.evaluation.measures import ON_TEXT, WITHOUT_TEXT, Batch, Measure
 from lmsae.evaluation.model_passes import ModelPasses
 from lmsae.evaluation.scores import Score
 from lmsae.lm.protocol import LanguageModel
@@ -86,8 +86,12 @@ class _Scoring:
 
     def __init__(self, hooked: HookedDictionary, passes: ModelPasses) -> None:
         self._hooked = hooked
-        self._measures = [measure(hooked, passes) for name, measure in ON_TEXT.items() if name in hooked.groups]
+        self._measures: list[Measure] = []
         self._error: Exception | None = None
+        try:
+            self._measures = [measure(hooked, passes) for name, measure in ON_TEXT.items() if name in hooked.groups]
+        except Exception as error:
+            self._error = error
 
     def update(self, activations: Mapping[HookPoint, Tensor], ids: Tensor, counted: Tensor) -> None:
         """Take in a batch: the activations of its contexts, its token ids, and which of them count."""

@@ -40,9 +40,10 @@ _ALL = (
     ),
     Group(
         "sparsity",
-        1,
+        2,
         {
             "l0": "Active latents a token, on average.",
+            "l0_over_k": "L0 over the number of codes that the activation function is to keep, in all layers together.",
             "l1": "Mean over tokens of the sum of |codes|.",
             "dead": "Latents that never fired.",
             "dead_share": "Share of latents that never fired on the evaluated tokens.",

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from lmsae.training.splice import Splice
 
 CONVERSION = "conversion.json"
+CALIBRATED_AT_ONCE = 1 << 25
+"""Pre-activations in memory while a threshold is calibrated: 128 MiB."""
 STREAM = ("epochs", "batch_size", "window_tokens", "seed", "sites", *Reading.model_fields)
 
 
@@ -131,6 +133,7 @@ class _Training:
     def finish(self, cost: Facts) -> Facts | Exception:
         """Write what the job is to make; returns the facts for its provenance, or the error that it met."""
         try:
+            _calibrate(self.run.dictionary, self.job)
             _convert(self.run.dictionary, self.job).save(self.job.out)
             self.run.write_curves(self.job.out / "curves.csv")
             self.checkpoints.finish()
@@ -202,6 +205,20 @@ def _load_start(job: Job) -> "Dictionary":
     dictionary = Dictionary(job.config.dictionary)
     dictionary.load_state_dict(load_file(job.inputs["init"].path / "weights.safetensors"))
     return dictionary
+
+
+def _calibrate(dictionary: "Dictionary", job: Job) -> None:
+    """Set a threshold that training has estimated by the weights that are saved, on calibration tokens."""
+    from lmsae.sparsity.selection import LearnsThreshold
+    from lmsae.stages.inputs.stored import calibration_parts
+
+    if not isinstance(dictionary.sparsity, LearnsThreshold):
+        return
+    config: Config = job.config
+    at_once = max(1, CALIBRATED_AT_ONCE // dictionary.geometry.latents)
+    tokens, batches = calibration_parts(dictionary.config, config.sites, job.inputs, config, at_once)
+    device = str(next(dictionary.parameters()).device)
+    dictionary.calibrate_threshold(tokens, ((batch.x, batch.usable) for batch in (one.to(device) for one in batches)))
 
 
 def _convert(dictionary: "Dictionary", job: Job) -> "Dictionary":
@@ -319,7 +336,7 @@ def _memory(specs: Sequence[Spec], outlook: Outlook) -> int | None:
 
 STAGE = Stage(
     name="train",
-    version=5,
+    version=6,
     help="activations + starting weights -> a dictionary",
     config=Config,
     inputs={"activations": "activations", "init": "init", "tokens": "tokenize"},

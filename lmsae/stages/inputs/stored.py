@@ -1,6 +1,6 @@
 """Stored activations and moments, read from the artifacts of earlier stages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lmsae.artifacts.artifact import Artifact
@@ -53,15 +53,34 @@ def calibration_batch(
 ) -> "Batch":
     """The raw activations of all usable calibration tokens, float32, in whole contexts if the geometry reads those:
     never part of the training stream. Raises NotEnoughTokens if there is none."""
+    (batch,) = calibration_parts(dictionary, sites, inputs, reading)[1]
+    return batch
 
+
+def calibration_parts(
+    dictionary: "DictionaryConfig",
+    sites: Sites,
+    inputs: Mapping[str, Artifact],
+    reading: Reading,
+    part_tokens: int | None = None,
+) -> "tuple[int, Iterator[Batch]]":
+    """The number of usable calibration tokens, and `calibration_batch` in parts of whole contexts with about so many
+    tokens; None is all of them at once."""
     from lmsae.text.tokens import open_tokens
 
     split, stores = open_tokens(inputs["tokens"].path), stores_for(dictionary, sites, inputs)
-    usable = _require_some(Usable(split, [store.path for store in stores], reading)[0 : split.calibration_contexts])
-    parts = [store.read(0, split.calibration_contexts) for store in stores]
-    if dictionary.geometry.grain == "context":
-        return batch_of(parts, sites, usable)
-    return batch_of([part[usable] for part in parts], sites)
+    there = split.calibration_contexts
+    usable = _require_some(Usable(split, [store.path for store in stores], reading)[0:there])
+    contexts = there if part_tokens is None else max(1, part_tokens // split.context_size)
+
+    def read(start: int) -> "Batch":
+        stop = min(start + contexts, there)
+        parts, mask = [store.read(start, stop) for store in stores], usable[start:stop]
+        if dictionary.geometry.grain == "context":
+            return batch_of(parts, sites, mask)
+        return batch_of([part[mask] for part in parts], sites)
+
+    return int(usable.sum()), map(read, range(0, there, contexts))
 
 
 def calibration_activations(activations: Artifact, tokens: Artifact, reading: Reading) -> "Tensor":
