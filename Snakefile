@@ -34,3 +34,16 @@ for planned in PLAN.rows:
             f"row_{planned.name}"
         input:
             wanted(ENDS_OF_ROWS, [planned]),
+
+
+onstart:
+    DONE.update(marked_passes(RUNTIME))
+
+
+onsuccess:
+    require_done()
+
+
+onerror:
+    report_what_is_there()
+    require_done()

@@ -4,11 +4,12 @@ LmsaeError
  ├── ConfigError          the sweep, a config file or a flag asks for something that is not allowed (all faults at once)
  ├── SourceError          a model or dataset cannot be found, reached or used
  │    └── ChangedSource    its files are not those that were planned
- ├── HookPointError       the model has no such hook point
+ ├── HookPointError       the model has no such hook point, or nothing to learn there
  ├── NotEnoughTokens      more tokens were asked for than there are
  ├── ShapeError           two things that must have the same width do not
  ├── NoSpaceError         the disk cannot hold what is about to be written
  ├── TrainingError        training broke down (a loss that is no longer a number)
+ ├── Unmade               some artifacts cannot be made, and all others are
  ├── ExportError          a dictionary has no exact counterpart in the wanted format
  ├── FolderError          a folder is not that of a dictionary, is damaged, or has no exact counterpart in lmsae
  └── ArtifactError        something under artifacts/ is not as it should be
@@ -19,7 +20,7 @@ LmsaeError
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pydantic_core import ErrorDetails
@@ -62,7 +63,7 @@ class ChangedSource(SourceError):
 
 
 class HookPointError(LmsaeError):
-    """The model has no such hook point."""
+    """The model has no such hook point, or nothing to learn there."""
 
 
 class NotEnoughTokens(LmsaeError):
@@ -79,6 +80,15 @@ class NoSpaceError(LmsaeError):
 
 class TrainingError(LmsaeError):
     """Training broke down; the dictionary that it would have written is of no use."""
+
+
+class Unmade(LmsaeError):
+    """Some artifacts cannot be made. All others that were wanted are."""
+
+    def __init__(self, message: str, failures: Mapping[str, Exception]) -> None:
+        """`failures` has the error of every artifact that failed, by reference."""
+        self.failures = dict(failures)
+        super().__init__(message)
 
 
 class ExportError(LmsaeError):

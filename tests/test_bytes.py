@@ -1,8 +1,9 @@
 """The bytes of dictionaries: those of the day they were written down, where nothing was meant to change them.
 
-On a kind of machine that tests/bytes.json knows, every tensor has the digest that it had there. Other processors
-round otherwise, and there its norm is compared. `python -m tests.test_bytes` writes the file, for when bytes change on
-purpose; CHANGELOG.md says so then, and the stage's version goes up.
+On a kind of machine that tests/bytes.json knows, every tensor has the digest that it had there; of those that have
+changed on purpose since, none is known. Other processors round otherwise, and there its norm is compared. `python -m
+tests.test_bytes` writes the file, for when bytes change on purpose; CHANGELOG.md says so then, and the stage's version
+goes up.
 """
 
 import contextlib
@@ -87,8 +88,8 @@ def test_dictionaries_have_the_bytes_of_the_day_they_were_written_down(tmp_path:
     assert found.keys() == known["norms"].keys()
     for name, tensors in found.items():
         assert norms(tensors) == pytest.approx(known["norms"][name], rel=0.05, abs=1e-3), name
-    if kind_of_machine() in known["digests"]:
-        assert {name: digests(tensors) for name, tensors in found.items()} == known["digests"][kind_of_machine()]
+    for name, expected in known["digests"].get(kind_of_machine(), {}).items():
+        assert expected.items() <= digests(found[name]).items(), name
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Foreseeing: a pass is refused if what it makes would be of no use, since a stage behind it cannot be made."""
+"""Foreseeing: an artifact is refused if it would be of no use, since no stage behind it can be made."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -28,22 +28,40 @@ def wanted_on_disk(artifacts: Artifacts) -> Wanted:
     return found
 
 
-def require_use(references: Sequence[str], wanted: Wanted, artifacts: Artifacts, device: str) -> None:
-    """Raise NotEnoughTokens if a stage that takes any of these artifacts can never be made.
+def find_useless(
+    references: Sequence[str], wanted: Wanted, artifacts: Artifacts, device: str
+) -> dict[str, NotEnoughTokens]:
+    """Those of some artifacts that are of no use, for no stage that takes them can ever be made; each with the reasons.
 
     It is known only now: the plan was made before there were tokens to count.
     """
     missing = {reference for reference in references if not artifacts[reference].is_finished}
     if not missing:
-        return
-    outlook, reasons = Estimator(artifacts, device), dict[str, list[str]]()
+        return {}
+    outlook, reasons = Estimator(artifacts, device), dict[str, dict[str, list[str]]]()
     for reference, rows in wanted.items():
         spec = outlook.spec(reference)
-        require = STAGES[spec.stage].require
-        if require and missing & {*spec.inputs.values()} and not artifacts[reference].is_finished:
-            try:
-                require(spec, outlook)
-            except NotEnoughTokens as error:
-                reasons.setdefault(str(error), []).append(rows)
-    if reasons:
-        raise NotEnoughTokens("\n".join(f"{'; '.join(rows)}: {reason}" for reason, rows in reasons.items()))
+        taken = missing & {*spec.inputs.values()}
+        if not taken or artifacts[reference].is_finished:
+            continue
+        if reason := _refuse(spec, outlook):
+            for one in taken:
+                reasons.setdefault(one, {}).setdefault(reason, []).append(rows)
+        else:
+            missing -= taken
+    return {
+        one: NotEnoughTokens("\n".join(f"{'; '.join(rows)}: {reason}" for reason, rows in reasons[one].items()))
+        for one in references
+        if one in missing and one in reasons
+    }
+
+
+def _refuse(spec: Spec, outlook: Estimator) -> str | None:
+    """The reason why an artifact can never be made; None if there is none."""
+    require = STAGES[spec.stage].require
+    try:
+        if require:
+            require(spec, outlook)
+    except NotEnoughTokens as error:
+        return str(error)
+    return None

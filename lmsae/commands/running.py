@@ -1,34 +1,46 @@
-"""Running a plan, or one stage of it, in this process: what every engine's jobs come down to."""
+"""Running a plan, or one stage of it, in this process: what every engine's jobs come down to.
+
+One row's failure never costs another row's result: passes go on, and what failed is told when all else is made.
+"""
 
 import json
-from collections.abc import Callable, Sequence
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lmsae.artifacts.artifact import Artifacts, write_atomically
-from lmsae.commands.foreseeing import Wanted, require_use, wanted_by, wanted_on_disk
+from lmsae.commands.foreseeing import Wanted, find_useless, wanted_by, wanted_on_disk
 from lmsae.config import canonical_json, key_of
+from lmsae.errors import LmsaeError, MissingArtifact, Unmade
 from lmsae.planning.plan import Plan, passes_on_disk
 from lmsae.planning.sweeps import known_sweeps
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages import STAGES
-from lmsae.stages.making import make_artifacts
+from lmsae.stages.making import Outcome, try_artifacts
 from lmsae.stages.origin import Origin
+from lmsae.stages.stage import Stage
 
 Say = Callable[[str], None]
 Destination = tuple[Path, Origin | None]
 """A folder of results, and the sweep that it is for if that is known."""
+Destinations = Callable[[str], Sequence[Destination]]
 
 
 def run_plan(plan: Plan, runtime: Runtime, say: Say = print) -> None:
-    """Make every artifact of a plan, stage by stage, and publish to `runtime.results`."""
+    """Make every artifact of a plan, stage by stage, and publish to `runtime.results`.
+
+    What failed is raised when all else is made: its own error for a plan of one row, else Unmade.
+    """
     artifacts = Artifacts(runtime.artifacts)
     origin = plan.sweep.origin if plan.sweep else None
     plan.write_specs(artifacts)
-    wanted = wanted_by(plan)
-    for stage in STAGES:
-        passes = [[spec.reference for spec in group] for group in plan.passes(stage, runtime.together)]
-        _run_passes(stage, passes, wanted, artifacts, runtime, say)
-        _publish(stage, passes, artifacts, lambda reference: [(runtime.results, origin)])
+    work = _Work(artifacts, runtime, say, wanted_by(plan), lambda reference: [(runtime.results, origin)])
+    for stage in STAGES.values():
+        work.run(stage, [[spec.reference for spec in group] for group in plan.passes(stage.name, runtime.together)])
+    rows = {spec.reference: plan.names_of_rows(spec) for stage in STAGES for spec in plan.specs(stage)}
+    work.require_made(rows if len(plan.rows) > 1 else {})
 
 
 def run_stage(
@@ -36,7 +48,8 @@ def run_stage(
 ) -> None:
     """Make the named artifacts of a stage; without names, those that the plan on disk wants, and index them.
 
-    What is published goes to `results`, or else to the folder of each sweep that wants it.
+    What is published goes to `results`, or else to the folder of each sweep that wants it. What failed is raised when
+    all else is made: of several failures, Unmade.
     """
     artifacts = Artifacts(runtime.artifacts)
 
@@ -44,15 +57,15 @@ def run_stage(
         sweeps = [] if results else [one for one in known_sweeps(artifacts) if reference in one.references]
         return [(one.results, one.origin) for one in sweeps] or [(results or runtime.results, None)]
 
-    wanted = wanted_on_disk(artifacts)
+    work = _Work(artifacts, runtime, say, wanted_on_disk(artifacts), destinations)
     if keys:
         references = [artifacts.find(key if "/" in key else f"{stage}/{key}").reference for key in keys]
-        _run_passes(stage, [references], wanted, artifacts, runtime, say)
-        _publish(stage, [references], artifacts, destinations)
+        work.run(STAGES[stage], [references])
+        work.require_made({})
     else:
         passes = passes_on_disk(stage, artifacts)
-        _run_passes(stage, passes, wanted, artifacts, runtime, say)
-        _publish(stage, passes, artifacts, destinations)
+        work.run(STAGES[stage], passes)
+        work.require_made({})
         write_index(stage, [reference for group in passes for reference in group], artifacts)
 
 
@@ -65,27 +78,92 @@ def write_index(stage: str, references: Sequence[str], artifacts: Artifacts) -> 
     write_atomically(path, json.dumps(digests, indent=1) + "\n")
 
 
-def _run_passes(
-    stage: str, passes: Sequence[Sequence[str]], wanted: Wanted, artifacts: Artifacts, runtime: Runtime, say: Say
-) -> None:
-    made = 0
-    for references in passes:
-        require_use(references, wanted, artifacts, runtime.device)
-        done = make_artifacts(STAGES[stage], references, artifacts, runtime)
-        made += len(done)
-    asked = sum(len(references) for references in passes)
-    say(f"{stage}: {made} made, {asked - made} there already")
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Passes that are run one after the other, and what became of their artifacts."""
+
+    artifacts: Artifacts
+    runtime: Runtime
+    say: Say
+    wanted: Wanted
+    destinations: Destinations
+    outcome: Outcome = field(default_factory=Outcome)
+    lost: set[str] = field(default_factory=set)
+    """The artifacts that need one that has failed."""
+
+    def run(self, stage: Stage, passes: Sequence[Sequence[str]]) -> None:
+        """Make and publish the artifacts of some passes of a stage, but for those that need what has failed."""
+        asked = [reference for references in passes for reference in references]
+        before, made_of = len(self.outcome.made), {}
+        for references in passes:
+            chosen = {one: fewer for one in references if (fewer := self._choose(stage, one))}
+            self._try(stage, list(chosen.values()))
+            made_of |= chosen
+        made = self.outcome.made[before:]
+        there = sum(self.artifacts[reference].is_finished for reference in {*asked}.difference(made))
+        failed = sum(reference in self.outcome.failures for reference in asked)
+        self.say(f"{stage.name}: {len(made)} made, {there} there already" + (f", {failed} failed" if failed else ""))
+        if stage.publisher:
+            for reference, one in made_of.items():
+                for results, origin in self.destinations(reference) if self.artifacts[one].is_finished else ():
+                    stage.publisher.publish(self.artifacts[one], self.artifacts, results, origin)
+
+    def require_made(self, rows: Mapping[str, Sequence[str]]) -> None:
+        """Raise what failed, if anything did. `rows` has the names of the rows that want an artifact, if there are
+        several rows."""
+        failures = self.outcome.failures
+        if not rows:
+            self.outcome.require_made()
+        elif failures:
+            lines = [f"  {one}{_format_rows(rows.get(one, ()))}: {_describe(one, failures[one])}" for one in failures]
+            raise Unmade("\n".join([f"{len(lines)} failed; all that need none of them are made.", *lines]), failures)
+
+    def _choose(self, stage: Stage, reference: str) -> str | None:
+        """The artifact to make in the place of one that is asked for: itself, or one of those inputs that are there;
+        None if it needs what has failed, or would be of no use."""
+        if self.artifacts[reference].is_finished:
+            return reference
+        try:
+            spec = self.artifacts[reference].spec()
+        except LmsaeError as error:
+            self.outcome.failures[reference] = error
+            return None
+        inputs = set(spec.inputs.values())
+        finished = {one for one in inputs if self.artifacts[one].is_finished}
+        if stage.lessen and len(finished) < len(inputs) and (lessened := stage.lessen(spec, finished)):
+            message = f"{len(inputs - finished)} of its {len(inputs)} inputs are not finished"
+            self.outcome.failures[reference] = MissingArtifact(f"{message}; {lessened.reference} is made of the others")
+            return self.artifacts.add(lessened).reference
+        if inputs & (self.lost | self.outcome.failures.keys()):
+            self.lost.add(reference)
+            return None
+        return reference
+
+    def _try(self, stage: Stage, references: Sequence[str]) -> None:
+        """Make artifacts. What goes wrong with all of them at once is the failure of each that is not finished."""
+        useless = find_useless(references, self.wanted, self.artifacts, self.runtime.device)
+        self.outcome.failures.update(useless)
+        references = [reference for reference in references if reference not in useless]
+        try:
+            outcome = try_artifacts(stage, references, self.artifacts, self.runtime)
+        except (LmsaeError, OSError) as error:
+            unfinished = [one for one in references if not self.artifacts[one].is_finished]
+            if not unfinished:
+                raise
+            outcome = Outcome(failures=dict.fromkeys(unfinished, error))
+        for error in dict.fromkeys(outcome.failures.values()):
+            if not isinstance(error, LmsaeError | OSError):
+                traceback.print_exception(error, file=sys.stderr)
+            traceback.clear_frames(error.__traceback__)  # they hold what was in memory
+        self.outcome.add(outcome)
 
 
-def _publish(
-    stage: str,
-    passes: Sequence[Sequence[str]],
-    artifacts: Artifacts,
-    destinations: Callable[[str], Sequence[Destination]],
-) -> None:
-    """Publish a stage's artifacts, if it has a publisher, to the destinations of each."""
-    if not (publisher := STAGES[stage].publisher):
-        return
-    for reference in (reference for references in passes for reference in references):
-        for results, origin in destinations(reference):
-            publisher.publish(artifacts[reference], artifacts, results, origin)
+def _format_rows(names: Sequence[str]) -> str:
+    return f" (row{'s' if len(names) > 1 else ''} {', '.join(names)})" if names else ""
+
+
+def _describe(reference: str, error: Exception) -> str:
+    """The words of an error about an artifact; with its class if nobody has foreseen it: its traceback was printed."""
+    if isinstance(error, LmsaeError | OSError):
+        return str(error).removeprefix(f"{reference}: ")
+    return f"{type(error).__name__}: {error}"

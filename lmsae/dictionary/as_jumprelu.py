@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lmsae.dictionary.dictionary import Dictionary
+from lmsae.metrics.formulas import explain_variance
 from lmsae.sparsity.thresholds import to_jumprelu
 
 
@@ -72,7 +73,7 @@ def _measure_quality(
     dictionary.eval()
     counted = target if usable is None else target[usable]
     mean = counted.mean(0, dtype=torch.float64)
-    squared_error = variance = active = 0.0
+    squared_error = variance = squared_norm = active = 0.0
     step = chunk if usable is None else max(1, chunk // x.shape[1])
     for start in range(0, len(x), step):
         rows = slice(start, start + step)
@@ -82,6 +83,7 @@ def _measure_quality(
             codes, y_hat, y = codes[usable[rows]], y_hat[usable[rows]], y[usable[rows]]
         squared_error += (y_hat.double() - y.double()).pow(2).sum().item()
         variance += (y.double() - mean).pow(2).sum().item()
+        squared_norm += y.double().pow(2).sum().item()
         active += (codes != 0).sum().item()
     dictionary.train(was_training)
-    return Quality(1 - squared_error / variance, active / len(counted))
+    return Quality(explain_variance(squared_error, variance, squared_norm), active / len(counted))

@@ -1,7 +1,7 @@
 """The dictionary itself: it reads and writes raw activations, whatever units it was trained in."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from lmsae.geometry.geometry import EntrywiseGeometry
 from lmsae.kernels.entries import Entries, spread
 from lmsae.runtime.tensors import save_tensors
 from lmsae.sparsity.capabilities import TakesAnyK, require
+from lmsae.sparsity.selection import LearnsThreshold
 from lmsae.sparsity.sparsity import EntrywiseSparsity
 
 WEIGHTS, CONFIG = "dictionary.safetensors", "dictionary.json"
@@ -150,6 +151,23 @@ class Dictionary(nn.Module):
         if self.config.sparsity_include_decoder_norm:
             values = values * codes.spread(self.geometry.norms())
         self.sparsity.observe(values, codes.latents)
+
+    @torch.no_grad()
+    def calibrate_threshold(self, tokens: int, parts: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+        """Set the threshold, which training has only estimated, so that as many codes are active on raw activations x
+        as training's selection keeps.
+
+        `parts` have x (tokens, d_in), or whole contexts of it with the mask of usable tokens, a part of the `tokens`
+        usable ones at a time.
+        """
+        assert isinstance(self.sparsity, LearnsThreshold), "no other threshold is an estimate"
+
+        def pre_activations() -> Iterator[Tensor]:
+            for x, usable in parts:
+                pre = self._to_selection(self.geometry.encode(self.read(x)))
+                yield pre if usable is None else pre[usable]
+
+        self.sparsity.calibrate(tokens, pre_activations())
 
     def _to_selection(self, pre: Tensor) -> Tensor:
         """`pre` in the units that latents are selected in."""

@@ -19,8 +19,8 @@ class HookPoint(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HookedDictionary:
-    """A dictionary to evaluate, the hook points that it reads and writes, and the mean activation (calibration text) at
-    each of those that it writes.
+    """A dictionary to evaluate, the hook points that it reads and writes, and at each of those that it writes the mean
+    activation and the mean norm of calibration text.
 
     `groups` are the metric groups to measure. `conversion` is what conversion to jumprelu has cost it, by metric; empty
     if it was not converted.
@@ -30,6 +30,7 @@ class HookedDictionary:
     reads: Sequence[HookPoint]
     writes: Sequence[HookPoint]
     means: Sequence[Tensor]
+    mean_norms: Sequence[float]
     groups: Collection[str] = tuple(GROUPS)
     conversion: dict[str, float] = field(default_factory=dict)
 

@@ -1,6 +1,7 @@
 """Measures: one for each metric group, which takes in batches of text and gives the group's score."""
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,10 @@ from lmsae.metrics.formulas import (
     density_histogram,
     splice_scores,
 )
+
+NEGLIGIBLE = 1e-6
+"""A token with less than this share of the mean norm has none: one such token would outweigh all others in a mean of
+ratios."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,12 @@ class ReconstructionMeasure:
     def __init__(self, hooked: HookedDictionary, passes: ModelPasses) -> None:
         del passes
         self._hooked = hooked
-        self._total = Reconstruction(torch.cat(list(hooked.means)))
-        self._each = [Reconstruction(mean) for mean in hooked.means] if len(hooked.writes) > 1 else []
+        self._total = Reconstruction(torch.cat(list(hooked.means)), NEGLIGIBLE * math.hypot(*hooked.mean_norms))
+        self._each = [
+            Reconstruction(mean, NEGLIGIBLE * norm)
+            for mean, norm in zip(hooked.means, hooked.mean_norms, strict=True)
+            if len(hooked.writes) > 1
+        ]
 
     def update(self, batch: Batch) -> None:
         self._total.update(batch.counted_target, batch.counted_reconstruction)
@@ -96,8 +105,8 @@ class SparsityMeasure:
     """The firing of latents: how many at a token, and how often each."""
 
     def __init__(self, hooked: HookedDictionary, passes: ModelPasses) -> None:
-        del hooked, passes
-        self._firing = Firing()
+        del passes
+        self._firing, self._kept = Firing(), hooked.dictionary.sparsity.kept
 
     def update(self, batch: Batch) -> None:
         self._firing.update(batch.counted_codes)
@@ -105,8 +114,11 @@ class SparsityMeasure:
     def score(self) -> Score:
         density = self._firing.density()
         vectors = {"density": density, "mean_activation": self._firing.mean_activation()}
+        metrics = {**self._firing.result(), **density_counts(density), "d_sae": len(density)}
+        if self._kept:
+            metrics["l0_over_k"] = metrics["l0"] / self._kept
         return Score(
-            {**self._firing.result(), **density_counts(density), "d_sae": len(density)},
+            metrics,
             {"density_histogram": density_histogram(density)},
             {name: vector.float().cpu() for name, vector in vectors.items()},
         )
@@ -119,25 +131,25 @@ class ModelMeasure:
         self._hooked, self._passes = hooked, passes
         self._spliced = NextToken()
         means = dict(zip(hooked.writes, hooked.means, strict=True))
-        self._mean = _by_model(means)
-        self._zero = _by_model({hook_point: torch.zeros_like(mean) for hook_point, mean in means.items()})
+        zeros = {hook_point: torch.zeros_like(mean) for hook_point, mean in means.items()}
+        self._ablations = (_by_model(zeros), _by_model(means), _by_model(zeros, everywhere=True))
 
     def update(self, batch: Batch) -> None:
         widths = [len(mean) for mean in self._hooked.means]
         parts = dict(zip(self._hooked.writes, batch.reconstruction.split(widths, dim=-1), strict=True))
         for model in self._hooked.models:
-            for ablation in (self._zero[model], self._mean[model]):
-                self._passes.ablate(ablation)
+            for ablations in self._ablations:
+                self._passes.ablate(ablations[model])
             own = {hook_point: part for hook_point, part in parts.items() if hook_point.model == model}
             self._passes.splice(model, own, self._spliced)
 
     def score(self) -> Score:
         clean = NextToken.pooled(self._passes.clean[model] for model in self._hooked.models)
-        zero, mean = (
+        ablated = [
             NextToken.pooled(self._passes.ablated[ablation.key] for ablation in ablations.values())
-            for ablations in (self._zero, self._mean)
-        )
-        return Score(splice_scores(clean, self._spliced, zero, mean))
+            for ablations in self._ablations
+        ]
+        return Score(splice_scores(clean, self._spliced, *ablated))
 
 
 class RecoveryMeasure:
@@ -187,9 +199,9 @@ WITHOUT_TEXT: dict[str, Callable[[HookedDictionary], Score]] = {
 """The groups that the dictionary alone is enough for."""
 
 
-def _by_model(vectors: Mapping[HookPoint, Tensor]) -> dict[int, Ablation]:
+def _by_model(vectors: Mapping[HookPoint, Tensor], *, everywhere: bool = False) -> dict[int, Ablation]:
     """The ablations that put vectors in the activations' place, one for each model."""
     return {
-        model: Ablation(model, {point: vector for point, vector in vectors.items() if point.model == model})
+        model: Ablation(model, {point: vector for point, vector in vectors.items() if point.model == model}, everywhere)
         for model in dict.fromkeys(point.model for point in vectors)
     }

@@ -15,21 +15,27 @@ from lmsae.metrics.formulas import NextToken
 
 @dataclass(frozen=True)
 class Ablation:
-    """The vectors that take the activations' place at hook points of one model; equal ones have equal keys."""
+    """The vectors that take the activations' place at hook points of one model; equal ones have equal keys.
+
+    `everywhere` says that they do so at tokens that do not count, too.
+    """
 
     model: int
     vectors: Mapping[HookPoint, Tensor]
+    everywhere: bool = False
 
     @cached_property
     def key(self) -> Hashable:
-        return tuple((hook_point, vector.cpu().numpy().tobytes()) for hook_point, vector in self.vectors.items())
+        vectors = tuple((hook_point, vector.cpu().numpy().tobytes()) for hook_point, vector in self.vectors.items())
+        return vectors, self.everywhere
 
 
 class ModelPasses:
     """The passes of several models over one batch after another, and the sums of those that dictionaries share.
 
-    A pass is run when the first dictionary asks for it in a batch, and never twice. Tokens that do not count keep their
-    own activation.
+    A pass is run when the first dictionary asks for it in a batch, and never twice. One that fails leaves no sum: the
+    next dictionary that asks runs it again. Tokens that do not count keep their own activation, but for ablations
+    `everywhere`.
     """
 
     def __init__(self, models: Sequence[LanguageModel]) -> None:
@@ -46,27 +52,32 @@ class ModelPasses:
 
     def splice(self, model: int, reconstructions: Mapping[HookPoint, Tensor], into: NextToken) -> None:
         """Run a model on from reconstructions, (contexts, context_size, width) at its hook points, and add the loss."""
-        clean = self._clean_logits(model)
-        into.update(self._run_on(model, reconstructions), self._ids, self._counted, clean)
+        self._run_on(model, reconstructions, self._counted, into)
 
     def ablate(self, ablation: Ablation) -> None:
         """Run a model on from vectors in place of its activations, unless that was done in this batch."""
         key = ablation.key
         if key not in self._done:
+            replaced = torch.ones_like(self._counted) if ablation.everywhere else self._counted
+            self._run_on(ablation.model, ablation.vectors, replaced, self.ablated[key])
             self._done.add(key)
-            self.splice(ablation.model, ablation.vectors, self.ablated[key])
 
     def _clean_logits(self, model: int) -> Tensor:
         if model not in self._logits:
-            self._logits[model] = self.models[model].logits(self._ids)
-            self.clean[model].update(self._logits[model], self._ids, self._counted)
+            logits, found = self.models[model].logits(self._ids), NextToken()
+            found.update(logits, self._ids, self._counted)
+            self.clean[model].add(found)
+            self._logits[model] = logits
         return self._logits[model]
 
-    def _run_on(self, model: int, replacements: Mapping[HookPoint, Tensor]) -> Tensor:
-        """Logits with the replacements at tokens that count, and the activations themselves at the others."""
+    def _run_on(self, model: int, replacements: Mapping[HookPoint, Tensor], replaced: Tensor, into: NextToken) -> None:
+        """Run a model on with replacements at the tokens that are `replaced` and the activations themselves at the
+        others, and add the loss of those that count."""
         values = {}
         for hook_point, value in replacements.items():
             own = self._activations[hook_point]
-            values[hook_point.name] = torch.where(self._counted[..., None], value.to(own.dtype), own)
+            values[hook_point.name] = torch.where(replaced[..., None], value.to(own.dtype), own)
         edits = {name: lambda _, value=value: value for name, value in values.items()}
-        return self.models[model].logits_with(self._ids, edits)
+        clean, found = self._clean_logits(model), NextToken()
+        found.update(self.models[model].logits_with(self._ids, edits), self._ids, self._counted, clean)
+        into.add(found)

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmsae.errors import NotEnoughTokens
 from lmsae.evaluation.hooked import HookedDictionary, HookPoint
-from lmsae.evaluation.measures import ON_TEXT, WITHOUT_TEXT, Batch
+from lmsae.evaluation.measures import ON_TEXT, WITHOUT_TEXT, Batch, Measure
 from lmsae.evaluation.model_passes import ModelPasses
 from lmsae.evaluation.scores import Score
 from lmsae.lm.protocol import LanguageModel
@@ -53,35 +54,67 @@ def score(
     text: HeldOutText,
     batch_contexts: int,
     advance: Callable[[int], None],
-) -> list[Score]:
+) -> list[Score | Exception]:
     """Score every dictionary, each in its groups, on all contexts of `text`, in their order.
 
     Tokens that do not count keep their own activation when the model is spliced or ablated, and no metric counts them.
     A dictionary that writes several hook points is spliced in at all of them at once; of several models the sums are
-    pooled. A group gives the same score whatever other groups and dictionaries are measured beside it.
+    pooled. A group gives the same score whatever other groups and dictionaries are measured beside it: one that cannot
+    be scored gives its error, and the others their scores. Raises NotEnoughTokens if no token counts.
     """
     passes = ModelPasses(models)
-    measures = [
-        [measure(hooked, passes) for name, measure in ON_TEXT.items() if name in hooked.groups]
-        for hooked in dictionaries
-    ]
+    scorings = [_Scoring(hooked, passes) for hooked in dictionaries]
+    some_count = False
     for ids, usable in text.batches(batch_contexts):
         ids, usable = ids.to(models[0].device), usable.to(models[0].device)
         activations = _read(models, dictionaries, text, ids)
         counted = text.counted(usable, activations)
+        some_count = some_count or bool(counted[:, :-1].any())
         passes.begin(ids, counted, activations)
-        for hooked, own in zip(dictionaries, measures, strict=True):
-            batch = _reconstruct(hooked, activations, ids, counted)
-            for measure in own:
-                measure.update(batch)
+        for scoring in scorings:
+            scoring.update(activations, ids, counted)
         advance(ids.numel())
-    scores = []
-    for hooked, own in zip(dictionaries, measures, strict=True):
-        found = score_without_text(hooked)
-        for measure in own:
-            found |= measure.score()
-        scores.append(found)
-    return scores
+    if not some_count:
+        raise NotEnoughTokens(
+            "every held-out token that has a next token is above the largest norm: raise activations.max_norm_factor"
+        )
+    return [scoring.result() for scoring in scorings]
+
+
+class _Scoring:
+    """One dictionary being scored, up to its first error."""
+
+    def __init__(self, hooked: HookedDictionary, passes: ModelPasses) -> None:
+        self._hooked = hooked
+        self._measures: list[Measure] = []
+        self._error: Exception | None = None
+        try:
+            self._measures = [measure(hooked, passes) for name, measure in ON_TEXT.items() if name in hooked.groups]
+        except Exception as error:
+            self._error = error
+
+    def update(self, activations: Mapping[HookPoint, Tensor], ids: Tensor, counted: Tensor) -> None:
+        """Take in a batch: the activations of its contexts, its token ids, and which of them count."""
+        if self._error:
+            return
+        try:
+            batch = _reconstruct(self._hooked, activations, ids, counted)
+            for measure in self._measures:
+                measure.update(batch)
+        except Exception as error:
+            self._error = error
+
+    def result(self) -> Score | Exception:
+        """The score of all text, or the error that ended it."""
+        if self._error:
+            return self._error
+        try:
+            found = score_without_text(self._hooked)
+            for measure in self._measures:
+                found |= measure.score()
+        except Exception as error:
+            return error
+        return found
 
 
 @torch.inference_mode()

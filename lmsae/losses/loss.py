@@ -51,7 +51,7 @@ class Loss(Frozen):
     replaces_reconstruction: ClassVar[bool] = False
     """It measures the reconstruction itself, so that the plain reconstruction loss is not added."""
     sparsifies: ClassVar[bool] = False
-    """It makes codes sparse where the activation function alone does not."""
+    """It makes codes sparse where the activation function alone does not, and so is warmed up."""
     entrywise: ClassVar[bool] = False
     """It asks nothing of latents whose code and threshold have no gradient: a forward pass at few entries will do."""
     needs: ClassVar[tuple[type, ...]] = ()

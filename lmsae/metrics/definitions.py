@@ -21,7 +21,7 @@ class Group:
 _ALL = (
     Group(
         "reconstruction",
-        1,
+        2,
         {
             "explained_variance": "1 - sum ‖y - ŷ‖² / sum ‖y - mean(y)‖², over all evaluated tokens at once.",
             "l2_ratio": "Mean of ‖ŷ‖ / ‖y‖; below 1 is shrinkage.",
@@ -33,13 +33,17 @@ _ALL = (
             "frac_variance_explained": "As explained_variance, with the mean error removed (dictionary_learning's "
             "formula).",
             "tokens": "Held-out tokens that were evaluated, special ones not counted.",
+            "saelens_relative_reconstruction_bias": "As SAELens has it: mean over batches of Σ‖ŷ‖² / Σ y·ŷ.",
+            "saelens_explained_variance_legacy": "As SAELens has it: explained_variance_legacy with the mean of the "
+            "batch.",
         },
     ),
     Group(
         "sparsity",
-        1,
+        2,
         {
             "l0": "Active latents a token, on average.",
+            "l0_over_k": "L0 over the number of codes that the activation function is to keep, in all layers together.",
             "l1": "Mean over tokens of the sum of |codes|.",
             "dead": "Latents that never fired.",
             "dead_share": "Share of latents that never fired on the evaluated tokens.",
@@ -56,7 +60,7 @@ _ALL = (
     ),
     Group(
         "model",
-        1,
+        2,
         {
             "ce_difference": "Cross-entropy of the model with the reconstruction in place, minus its own; nats a "
             "token.",
@@ -69,6 +73,11 @@ _ALL = (
             "ce_spliced": "Cross-entropy of the model with the reconstruction in place; nats a token.",
             "ce_zero_ablated": "Cross-entropy with zeros in place of the activations; nats a token.",
             "ce_mean_ablated": "Cross-entropy with the mean activation in place of the activations; nats a token.",
+            "saelens_ce_loss_score": "As SAELens has it: ce_loss_score_zero, with special tokens ablated too.",
+            "saelens_ce_loss_with_ablation": "As SAELens has it: ce_zero_ablated, with special tokens ablated too.",
+            "saelens_kl_div_with_sae": "As SAELens has it: kl_div, last positions counted.",
+            "saelens_kl_div_with_ablation": "As SAELens has it: KL with zeros at all tokens, last positions counted.",
+            "saelens_kl_div_score": "As SAELens has it: kl_div_score_zero from these two.",
         },
     ),
     Group(

@@ -7,11 +7,11 @@ A job works from these files and never from the sweep, which may have changed si
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmsae.artifacts.artifact import Artifacts, write_atomically
+from lmsae.artifacts.artifact import Artifact, Artifacts, write_atomically
 from lmsae.artifacts.inside import require_reference
 from lmsae.config import canonical_json, key_of
 from lmsae.errors import DamagedArtifact
@@ -78,6 +78,32 @@ def write_passes(plan: Plan, runtime: Runtime) -> dict[str, list[str]]:
                 write_atomically(folder / f"{one.reference}.json", one.text)
             _mark(folder / f"{one.reference}.done", _is_done(stage, one, artifacts, runtime))
     return written
+
+
+def marked_passes(runtime: Runtime) -> set[str]:
+    """The references of all passes that are marked as done, of this plan and of earlier ones."""
+    folder = runtime.artifacts / FOLDER
+    return {path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob("*/*.done")}
+
+
+def unmark_undone(references: Iterable[str], runtime: Runtime) -> dict[str, bool]:
+    """Remove the marks of those passes that are not done; these, each with whether it failed itself, and not only for
+    want of inputs.
+
+    Passes go on although single artifacts fail, so a mark that an engine has set says no more than that the job ended.
+    """
+    artifacts, undone = Artifacts(runtime.artifacts), {}
+    for reference in sorted(references):
+        one = Pass.read(artifacts.root, reference)
+        if not _is_done(reference.partition("/")[0], one, artifacts, runtime):
+            _mark(artifacts.root / FOLDER / f"{reference}.done", False)
+            undone[reference] = any(_failed(artifacts[made], artifacts) for made in one.artifacts)
+    return undone
+
+
+def _failed(artifact: Artifact, artifacts: Artifacts) -> bool:
+    """True if an artifact is not finished and all of its inputs are."""
+    return not artifact.is_finished and all(artifacts[one].is_finished for one in artifact.spec().inputs.values())
 
 
 def _mark(path: Path, done: bool) -> None:

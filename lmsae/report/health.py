@@ -6,8 +6,10 @@ to be is the choice that a sweep is about.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+
+from lmsae.runtime.numbers import format_share
 
 # Below this, almost a third of the variance is missing, and latents describe another signal than the model's.
 MIN_EXPLAINED_VARIANCE = 0.7
@@ -19,6 +21,8 @@ MAX_DEAD_SHARE = 0.10
 MAX_DENSE_SHARE = 0.25
 # Reconstructions shorter than this have shrunk (too strong an L1 penalty); longer ones overshoot.
 MIN_L2_RATIO, MAX_L2_RATIO = 0.8, 1.1
+# A dictionary whose L0 is not its k is not the one that was asked for, healthy or not: so much is told.
+MAX_OFF_K = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,8 @@ CHECKS = (
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A judgment on a dictionary: healthy or not, a line for each reason why not, and the metrics that give it."""
+    """A judgment on a dictionary: healthy or not, a line for each reason why not and for what is to be known of it, and
+    the metrics outside their ranges."""
 
     ok: bool
     findings: tuple[str, ...]
@@ -69,9 +74,18 @@ def verdict(metrics: Mapping[str, float]) -> Verdict:
     failed = {check: value for check, value in failed.items() if not check.passes(value)}
     return Verdict(
         ok=not failed,
-        findings=tuple(f"{c.metric} is {value:.3g} (healthy: {c.range}): {c.meaning}" for c, value in failed.items()),
+        findings=(
+            *(f"{c.metric} is {value:.3g} (healthy: {c.range}): {c.meaning}" for c, value in failed.items()),
+            *_remark_on_k(metrics),
+        ),
         outside=tuple(check.metric for check in failed),
     )
+
+
+def _remark_on_k(metrics: Mapping[str, float]) -> Iterator[str]:
+    share = metrics.get("l0_over_k", math.nan)
+    if abs(share - 1) > MAX_OFF_K:
+        yield f"l0 is {metrics['l0']:.4g}, {format_share(abs(share - 1))} {'above' if share > 1 else 'below'} k"
 
 
 def dense_share(metrics: Mapping[str, float]) -> float:

@@ -1,7 +1,7 @@
 """The report as one HTML page that needs no other file and no network."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -31,8 +31,9 @@ class Illustration:
     width: int
 
 
-def page(results: Sequence[Result], illustrations: Sequence[Illustration]) -> str:
-    """The page's HTML. Whatever a setting or a name holds is escaped."""
+def page(results: Sequence[Result], illustrations: Sequence[Illustration], missing: Mapping[str, str]) -> str:
+    """The page's HTML; `missing` are the rows without results, each with what it lacks. Whatever a setting or a name
+    holds is escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(number=number, share=format_share)
     template = environment.from_string((files("lmsae.report") / "report.html.jinja").read_text("utf-8"))
@@ -40,6 +41,7 @@ def page(results: Sequence[Result], illustrations: Sequence[Illustration]) -> st
     by_sparsity = [name for name in varied if name in SPARSITY_SETTINGS]
     return template.render(
         results=results,
+        missing=missing,
         shared=shared,
         varied=[name for name in varied if name not in SPARSITY_SETTINGS],
         sparsity=[_sparsity(result, by_sparsity) for result in results] if by_sparsity else [],

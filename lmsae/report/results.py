@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -69,8 +69,20 @@ class Result:
 
 
 def read_results(rows: Sequence[Row], inputs: Mapping[str, Artifact]) -> list[Result]:
-    """The results of every row: of `inputs`, `eval/<row>` has its metrics and `train/<row>` its curves."""
-    return [_read(row, inputs[f"eval/{row.name}"], inputs[f"train/{row.name}"]) for row in rows]
+    """The results of every row that has any: of `inputs`, `eval/<row>` has its metrics and `train/<row>` its curves."""
+    missing = find_missing(rows, inputs)
+    there = [row for row in rows if row.name not in missing]
+    return [_read(row, inputs[f"eval/{row.name}"], inputs[f"train/{row.name}"]) for row in there]
+
+
+def find_missing(rows: Sequence[Row], inputs: Container[str]) -> dict[str, str]:
+    """The names of the rows that have no results among inputs of these names, each with what it lacks."""
+    missing: dict[str, str] = {}
+    for row in rows:
+        for stage, lack in (("train", "not trained"), ("eval", "not evaluated")):
+            if f"{stage}/{row.name}" not in inputs:
+                missing.setdefault(row.name, lack)
+    return missing
 
 
 def names_of(mappings: Sequence[Mapping[str, object]]) -> list[str]:

@@ -7,7 +7,7 @@ from lmsae.artifacts.artifact import Artifact
 from lmsae.report.page import Illustration, page
 from lmsae.report.panels import cut
 from lmsae.report.plots import Plot, plots
-from lmsae.report.results import Row, read_results
+from lmsae.report.results import Row, find_missing, read_results
 from lmsae.report.tables import write_tables
 from lmsae.runtime.memory import collect_new_garbage_only
 
@@ -16,14 +16,15 @@ def write_report(rows: Sequence[Row], inputs: Mapping[str, Artifact], out: Path)
     """Write the report of a sweep into `out`.
 
     `inputs` has each row's evaluation as `eval/<row>` and its dictionary, for the training curves, as `train/<row>`.
-    The page links to `rows/<row>/<stage>`, which stands beside it once it is published to `results/`.
+    A row that lacks one of them is named on the page, and stands nowhere else. The page links to `rows/<row>/<stage>`,
+    which stands beside it once it is published to `results/`.
     """
     results = read_results(rows, inputs)
     write_tables(results, out)
     (out / "plots").mkdir(exist_ok=True)
     with collect_new_garbage_only():
         illustrations = [_illustrate(plot, out / "plots") for plot in plots(results)]
-    (out / "report.html").write_text(page(results, illustrations), encoding="utf-8")
+    (out / "report.html").write_text(page(results, illustrations, find_missing(rows, inputs)), encoding="utf-8")
 
 
 def _illustrate(plot: Plot, folder: Path) -> Illustration:

@@ -46,6 +46,15 @@ def explain_full_disk(path: Path) -> Iterator[None]:
         ) from error
 
 
+def explained(error: Exception, path: Path) -> Exception:
+    """The error that `explain_full_disk` would raise for one that was met."""
+    try:
+        with explain_full_disk(path):
+            raise error
+    except Exception as said:
+        return said
+
+
 def _says_full(error: Exception) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _FULL

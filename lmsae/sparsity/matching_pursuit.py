@@ -33,6 +33,10 @@ class MatchingPursuit(Sparsity):
         del latents, groups
         self.k = config.k
 
+    @property
+    def kept(self) -> int:
+        return self.k
+
     def forward(
         self, pre: Float[Tensor, "*batch latents"], geometry: nn.Module | None = None
     ) -> Float[Tensor, "*batch latents"]:

@@ -1,6 +1,7 @@
 """Activation functions that keep k codes, and the threshold that some of them learn."""
 
 from abc import abstractmethod
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +25,10 @@ class Selection(EntrywiseSparsity):
         super().__init__()
         self.groups = groups
         self.k = min(config.k, latents // groups)
+
+    @property
+    def kept(self) -> int:
+        return self.k * self.groups
 
     @abstractmethod
     def select_entries(self, pre: Float[Tensor, "tokens latents"], k: int) -> Entries:
@@ -60,9 +65,10 @@ class SelectsByToken(Selection):
 
 
 class LearnsThreshold(Selection):
-    """Keeps the inference threshold: a running mean of each batch's smallest positive code, bias-corrected.
+    """Keeps the inference threshold. Each group of latents has its own.
 
-    Each group of latents has its own.
+    In training it is an estimate: a running mean of each batch's smallest positive code, bias-corrected. `calibrate`
+    sets it by the weights as they are in the end.
     """
 
     threshold_sum: Tensor
@@ -81,6 +87,30 @@ class LearnsThreshold(Selection):
         return mean.float().repeat_interleave(self.width)
 
     @torch.no_grad()
+    def calibrate(self, tokens: int, parts: Iterable[Tensor]) -> None:
+        """Set the threshold above which as many codes are active on these tokens as selection keeps.
+
+        `parts` are the pre-activations of so many tokens, (some of them, latents) at a time. Where none is kept in a
+        group, its threshold stays as it is.
+        """
+        most = self.k * tokens + 1
+        kept, largest = [0] * self.groups, [self.threshold_sum.new_empty(0, dtype=torch.float32)] * self.groups
+        was_training = self.training
+        self.train()
+        for pre in parts:
+            codes, groups = self(pre).view(-1, self.groups, self.width), pre.view(-1, self.groups, self.width)
+            for group in range(self.groups):
+                kept[group] += int(codes[:, group].count_nonzero())
+                largest[group] = _keep_largest(largest[group], groups[:, group], most)
+        self.train(was_training)
+        for group, (count, values) in enumerate(zip(kept, largest, strict=True)):
+            if count:
+                # Where no positive value is left out there is nothing to tell apart.
+                ends = values.topk(min(count + 1, len(values))).values[count - 1 :].double()
+                self.threshold_sum[group] = ends.mean() if len(ends) > 1 else 0.0
+                self.threshold_weight[group] = 1.0
+
+    @torch.no_grad()
     def observe(self, codes: Tensor, latents: Int[Tensor, " entries"] | None = None) -> None:
         positive = torch.where(codes > 0, codes, torch.inf)
         if self.groups == 1:
@@ -95,6 +125,13 @@ class LearnsThreshold(Selection):
         share = (1 - THRESHOLD_DECAY) * seen.to(smallest)
         self.threshold_sum.lerp_(smallest.nan_to_num(posinf=0.0), share)
         self.threshold_weight.lerp_(torch.ones_like(smallest), share)
+
+
+def _keep_largest(kept: Float[Tensor, " n"], new: Float[Tensor, "tokens latents"], most: int) -> Float[Tensor, " m"]:
+    """The largest positive values of both, at most so many."""
+    least = kept.min().clamp(min=0) if len(kept) == most else kept.new_zeros(())
+    found = torch.cat([kept, new[new > least].float()])
+    return found.topk(most, sorted=False).values if len(found) > most else found
 
 
 def keep_chosen(

@@ -15,6 +15,11 @@ class Sparsity(nn.Module, ABC):
     signed: ClassVar[bool] = False
     """Codes may be negative."""
 
+    @property
+    def kept(self) -> int | None:
+        """The number of codes of a token that it keeps on average, in all groups together; None without any."""
+        return None
+
     @abstractmethod
     def forward(
         self, pre: Float[Tensor, "*batch latents"], geometry: nn.Module | None = None

@@ -1,13 +1,14 @@
 """activations: tokens + model + one hook point -> a Zarr array (contexts, context_size, width), in token order."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from lmsae.artifacts.artifact import Spec
 from lmsae.artifacts.resuming import NOTE, discard, note_resumption
 from lmsae.config import Frozen, canonical_json
+from lmsae.errors import ShapeError
 from lmsae.lm import ResolvedModel, read_config
 from lmsae.runtime.numbers import format_bytes, format_count
 from lmsae.runtime.runtime import Runtime
@@ -19,6 +20,9 @@ from lmsae.stages.sites import Reading
 from lmsae.stages.stage import Done, Job, Stage
 from lmsae.store.layout import Layout
 from lmsae.text.packing import TokenizeConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STORE, NORMS = "activations.zarr", "activations.norms.zarr"
 
@@ -70,7 +74,6 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     """Write `activations.zarr` of every job: all hook points of one model and token set, in one forward pass."""
     import torch
 
-    from lmsae.errors import ShapeError
     from lmsae.runtime.disk import require_space
     from lmsae.runtime.progress import show_progress
     from lmsae.store.layout import SMALLER
@@ -91,21 +94,16 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
         for start in range(begin, contexts, first.batch_contexts):
             batch = torch.from_numpy(tokens[start : start + first.batch_contexts].astype("int64")).to(model.device)
             read = model.read(batch, hook_points)
-            for capture in captures:
-                activations = read[capture.job.config.hook_point]
-                if activations.shape[-1] != capture.job.config.width:
-                    raise ShapeError(
-                        f"{capture.job.config.hook_point} of {first.model.source.name} has width "
-                        f"{activations.shape[-1]}; its config.json promised {capture.job.config.width}."
-                    )
-                capture.writer.append(activations[max(capture.kept - start, 0) :])
+            for capture in [capture for capture in captures if capture.error is None]:
+                capture.take(read[capture.job.config.hook_point], start)
             progress.advance(batch.numel())
+            if all(capture.error for capture in captures):
+                break
     flops = _flops(first.model, hook_points, context_size, progress.done)
     for capture in captures:
-        capture.writer.close()
-        discard(capture.job.out / NOTE)
+        capture.close()
         cost = progress.facts(len(jobs), flops, flops)
-        yield capture.job, {**cost, "resumed_from_contexts": capture.resumed}
+        yield capture.job, capture.error or {**cost, "resumed_from_contexts": capture.resumed}
 
 
 def _flops(model: LMConfig, hook_points: Sequence[str], context_size: int, tokens: int) -> float | None:
@@ -115,7 +113,10 @@ def _flops(model: LMConfig, hook_points: Sequence[str], context_size: int, token
 
 
 class _Capture:
-    """The store of one job. Whole shards that an interrupted pass left are kept, and nothing else of it."""
+    """The store of one job, up to its first error. Whole shards that an interrupted pass left are kept, and nothing
+    else of it."""
+
+    error: Exception | None = None
 
     def __init__(self, job: Job, contexts: int, context_size: int) -> None:
         from lmsae.store.layout import Layout
@@ -127,7 +128,33 @@ class _Capture:
         self.resumed = note_resumption(job.out, self.kept)
         there = sum(shard.stat().st_size for folder in (STORE, NORMS) for shard in (job.out / folder).glob("c.*"))
         self.bytes_to_come = layout.nbytes + layout.norms_nbytes - there
-        self.writer = StoreWriter(path, layout, self.kept, job.require_claim)
+        self._writer = StoreWriter(path, layout, self.kept, self.job.require_claim)
+
+    def take(self, activations: "Tensor", start: int) -> None:
+        """Write the activations of contexts from `start` on (contexts, context_size, width), but for those kept."""
+        config: Config = self.job.config
+        try:
+            if activations.shape[-1] != config.width:
+                raise ShapeError(
+                    f"{config.hook_point} of {config.model.source.name} has width {activations.shape[-1]}; its "
+                    f"config.json promised {config.width}."
+                )
+            self._writer.append(activations[max(self.kept - start, 0) :])
+        except Exception as error:
+            self._fail(error)
+
+    def close(self) -> None:
+        """Finish the store, unless there was an error."""
+        try:
+            if self.error is None:
+                self._writer.close()
+                discard(self.job.out / NOTE)
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self.error = error
+        self._writer.abandon()
 
 
 def estimate_contexts(spec: Spec, outlook: Outlook) -> int | None:

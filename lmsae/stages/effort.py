@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from lmsae.artifacts.artifact import Spec
 
 Kind = tuple[object, ...]
 """The traits by which two artifacts of a stage are alike, the weightiest first."""
-Facts = Mapping[str, float]
+Facts = Mapping[str, Any]
 """The facts of a finished artifact's run.json."""
 
 

@@ -83,10 +83,15 @@ class _Evaluation:
     taken_over: Mapping[str, str]
     missing: frozenset[str]
 
-    def finish(self, measured: "Score") -> dict[str, object]:
-        """Write the whole score; returns the facts on where it came from."""
-        (self.score | measured).save(self.job.out)
-        return {"measured": sorted(self.missing), "taken_over": dict(self.taken_over)}
+    def finish(self, measured: "Score | Exception", cost: Facts) -> Facts | Exception:
+        """Write the whole score; returns the facts on its cost and where it came from, or the error that was met."""
+        if isinstance(measured, Exception):
+            return measured
+        try:
+            (self.score | measured).save(self.job.out)
+        except Exception as error:
+            return error
+        return {**cost, "measured": sorted(self.missing), "taken_over": dict(self.taken_over)}
 
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
@@ -99,12 +104,16 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     from lmsae.evaluation.scoring import score_without_text
 
     on_text = []
-    for evaluation in map(_begin, jobs):
-        if _on_text(evaluation, ON_TEXT):
-            on_text.append(evaluation)
-        else:
-            measured = score_without_text(_hook(evaluation, runtime.torch_device()))
-            yield evaluation.job, evaluation.finish(measured)
+    for job in jobs:
+        try:
+            evaluation = _begin(job)
+            if _on_text(evaluation, ON_TEXT):
+                on_text.append(evaluation)
+                continue
+            ended = evaluation.finish(score_without_text(_hook(evaluation, runtime.torch_device())), {})
+        except Exception as error:
+            ended = error
+        yield job, ended
     if on_text:
         yield from _one_pass(on_text, runtime)
 
@@ -149,15 +158,22 @@ def _one_pass(evaluations: Sequence[_Evaluation], runtime: Runtime) -> Done:
     from lmsae.evaluation.scoring import score
     from lmsae.runtime.progress import show_progress
 
-    jobs = [evaluation.job for evaluation in evaluations]
-    first: Config = jobs[0].config
-    text = _text(jobs[0])
-    models = [model.load(runtime) for model in first.models]
-    dictionaries = [_hook(evaluation, str(models[0].device)) for evaluation in evaluations]
+    first = evaluations[0].job
+    config: Config = first.config
+    text = _text(first)
+    models = [model.load(runtime) for model in config.models]
+    hooked: list[tuple[_Evaluation, HookedDictionary]] = []
+    for evaluation in evaluations:
+        try:
+            hooked.append((evaluation, _hook(evaluation, str(models[0].device))))
+        except Exception as error:
+            yield evaluation.job, error
+    if not hooked:
+        return
     with show_progress("eval", unit="token", total=text.usable.size, runtime=runtime) as progress:
-        scores = score(models, dictionaries, text, first.batch_contexts, progress.advance)
-    for evaluation, measured in zip(evaluations, scores, strict=True):
-        yield evaluation.job, {**progress.facts(len(jobs)), **evaluation.finish(measured)}
+        scores = score(models, [one for _, one in hooked], text, config.batch_contexts, progress.advance)
+    for (evaluation, _), measured in zip(hooked, scores, strict=True):
+        yield evaluation.job, evaluation.finish(measured, progress.facts(len(hooked)))
 
 
 def _text(job: Job) -> "HeldOutText":
@@ -188,13 +204,14 @@ def _hook(evaluation: _Evaluation, device: str) -> "HookedDictionary":
     from lmsae.stages.inputs.stored import moments_of
 
     job, trained = evaluation.job, evaluation.job.inputs["dictionary"].path
-    means = [moments_of(norm)["mean"].float().to(device) for norm in inputs_from("norm", job.inputs)]
+    moments = [moments_of(norm) for norm in inputs_from("norm", job.inputs)]
     points, sites = _hook_points(job.config), job.config.sites
     return HookedDictionary(
         dictionary=Dictionary.load(trained).to(device),
         reads=[points[number] for number in sites.reads],
         writes=[points[number] for number in sites.writes],
-        means=[means[number] for number in sites.writes],
+        means=[moments[number]["mean"].float().to(device) for number in sites.writes],
+        mean_norms=[moments[number]["mean_norm"].item() for number in sites.writes],
         groups=evaluation.missing,
         conversion=_conversion(trained),
     )

@@ -4,15 +4,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lmsae.dictionary.config import DictionaryConfig
+from lmsae.errors import HookPointError
 from lmsae.initialization.config import InitConfig
 from lmsae.lm.hook_points import layer_of
 from lmsae.runtime.runtime import Runtime
+from lmsae.stages.effort import Facts
 from lmsae.stages.models import LMConfig
 from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Reading, Sites, inputs_from
-from lmsae.stages.stage import Done, Job, Stage
+from lmsae.stages.stage import Done, Job, Stage, make_each
 
 if TYPE_CHECKING:
+    from lmsae.artifacts.artifact import Artifact
+    from lmsae.dictionary.normalizer import Moments
     from lmsae.initialization.from_model import ModelWeights
 
 
@@ -48,6 +52,10 @@ def configs(row: ResolvedRow) -> list[Config]:
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     """Write `weights.safetensors`, in training's units and with the normalizers that lead to them, and `search.json`:
     the loss of every decoder norm tried."""
+    return make_each(jobs, lambda job: _make(job, runtime))
+
+
+def _make(job: Job, runtime: Runtime) -> Facts:
     import json
 
     from lmsae.dictionary.dictionary import Dictionary
@@ -56,26 +64,39 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     from lmsae.stages.inputs.stored import calibration_batch, moments_of
 
     device = runtime.torch_device()
-    for job in jobs:
-        config: Config = job.config
-        batch = calibration_batch(config.dictionary, config.sites, job.inputs, config).to(device)
-        moments = [moments_of(norm) for norm in inputs_from("norm", job.inputs)]
-        dictionary = Dictionary(config.dictionary).to(device)
-        x, target = (side if batch.usable is None else side[batch.usable] for side in (batch.x, batch.target))
-        reads, writes = ([moments[n] for n in numbers] for numbers in (config.sites.reads, config.sites.writes))
-        dictionary.fit(reads, writes, x, target)
-        search = initialize(
-            dictionary,
-            *dictionary.normalize(batch.x, batch.target),
-            batch.usable,
-            config,
-            unit_norm_decoder=config.unit_norm_decoder,
-            model_weights=_weights_of(config.layer, config.dictionary, runtime),
-        )
-        weights = {name: value.cpu().contiguous() for name, value in dictionary.state_dict().items()}
-        save_tensors(weights, job.out / "weights.safetensors")
-        (job.out / "search.json").write_text(json.dumps(search, indent=1) + "\n")
-        yield job, {}
+    config: Config = job.config
+    batch = calibration_batch(config.dictionary, config.sites, job.inputs, config).to(device)
+    moments = [moments_of(norm) for norm in inputs_from("norm", job.inputs)]
+    if config.dictionary.normalize_activations == "whiten":
+        _require_variance(inputs_from("activations", job.inputs), moments)
+    dictionary = Dictionary(config.dictionary).to(device)
+    x, target = (side if batch.usable is None else side[batch.usable] for side in (batch.x, batch.target))
+    reads, writes = ([moments[n] for n in numbers] for numbers in (config.sites.reads, config.sites.writes))
+    dictionary.fit(reads, writes, x, target)
+    search = initialize(
+        dictionary,
+        *dictionary.normalize(batch.x, batch.target),
+        batch.usable,
+        config,
+        unit_norm_decoder=config.unit_norm_decoder,
+        model_weights=_weights_of(config.layer, config.dictionary, runtime),
+    )
+    weights = {name: value.cpu().contiguous() for name, value in dictionary.state_dict().items()}
+    save_tensors(weights, job.out / "weights.safetensors")
+    (job.out / "search.json").write_text(json.dumps(search, indent=1) + "\n")
+    return {}
+
+
+def _require_variance(activations: "Sequence[Artifact]", moments: "Sequence[Moments]") -> None:
+    """Raise HookPointError if the activations of a hook point never vary."""
+    from lmsae.metrics.formulas import ROUNDING
+
+    for stored, one in zip(activations, moments, strict=True):
+        if one["variance"].sum() <= ROUNDING * one["mean"].square().sum():
+            raise HookPointError(
+                f"{stored.spec().config['hook_point']} is the same at all calibration tokens, so there is nothing to "
+                "whiten: choose another hook point, or another sae.normalize_activations."
+            )
 
 
 def _weights_of(layer: Layer | None, dictionary: DictionaryConfig, runtime: Runtime) -> "ModelWeights | None":

@@ -6,7 +6,8 @@ import platform
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -16,8 +17,8 @@ from lmsae.artifacts.artifact import SPEC, Artifact, Artifacts, Spec
 from lmsae.artifacts.claim import Claims, hold_claims
 from lmsae.artifacts.digests import DigestCache
 from lmsae.config import canonical_json, key_of
-from lmsae.errors import ChangedSource, ConfigError, Fault
-from lmsae.runtime.disk import explain_full_disk
+from lmsae.errors import BusyArtifact, ChangedSource, ConfigError, Fault, Unmade
+from lmsae.runtime.disk import explained
 from lmsae.runtime.memory import forget_peak, peak_memory, reuse_freed_memory
 from lmsae.runtime.runtime import Runtime
 from lmsae.runtime.version import __version__, commit
@@ -26,15 +27,45 @@ from lmsae.stages.stage import Job, Stage
 LIBRARIES = ("torch", "transformers", "transformer-lens", "zarr", "datasets", "numpy", "numba", "safetensors")
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The references of the artifacts that were made, and the errors of those that could not be, by reference."""
+
+    made: list[str] = field(default_factory=list)
+    failures: dict[str, Exception] = field(default_factory=dict)
+
+    def add(self, other: "Outcome") -> None:
+        """Take in what became of other artifacts."""
+        self.made.extend(other.made)
+        self.failures.update(other.failures)
+
+    def require_made(self) -> None:
+        """Raise the error of what failed; of several failures, Unmade."""
+        errors = list(dict.fromkeys(self.failures.values()))
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            lines = [f"{reference}: {error}" for reference, error in self.failures.items()]
+            raise Unmade("\n".join(lines), self.failures)
+
+
 def make_artifacts(stage: Stage, references: Sequence[str], artifacts: Artifacts, runtime: Runtime) -> list[str]:
     """Make those of the artifacts that are not finished, pass by pass; returns their references.
 
     A finished artifact costs a look at its manifest. What an interrupted run left is removed first, except what the
-    stage goes on from.
+    stage goes on from. The failure of one artifact is raised when all others are made.
     """
+    outcome = try_artifacts(stage, references, artifacts, runtime)
+    outcome.require_made()
+    return outcome.made
+
+
+def try_artifacts(stage: Stage, references: Sequence[str], artifacts: Artifacts, runtime: Runtime) -> Outcome:
+    """`make_artifacts` with the failures of single artifacts, and of whole passes, among what it returns."""
+    outcome = Outcome()
     wanted = [artifacts[reference] for reference in dict.fromkeys(references)]
     if all(artifact.is_finished for artifact in wanted):
-        return []
+        return outcome
     for artifact in wanted:
         artifact.spec()
     with hold_claims([artifact.path for artifact in wanted], wait=runtime.wait) as claims:
@@ -42,49 +73,60 @@ def make_artifacts(stage: Stage, references: Sequence[str], artifacts: Artifacts
         for artifact in wanted:
             if not artifact.is_finished:
                 passes[stage.shares(artifact.spec())].append(artifact)
-        return [made for missing in passes.values() for made in _make_pass(stage, missing, artifacts, runtime, claims)]
+        for missing in passes.values():
+            outcome.add(_make_pass(stage, missing, artifacts, runtime, claims))
+    return outcome
 
 
 def _make_pass(
     stage: Stage, missing: Sequence[Artifact], artifacts: Artifacts, runtime: Runtime, claims: Claims
-) -> Iterator[str]:
-    """Make the artifacts of one pass and publish each as soon as it is whole; yields their references.
+) -> Outcome:
+    """Make the artifacts of one pass and publish each as soon as it is whole.
 
-    Raises BusyArtifact once another process has taken one of them over; nothing is written from then on.
+    Nothing is written of an artifact from when another process has taken it over; that is the failure BusyArtifact.
     """
-    others = _spec_texts(stage, artifacts)
-    jobs = [_job(stage, artifact, artifacts, others, claims) for artifact in missing]
+    outcome, others = Outcome(), _spec_texts(stage, artifacts)
+    jobs: dict[str, Job] = {}
+    for artifact in missing:
+        try:
+            jobs[artifact.reference] = _job(stage, artifact, artifacts, others, claims)
+        except Exception as error:
+            outcome.failures[artifact.reference] = error
     _apply(runtime)
     started, began = time.time(), time.perf_counter()
-    with explain_full_disk(artifacts.root), _explain_lost_claims(jobs), _drop_false_digests(artifacts):
-        for job, facts in stage.make(jobs, runtime):
-            cost = {"seconds": round(time.perf_counter() - began, 3), "in_pass": 1, **facts}
-            Artifact(job.out).publish(_provenance(started, cost, runtime), job.require_claim)
-            yield job.reference
-            began = time.perf_counter()
-
-
-@contextlib.contextmanager
-def _explain_lost_claims(jobs: Sequence[Job]) -> Iterator[None]:
-    """While this is entered, an error in a folder that another process has taken over becomes BusyArtifact: whatever
-    failed, it may have failed because that process is at work there."""
     try:
-        yield
-    except Exception:
+        for job, ended in stage.make(list(jobs.values()), runtime) if jobs else ():
+            if isinstance(ended, Exception):
+                outcome.failures[job.reference] = _explain(ended, [job], artifacts)
+            else:
+                cost = {"seconds": round(time.perf_counter() - began, 3), "in_pass": 1, **ended}
+                Artifact(job.out).publish(_provenance(started, cost, runtime), job.require_claim)
+                outcome.made.append(job.reference)
+            del jobs[job.reference]
+            began = time.perf_counter()
+    except Exception as error:
+        said = _explain(error, jobs.values(), artifacts)
+        if not jobs:
+            raise said from error
+        outcome.failures.update(dict.fromkeys(jobs, said))
+    return outcome
+
+
+def _explain(error: Exception, jobs: Iterable[Job], artifacts: Artifacts) -> Exception:
+    """The error to tell of one that was met in making jobs.
+
+    Whatever fails in a folder that another process has taken over may fail because that process is at work there.
+    Sources that are not those that were planned take the remembered digests with them: the next plan computes them
+    anew, so a wrong one is not planned for ever.
+    """
+    if isinstance(error, ChangedSource):
+        DigestCache.drop(artifacts.root)
+    try:
         for job in jobs:
             job.require_claim()
-        raise
-
-
-@contextlib.contextmanager
-def _drop_false_digests(artifacts: Artifacts) -> Iterator[None]:
-    """While this is entered, sources that are not those that were planned take the remembered digests with them: the
-    next plan computes them anew, so a wrong one is not planned for ever."""
-    try:
-        yield
-    except ChangedSource:
-        DigestCache.drop(artifacts.root)
-        raise
+    except BusyArtifact as busy:
+        return busy
+    return explained(error, artifacts.root)
 
 
 def _job(stage: Stage, artifact: Artifact, artifacts: Artifacts, others: Mapping[Path, str], claims: Claims) -> Job:

@@ -22,7 +22,7 @@ from lmsae.artifacts.claim import hold_claim
 from lmsae.artifacts.inside import require_inside
 from lmsae.errors import ArtifactError, ExportError
 from lmsae.report import cost
-from lmsae.report.results import Row
+from lmsae.report.results import Row, find_missing
 from lmsae.runtime.disk import explain_full_disk
 from lmsae.runtime.drafts import draft_of, name_draft
 from lmsae.runtime.version import __version__
@@ -42,9 +42,9 @@ def publish(
 ) -> None:
     """Make `results` show a report, and remove what an earlier call made and this sweep does not have.
 
-    Quick and without effect when nothing has changed. Files that others put there are left alone. Raises
-    MissingArtifact if the report, or a dictionary that must be exported, is not finished, and ArtifactError if the
-    folder shows another sweep than that of `origin`.
+    Quick and without effect when nothing has changed. Files that others put there are left alone. Rows that the report
+    lacks are published as far as they are made. Raises MissingArtifact if the report, or a dictionary that must be
+    exported, is not finished, and ArtifactError if the folder shows another sweep than that of `origin`.
     """
     report.manifest()
     with explain_full_disk(results):
@@ -59,7 +59,9 @@ def _publish(report: Artifact, rows: Sequence[Row], artifacts: Artifacts, result
 
     names = [entry["path"] for entry in report.manifest()["files"]]
     links = {f"rows/{row.name}/{stage}": ref for row in rows for stage, ref in row.artifacts.items()}
-    folders = {f"saelens/{row.name}": row for row in rows}
+    links = {link: reference for link, reference in links.items() if artifacts[reference].is_finished}
+    missing = find_missing(rows, report.spec().inputs)
+    folders = {f"saelens/{row.name}": row for row in rows if row.name not in missing}
     ours = {
         *names,
         *links,

@@ -1,10 +1,10 @@
 """report: all evaluations and training curves of a sweep -> one table, plots and a page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmsae.artifacts.artifact import Artifact, Artifacts
+from lmsae.artifacts.artifact import Artifact, Artifacts, Spec
 from lmsae.config import Frozen
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.origin import Origin
@@ -28,6 +28,15 @@ def of_sweep(rows: Sequence[PlannedRow]) -> SweepShare:
     """Every row of the sweep; curves come from training, metrics from evaluation."""
     inputs = {f"{stage}/{row.name}": row.specs[stage].reference for row in rows for stage in ("train", "eval")}
     return SweepShare(Config(rows=tuple(_describe_row(row) for row in rows)), inputs)
+
+
+def of_what_is_there(spec: Spec, finished: Container[str]) -> Spec | None:
+    """The report of the rows that are evaluated. Its inputs alone tell it from the whole one, so it knows what it
+    lacks."""
+    inputs = {name: reference for name, reference in spec.inputs.items() if reference in finished}
+    if not any(name.startswith("eval/") and f"train/{name.removeprefix('eval/')}" in inputs for name in inputs):
+        return None
+    return Spec(stage=spec.stage, version=spec.version, config=spec.config, inputs=inputs)
 
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
@@ -93,6 +102,7 @@ STAGE = Stage(
     inputs={"train": "train", "eval": "eval"},
     make=make,
     of_sweep=of_sweep,
+    lessen=of_what_is_there,
     is_wanted=True,
     publisher=Publisher(_publish, _is_published),
     # Of a dictionary the curves alone are read: its weights may be large, and are not checked for them.

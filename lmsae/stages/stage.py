@@ -1,6 +1,6 @@
 """A stage: all that is known of one step of the pipeline. No code outside a stage's file asks for its name."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from lmsae.artifacts.artifact import Artifact, Artifacts, Spec
 from lmsae.config import Frozen
 from lmsae.runtime.runtime import Runtime
-from lmsae.stages.effort import EACH_ALIKE, Effort, Outlook
+from lmsae.stages.effort import EACH_ALIKE, Effort, Facts, Outlook
 from lmsae.stages.origin import Origin
 from lmsae.stages.row import PlannedRow, ResolvedRow
 from lmsae.stages.sites import name_input
@@ -35,7 +35,19 @@ class Job:
         return self.folder
 
 
-Done = Iterator[tuple[Job, dict[str, Any]]]
+Done = Iterator[tuple[Job, Facts | Exception]]
+"""Each job of a pass as soon as it has ended: with facts for its provenance (times, rates), or with the error that
+ended it."""
+
+
+def make_each(jobs: Sequence[Job], make: Callable[[Job], Facts]) -> Done:
+    """Make one job after the other. One that fails leaves the others alone."""
+    for job in jobs:
+        try:
+            ended = make(job)
+        except Exception as error:
+            ended = error
+        yield job, ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +85,9 @@ class Stage:
     inputs: Mapping[str, str]
     """The names of its inputs, and the stages that they come from."""
     make: Callable[[Sequence[Job], Runtime], Done]
-    """Takes the jobs of one pass, writes each one's payload into `job.out`, and yields the job with facts for its
-    provenance (times, rates) as soon as it is whole. What it has yielded is published even if a later job fails."""
+    """Takes the jobs of one pass, writes each one's payload into `job.out`, and yields the job as soon as it is whole.
+    The failure of one job is yielded too, and costs no other job its result. What `make` raises ends all the jobs that
+    it has not yielded."""
     configs: Callable[[ResolvedRow], Sequence[Frozen]] | None = None
     """The configs of a row's artifacts: several if there is one for each hook point, else one."""
     of_sweep: Callable[[Sequence[PlannedRow]], SweepShare] | None = None
@@ -90,6 +103,9 @@ class Stage:
     reads: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """The only files that it reads of an input, by the input's stage, where the others are too large to be checked in
     vain."""
+    lessen: Callable[[Spec, Container[str]], Spec | None] | None = None
+    """The spec of what can be made of those inputs that are finished, where some cannot be made; None if that is
+    nothing. It is another artifact, and is published in the place of the whole one."""
     is_per_hook_point: bool = False
     """It makes an artifact for each hook point of a row, from the inputs of that hook point."""
     shares: Callable[[Spec], Hashable] = lambda spec: spec.key

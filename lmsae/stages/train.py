@@ -1,7 +1,7 @@
 """train: activations + init -> a dictionary and its training curves."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from lmsae.artifacts.artifact import CHECKPOINT, Spec
@@ -12,10 +12,10 @@ from lmsae.geometry.config import GEOMETRIES
 from lmsae.runtime.numbers import format_count
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.activations import estimate_contexts
-from lmsae.stages.effort import Effort, Kind, Outlook, fact
+from lmsae.stages.effort import Effort, Facts, Kind, Outlook, fact
 from lmsae.stages.flops import dictionary_flops
 from lmsae.stages.footprint import size_of, training_bytes
-from lmsae.stages.inputs.extending import LENGTH, extend_shorter_run, step_to_keep
+from lmsae.stages.inputs.extending import LENGTH, Extended, extend_shorter_run, step_to_keep
 from lmsae.stages.inputs.live import Live, live_captures
 from lmsae.stages.models import LMConfig
 from lmsae.stages.row import ResolvedRow
@@ -31,9 +31,13 @@ if TYPE_CHECKING:
     from lmsae.lm.protocol import LanguageModel
     from lmsae.store.batches import ShuffledBatches
     from lmsae.training.batch import Batch
+    from lmsae.training.checkpoints import Checkpoints
+    from lmsae.training.run import Run
     from lmsae.training.splice import Splice
 
 CONVERSION = "conversion.json"
+CALIBRATED_AT_ONCE = 1 << 25
+"""Pre-activations in memory while a threshold is calibrated: 128 MiB."""
 STREAM = ("epochs", "batch_size", "window_tokens", "seed", "sites", *Reading.model_fields)
 
 
@@ -77,55 +81,93 @@ def stream_of(spec: Spec) -> str:
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     """Write `dictionary.safetensors`, `dictionary.json` and `curves.csv` of every job, over one stream of batches."""
     from lmsae.runtime.progress import show_progress
-    from lmsae.runtime.wandb_log import curves_logger
-    from lmsae.stages.inputs.stored import stores_for
-    from lmsae.training.checkpoints import Checkpoints, Keeper
+    from lmsae.training.checkpoints import Keeper
     from lmsae.training.interruption import hear_interruptions
-    from lmsae.training.run import Run
-    from lmsae.training.together import train_together
+    from lmsae.training.together import BrokenRuns, train_together
 
-    first: Config = jobs[0].config
     models = _models(jobs, runtime)
     splice = _splice(jobs, models)
     stream = _Stream(jobs[0], models, with_ids=splice is not None)
-    device = runtime.torch_device()
-    job_of, checkpoints, extends, resumed = {}, {}, {}, {}
+    trainings: dict[Run, _Training] = {}
     for job in jobs:
-        config: Config = job.config
-        config.require_tokens(stream.source.tokens_per_epoch)
-        stores_for(config.dictionary, config.sites, job.inputs)
-        log = curves_logger(job.reference, config.model_dump(mode="json"), runtime)
-        spliced = splice if config.spliced else None
-        run = Run(_load_start(job).to(device), config.objective, config, job.reference, log, spliced)
-        keeps = step_to_keep(job) if runtime.keep_training_state else 0
-        job_of[run], checkpoints[run] = job, Checkpoints(job.out / CHECKPOINT, run, keeps, job.require_claim)
-        if not checkpoints[run].restore():
-            extends[run] = extend_shorter_run(job, checkpoints[run])
-        resumed[run] = note_resumption(job.out, run.steps_done)
-    steps = max(run.config.steps for run in job_of) - min(run.steps_done for run in job_of)
-    before = {run: run.steps_done for run in job_of}
+        try:
+            training = _begin(job, stream, splice, runtime)
+        except Exception as error:
+            yield job, error
+        else:
+            trainings[training.run] = training
+    if not trainings:
+        return
+    runs, device = list(trainings), runtime.torch_device()
+    tokens = (max(run.config.steps for run in runs) - min(run.steps_done for run in runs)) * stream.batch_size
     with (
         hear_interruptions(runtime.time_limit) as interruption,
-        show_progress("train", unit="token", total=steps * first.batch_size, runtime=runtime) as progress,
+        show_progress("train", unit="token", total=tokens, runtime=runtime) as progress,
     ):
+        checkpoints = {run: training.checkpoints for run, training in trainings.items()}
         keeper = Keeper(checkpoints, runtime.checkpoint_seconds, interruption, runtime.checkpoint_steps)
         stream.source.while_waiting = keeper.while_waiting
-        for run in train_together(list(job_of), stream, device, progress.advance, keeper.after_step):
-            job = job_of[run]
-            _convert(run.dictionary, job).save(job.out)
-            run.write_curves(job.out / "curves.csv")
-            checkpoints[run].finish()
-            discard(job.out / NOTE)
-            progress.waited_s = stream.source.waited_s
-            flops = {one: _flops(job_of[one].config, one.steps_done - before[one], stream) for one in job_of}
-            cost = progress.facts(len(jobs), flops[run], sum(flops.values()))
-            came_by = {"resumed_from_steps": resumed[run], "extends": extends.get(run) and asdict(extends[run])}
-            yield job, {**cost, **keeper.facts(), **came_by}
+        try:
+            for run in train_together(runs, stream, device, progress.advance, keeper.after_step):
+                progress.waited_s = stream.source.waited_s
+                flops = {one: _flops(trainings[one], stream) for one in runs}
+                cost = {**progress.facts(len(jobs), flops[run], sum(flops.values())), **keeper.facts()}
+                yield trainings[run].job, trainings[run].finish(cost)
+        except BrokenRuns as broken:
+            for run, error in broken.errors.items():
+                yield trainings[run].job, error
 
 
-def _flops(config: Config, steps: int, stream: "_Stream") -> float:
-    """The FLOPs of so many steps of a dictionary."""
-    return dictionary_flops(config.dictionary, stream.context_size).step * steps * config.batch_size
+@dataclass(frozen=True, slots=True)
+class _Training:
+    """A job of a pass in training: its run, its checkpoints, the steps that were done when it began, where it was
+    resumed, and the shorter run that it goes on from."""
+
+    job: Job
+    run: "Run"
+    checkpoints: "Checkpoints"
+    began: int
+    resumed: list[int]
+    extends: Extended | None
+
+    def finish(self, cost: Facts) -> Facts | Exception:
+        """Write what the job is to make; returns the facts for its provenance, or the error that it met."""
+        try:
+            _calibrate(self.run.dictionary, self.job)
+            _convert(self.run.dictionary, self.job).save(self.job.out)
+            self.run.write_curves(self.job.out / "curves.csv")
+            self.checkpoints.finish()
+            discard(self.job.out / NOTE)
+        except Exception as error:
+            return error
+        extends = asdict(self.extends) if self.extends else None
+        return {**cost, "resumed_from_steps": self.resumed, "extends": extends}
+
+
+def _begin(job: Job, stream: "_Stream", splice: "Splice | None", runtime: Runtime) -> _Training:
+    """The run of a job, where its last checkpoint or a shorter run has brought it."""
+    from lmsae.runtime.wandb_log import curves_logger
+    from lmsae.stages.inputs.stored import stores_for
+    from lmsae.training.checkpoints import Checkpoints
+    from lmsae.training.run import Run
+
+    config: Config = job.config
+    config.require_tokens(stream.source.tokens_per_epoch)
+    stores_for(config.dictionary, config.sites, job.inputs)
+    log = curves_logger(job.reference, config.model_dump(mode="json"), runtime)
+    start = _load_start(job).to(runtime.torch_device())
+    run = Run(start, config.objective, config, job.reference, log, splice if config.spliced else None)
+    keeps = step_to_keep(job) if runtime.keep_training_state else 0
+    checkpoints, extends = Checkpoints(job.out / CHECKPOINT, run, keeps, job.require_claim), None
+    if not checkpoints.restore():
+        extends = extend_shorter_run(job, checkpoints)
+    return _Training(job, run, checkpoints, run.steps_done, note_resumption(job.out, run.steps_done), extends)
+
+
+def _flops(training: _Training, stream: "_Stream") -> float:
+    """The FLOPs of the steps that a dictionary has done in this pass."""
+    steps = training.run.steps_done - training.began
+    return dictionary_flops(training.job.config.dictionary, stream.context_size).step * steps * stream.batch_size
 
 
 def _require_tokens(spec: Spec, outlook: Outlook) -> None:
@@ -165,6 +207,20 @@ def _load_start(job: Job) -> "Dictionary":
     return dictionary
 
 
+def _calibrate(dictionary: "Dictionary", job: Job) -> None:
+    """Set a threshold that training has estimated by the weights that are saved, on calibration tokens."""
+    from lmsae.sparsity.selection import LearnsThreshold
+    from lmsae.stages.inputs.stored import calibration_parts
+
+    if not isinstance(dictionary.sparsity, LearnsThreshold):
+        return
+    config: Config = job.config
+    at_once = max(1, CALIBRATED_AT_ONCE // dictionary.geometry.latents)
+    tokens, batches = calibration_parts(dictionary.config, config.sites, job.inputs, config, at_once)
+    device = str(next(dictionary.parameters()).device)
+    dictionary.calibrate_threshold(tokens, ((batch.x, batch.usable) for batch in (one.to(device) for one in batches)))
+
+
 def _convert(dictionary: "Dictionary", job: Job) -> "Dictionary":
     """The dictionary to save: as jumprelu if the row says so, and then what that costs in `conversion.json`."""
     if not job.config.objective.convert_to_jumprelu:
@@ -190,7 +246,7 @@ class _Stream:
     source: "ShuffledBatches"
 
     def __init__(self, job: Job, models: "Mapping[LMConfig, LanguageModel]", *, with_ids: bool) -> None:
-        from lmsae.stages.inputs.stored import stores_for
+        from lmsae.stages.inputs.stored import open_stores
         from lmsae.stages.inputs.usable import Usable
         from lmsae.store.batches import ShuffledBatches
         from lmsae.store.order import blocks_of
@@ -200,9 +256,9 @@ class _Stream:
 
         config: Config = job.config
         tokens = open_tokens(job.inputs["tokens"].path)
-        self.context_size = tokens.context_size
+        self.context_size, self.batch_size = tokens.context_size, config.batch_size
         self._sites = config.sites
-        stores, live = stores_for(config.dictionary, config.sites, job.inputs), live_captures(job.inputs)
+        stores, live = open_stores(job.inputs), live_captures(job.inputs)
         usable = Usable(tokens, [store.path for store in stores], config)
         self._usable = SpilledArray(blocks_of(usable), job.out)
         self._in_contexts = trains_on_contexts(config.dictionary.geometry, with_ids)
@@ -280,7 +336,7 @@ def _memory(specs: Sequence[Spec], outlook: Outlook) -> int | None:
 
 STAGE = Stage(
     name="train",
-    version=5,
+    version=6,
     help="activations + starting weights -> a dictionary",
     config=Config,
     inputs={"activations": "activations", "init": "init", "tokens": "tokenize"},

@@ -1,7 +1,6 @@
 """Training curves: the numbers of a step that are recorded, and their file."""
 
 import csv
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lmsae.losses import Forward
+from lmsae.metrics.formulas import explain_variance
 
 POINTS = 200
 
@@ -44,11 +44,11 @@ class Tally:
     def summarize(self) -> dict[str, float]:
         """The step's loss, its terms, explained variance (NaN for a batch without any), and mean L0."""
         target = torch.cat(self._targets)
-        variance = (target - target.mean(0)).pow(2).sum().item()
+        variance, squared_norm = (part.pow(2).sum().item() for part in (target - target.mean(0), target))
         return {
             "loss": sum(self.losses.values()),
             **{f"{name}_loss": value for name, value in self.losses.items()},
-            "explained_variance": 1 - self._squared_error / variance if variance else math.nan,
+            "explained_variance": explain_variance(self._squared_error, variance, squared_norm),
             "l0": self._active / self.tokens,
         }
 

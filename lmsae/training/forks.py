@@ -27,11 +27,15 @@ class Schedules:
         """The value of every schedule at a step, by the name of what it moves."""
         return {
             "the learning rate": self.config.lr_factor(step),
-            "the warm-up of sparsity penalties": self.config.sparsity_factor(step),
+            "the warm-up of sparsity penalties": self._sparsity_factor_at(step),
             "k": self.config.k_at(step, self.k) if self.config.initial_k and self.k else None,
             "resampling": self.config.resamples_after(step),
             **{loss.kind: loss.schedule_at(step, self.steps) for loss in self.losses},
         }
+
+    def _sparsity_factor_at(self, step: int) -> float | None:
+        """The factor at a step of losses that are warmed up; None where there are none."""
+        return self.config.sparsity_factor(step) if any(loss.sparsifies for loss in self.losses) else None
 
     def lengthen(self) -> "Schedules":
         """The schedules of a run twice as long."""

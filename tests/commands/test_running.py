@@ -3,12 +3,14 @@
 import errno
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from lmsae.artifacts.artifact import Artifact, Artifacts
 from lmsae.errors import NoSpaceError
@@ -86,15 +88,42 @@ def test_an_artifact_whose_input_is_not_made_says_which_command_makes_it(made: P
     assert (said.code, f"`lmsae init {init}`" in said.err) == (2, True)
 
 
-def test_a_row_that_breaks_down_leaves_the_others_made(fresh: Path, lmsae: Lmsae) -> None:
+def test_a_row_that_fails_costs_no_other_its_results_and_the_report_names_it(fresh: Path, lmsae: Lmsae) -> None:
+    """One breaks down in training, beside another in one pass. Another reads a projection that begins at 0."""
+    weights = load_file(fresh / "model/model.safetensors")
+    for name in weights:
+        if "layers.1.mlp.dense_4h_to_h" in name:
+            weights[name].zero_()
+    save_file(weights, fresh / "model/model.safetensors", metadata={"format": "pt"})
     write_config(fresh, train={"grad_clip": 0})
-    write_sweep(fresh, [ROWS[0], {**ROWS[2], "train.lr": "1e30"}])
+    zero = {**ROWS[0], "name": "zero", "sae.hook_point": "blocks.1.hook_mlp_out"}
+    write_sweep(fresh, [{**ROWS[1], "name": "burst", "train.lr": "1e30"}, ROWS[0], zero])
     said = lmsae("run")
     assert said.code == 2
-    assert "the loss is" in said.err
-    assert "Lower train.lr" in said.err
-    (trained,) = [reference for reference in manifests(fresh) if reference.startswith("train/")]
-    assert trained == f"train/{keys(fresh, 'train')[0]}"
+    assert re.search(r"train/\w+ \(row burst\): the loss is .* Lower train\.lr", said.err)
+    assert re.search(r"norm/\w+ \(row zero\): blocks\.1\.hook_mlp_out is 0 at all", said.err)
+    assert "init: 2 made, 0 there already\n" in said.err
+    table = (fresh / "results/table.csv").read_text().splitlines()
+    assert [line.partition(",")[0] for line in table] == ["name", "top"]
+    assert "burst (not trained), zero (not trained)" in (fresh / "results/report.html").read_text()
+    rows = {path.name: {stage.name for stage in path.iterdir()} for path in (fresh / "results/rows").iterdir()}
+    assert rows["burst"] == {"tokenize", "activations", "norm", "init"}
+    assert rows["zero"] == {"tokenize", "activations"}
+    assert all(link.exists() for link in (fresh / "results/rows").glob("*/*"))
+    assert [path.name for path in (fresh / "results/saelens").iterdir()] == ["top"]
+
+
+def test_the_report_of_all_rows_takes_the_place_of_one_that_lacked_some(made: Path, lmsae: Lmsae) -> None:
+    whole = (made / "results/report.html").read_bytes()
+    lost = Artifact(made / "artifacts/eval" / keys(made, "eval")[0])
+    for artifact in (lost, Artifact(made / "artifacts/report" / keys(made, "report")[0])):
+        artifact.clear()
+    said = lmsae("report")
+    assert said.code == 2
+    assert "1 of its 8 inputs are not finished" in said.err
+    assert "top (not evaluated)" in (made / "results/report.html").read_text()
+    assert lmsae("run").code == 0
+    assert (made / "results/report.html").read_bytes() == whole
 
 
 FULL = os.strerror(errno.ENOSPC)
@@ -111,7 +140,7 @@ def test_a_disk_that_fills_up_is_said_to_be_full_by_whichever_library_meets_it(m
         Artifact(made / "artifacts" / reference).clear()
     with pytest.raises(NoSpaceError, match=r"the disk became full.*lmsae gc.*run again"):
         make_artifacts(replace(STAGES["train"], make=make), references, Artifacts(made / "artifacts"), Runtime())
-    assert len([reference for reference in manifests(made) if reference in references]) == 1
+    assert len([reference for reference in manifests(made) if reference in references]) == 2  # one of each pass
 
 
 def test_company_does_not_change_an_artifact(fresh: Path, finished: Path) -> None:

@@ -184,6 +184,34 @@ def test_a_dictionary_deleted_from_a_finished_chain_comes_back(sweep: Sweep) -> 
 
 
 @pytest.mark.slow
+def test_a_row_that_fails_costs_no_other_its_results_under_snakemake(sweep: Sweep) -> None:
+    """It is trained beside another, and evaluated in one pass with a third."""
+    write_config(sweep.folder, train={"grad_clip": 0})
+    up = {**TWO_ROWS[0], "name": "up", "sae.hook_point": "blocks.1.hook_resid_post"}
+    write_sweep(sweep.folder, [TWO_ROWS[0], {**TWO_ROWS[1], "name": "burst", "train.lr": "1e30"}, up])
+    said = sweep.snakemake(fails=True)
+    assert "the loss is" in said
+    assert "Lower train.lr" in said
+    assert sweep.computed() == Counter(activations=1, norm=1, init=1, train=2, eval=2, report=1)
+    assert "burst (not trained)" in (sweep.folder / "results/report.html").read_text()
+    assert {path.name for path in (sweep.folder / "results/saelens").iterdir()} == {"top", "up"}
+    assert "the loss is" in sweep.snakemake("train_all", fails=True)
+    write_sweep(sweep.folder, [TWO_ROWS[0], up])
+    sweep.snakemake()
+    assert "missing" not in (sweep.folder / "results/report.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_report_of_what_there_is_is_made_though_a_job_was_killed(sweep: Sweep) -> None:
+    third = {**TWO_ROWS[0], "name": "third", "train.lr": "0.01"}
+    write_sweep(sweep.folder, [*TWO_ROWS, third])
+    write_config(sweep.folder, runtime={"device": "cpu", "threads": 1, "time_limit": 0.001})
+    sweep.snakemake(fails=True)
+    assert sweep.computed() == Counter(report=1)
+    assert "third (not trained)" in (sweep.folder / "results/report.html").read_text()
+
+
+@pytest.mark.slow
 def test_a_job_works_from_its_pass_and_never_reads_the_sheet(sweep: Sweep) -> None:
     (name,) = [path.stem for path in (sweep.artifacts / "passes/train").glob("*.done")]
     (sweep.artifacts / f"passes/train/{name}.done").unlink()

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.dictionary import Dictionary
+from lmsae.errors import NotEnoughTokens
 from lmsae.evaluation.hooked import HookedDictionary, HookPoint
 from lmsae.evaluation.measures import ON_TEXT, WITHOUT_TEXT
 from lmsae.evaluation.scores import Score
@@ -87,9 +88,22 @@ def text(tokens: TokenSet) -> HeldOutText:
 @pytest.fixture(scope="module")
 def scored(model: Any, text: HeldOutText) -> Scoring:
     def run(*hooked: HookedDictionary, batch_contexts: int = 3) -> list[Score]:
-        return score([model], hooked, text, batch_contexts, lambda count: None)
+        return scores_of([model], hooked, text, batch_contexts)
 
     return run
+
+
+def scores_of(
+    models: Sequence[Any],
+    hooked: Sequence[HookedDictionary],
+    text: HeldOutText,
+    batch_contexts: int = 3,
+    advance: Callable[[int], None] = lambda count: None,
+) -> list[Score]:
+    """The scores of dictionaries all of which can be scored."""
+    found = [one for one in score(models, hooked, text, batch_contexts, advance) if isinstance(one, Score)]
+    assert len(found) == len(hooked)
+    return found
 
 
 def identity() -> Dictionary:
@@ -126,7 +140,7 @@ def filled(config: DictionaryConfig, seed: int = 0) -> Dictionary:
 
 def attach(dictionary: Dictionary, hook: str, mean: Tensor) -> HookedDictionary:
     """A dictionary that writes what it reads."""
-    return HookedDictionary(dictionary, [HookPoint(0, hook)], [HookPoint(0, hook)], [mean])
+    return HookedDictionary(dictionary, [HookPoint(0, hook)], [HookPoint(0, hook)], [mean], [1.0])
 
 
 def test_an_identity_loses_nothing(scored: Scoring, mean: Tensor) -> None:
@@ -223,8 +237,13 @@ def require_close(found: Score, expected: Score, rel: float) -> None:
 @pytest.mark.parametrize("name", SAES)
 @pytest.mark.parametrize("batch_contexts", [1, 2, CONTEXTS, 100])
 def test_batch_size_changes_nothing(name: str, batch_contexts: int, scored: Scoring, mean: Tensor) -> None:
+    """But for what SAELens defines by batches."""
     one = attach(random(name), HOOK, mean)
-    require_close(scored(one, batch_contexts=batch_contexts)[0], scored(one)[0], 1e-6)
+    found, expected = scored(one, batch_contexts=batch_contexts)[0], scored(one)[0]
+    by_batches = ("saelens_relative_reconstruction_bias", "saelens_explained_variance_legacy")
+    for score_of in (found, expected):
+        assert all(score_of.metrics.pop(metric) for metric in by_batches)
+    require_close(found, expected, 1e-6)
 
 
 def test_company_changes_nothing(scored: Scoring, mean: Tensor) -> None:
@@ -240,6 +259,48 @@ def test_company_changes_nothing(scored: Scoring, mean: Tensor) -> None:
         assert found.metrics == alone.metrics
         assert all(torch.equal(found.latents[name], value) for name, value in alone.latents.items())
     assert len({found.metrics["ce_mean_ablated"] for found in together}) == 4
+
+
+class _Forgetful:
+    """A model that cannot run on from replaced activations the first time that it is asked to."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.device, self.asked = model, model.device, 0
+
+    def read(self, ids: Tensor, hook_points: Sequence[str]) -> Mapping[str, Tensor]:
+        return self.model.read(ids, hook_points)
+
+    def logits(self, ids: Tensor) -> Tensor:
+        return self.model.logits(ids)
+
+    def logits_with(self, ids: Tensor, edits: Mapping[str, Callable[[Tensor], Tensor]]) -> Tensor:
+        self.asked += 1
+        if self.asked == 1:
+            raise ZeroDivisionError("the first time")
+        return self.model.logits_with(ids, edits)
+
+
+def test_a_dictionary_that_cannot_be_scored_costs_no_other_its_score(
+    scored: Scoring, model: Any, text: HeldOutText, mean: Tensor
+) -> None:
+    """Whether it is of another width, or the model fails in a pass that it shares with the others."""
+    sound = [attach(random("topk"), HOOK, mean), attach(random("jumprelu"), OTHER_HOOK, mean)]
+    wide = attach(Dictionary(parts("topk", WIDTH + 1, 24)[0]).eval(), HOOK, mean)
+    first, error, second = score([model], [sound[0], wide, sound[1]], text, 3, lambda count: None)
+    assert isinstance(error, RuntimeError)
+    failed, *found = score([_Forgetful(model)], [sound[0], *sound], text, 3, lambda count: None)
+    assert isinstance(failed, ZeroDivisionError)
+    alone = [one.metrics for one in scored(*sound)]
+    assert [one.metrics for one in (first, second) if isinstance(one, Score)] == alone
+    assert [one.metrics for one in found if isinstance(one, Score)] == alone
+
+
+def test_text_of_which_no_token_counts_is_an_error_that_names_the_column(
+    model: Any, text: HeldOutText, mean: Tensor
+) -> None:
+    limited = dataclasses.replace(text, max_norms={HookPoint(0, HOOK): 1e-9})
+    with pytest.raises(NotEnoughTokens, match=r"activations\.max_norm_factor"):
+        score([model], [attach(random(), HOOK, mean)], limited, 3, lambda count: None)
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -270,7 +331,7 @@ def test_scales_and_their_fold_score_alike(scored: Scoring, mean: Tensor) -> Non
 def test_only_the_contexts_asked_for_are_scored(model: Any, tokens: TokenSet, mean: Tensor) -> None:
     counts: list[int] = []
     text = HeldOutText(tokens.held_out, tokens.usable("held_out", slice(0, 4)))
-    found = score([model], [attach(random(), HOOK, mean)], text, 3, counts.append)[0]
+    found = scores_of([model], [attach(random(), HOOK, mean)], text, advance=counts.append)[0]
     assert found.metrics["tokens"] == 4 * (CONTEXT_SIZE - 1) - 1
     assert counts == [3 * CONTEXT_SIZE, CONTEXT_SIZE]
 
@@ -309,7 +370,8 @@ def site(name: str, reads: int, writes: int) -> Dictionary:
 
 def test_a_transcoder_is_spliced_where_it_writes(scored: Scoring, model: Any, ids: Tensor, mean: Tensor) -> None:
     dictionary = site("transcoder", 1, 1)
-    found = scored(HookedDictionary(dictionary, [HookPoint(0, HOOK)], [HookPoint(0, OTHER_HOOK)], [mean]))[0].metrics
+    hooked = HookedDictionary(dictionary, [HookPoint(0, HOOK)], [HookPoint(0, OTHER_HOOK)], [mean], [1.0])
+    found = scored(hooked)[0].metrics
     x, y = (model.read(ids, [hook])[hook] for hook in (HOOK, OTHER_HOOK))
     y_hat = dictionary(x)
     replaced = torch.where((ids != SPECIAL)[..., None], y_hat, y)
@@ -330,7 +392,7 @@ def test_every_other_geometry_is_scored(name: str, scored: Scoring, mean: Tensor
         if config.geometry.autoencodes
         else [HookPoint(0, "blocks.0.hook_mlp_out"), HookPoint(0, OTHER_HOOK)][: len(read)]
     )
-    found = scored(HookedDictionary(filled(config), read, written, [mean] * len(written)))[0]
+    found = scored(HookedDictionary(filled(config), read, written, [mean] * len(written), [1.0] * len(written)))[0]
     assert found.metrics["tokens"] == CONTEXTS * (CONTEXT_SIZE - 1) - 2
     assert 0 < found.metrics["l0"] < found.metrics["d_sae"]
     assert found.metrics["kl_div"] > 0
@@ -342,7 +404,7 @@ def test_hook_points_spliced_together_and_their_own_metrics_add_up(
     scored: Scoring, model: Any, ids: Tensor, mean: Tensor
 ) -> None:
     hooks = [HookPoint(0, "blocks.0.hook_mlp_out"), HookPoint(0, OTHER_HOOK)]
-    found = scored(HookedDictionary(site("crosscoder", 2, 2), hooks, hooks, [mean, mean]))[0].metrics
+    found = scored(HookedDictionary(site("crosscoder", 2, 2), hooks, hooks, [mean, mean], [1.0, 1.0]))[0].metrics
     parts_of_it = [found[f"mse[{hook}]"] for _, hook in hooks]
     assert found["mse"] == pytest.approx(sum(parts_of_it), rel=1e-9)
     zeros = {hook: torch.zeros_like for _, hook in hooks}
@@ -358,10 +420,8 @@ def test_hook_points_spliced_together_and_their_own_metrics_add_up(
 def test_two_models_are_pooled(model: Any, text: HeldOutText, mean: Tensor) -> None:
     places = [HookPoint(0, HOOK), HookPoint(1, HOOK)]
     dictionary = site("crosscoder", 2, 2)
-    both = score(
-        [model, model], [HookedDictionary(dictionary, places, places, [mean, mean])], text, 3, lambda count: None
-    )[0]
-    one = score([model], [attach(random(), HOOK, mean)], text, 3, lambda count: None)[0]
+    both = scores_of([model, model], [HookedDictionary(dictionary, places, places, [mean, mean], [1.0, 1.0])], text)[0]
+    one = scores_of([model], [attach(random(), HOOK, mean)], text)[0]
     # The same model twice: what does not depend on the dictionary is the same as of one.
     for metric in ("ce_clean", "ce_zero_ablated", "ce_mean_ablated"):
         assert both.metrics[metric] == pytest.approx(one.metrics[metric], rel=1e-12)

@@ -43,8 +43,8 @@ def fired(sizes: list[int]) -> Firing:
     return sums
 
 
-def by_numpy() -> dict[str, float]:
-    """Every metric over all tokens at once, from its formula."""
+def by_numpy(sizes: list[int]) -> dict[str, float]:
+    """Every metric over all tokens at once, from its formula; those of SAELens batch by batch."""
     y, y_hat, codes = (tensor.numpy().astype(np.float64) for tensor in (Y, Y_HAT, CODES))
     error = y - y_hat
     total = ((y - y.mean(0)) ** 2).sum()
@@ -59,17 +59,29 @@ def by_numpy() -> dict[str, float]:
         "l2_ratio": (norm_hat / norm).mean(),
         "cossim": ((y * y_hat).sum(1) / (norm * norm_hat)).mean(),
         "relative_reconstruction_bias": (y_hat**2).sum(1).mean() / (y * y_hat).sum(1).mean(),
+        **as_saelens(*(np.split(side, np.cumsum(sizes)[:-1]) for side in (y, y_hat))),
         "l0": (codes != 0).sum(1).mean(),
         "l1": np.abs(codes).sum(1).mean(),
     }
 
 
+def as_saelens(y: list[np.ndarray], y_hat: list[np.ndarray]) -> dict[str, float]:
+    """Of batches. One token has no variance about its own mean, and SAELens then divides by 0."""
+    both = list(zip(y, y_hat, strict=True))
+    biases = [(hat**2).sum(1).mean() / (one * hat).sum(1).mean() for one, hat in both]
+    legacy = [1 - ((one - hat) ** 2).sum(1) / ((one - one.mean(0)) ** 2).sum(1) for one, hat in both if len(one) > 1]
+    return {
+        "saelens_relative_reconstruction_bias": float(np.mean(biases)),
+        "saelens_explained_variance_legacy": float(np.concatenate(legacy).mean()) if legacy else math.nan,
+    }
+
+
 @pytest.mark.parametrize("sizes", [[TOKENS], UNEVEN, [1] * TOKENS])
 def test_metrics_are_those_of_all_tokens_at_once(sizes: list[int]) -> None:
-    result, expected = summed(sizes).result() | fired(sizes).result(), by_numpy()
+    result, expected = summed(sizes).result() | fired(sizes).result(), by_numpy(sizes)
     assert result.keys() == expected.keys()
     for name, value in expected.items():
-        assert result[name] == pytest.approx(value, rel=1e-9), name
+        assert result[name] == pytest.approx(value, rel=1e-9, nan_ok=True), name
 
 
 def test_the_three_explained_variances_differ_as_their_formulas_say() -> None:
@@ -100,6 +112,40 @@ def test_shrinkage_shows_in_the_bias() -> None:
 
 def test_a_dictionary_that_writes_nothing_has_no_bias_to_speak_of() -> None:
     assert math.isnan(summed(UNEVEN, Y, torch.zeros_like(Y)).result()["relative_reconstruction_bias"])
+
+
+def test_a_token_without_a_norm_divides_nothing() -> None:
+    """Of norm 0, or of so little that it would outweigh all others; in every other sum it counts as it is."""
+    small = torch.zeros(2, WIDTH)
+    small[1, 0] = 1e-9
+    sums = Reconstruction(CENTER, smallest_norm=1e-6)
+    sums.update(torch.cat([Y, small]), torch.cat([Y_HAT, torch.ones(2, WIDTH)]))
+    found, without = sums.result(), summed([TOKENS]).result()
+    assert [found[name] for name in ("l2_ratio", "cossim")] == [without[name] for name in ("l2_ratio", "cossim")]
+    assert found["tokens"] == TOKENS + 2
+    assert found["mse"] == pytest.approx((without["mse"] * TOKENS + 2 * WIDTH) / (TOKENS + 2))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1234.5])
+@pytest.mark.parametrize("tokens", [1, 1000])
+def test_activations_that_never_vary_have_no_share_of_variance_explained(value: float, tokens: int) -> None:
+    y = torch.full((tokens, WIDTH), value)
+    sums = Reconstruction(torch.full((WIDTH,), value), smallest_norm=0.0)
+    sums.update(y, y + 0.01)
+    result = sums.result()
+    none = {name for name, number in result.items() if math.isnan(number)}
+    explained = {name for name in result if "explained" in name}
+    assert none == explained | (
+        set() if value else {name for name in result if "bias" in name} | {"l2_ratio", "cossim"}
+    )
+    assert result["mse"] == pytest.approx(WIDTH * 1e-4, rel=1e-2)
+
+
+def test_a_variance_of_a_millionth_of_the_norm_is_one() -> None:
+    y = 1e3 + torch.randn(TOKENS, WIDTH, generator=GENERATOR, dtype=torch.float64)
+    sums = Reconstruction(torch.full((WIDTH,), 1e3))
+    sums.update(y, y + 0.1)
+    assert sums.result()["explained_variance"] == pytest.approx(1 - 0.01 / y.var(0, correction=0).mean().item())
 
 
 def test_density_and_mean_activation_are_by_latent() -> None:
@@ -208,9 +254,10 @@ def test_next_token_sums_do_not_depend_on_batches() -> None:
 def test_splice_scores_are_shares_of_what_ablation_costs() -> None:
     scores = splice_scores(
         NextToken(positions=10, cross_entropy=20.0),
-        NextToken(positions=10, cross_entropy=25.0, divergence=4.0),
+        NextToken(positions=10, cross_entropy=25.0, divergence=4.0, last_positions=2, last_divergence=2.0),
         NextToken(positions=10, cross_entropy=60.0, divergence=40.0),
         NextToken(positions=10, cross_entropy=40.0, divergence=16.0),
+        NextToken(positions=10, cross_entropy=70.0, divergence=40.0, last_positions=2, last_divergence=20.0),
     )
     assert scores == pytest.approx(
         {
@@ -224,5 +271,22 @@ def test_splice_scores_are_shares_of_what_ablation_costs() -> None:
             "ce_mean_ablated": 4.0,
             "ce_loss_score_mean": (4 - 2.5) / (4 - 2),
             "kl_div_score_mean": 0.75,
+            "saelens_ce_loss_with_ablation": 7.0,
+            "saelens_ce_loss_score": (7 - 2.5) / (7 - 2),
+            "saelens_kl_div_with_sae": 0.5,
+            "saelens_kl_div_with_ablation": 5.0,
+            "saelens_kl_div_score": 0.9,
         }
     )
+
+
+def test_where_ablation_costs_nothing_there_is_no_share_of_its_cost() -> None:
+    """As at a hook point that is 0 everywhere; a difference of rounding is none either."""
+    clean = NextToken(positions=10, cross_entropy=20.0)
+    spliced = NextToken(positions=10, cross_entropy=25.0, divergence=4.0)
+    same, nearly = NextToken(10, 20.0), NextToken(10, 20.0 + 1e-8, 1e-9)
+    scores = splice_scores(clean, spliced, same, nearly, same)
+    none = {name for name, value in scores.items() if math.isnan(value)}
+    scores_of_ours = {"ce_loss_score_zero", "ce_loss_score_mean", "kl_div_score_zero", "kl_div_score_mean"}
+    assert none == scores_of_ours | {"saelens_ce_loss_score", "saelens_kl_div_score"}
+    assert scores["ce_difference"] == pytest.approx(0.5)

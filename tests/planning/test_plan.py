@@ -356,8 +356,8 @@ def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down
         "activations": "821a631f1c0e2a00",
         "norm": "6351a56ab543ce59",
         "init": "f98daacfe06f3196",
-        "train": "24b5110217a39a73",
-        "eval": "ed5b306b8d503835",
+        "train": "9c7896cd2faaac39",
+        "eval": "414440edcf6ffac5",
     }
 
 

@@ -64,7 +64,9 @@ class Sweep:
         scored = {"dictionary": train.reference, "tokens": self.tokens.reference}
         evaluation = self._begun("eval", {"metrics": str(metrics)}, scored)
         density = torch.linspace(0.01, 0.5, LATENTS)
-        measured = {**HEALTHY, **(metrics or {}), "density_histogram": density_histogram(density)}
+        found = {**HEALTHY, **(metrics or {})}
+        numbers = {name: value if math.isfinite(value) else None for name, value in found.items()}
+        measured = {**numbers, "density_histogram": density_histogram(density)}
         (evaluation.path / "metrics.json").write_text(json.dumps(measured, indent=1))
         save_file({"density": density}, evaluation.path / "latents.safetensors")
         evaluation.publish({})

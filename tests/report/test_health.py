@@ -47,6 +47,17 @@ def test_what_is_not_a_number_or_not_there_is_never_healthy(metric: str) -> None
     assert not verdict({name: value for name, value in HEALTHY.items() if name != metric}).ok
 
 
+@pytest.mark.parametrize(("share", "said"), [(0.945, "5.5 % below k"), (1.02, "2.0 % above k")])
+def test_an_l0_that_is_not_k_is_told_whatever_the_health(share: float, said: str) -> None:
+    found = verdict({**HEALTHY, "l0": 32 * share, "l0_over_k": share})
+    assert found.ok
+    assert found.findings == (f"l0 is {32 * share:.4g}, {said}",)
+
+
+def test_an_l0_within_a_hundredth_of_k_is_not_worth_a_word() -> None:
+    assert verdict({**HEALTHY, "l0": 31.7, "l0_over_k": 0.9906}).findings == ()
+
+
 def test_docs_name_every_threshold() -> None:
     docs = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
     for check in CHECKS:

@@ -130,6 +130,25 @@ def test_what_is_measured_at_one_of_several_hook_points_stands_in_the_table_and_
     assert where.replace(">", "&gt;") in html
 
 
+def test_a_row_without_results_is_named_on_the_page_and_stands_in_no_table(sweep: Sweep, tmp_path: Path) -> None:
+    for name in ("good", "<untrained>", "unscored"):
+        sweep.add(name)
+    there = {name: one for name, one in sweep.inputs.items() if "<" not in name and name != "eval/unscored"}
+    write_report(sweep.rows, there, tmp_path)
+    assert [line["name"] for line in read(tmp_path / "table.csv")] == ["good"]
+    html = (tmp_path / "report.html").read_text()
+    assert ">2 missing</span> &lt;untrained&gt; (not trained), unscored (not evaluated)</p>" in html
+    assert "row-unscored" not in html
+
+
+def test_a_row_of_nulls_is_drawn_and_judged(sweep: Sweep) -> None:
+    """As of a hook point that never varies."""
+    none = dict.fromkeys(("explained_variance", "ce_loss_score_mean", "ce_loss_score_zero", "l2_ratio"), math.nan)
+    sweep.add("constant", none)
+    (line,) = read(sweep.report().path / "table.csv")
+    assert (line["explained_variance"], line["healthy"]) == ("nan", "False")
+
+
 def test_curves_are_those_of_the_dictionaries_among_the_inputs(sweep: Sweep, tmp_path: Path) -> None:
     """And not of any folder that lies beside the evaluation."""
     sweep.add("one")

@@ -67,6 +67,41 @@ def test_every_latent_gets_the_threshold_that_its_layer_learned(config: ActFnCon
     assert len(per_layer[:, 0].unique()) == (1 if config.joins_groups else LAYERS)
 
 
+def count_by_group(codes: Tensor, act_fn: Any) -> Tensor:
+    return codes.view(-1, act_fn.groups, act_fn.width).count_nonzero((0, 2))
+
+
+@pytest.mark.parametrize("sizes", [[150], [1, 100, 49], [30] * 5])
+@pytest.mark.parametrize("groups", [1, LAYERS])
+@pytest.mark.parametrize("config", FAMILY, ids=lambda config: config.kind)
+def test_a_calibrated_threshold_lets_as_many_codes_be_active_as_selection_keeps(
+    config: ActFnConfig, groups: int, sizes: list[int]
+) -> None:
+    """In each group, whatever training's estimate was, and however the tokens come in parts."""
+    act_fn, pre = trained(config, groups), BATCHES.flatten(0, 1)
+    estimated = act_fn.threshold
+    act_fn.calibrate(150, pre.split(sizes))
+    kept = sum(count_by_group(act_fn.train()(part), act_fn) for part in pre.split(sizes))
+    assert isinstance(kept, Tensor)
+    assert torch.equal(count_by_group(fires_above(pre, act_fn.threshold), act_fn), kept)
+    assert not torch.equal(act_fn.threshold, estimated)
+
+
+def test_where_selection_leaves_no_positive_value_out_the_calibrated_threshold_is_0() -> None:
+    act_fn = trained(TopKConfig(k=LATENTS), 1)
+    act_fn.calibrate(150, BATCHES)
+    assert not act_fn.threshold.any()
+
+
+def test_a_group_in_which_nothing_fires_keeps_its_threshold() -> None:
+    act_fn, silent = trained(BatchTopKConfig(k=2)), BATCHES.clone()
+    silent[..., : LATENTS // LAYERS] = -1
+    before = act_fn.threshold.view(LAYERS, -1)[:, 0]
+    act_fn.calibrate(150, silent)
+    after = act_fn.threshold.view(LAYERS, -1)[:, 0]
+    assert (after == before).tolist() == [True, False, False]
+
+
 def test_negative_codes_have_no_jumprelu() -> None:
     config = AbsTopKConfig(k=2)
     with pytest.raises(ExportError, match=r"abstopk .* its codes may be negative"):

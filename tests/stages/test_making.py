@@ -11,9 +11,9 @@ from lmsae.artifacts.artifact import Artifact, Artifacts, Spec
 from lmsae.artifacts.claim import NAME
 from lmsae.artifacts.owner import this_process
 from lmsae.config import Frozen
-from lmsae.errors import BusyArtifact, DamagedArtifact
+from lmsae.errors import BusyArtifact, DamagedArtifact, MissingArtifact, ShapeError, Unmade
 from lmsae.runtime.runtime import Runtime
-from lmsae.stages.making import make_artifacts
+from lmsae.stages.making import make_artifacts, try_artifacts
 from lmsae.stages.stage import Done, Job, Stage
 
 
@@ -49,6 +49,21 @@ def a_stage(jobs: list[Job], **declared: Any) -> Stage:
     named: dict[str, Any] = {"name": "cut", "version": 3, "help": "cloth -> pieces", "config": Config}
     keeps = frozenset({"half"})
     return Stage(**named, inputs={"cloth": "weave"}, make=make, configs=lambda row: [], keeps=keeps, **declared)
+
+
+def a_stage_of_one_pass(jobs: list[Job], *, ends: int = 99) -> Stage:
+    """A stage that cannot cut a width of 0, and dies after so many pieces."""
+
+    def make(given: Sequence[Job], runtime: Runtime) -> Done:
+        del runtime
+        for number, job in enumerate(given):
+            if number == ends:
+                raise ZeroDivisionError("worn out")
+            jobs.append(job)
+            (job.out / "word.txt").write_text("done")
+            yield job, {} if job.config.width else ShapeError(f"{job.reference} has no width")
+
+    return replace(a_stage(jobs, shares=lambda spec: ""), make=make)
 
 
 def add(artifacts: Artifacts, length: int, *, width: int = 1, version: int = 3, cloth: str = "weave/0") -> Artifact:
@@ -109,6 +124,38 @@ def test_only_the_files_that_a_stage_reads_of_an_input_are_checked_to_the_byte(
     (cloth.path / "label.txt").write_text("LABEL.TXT")
     with pytest.raises(DamagedArtifact, match=r"label\.txt: its bytes"):
         make_artifacts(stage, [wanted.reference], artifacts, Runtime())
+
+
+def test_a_job_that_fails_costs_no_other_job_of_its_pass_its_artifact(
+    artifacts: Artifacts, jobs: list[Job], cloth: Artifact
+) -> None:
+    """Nor does one whose input is missing."""
+    good = [add(artifacts, length, cloth=cloth.reference) for length in (1, 2)]
+    bad = add(artifacts, 3, width=0, cloth=cloth.reference)
+    references = [bad.reference, *(one.reference for one in good)]
+    with pytest.raises(ShapeError, match=f"{bad.reference} has no width"):
+        make_artifacts(a_stage_of_one_pass(jobs), references, artifacts, Runtime())
+    assert [artifact.is_finished for artifact in (bad, *good)] == [False, True, True]
+    hungry, third = add(artifacts, 4, cloth="weave/0"), add(artifacts, 5, cloth=cloth.reference)
+    references += [hungry.reference, third.reference]
+    outcome = try_artifacts(a_stage_of_one_pass(jobs), references, artifacts, Runtime())
+    assert outcome.made == [third.reference]
+    failures = {name: type(error) for name, error in outcome.failures.items()}
+    assert failures == {bad.reference: ShapeError, hungry.reference: MissingArtifact}
+    with pytest.raises(Unmade, match=f"{bad.reference} has no width") as raised:
+        outcome.require_made()
+    assert raised.value.failures == outcome.failures
+
+
+def test_what_ends_a_whole_pass_is_the_failure_of_every_job_that_was_still_to_come(
+    artifacts: Artifacts, jobs: list[Job], cloth: Artifact
+) -> None:
+    wanted = [add(artifacts, length, cloth=cloth.reference).reference for length in (1, 2, 3)]
+    outcome = try_artifacts(a_stage_of_one_pass(jobs, ends=1), wanted, artifacts, Runtime())
+    assert outcome.made == wanted[:1]
+    assert list(outcome.failures) == wanted[1:]
+    with pytest.raises(ZeroDivisionError, match="worn out"):
+        outcome.require_made()
 
 
 def taken_over(artifact: Artifact) -> None:

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from lmsae.artifacts.artifact import Artifact
+from lmsae.dictionary.dictionary import Dictionary
 from lmsae.planning.plan import plan_of
+from lmsae.stages import STAGES
+from lmsae.stages.inputs.stored import calibration_batch
 from tests.miniature import Said, make_until, write_sweep
 
 HERE = {"sae.hook_point": "blocks.0.hook_resid_post", "sae.architecture": "topk", "sae.k": "4"}
@@ -110,3 +114,24 @@ def test_what_cannot_be_is_refused_in_planning(fresh: Path, lmsae: Command, row:
     answer = lmsae("plan")
     assert answer.code != 0
     assert said in answer.err + answer.out
+
+
+@pytest.mark.parametrize("row", ["batch", "whole"])
+def test_a_learned_threshold_ends_where_l0_is_k_on_calibration_tokens(made: Path, row: str) -> None:
+    """After a run so short that its running mean is far from there; also where a dictionary reads whole contexts."""
+    rows = {
+        "batch": HERE | {"sae.architecture": "batchtopk"},
+        "whole": HEADS | {"sae.act_fn": "batchtopk", "sae.k": "3"},
+    }
+    trained = made_by("train", {row: rows[row]})[row]
+    artifact = Artifact(trained)
+    config = STAGES["train"].config.model_validate(artifact.spec().config)
+    inputs = {name: Artifact(made / "artifacts" / one) for name, one in artifact.spec().inputs.items()}
+    dictionary = Dictionary.load(trained)
+    batch = calibration_batch(dictionary.config, config.sites, inputs, config)
+    codes = dictionary.encode(batch.x)
+    codes = codes if batch.usable is None else codes[batch.usable]
+    k = int(rows[row]["sae.k"])
+    assert codes.count_nonzero().item() == pytest.approx(
+        k * len(codes), abs=3
+    )  # products of other sizes round otherwise

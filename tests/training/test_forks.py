@@ -9,7 +9,9 @@ from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.geometry.config import SAEConfig
 from lmsae.losses import TrainingStep
-from lmsae.losses.config import LOSSES
+from lmsae.losses.auxiliary import AuxK
+from lmsae.losses.config import LOSSES, LossConfig
+from lmsae.losses.penalties import L1
 from lmsae.sparsity.capabilities import HasGate, TakesAnyK
 from lmsae.sparsity.config import GatedConfig, JumpReLUConfig, TopKConfig
 from lmsae.training.config import TrainConfig
@@ -19,10 +21,10 @@ from lmsae.training.forks import Fork, Schedules, find_fork
 BATCH = 10
 
 
-def schedules(steps: int, **settings: Any) -> Schedules:
-    steady = {"lr_schedule": "constant", "lr_warm_up_steps": 0, "sparsity_warm_up_steps": 0}
+def schedules(steps: int, *losses: LossConfig, **settings: Any) -> Schedules:
+    steady = {"lr_schedule": "constant", "lr_warm_up_steps": 0}
     config = TrainConfig(tokens=steps * BATCH, batch_size=BATCH, **{**steady, **settings})
-    return Schedules(config, (), k=4)
+    return Schedules(config, losses, k=4)
 
 
 # What is set, and how many of 100 steps are those of a run of 1,000 too; then what differs.
@@ -30,7 +32,7 @@ CASES: list[tuple[dict[str, Any], int, str | None]] = [
     ({}, 99, None),
     ({"lr_warm_up_steps": 50, "sparsity_warm_up_steps": 20}, 99, None),
     ({"lr_warm_up_steps": 0.1}, 0, "the learning rate"),
-    ({"sparsity_warm_up_steps": 0.1}, 1, "the warm-up of sparsity penalties"),
+    ({"sparsity_warm_up_steps": 0.1}, 99, None),  # which nothing has
     ({"lr_schedule": "trapezoid", "lr_cool_down_steps": 30}, 70, "the learning rate"),
     ({"lr_schedule": "trapezoid", "lr_cool_down_steps": 0}, 99, None),
     ({"lr_schedule": "cosine", "lr_warm_up_steps": 10}, 10, "the learning rate"),
@@ -46,6 +48,13 @@ def test_runs_part_where_a_schedule_first_differs(settings: dict[str, Any], step
     assert find_fork(schedules(100, **settings), schedules(1000, **settings)) == Fork(steps, differs)
 
 
+@pytest.mark.parametrize(("warm_up", "steps"), [(0.1, 1), (10, 99)])
+def test_runs_part_at_a_warm_up_in_shares_if_they_have_a_loss_that_is_warmed_up(warm_up: float, steps: int) -> None:
+    kinds = (AuxK(), L1(l1_coefficient=1.0))
+    shorter, longer = (schedules(length, *kinds, sparsity_warm_up_steps=warm_up) for length in (100, 1000))
+    assert find_fork(shorter, longer) == Fork(steps, "the warm-up of sparsity penalties" if steps == 1 else None)
+
+
 def test_the_last_step_of_the_shorter_run_is_never_shared() -> None:
     assert find_fork(schedules(1), schedules(2)) == Fork(0, None)
 
@@ -56,8 +65,8 @@ def test_a_run_is_compared_with_one_twice_as_long_to_know_what_any_longer_one_sh
 
 @pytest.mark.parametrize("kind", [kind for kind, loss in LOSSES.items() if not loss.needs_model])
 def test_no_loss_depends_on_the_number_of_steps_without_saying_so(kind: str) -> None:
-    """Called at the same step of runs of other lengths, a loss is the same wherever `schedule_at` is. Losses of the
-    language model see no step at all."""
+    """Called at the same step of runs of other lengths, a loss is the same wherever `schedule_at` is. The warm-up of
+    sparsity penalties changes those that make codes sparse. Losses of the language model see no step at all."""
     needs = LOSSES[kind].needs
     fields = LOSSES[kind].model_fields
     required: dict[str, Any] = {name: 0.5 for name, info in fields.items() if info.is_required()}
@@ -79,6 +88,16 @@ def test_no_loss_depends_on_the_number_of_steps_without_saying_so(kind: str) -> 
             ).item()
             for steps in lengths
         ]
+        warm, cold = (
+            loss(
+                dictionary.geometry,
+                dictionary.sparsity,
+                forward,
+                TrainingStep(sparsity_warm_up=factor, dead=dead, step=step, steps=100, memory=loss.memory()),
+            ).item()
+            for factor in (1.0, 0.5)
+        )
+        assert (warm != cold) == loss.sparsifies
         same = [loss.schedule_at(step, steps) == loss.schedule_at(step, lengths[0]) for steps in lengths]
         assert [value == values[0] for value, is_same in zip(values, same, strict=True) if is_same].count(False) == 0
 

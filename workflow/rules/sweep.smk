@@ -7,7 +7,13 @@ from snakemake.exceptions import WorkflowError
 
 from lmsae.artifacts.artifact import Artifacts
 from lmsae.errors import LmsaeError
-from lmsae.planning.passes import FOLDER, Pass, write_passes
+from lmsae.planning.passes import (
+    FOLDER,
+    Pass,
+    marked_passes,
+    unmark_undone,
+    write_passes,
+)
 from lmsae.planning.plan import Plan, plan_of
 from lmsae.planning.sheet import read_runtime
 from lmsae.stages import ENDS_OF_ROWS, STAGES
@@ -74,3 +80,28 @@ def wanted(stages, rows):
         ]
 
     return marks
+
+
+# The passes that were done when this run began.
+DONE = set()
+
+
+def report_what_is_there():
+    """Make the report of what there is, if it was wanted and a job died that it waits for."""
+    for job in workflow.dag.needrun_jobs():
+        if STAGES.get(job.rule.name) and STAGES[job.rule.name].of_sweep:
+            references = " ".join(artifacts(job.rule.name)(job.wildcards))
+            shell(f"lmsae {job.rule.name} {references} {FLAGS} || true")
+
+
+def require_done():
+    """Raise WorkflowError with what the logs say of every pass of this run that is not done."""
+    undone = unmark_undone(marked_passes(RUNTIME) - DONE, RUNTIME)
+    if undone:
+        lines = ["Some artifacts failed; all that need none of them are made:"]
+        for reference in (reference for reference, failed in undone.items() if failed):
+            log = Path(f"logs/{reference}.log")
+            said = log.read_text() if log.exists() else ""
+            error = said.rfind(f"lmsae {reference.partition('/')[0]}: ")
+            lines.append(f"{log}: {said[max(error, 0):].strip()}")
+        raise WorkflowError("\n".join(lines))

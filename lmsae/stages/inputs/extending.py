@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from lmsae.artifacts.artifact import CHECKPOINT, Artifact
 from lmsae.stages.stage import Job
-from lmsae.training.forks import Schedules, find_fork
+from lmsae.training.forks import Fork, Schedules, find_fork
 from lmsae.training.objective import Learning
 
 if TYPE_CHECKING:
@@ -38,10 +38,11 @@ def extend_shorter_run(job: Job, checkpoints: "Checkpoints") -> Extended | None:
         shared = find_fork(schedules_of(config), mine)
         reference = artifact.reference
         if steps := checkpoints.go_on_from(artifact.path / CHECKPOINT, reference, shared.steps):
-            print(f"{job.reference}: goes on from step {steps:,} of {reference} ({config.tokens:,} tokens)")
+            why = _explain_fork(shared) if steps == shared.steps else ""
+            print(f"{job.reference}: goes on from step {steps:,} of {reference} ({config.tokens:,} tokens){why}")
             return Extended(reference, steps)
         if shared.differs:
-            reasons.append(f"{reference} shares its first {shared.steps:,} steps alone ({shared.differs} differs then)")
+            reasons.append(f"{reference} shares its first {shared.steps:,} steps alone{_explain_fork(shared)}")
         else:
             reasons.append(f"{reference} has kept no state (runtime.keep_training_state keeps one)")
     if reasons:
@@ -50,13 +51,24 @@ def extend_shorter_run(job: Job, checkpoints: "Checkpoints") -> Extended | None:
 
 
 def step_to_keep(job: Job) -> int:
-    """The last step of a run whose state is also that of any longer run; prints a line if there is none."""
+    """The last step of a run whose state is also that of any longer run.
+
+    Prints a line if there is none, or if they part before the end of the shorter one.
+    """
     mine = schedules_of(job.config)
     shared = find_fork(mine, mine.lengthen())
     if not shared.steps:
         why = f": {shared.differs} differs from the first step on" if shared.differs else ""
         print(f"{job.reference}: no state is kept, for no longer run could go on from it{why}")
+    elif shared.differs:
+        kept = f"keeps the state of step {shared.steps:,} of {mine.steps:,}, where a longer run can go on"
+        print(f"{job.reference}: {kept}{_explain_fork(shared)}")
     return shared.steps
+
+
+def _explain_fork(shared: Fork) -> str:
+    """The reason, in parentheses, why two runs part before the last step of the shorter one; empty if they do not."""
+    return f" ({shared.differs} differs then)" if shared.differs else ""
 
 
 def _shorter_runs(job: Job) -> list[tuple[Artifact, Learning]]:

@@ -1,15 +1,16 @@
 """Stored activations and moments, read from the artifacts of earlier stages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lmsae.artifacts.artifact import Artifact
-from lmsae.errors import ShapeError
+from lmsae.errors import NotEnoughTokens, ShapeError
 from lmsae.stages.activations import STORE
 from lmsae.stages.inputs.usable import Usable
 from lmsae.stages.sites import Reading, Sites, inputs_from
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from lmsae.dictionary.config import DictionaryConfig
@@ -17,12 +18,16 @@ if TYPE_CHECKING:
     from lmsae.training.batch import Batch
 
 
-def stores_for(dictionary: "DictionaryConfig", sites: Sites, inputs: Mapping[str, Artifact]) -> "list[StoreReader]":
-    """The stores among a job's inputs, by number; raises ShapeError if a width is not the dictionary's own."""
+def open_stores(inputs: Mapping[str, Artifact]) -> "list[StoreReader]":
+    """The stores among a job's inputs, by number."""
     from lmsae.store.reader import StoreReader
 
-    stores = [StoreReader(one.path / STORE) for one in inputs_from("activations", inputs)]
-    widths = dictionary.widths
+    return [StoreReader(one.path / STORE) for one in inputs_from("activations", inputs)]
+
+
+def stores_for(dictionary: "DictionaryConfig", sites: Sites, inputs: Mapping[str, Artifact]) -> "list[StoreReader]":
+    """The stores among a job's inputs, by number; raises ShapeError if a width is not the dictionary's own."""
+    stores, widths = open_stores(inputs), dictionary.widths
     wanted = [*zip(sites.reads, widths.reads, strict=True), *zip(sites.writes, widths.writes, strict=True)]
     for number, width in wanted:
         if stores[number].width != width:
@@ -47,29 +52,48 @@ def calibration_batch(
     dictionary: "DictionaryConfig", sites: Sites, inputs: Mapping[str, Artifact], reading: Reading
 ) -> "Batch":
     """The raw activations of all usable calibration tokens, float32, in whole contexts if the geometry reads those:
-    never part of the training stream."""
-    import torch
+    never part of the training stream. Raises NotEnoughTokens if there is none."""
+    (batch,) = calibration_parts(dictionary, sites, inputs, reading)[1]
+    return batch
 
+
+def calibration_parts(
+    dictionary: "DictionaryConfig",
+    sites: Sites,
+    inputs: Mapping[str, Artifact],
+    reading: Reading,
+    part_tokens: int | None = None,
+) -> "tuple[int, Iterator[Batch]]":
+    """The number of usable calibration tokens, and `calibration_batch` in parts of whole contexts with about so many
+    tokens; None is all of them at once."""
     from lmsae.text.tokens import open_tokens
 
     split, stores = open_tokens(inputs["tokens"].path), stores_for(dictionary, sites, inputs)
-    usable = torch.from_numpy(Usable(split, [store.path for store in stores], reading)[0 : split.calibration_contexts])
-    parts = [store.read(0, split.calibration_contexts) for store in stores]
-    if dictionary.geometry.grain == "context":
-        return batch_of(parts, sites, usable)
-    return batch_of([part[usable] for part in parts], sites)
+    there = split.calibration_contexts
+    usable = _require_some(Usable(split, [store.path for store in stores], reading)[0:there])
+    contexts = there if part_tokens is None else max(1, part_tokens // split.context_size)
+
+    def read(start: int) -> "Batch":
+        stop = min(start + contexts, there)
+        parts, mask = [store.read(start, stop) for store in stores], usable[start:stop]
+        if dictionary.geometry.grain == "context":
+            return batch_of(parts, sites, mask)
+        return batch_of([part[mask] for part in parts], sites)
+
+    return int(usable.sum()), map(read, range(0, there, contexts))
 
 
 def calibration_activations(activations: Artifact, tokens: Artifact, reading: Reading) -> "Tensor":
-    """The activations of usable calibration tokens at one hook point, (tokens, width) float32."""
-    import torch
+    """The activations of usable calibration tokens at one hook point, (tokens, width) float32.
 
+    Raises NotEnoughTokens if there is none.
+    """
     from lmsae.store.reader import StoreReader
     from lmsae.text.tokens import open_tokens
 
     split, store = open_tokens(tokens.path), StoreReader(activations.path / STORE)
-    usable = Usable(split, [store.path], reading)[0 : split.calibration_contexts]
-    return store.read(0, split.calibration_contexts)[torch.from_numpy(usable)]
+    usable = _require_some(Usable(split, [store.path], reading)[0 : split.calibration_contexts])
+    return store.read(0, split.calibration_contexts)[usable]
 
 
 def max_norm_of(activations: Artifact, tokens: Artifact, reading: Reading) -> float:
@@ -84,6 +108,18 @@ def moments_of(norm: Artifact) -> "dict[str, Tensor]":
     from safetensors.torch import load_file
 
     return load_file(norm.path / "norm.safetensors")
+
+
+def _require_some(usable: "np.ndarray") -> "Tensor":
+    """The same as a tensor. Raises NotEnoughTokens if no token is usable."""
+    import torch
+
+    if not usable.any():
+        raise NotEnoughTokens(
+            f"of {usable.size:,} calibration tokens none may be used: raise tokenize.calibration_tokens or "
+            "activations.max_norm_factor, lower activations.skip_*_positions, or see what tokenize masks"
+        )
+    return torch.from_numpy(usable)
 
 
 def _join(parts: "Sequence[Tensor]", numbers: Sequence[int]) -> "Tensor":

@@ -12,10 +12,11 @@ from lmsae.artifacts.artifact import Artifact
 from tests.miniature import HERE, Said, keys, write_config, write_sweep
 
 Lmsae = Callable[..., Said]
-STEADY = {"lr_warm_up_steps": 4, "sparsity_warm_up_steps": 3, "lr_schedule": "constant"}
+STEADY = {"lr_warm_up_steps": 4, "lr_schedule": "constant"}
 ROWS = [
     {"name": "batch", "sae.architecture": "batchtopk", "sae.k": "4"},
-    {"name": "jump", "sae.architecture": "jumprelu", "sae.l0_coefficient": "0.1", "train.ema": "0.9"},
+    {"name": "jump", "sae.architecture": "jumprelu", "sae.l0_coefficient": "0.1", "train.ema": "0.9"}
+    | {"train.sparsity_warm_up_steps": "3"},
     {"name": "muon", "sae.architecture": "topk", "sae.k": "4", "train.optimizer": "muon", "train.resample_steps": "5"},
 ]
 SHORT, LONG = 256 * 21, 256 * 48
@@ -120,8 +121,11 @@ def test_with_a_cool_down_in_steps_it_goes_on_from_where_that_began(
 ) -> None:
     straight = shutil.copytree(folder, tmp_path / "straight")
     cooling: dict[str, Any] = {"rows": ROWS[:1], "lr_schedule": "trapezoid", "lr_cool_down_steps": 6}
-    train(folder, lmsae, SHORT, **cooling)
-    train(folder, lmsae, LONG, **cooling)
+    said = train(folder, lmsae, SHORT, **cooling)
+    assert "keeps the state of step 15 of 21, where a longer run can go on (the learning rate differs then)" in said
+    (made_before,) = [artifact.reference for artifact in made(folder)]
+    said = train(folder, lmsae, LONG, **cooling)
+    assert f"goes on from step 15 of {made_before} ({SHORT:,} tokens) (the learning rate differs then)" in said
     assert [went_on and went_on["steps"] for went_on in extends(folder)] == [21 - 6]
     monkeypatch.chdir(straight)
     train(straight, lmsae, LONG, **cooling)
