@@ -288,7 +288,8 @@ def test_a_dictionary_that_cannot_be_scored_costs_no_other_its_score(
     wide = attach(Dictionary(parts("topk", WIDTH + 1, 24)[0]).eval(), HOOK, mean)
     first, error, second = score([model], [sound[0], wide, sound[1]], text, 3, lambda count: None)
     assert isinstance(error, RuntimeError)
-    failed, *found = score([_Forgetful(model)], [sound[0], *sound], text, 3, lambda count: None)
+    forgetful: Any = _Forgetful(model)
+    failed, *found = score([forgetful], [sound[0], *sound], text, 3, lambda count: None)
     assert isinstance(failed, ZeroDivisionError)
     alone = [one.metrics for one in scored(*sound)]
     assert [one.metrics for one in (first, second) if isinstance(one, Score)] == alone

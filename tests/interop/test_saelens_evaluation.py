@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -97,16 +97,18 @@ def theirs(
     model = load(resolve(str(model_folder)), backend="transformerlens", dtype="float32", device="cpu")
     assert isinstance(model, TransformerLensModel)
     sae = saelens(exported(dictionary, tmp_path_factory.mktemp("exported"), hook_name=HOOK))
+    bridge: Any = model._bridge
+    first, second = (cast(Any, Batches(ids)) for _ in range(2))
     batches = {"eval_batch_size_prompts": BATCH, "n_batches": CONTEXTS // BATCH, "ignore_tokens": [SPECIAL]}
     asked: dict[str, Any] = {"model_kwargs": {}, **batches}
     with torch.no_grad():
         of_model = evals.get_downstream_reconstruction_metrics(
-            sae, model._bridge, Batches(ids), ActivationScaler(), compute_kl=True, compute_ce_loss=True, **asked
+            sae, bridge, first, ActivationScaler(), compute_kl=True, compute_ce_loss=True, **asked
         )
         of_tokens, _ = evals.get_sparsity_and_variance_metrics(
             sae,
-            model._bridge,
-            Batches(ids),
+            bridge,
+            second,
             ActivationScaler(),
             compute_l2_norms=True,
             compute_sparsity_metrics=True,

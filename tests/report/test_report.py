@@ -143,7 +143,9 @@ def test_a_row_without_results_is_named_on_the_page_and_stands_in_no_table(sweep
 
 def test_a_row_of_nulls_is_drawn_and_judged(sweep: Sweep) -> None:
     """As of a hook point that never varies."""
-    none = dict.fromkeys(("explained_variance", "ce_loss_score_mean", "ce_loss_score_zero", "l2_ratio"), math.nan)
+    none: dict[str, float] = dict.fromkeys(
+        ("explained_variance", "ce_loss_score_mean", "ce_loss_score_zero", "l2_ratio"), math.nan
+    )
     sweep.add("constant", none)
     (line,) = read(sweep.report().path / "table.csv")
     assert (line["explained_variance"], line["healthy"]) == ("nan", "False")

@@ -11,8 +11,8 @@ import pytest
 from lmsae.artifacts.artifact import Artifact
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.planning.plan import plan_of
-from lmsae.stages import STAGES
 from lmsae.stages.inputs.stored import calibration_batch
+from lmsae.stages.train import Config
 from tests.miniature import Said, make_until, write_sweep
 
 HERE = {"sae.hook_point": "blocks.0.hook_resid_post", "sae.architecture": "topk", "sae.k": "4"}
@@ -125,7 +125,7 @@ def test_a_learned_threshold_ends_where_l0_is_k_on_calibration_tokens(made: Path
     }
     trained = made_by("train", {row: rows[row]})[row]
     artifact = Artifact(trained)
-    config = STAGES["train"].config.model_validate(artifact.spec().config)
+    config = Config.model_validate(artifact.spec().config)
     inputs = {name: Artifact(made / "artifacts" / one) for name, one in artifact.spec().inputs.items()}
     dictionary = Dictionary.load(trained)
     batch = calibration_batch(dictionary.config, config.sites, inputs, config)
