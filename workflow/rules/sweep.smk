@@ -23,9 +23,14 @@ try:
 except LmsaeError as error:
     raise WorkflowError(str(error)) from None
 
+if set("{}") & set(str(RUNTIME.artifacts)):
+    raise WorkflowError(
+        f"runtime.artifacts {RUNTIME.artifacts}: Snakemake takes braces in a path for wildcards. Name another folder."
+    )
+
 # The number of threads can change the last bits of a sum, so a job gets as many as without Snakemake, if possible.
 THREADS = RUNTIME.threads or 8
-FLAGS = f"--config {CONFIG}/config.yaml --wait"
+FLAGS = ["--config", str(CONFIG / "config.yaml"), "--wait"]
 
 
 wildcard_constraints:
