@@ -44,12 +44,13 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"{key.value!r} stands there twice", problem_mark=key.start_mark)
         return super().construct_mapping(node, deep)
 
-    def construct_yaml_float(self, node: yaml.ScalarNode) -> float | str:
+    def construct_number(self, node: yaml.ScalarNode) -> float | str:
+        """A float, or the text of one that people may read as thousands."""
         text = str(self.construct_scalar(node))
-        return text if POINTS_OF_THOUSANDS.fullmatch(text) else super().construct_yaml_float(node)
+        return text if POINTS_OF_THOUSANDS.fullmatch(text) else self.construct_yaml_float(node)
 
 
-_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if first not in "oOyYnN" or not tag.endswith(":bool")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
