@@ -11,6 +11,8 @@ from lmsae.errors import ConfigError, LmsaeError
 from lmsae.runtime.version import __version__
 from lmsae.stages import STAGES
 
+_NAMES = "a row's name (its training), ROW/STAGE, or the first digits of a key"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0 done, 1 `verify` found damage, 2 an error that the user can mend."""
@@ -44,11 +46,11 @@ def parser() -> argparse.ArgumentParser:
         command = _command(commands, stage.name, stage.help, _stage)
         command.add_argument("keys", nargs="*", metavar="KEY", help="artifacts to make; without any, those of the plan")
     show = _command(commands, "show", "an artifact's config, lineage, provenance and who wants it", _show, True)
-    show.add_argument("key", help="the artifact's key or the first digits of it")
+    show.add_argument("key", help=f"the artifact: {_NAMES}")
     verify = _command(commands, "verify", "recompute the digests of artifacts; name each damaged file", _verify)
     verify.add_argument("keys", nargs="*", metavar="KEY", help="artifacts to verify; without any, all of them")
-    convert = _command(commands, "convert", "a trained dictionary of the topk family -> jumprelu", _convert)
-    convert.add_argument("key", help="the train artifact's key or the first digits of it")
+    convert = _command(commands, "convert", "a trained dictionary of the topk family -> jumprelu", _convert, True)
+    convert.add_argument("key", help=f"the train artifact: {_NAMES}")
     convert.add_argument("folder", type=Path, help="where to write the dictionary, as lmsae and as SAELens read it")
     gc = _command(commands, "gc", "artifacts that no sweep wants (listed, and with --delete removed)", _gc, sweep=True)
     gc.add_argument("--forget", metavar="SWEEP", help="another sweep whose artifacts are not to be kept for it")
@@ -136,13 +138,24 @@ def _stage(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _show(arguments: argparse.Namespace) -> int:
+def _find(arguments: argparse.Namespace):
+    """The artifact that the user names, where it lies, and the plan if the sheet is faultless."""
+    from functools import cache
+
     from lmsae.artifacts.artifact import Artifacts
+    from lmsae.commands.finding import find_artifact, plan_if_faultless
+
+    runtime = _runtime(arguments)
+    artifacts = Artifacts(runtime.artifacts)
+    plan = cache(lambda: plan_if_faultless(lambda: _make_plan(arguments)[0]))
+    return find_artifact(arguments.key, artifacts, runtime.results, plan), artifacts, plan
+
+
+def _show(arguments: argparse.Namespace) -> int:
     from lmsae.planning.overview import describe
 
-    plan, runtime = _make_plan(arguments)
-    artifacts = Artifacts(runtime.artifacts)
-    print(describe(artifacts.find(arguments.key), plan, artifacts))
+    artifact, artifacts, plan = _find(arguments)
+    print(describe(artifact, plan(), artifacts))
     return 0
 
 
@@ -154,11 +167,10 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from lmsae.artifacts.artifact import Artifacts
     from lmsae.commands.converting import convert
 
-    artifacts = Artifacts(_runtime(arguments).artifacts)
-    convert(artifacts.find(arguments.key), artifacts, arguments.folder, say=print)
+    artifact, artifacts, _ = _find(arguments)
+    convert(artifact, artifacts, arguments.folder, say=print)
     return 0
 
 

@@ -45,7 +45,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_number(self, node: yaml.ScalarNode) -> float | str:
-        """A number with a point; text where the point may separate thousands."""
+        """A float, or the text of one that people may read as thousands."""
         text = str(self.construct_scalar(node))
         return text if POINTS_OF_THOUSANDS.fullmatch(text) else self.construct_yaml_float(node)
 

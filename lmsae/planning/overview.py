@@ -40,14 +40,15 @@ def overview(plan: Plan, artifacts: Artifacts, runtime: Runtime) -> str:
     return "\n".join([*_table(lines), *_format_times(times), *remarks, "", *_table(rows), *more])
 
 
-def describe(artifact: Artifact, plan: Plan, artifacts: Artifacts) -> str:
-    """An artifact's state, config, lineage, provenance, and the rows of the sweep that want it."""
+def describe(artifact: Artifact, plan: Plan | None, artifacts: Artifacts) -> str:
+    """An artifact's state, config, lineage, provenance, and the rows of the sweep that want it, if there is a plan."""
     spec = artifact.spec()
-    wanted_by = plan.names_of_rows(spec)
+    unknown = "nobody knows: the sheet has faults, which `lmsae plan` lists"
+    wanted_by = (", ".join(plan.names_of_rows(spec)) or "no row of the sweep") if plan else unknown
     lines = [
         f"{artifact.reference}  {'finished' if artifact.is_finished else 'not finished'}",
         f"path      {artifact.path}",
-        f"wanted by {', '.join(wanted_by) or 'no row of the sweep'}",
+        f"wanted by {wanted_by}",
         f"version   {spec.version}",
         "",
         "config",

@@ -235,6 +235,26 @@ def test_another_folder_of_config_can_be_named(empty: Sweep) -> None:
     said = empty.snakemake("--dry-run", "--printshellcmds", "train_all", "--config", "folder=other")
     assert jobs(said) == Counter(tokenize=1, activations=1, norm=1, init=1, train=1, train_all=1)
     assert "--config other/config.yaml" in said
+    said = empty.snakemake("--dry-run", "--config", "folder=other", "train_all", fails=True)
+    assert "Invalid config definition" in said, "docs/engines.md says so"
+
+
+@pytest.mark.slow
+def test_folders_may_have_names_that_mean_something_to_a_shell_or_to_snakemake(empty: Sweep) -> None:
+    named = "it's $HOME & (more) {x}"
+    write_config(empty.folder, runtime={"artifacts": "my artifacts; $(true)"})
+    shutil.move(empty.folder / "config", empty.folder / named)
+    empty.snakemake("tokenize_all", "--config", f"folder={named}")
+    (made,) = (empty.folder / "my artifacts; $(true)").glob("tokenize/*/manifest.json")
+    assert made.stat().st_size > 0
+    assert {path.name for path in empty.folder.glob("*more*")} == {named}
+
+
+@pytest.mark.slow
+def test_braces_in_the_folder_of_artifacts_are_refused(empty: Sweep) -> None:
+    write_config(empty.folder, runtime={"artifacts": "made {x}"})
+    said = empty.snakemake("--dry-run", fails=True)
+    assert "runtime.artifacts made {x}: Snakemake takes braces in a path for wildcards. Name another folder." in said
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from lmsae.planning.catalog import PIECES
 from lmsae.planning.draft import Draft
 from lmsae.planning.sheet import SECTIONS, Row, read, read_runtime, read_section
 from lmsae.runtime.runtime import Runtime
+from lmsae.training.config import TrainConfig
 
 
 def rows_of(folder: Path, sweep: str, config: str = "", *overrides: str) -> list[Row]:
@@ -135,8 +136,8 @@ def test_a_fraction_may_be_written_so(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text(written.get(name, '{"train": {"lr": 100.000, "tokens": 1}}'))
     (row,) = read(tmp_path / name, None, [], [])
     section = read_section(row, "train", row.section("train"), Draft(row, []).refuse)
-    assert section
-    assert section.model_dump()["lr"] == 100.0
+    assert isinstance(section, TrainConfig)
+    assert section.lr == 100.0
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ for stage in STAGES.values():
         params:
             stage=stage.name,
             artifacts=artifacts(stage.name),
-            flags=FLAGS,
+            flags=lambda wildcards: FLAGS,
         message:
             f"{stage.name}: {stage.help}"
         shell:
-            "lmsae {params.stage} {params.artifacts} {params.flags} --threads {threads} > {log} 2>&1 || [ $? -eq 2 ]"
+            "lmsae {params.stage} {params.artifacts:q} {params.flags:q} --threads {threads} > {log:q} 2>&1 || [ $? -eq 2 ]"

@@ -29,9 +29,14 @@ try:
 except (LmsaeError, OSError) as error:
     raise WorkflowError(str(error)) from None
 
+if set("{}") & set(str(RUNTIME.artifacts)):
+    raise WorkflowError(
+        f"runtime.artifacts {RUNTIME.artifacts}: Snakemake takes braces in a path for wildcards. Name another folder."
+    )
+
 # The number of threads can change the last bits of a sum, so a job gets as many as without Snakemake, if possible.
 THREADS = RUNTIME.threads or 8
-FLAGS = f"--config {CONFIG}/config.yaml --wait"
+FLAGS = ["--config", str(CONFIG / "config.yaml"), "--wait"]
 
 
 wildcard_constraints:
@@ -90,8 +95,8 @@ def report_what_is_there():
     """Make the report of what there is, if it was wanted and a job died that it waits for."""
     for job in workflow.dag.needrun_jobs():
         if STAGES.get(job.rule.name) and STAGES[job.rule.name].of_sweep:
-            references = " ".join(artifacts(job.rule.name)(job.wildcards))
-            shell(f"lmsae {job.rule.name} {references} {FLAGS} || true")
+            stage, references = job.rule.name, artifacts(job.rule.name)(job.wildcards)
+            shell("lmsae {stage} {references:q} {FLAGS:q} || true")
 
 
 def require_done():

@@ -58,7 +58,7 @@ class _Fields(Fields):
     d_out: PositiveInt | None = None
     normalize_activations: str | None = "none"
     apply_b_dec_to_input: bool = True
-    rescales_codes: bool = Field(default=False, alias="rescale_acts_by_decoder_norm")
+    selects_by_norm: bool = Field(default=False, alias="rescale_acts_by_decoder_norm")
     k: PositiveInt | None = None
     max_iterations: PositiveInt | None = None
     residual_threshold: float | None = None
@@ -110,7 +110,7 @@ def load(folder: Path | str) -> Dictionary:
     weights = found.read_float32(wanted)
     geometry = {name: weights[name] for name in names}
     dictionary = fill_dictionary(file, config, geometry, act_fn.state(weights))
-    if fields.rescales_codes and "k" in act_fn.options(fields.model_dump()):
+    if fields.selects_by_norm and "k" in act_fn.options(fields.model_dump()):
         dictionary.geometry.fold_norms()
     return dictionary
 
