@@ -3,10 +3,13 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 
+import numpy as np
 import pytest
+import torch
 
-from lmsae.runtime.memory import peak_memory
+from lmsae.runtime.memory import peak_memory, says_no_memory
 
 MB = 1_000_000
 # In a process of its own: this one may have been told to keep freed memory.
@@ -35,3 +38,14 @@ def test_without_cuda_there_is_no_peak_of_a_device() -> None:
     import torch
 
     assert ("device" in peak_memory()) == torch.cuda.is_available()
+
+
+@pytest.mark.parametrize("allocate", [lambda: torch.empty(2**60), lambda: np.empty(2**57), lambda: bytearray(2**60)])
+def test_an_error_for_want_of_memory_is_known_in_every_library(allocate: Callable[[], object]) -> None:
+    with pytest.raises((RuntimeError, MemoryError)) as caught:
+        allocate()
+    assert says_no_memory(caught.value)
+
+
+def test_other_errors_are_not_for_want_of_memory() -> None:
+    assert not says_no_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
