@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Literal
 
 from lmsae.errors import SourceError
 from lmsae.lm.hook_points import family_of
-from lmsae.lm.resolving import ResolvedModel, features_of, read_config, resolve, tokenizer_folder, weights_folder
+from lmsae.lm.resolving import (
+    ResolvedModel,
+    features_of,
+    read_config,
+    require_usable,
+    resolve,
+    tokenizer_folder,
+    weights_folder,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,6 +43,7 @@ def load(
     Raises SourceError if its family is not known, its files cannot be had, or the backend does not support it.
     """
     family_of(read_config(model))  # before a download of gigabytes
+    require_usable(model)
     if (features := features_of(model)) is not None:
         return _load_features(features, backend, dtype, device)
     path = weights_folder(model)
@@ -47,7 +56,7 @@ def load(
 
 def load_tokenizer(model: ResolvedModel) -> "PreTrainedTokenizerBase":
     """The model's own tokenizer. Raises SourceError if it has none."""
-    from lmsae.lm.huggingface import read_tokenizer
+    from lmsae.lm.pretrained import read_tokenizer
 
     return read_tokenizer(tokenizer_folder(model))
 

@@ -9,64 +9,25 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from lmsae.errors import SourceError
 from lmsae.lm import hook_points as points
+from lmsae.lm.pretrained import load_pretrained
+from lmsae.lm.probing import require_numbers
 from lmsae.lm.visits import Visit, VisitedModel
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
 def load(folder: Path, dtype: str, device: str, trust_remote_code: bool = False) -> "HuggingFaceModel":
     """The model in a folder, with the attention that transformers chooses.
 
     That is sdpa, except where sdpa cannot compute what the family needs (Gemma 2's softcap).
+
+    Raises SourceError for a model that cannot be loaded whole, or computes no numbers.
     """
-    return HuggingFaceModel(load_pretrained(folder, dtype, device, trust_remote_code))
-
-
-def load_pretrained(
-    folder: Path, dtype: str, device: str, trust_remote_code: bool, attention: str | None = None
-) -> "PreTrainedModel":
-    """Load the transformers model in a folder: safetensors only, evaluation mode, no gradients, nothing on stderr.
-
-    `attention` is the implementation of attention, None the one that transformers chooses. Raises SourceError for
-    damaged weights.
-    """
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
-
-    options = {} if attention is None else {"attn_implementation": attention}
-    with _silence():
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=getattr(torch, dtype),
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=trust_remote_code,
-                **options,
-            )
-        except SafetensorError as error:
-            raise SourceError(f"the weights in {folder} are damaged ({error}); get them again") from error
-    _freeze(model, device)
+    model = HuggingFaceModel(load_pretrained(folder, dtype, device, trust_remote_code))
+    require_numbers(model, folder, dtype)
     return model
-
-
-def _freeze(model: torch.nn.Module, device: str) -> None:
-    """Move a model to a device, in evaluation mode and without gradients."""
-    model.to(device).eval().requires_grad_(False)
-
-
-def read_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    """Read the tokenizer in a folder. Raises SourceError if there is none."""
-    from transformers import AutoTokenizer
-
-    with _silence():
-        try:
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise SourceError(f"no tokenizer can be loaded from {folder}: {error}") from error
 
 
 class HuggingFaceModel(VisitedModel):
@@ -119,19 +80,3 @@ def _hook_output(module: torch.nn.Module, visit: Visit) -> RemovableHandle:
 
 
 _HOOKS: dict[str, Callable[[torch.nn.Module, Visit], RemovableHandle]] = {"in": _hook_input, "out": _hook_output}
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Transformers without its progress bars and advice, for the length of a block."""
-    from transformers.utils import logging
-
-    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if had_bars:
-            logging.enable_progress_bar()

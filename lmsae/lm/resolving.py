@@ -6,22 +6,21 @@ their numbers. So the same name and revision always mean the same bytes.
 """
 
 import hashlib
-import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lmsae.config import Frozen, JsonObject, parse_json
 from lmsae.errors import ChangedSource, SourceError, suggest
 from lmsae.lm import features
 from lmsae.lm.features import Features
+from lmsae.lm.weights import CONFIG, INDEX, WEIGHTS, missing_files, obstacle, require_no_adapter
 from lmsae.runtime import hub
 
 STDLIB = "builtin:stdlib-4m"
 BUILTIN = {STDLIB: Path(__file__).parent / "stdlib-4m"}
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
-_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _TOKENIZERS = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt")
 _TEXT_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py"]
 
@@ -86,15 +85,30 @@ def weights_folder(model: ResolvedModel) -> Path:
 
     Raises SourceError if they cannot be had, or if there are no safetensors: pickled weights can run code as they load.
     """
-    found = _planned_folder(model) or _download(model, [*_TEXT_FILES, "*.safetensors"], is_complete=_has_weights)
-    if _has_weights(found):
+    found = _planned_folder(model) or _download(model, [*_TEXT_FILES, "*.safetensors"], missing_files)
+    missing = missing_files(found)
+    require_no_adapter(model.name, found)
+    if not missing:
         return found
     pickles = sorted(path.name for path in found.glob("*.bin"))
-    reason = f"only pickled ones ({', '.join(pickles)}), which can run code as they load" if pickles else "none"
-    raise SourceError(
-        f"model {model.name}: wanted safetensors weights ({_WEIGHTS}, or every file of {_INDEX}), found {reason} in "
-        f"{found}; save them with transformers: model.save_pretrained(folder), and name that folder"
+    reason = (
+        f"only pickled ones ({', '.join(pickles)}), which can run code as they load" if pickles else "not all of them"
     )
+    raise SourceError(
+        f"model {model.name}: wanted safetensors weights ({WEIGHTS}, or every file of {INDEX}), found {reason} in "
+        f"{found}: missing is {', '.join(missing)}. Get it again, or save the weights with transformers: "
+        "model.save_pretrained(folder), and name that folder"
+    )
+
+
+def require_usable(model: ResolvedModel) -> None:
+    """Raise SourceError if a model's config.json, or what lies beside it, says that lmsae cannot run it as it is."""
+    if features_of(model) is not None:
+        return
+    if reason := obstacle(read_config(model)):
+        raise SourceError(f"model {model.name}: {reason}")
+    if (local := _local_folder(model.name)) is not None:
+        require_no_adapter(model.name, local)
 
 
 def tokenizer_folder(model: ResolvedModel) -> Path:
@@ -104,8 +118,8 @@ def tokenizer_folder(model: ResolvedModel) -> Path:
     """
     if Features.parse(model.name):
         raise NoTokenizer(f"model {model.name} has no tokenizer; name one: tokenize.tokenizer = {STDLIB}")
-    found = _planned_folder(model) or _download(model, _TEXT_FILES, is_complete=_has_tokenizer)
-    if _has_tokenizer(found):
+    found = _planned_folder(model) or _download(model, _TEXT_FILES, _missing_tokenizer)
+    if not _missing_tokenizer(found):
         return found
     raise NoTokenizer(
         f"model {model.name}: {found} has no tokenizer ({', '.join(_TOKENIZERS)}); save it there with transformers: "
@@ -117,14 +131,17 @@ def read_config(model: ResolvedModel) -> JsonObject:
     """The model's config.json. Of a hub model nothing else is downloaded."""
     if (known := features_of(model)) is not None:
         return known.config()
-    found = _local_folder(model.name) or _download(model, ["config.json"], is_complete=_has_config)
-    path = found / "config.json"
+    found = _local_folder(model.name) or _download(model, [CONFIG], _missing_config)
+    path = found / CONFIG
     try:
-        return parse_json(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SourceError(f"model {model.name}: {found} has no config.json, so it is no transformers model") from None
     except ValueError as error:
         raise SourceError(f"model {model.name}: {path} is not readable as JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise SourceError(f"model {model.name}: {path} holds no JSON object, so it is no config of a model")
+    return config
 
 
 def _local_folder(name: str) -> Path | None:
@@ -210,43 +227,39 @@ def _ask_commit(name: str, revision: str | None) -> str:
         ) from None
 
 
-def _download(model: ResolvedModel, patterns: list[str], is_complete: Callable[[Path], bool]) -> Path:
-    """The folder with these files of a hub model at its revision: from the cache if it is complete, else downloaded."""
+def _download(model: ResolvedModel, patterns: list[str], missing: Callable[[Path], list[str]]) -> Path:
+    """The folder with these files of a hub model at its revision: the cache's if none is missing, else downloaded."""
     cached = hub.cached_files(model.name, model.revision, patterns)
-    if cached is not None and is_complete(cached):
+    if cached is not None and not missing(cached):
         return cached
     try:
         # Without a network a download tries again for half a minute; this question fails at once.
         _ask_commit(model.name, model.revision)
         return hub.download_files(model.name, model.revision, patterns)
     except hub.Unreachable as error:
-        raise _unavailable(model.name, model.revision, error) from error
+        there = hub.snapshot_folder(model.name, model.revision)
+        lacking = missing(there) if there.is_dir() else []
+        raise _unavailable(model.name, model.revision, error, lacking) from error
 
 
-def _unavailable(name: str, revision: str | None, error: hub.Unreachable) -> SourceError:
-    """The error for a model that neither the hub nor the local cache gives."""
+def _unavailable(name: str, revision: str | None, error: hub.Unreachable, lacking: Sequence[str] = ()) -> SourceError:
+    """The error for a model that neither the hub nor the local cache gives; `lacking` are the files that the cache has
+    not, where it has others."""
     from huggingface_hub import constants
 
     which = f"{name} at revision {revision}" if revision else name
+    cache = f"it lacks {', '.join(lacking)}" if lacking else "not there, or not all of it"
     return SourceError(
         f"model {which} cannot be had. Tried: a local folder of that name (none); the hub at {constants.ENDPOINT} "
-        f"({error}); the cache in {constants.HF_HUB_CACHE} (not there, or not all of it). Mend the spelling or the "
+        f"({error}); the cache in {constants.HF_HUB_CACHE} ({cache}). Mend the spelling or the "
         "network; `hf auth login` for a private or gated model; set HF_HOME to a cache that holds it; or name a local "
         "folder with its files"
     )
 
 
-def _has_config(path: Path) -> bool:
-    return (path / "config.json").is_file()
+def _missing_config(path: Path) -> list[str]:
+    return [] if (path / CONFIG).is_file() else [CONFIG]
 
 
-def _has_tokenizer(path: Path) -> bool:
-    return any(any(path.glob(name)) for name in _TOKENIZERS)
-
-
-def _has_weights(path: Path) -> bool:
-    index = path / _INDEX
-    if not index.is_file():
-        return _has_config(path) and (path / _WEIGHTS).is_file()
-    shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-    return _has_config(path) and all((path / shard).is_file() for shard in shards)
+def _missing_tokenizer(path: Path) -> list[str]:
+    return [] if any(any(path.glob(name)) for name in _TOKENIZERS) else [_TOKENIZERS[0]]

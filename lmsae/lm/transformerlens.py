@@ -10,12 +10,17 @@ from torch import Tensor
 from lmsae.config import JsonObject
 from lmsae.errors import HookPointError, SourceError, suggest
 from lmsae.lm import hook_points as points
-from lmsae.lm.huggingface import load_pretrained
+from lmsae.lm.huggingface import HuggingFaceModel
+from lmsae.lm.pretrained import describe, load_pretrained
+from lmsae.lm.probing import first_difference, read_all, require_numbers
 from lmsae.lm.visits import Visit, VisitedModel
+from lmsae.runtime.memory import says_no_memory
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_INSTEAD = "set model.backend to huggingface, which can"
 
 
 def load(folder: Path, dtype: str, device: str, trust_remote_code: bool = False) -> "TransformerLensModel":
@@ -23,24 +28,40 @@ def load(folder: Path, dtype: str, device: str, trust_remote_code: bool = False)
 
     That mode centers the residual stream, so that its activations would differ from HuggingFace's.
 
-    Raises SourceError for a model that the installed TransformerLens does not support.
+    Raises SourceError for a model that cannot be loaded whole, that the installed TransformerLens does not support, or
+    that it computes otherwise than transformers.
     """
-    from transformer_lens.model_bridge import TransformerBridge
-
     # The bridge computes attention eagerly, so its model has to be loaded that way.
     model = load_pretrained(folder, dtype, device, trust_remote_code, attention="eager")
     weights = dict(model.named_parameters())  # the bridge gives them other names
+    reference = HuggingFaceModel(model)
+    require_numbers(reference, folder, dtype)
+    expected = read_all(reference, list(reference.hook_points()))
     try:
-        bridge = TransformerBridge.boot_transformers(
-            str(folder), hf_model=model, tokenizer=_make_tokenizer(), device=device, dtype=model.dtype
-        )
-    except (ValueError, NotImplementedError) as error:
+        bridged = TransformerLensModel(_bridge(folder, model, device), model.config.to_dict(), weights)
+        difference = first_difference(bridged, expected)
+    except Exception as error:  # of any class: the bridge asserts, and looks for what other configs have
+        if says_no_memory(error):
+            raise
+        raise SourceError(f"TransformerLens cannot run {folder} ({describe(error)}); {_INSTEAD}") from error
+    if difference is not None:
+        where, share = difference
         raise SourceError(
-            f"TransformerLens cannot take {folder} ({error}); set the backend to huggingface, which can"
-        ) from error
+            f"TransformerLens computes {folder} otherwise than transformers does: {where} differ by {share:.2g} of "
+            f"their norm; {_INSTEAD}"
+        )
+    return bridged
+
+
+def _bridge(folder: Path, model: "PreTrainedModel", device: str) -> "TransformerBridge":
+    from transformer_lens.model_bridge import TransformerBridge
+
+    bridge = TransformerBridge.boot_transformers(
+        str(folder), hf_model=model, tokenizer=_make_tokenizer(), device=device, dtype=model.dtype
+    )
     # The bridge adds parameters of its own: separate queries, keys and values.
     bridge.original_model.requires_grad_(False)
-    return TransformerLensModel(bridge, model.config.to_dict(), weights)
+    return bridge
 
 
 class TransformerLensModel(VisitedModel):

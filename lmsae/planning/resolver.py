@@ -10,7 +10,7 @@ from lmsae.dictionary.config import DictionaryConfig
 from lmsae.errors import ConfigError, Fault, LmsaeError, suggest
 from lmsae.geometry.config import GEOMETRIES
 from lmsae.lm.hook_points import require
-from lmsae.lm.resolving import ResolvedModel, default_tokenizer, read_config
+from lmsae.lm.resolving import ResolvedModel, default_tokenizer, read_config, require_usable
 from lmsae.lm.resolving import resolve as resolve_model
 from lmsae.planning.catalog import CATALOG, with_defaults
 from lmsae.planning.checks import CHECKS
@@ -70,10 +70,10 @@ class Resolver:
         """The model and the further ones over the same tokens; none if one cannot be found."""
         if section is None:
             return []
-        found = [self._find_model(draft, "model.name", section.name, section.revision)]
+        found = [self._find_usable_model(draft, "model.name", section.name, section.revision)]
         for other in section.others:
             name, _, revision = other.partition("@")
-            found.append(self._find_model(draft, "model.others", name, revision or None))
+            found.append(self._find_usable_model(draft, "model.others", name, revision or None))
         models = [model for model in found if model is not None]
         if len(models) < len(found):
             return []
@@ -87,6 +87,17 @@ class Resolver:
             return resolve_model(name, revision, digest_of_file=self.digests.digest_file)
 
         return self._find_or_refuse(("model", name, revision), look_up, draft, column)
+
+    def _find_usable_model(self, draft: Draft, column: str, name: str, revision: str | None) -> ResolvedModel | None:
+        """A model that can be run, of which more is asked than of one that only lends its tokenizer."""
+        model = self._find_model(draft, column, name, revision)
+
+        def look_up() -> ResolvedModel | None:
+            if model is not None:
+                require_usable(model)
+            return model
+
+        return self._find_or_refuse(("usable model", model), look_up, draft, column)
 
     def _find_tokenizer(
         self, draft: Draft, section: TokenizeSection | None, models: Sequence[ResolvedModel]

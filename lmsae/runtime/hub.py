@@ -85,6 +85,11 @@ def cached_files(name: str, commit: str, patterns: list[str]) -> Path | None:
         return None
 
 
+def snapshot_folder(name: str, commit: str) -> Path:
+    """The folder of a model's commit in the local cache, whether it is there or not, and whole or not."""
+    return _cache("model", name) / "snapshots" / commit
+
+
 def download_files(name: str, commit: str, patterns: list[str]) -> Path:
     """Download the files of a model's commit that match the patterns; returns their folder. Raises Unreachable."""
     from huggingface_hub import snapshot_download

@@ -12,6 +12,9 @@ from types import ModuleType
 # glibc's mallopt parameters, from malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 
+# torch raises RuntimeError of its CPU allocator ("can't allocate memory"), and OutOfMemoryError of CUDA's.
+_NO_MEMORY = ("out of memory", "allocate memory", "not enough memory")
+
 
 def reuse_freed_memory() -> None:
     """Tell glibc's malloc to keep freed tensors instead of handing them back to the kernel. Elsewhere, do nothing.
@@ -60,6 +63,11 @@ def peak_memory() -> dict[str, int]:
     if (torch := _torch_with_cuda()) is not None:
         peak["device"] = torch.cuda.max_memory_allocated()
     return peak
+
+
+def says_no_memory(error: BaseException) -> bool:
+    """True for the error of a library that got no memory, on the CPU or a GPU."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY)
 
 
 def _peak_of_host() -> int:

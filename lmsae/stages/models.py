@@ -24,7 +24,8 @@ class ModelSection(Frozen):
     revision: str | None = Field(default=None, description="Branch, tag or commit on the hub. Empty: the main branch.")
     backend: Backend = Field(
         default="huggingface",
-        description="Library that runs the model. Both give the same activations up to rounding.",
+        description="Library that runs the model. Both give the same activations up to rounding: as a model is loaded, "
+        "transformerlens is compared with huggingface on a few tokens, and refused where it differs.",
     )
     dtype: Dtype = Field(default="float32", description="Precision that the model runs in.")
     others: tuple[str, ...] = Field(

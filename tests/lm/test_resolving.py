@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lmsae.errors import SourceError
 from lmsae.lm import load, load_tokenizer, resolving
-from lmsae.lm.resolving import ResolvedModel, read_config, resolve, weights_folder
+from lmsae.lm.resolving import ResolvedModel, read_config, require_usable, resolve, weights_folder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -90,14 +90,70 @@ def test_pickled_weights_are_refused(local):
 def test_a_missing_shard_is_noticed_before_loading(local):
     index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
     (local / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(SourceError, match="found none"):
+    with pytest.raises(SourceError, match=r"missing is model-2\.safetensors\. Get it again"):
         weights_folder(resolve(str(local)))
 
 
-@pytest.mark.parametrize("content", ["{", "[" * 100_000 + "]" * 100_000], ids=["cut off", "nested deeply"])
-def test_a_damaged_config_is_named(local, content):
-    (local / "config.json").write_text(content)
-    with pytest.raises(SourceError, match=r"config\.json is not readable as JSON"):
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        ("{", r"index\.json is no index of weights \(JSONDecodeError"),
+        ("[]", r"index\.json is no index of weights \(TypeError"),
+        (
+            '{"weight_map": {"a": "../model.safetensors"}}',
+            r"names the file '\.\./model\.safetensors', and no file outside",
+        ),
+        ('{"weight_map": {"a": 3}}', "names the file 3, and no file outside"),
+    ],
+)
+def test_an_index_that_is_none_or_leads_elsewhere_is_named(local, index, said):
+    (local / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(SourceError, match=said):
+        weights_folder(resolve(str(local)))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"quantized \(.*gptq\), .*dequantize"),
+        ({"quantization_config": {"load_in_4bit": True}}, r"quantized \(.*\), .*Name the model that it was quantized"),
+        ({"quantization_config": {"quant_method": "unheard-of"}}, r"quantized \(.*unheard-of\)"),
+        ({"_attn_implementation": "flash_attention_3"}, "the package flash_attn_interface is not installed. Delete"),
+        ({"attn_implementation": "paged|eager"}, "lmsae knows eager, sdpa, .*. Delete that line"),
+        ({"transformers_weights": "../other.safetensors"}, r"'\.\./other\.safetensors' as its weights"),
+    ],
+)
+def test_what_config_json_says_against_a_model_is_told_before_it_is_loaded(local, config, said):
+    written = json.loads((local / "config.json").read_text())
+    (local / "config.json").write_text(json.dumps(written | config))
+    with pytest.raises(SourceError, match=said):
+        require_usable(resolve(str(local)))
+    with pytest.raises(SourceError, match=said):
+        load(resolve(str(local)), backend="huggingface", dtype="float32", device="cpu")
+
+
+def test_an_adapter_beside_the_weights_is_refused_though_it_may_lend_a_tokenizer(local):
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0}, unk_token="a"))).save_pretrained(local)
+    (local / "adapter_config.json").write_text("{}")
+    model = resolve(str(local))
+    for use in (require_usable, weights_folder):
+        with pytest.raises(SourceError, match=r"has an adapter .*merge_and_unload"):
+            use(model)
+    assert load_tokenizer(model).get_vocab() == {"a": 0}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "is not readable as JSON"),
+        ("[" * 100_000 + "]" * 100_000, "is not readable as JSON"),
+        ("[]", "holds no JSON object"),
+    ],
+    ids=["cut off", "nested deeply", "no object"],
+)
+def test_a_damaged_config_is_named(local, text, said):
+    (local / "config.json").write_text(text)
+    with pytest.raises(SourceError, match=rf"config\.json {said}"):
         read_config(resolve(str(local)))
 
 
@@ -241,6 +297,10 @@ def test_without_network_what_is_cached_is_used_under_its_commit(hub, client):
     nowhere = "http://127.0.0.1:9"
     assert client(nowhere, "weights_folder(resolve('tiny/llama'))") == online
     assert client(nowhere, f"resolve('tiny/llama', '{COMMIT}').revision").strip() == COMMIT
+    (Path(online.strip()) / "model.safetensors").unlink()
+    said = client(nowhere, "weights_folder(resolve('tiny/llama'))")
+    assert "the cache in" in said
+    assert "(it lacks model.safetensors)" in said
 
 
 @pytest.mark.parametrize("unreachable", ["http://127.0.0.1:9", "http://no-such-host.invalid"])

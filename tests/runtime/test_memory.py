@@ -5,10 +5,13 @@ import json
 import subprocess
 import sys
 import weakref
+from collections.abc import Callable
 
+import numpy as np
 import pytest
+import torch
 
-from lmsae.runtime.memory import collect_new_garbage_only, peak_memory
+from lmsae.runtime.memory import collect_new_garbage_only, peak_memory, says_no_memory
 
 MB = 1_000_000
 # In a process of its own: this one may have been told to keep freed memory.
@@ -54,3 +57,14 @@ def test_garbage_made_since_is_collected_and_what_was_there_is_spared() -> None:
     gc.collect()
     assert old() is None
     assert gc.get_freeze_count() == frozen
+
+
+@pytest.mark.parametrize("allocate", [lambda: torch.empty(2**60), lambda: np.empty(2**57), lambda: bytearray(2**60)])
+def test_an_error_for_want_of_memory_is_known_in_every_library(allocate: Callable[[], object]) -> None:
+    with pytest.raises((RuntimeError, MemoryError)) as caught:
+        allocate()
+    assert says_no_memory(caught.value)
+
+
+def test_other_errors_are_not_for_want_of_memory() -> None:
+    assert not says_no_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

@@ -1,6 +1,7 @@
 """All checks are run, each where what it reads is known; a fault hides no other."""
 
 import inspect
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,3 +43,11 @@ def test_a_check_is_run_once_and_only_where_all_is_known_that_it_reads(fresh: Pa
     assert said.err.count("column sae.hook_point: ") == 1
     assert said.err.count("column train.initial_k: ") == 1
     assert said.err.count("column activations.skip_first_positions: ") == 1
+
+
+def test_a_model_that_cannot_be_run_as_it_is_is_a_fault_of_its_row(fresh: Path, lmsae: Callable[..., Said]) -> None:
+    config = json.loads((fresh / "model" / "config.json").read_text())
+    (fresh / "model" / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
+    said = lmsae("plan")
+    assert said.code == 2
+    assert "column model.name: model model: its weights are quantized (" in said.err

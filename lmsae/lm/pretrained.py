@@ -1,0 +1,185 @@
+"""A transformers model out of a folder, with every one of its weights or not at all, and a tokenizer."""
+
+import logging
+import re
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from lmsae.errors import LmsaeError, SourceError
+from lmsae.runtime.memory import says_no_memory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Causal masks and positions, which older versions of transformers saved among the weights.
+_BUFFER = re.compile(r"\.(attn|attention)\.(masked_)?bias$|position_ids$")
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+_MOST_NAMES, _LONGEST = 3, 300
+Shape = tuple[int, ...]
+
+
+def load_pretrained(
+    folder: Path, dtype: str, device: str, trust_remote_code: bool, attention: str | None = None
+) -> "PreTrainedModel":
+    """Load the transformers model in a folder: safetensors only, evaluation mode, no gradients.
+
+    `attention` is the implementation of attention, None the one that transformers chooses. What transformers has to say
+    is passed on in one line each. Raises SourceError for damaged weights, and if weights are missing, unused or of
+    another shape or kind than the model's: transformers would draw those at random, leave them out or cast them.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    options = {} if attention is None else {"attn_implementation": attention}
+    with _listen() as said:
+        try:
+            _require_floats(folder)
+            loaded = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=getattr(torch, dtype),
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # else an error comes before the report
+                **options,
+            )
+        except SafetensorError as error:
+            raise SourceError(f"the weights in {folder} are damaged ({error}); get them again") from error
+        except Exception as error:  # of any class: whatever config.json can hold, some code of transformers reads
+            if isinstance(error, LmsaeError) or says_no_memory(error):
+                raise
+            mend = "mend its config.json, or get the model again"
+            raise SourceError(f"transformers cannot load {folder}: {describe(error)}; {mend}") from error
+    # The type of from_pretrained does not know that `output_loading_info` makes it a pair.
+    model, report = cast("tuple[PreTrainedModel, dict[str, set]]", loaded)
+    mismatched = {name: (tuple(found), tuple(wanted)) for name, found, wanted in report["mismatched_keys"]}
+    unused = {name for name in report["unexpected_keys"] if not _BUFFER.search(name)}
+    _require_all(folder, set(report["missing_keys"]), unused, mismatched)
+    for line in said:
+        print(f"{folder}: transformers says: {line}", file=sys.stderr)
+    _freeze(model, device)
+    return model
+
+
+def _freeze(model: torch.nn.Module, device: str) -> None:
+    """Move a model to a device, in evaluation mode and without gradients."""
+    model.to(device).eval().requires_grad_(False)
+
+
+def _require_floats(folder: Path) -> None:
+    """Raise SourceError if weights in a folder are whole numbers, or floats that mean nothing without a scale."""
+    from safetensors import safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as opened:
+            names = [name for name in opened.keys() if not _BUFFER.search(name)]  # noqa: SIM118  not iterable itself
+            dtypes = {name: opened.get_slice(name).get_dtype() for name in names}
+        if odd := [f"{name} ({dtype})" for name, dtype in dtypes.items() if dtype not in _FLOATS]:
+            raise SourceError(
+                f"weights in {file} are no floats of 16 bits or more: {_name(odd)}. lmsae runs models that are not "
+                "quantized: name the model that this one was made of"
+            )
+
+
+def _require_all(
+    folder: Path, missing: set[str], unused: set[str], mismatched: Mapping[str, tuple[Shape, Shape]]
+) -> None:
+    """Raise SourceError unless the weights in a folder are those of the model that its config.json describes."""
+    if not (missing or unused or mismatched):
+        return
+    shapes = [f"{name} ({list(found)} for {list(wanted)})" for name, (found, wanted) in sorted(mismatched.items())]
+    parts = [
+        f"missing are {_name(missing)}" if missing else "",
+        f"unused would be {_name(unused)}" if unused else "",
+        f"of another shape are {_name(shapes)}" if shapes else "",
+    ]
+    raise SourceError(
+        f"the weights in {folder} are not those of the model that its config.json describes: "
+        f"{'; '.join(part for part in parts if part)}. {_advice(missing, unused, set(mismatched.values()))}"
+    )
+
+
+def _advice(missing: set[str], unused: set[str], shapes: set[tuple[Shape, Shape]]) -> str:
+    prefixes = {name.removesuffix(other) for name in unused for other in missing if name.endswith(f".{other}")}
+    prefix = next(iter(prefixes), None)
+    if prefix and all(name.startswith(prefix) for name in unused):
+        return (
+            f"Names in the file begin with {prefix!r}, as those of a wrapped model do (torch.compile, DataParallel): "
+            f"save the model inside, model.{prefix}save_pretrained(folder)"
+        )
+    if missing == {"lm_head.weight"} and not unused:
+        return "If the embedding is the head too, set tie_word_embeddings to true in config.json; else get it again"
+    if not (missing or unused) and len(shapes) == 1:
+        ((found, wanted),) = shapes
+        if found and found[1:] == wanted[1:]:
+            return (
+                f"Put {found[0]:,} in the place of {wanted[0]:,} in config.json (vocab_size?), or get the weights again"
+            )
+    if unused and not missing:
+        return (
+            "Mend config.json; or, if they are to be left out, save what is to be run: "
+            "AutoModelForCausalLM.from_pretrained(old).save_pretrained(new), and name the new folder"
+        )
+    return "Mend config.json, or get the weights again"
+
+
+def _name(names: Collection[str]) -> str:
+    """The first few of the names, in order, and the number of the others."""
+    shown = sorted(names)[:_MOST_NAMES]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def describe(error: Exception) -> str:
+    """The class of a library's error, and what it says, on one line that is not long."""
+    said = " ".join(str(error).split())
+    return ": ".join([type(error).__name__, *([said] if said else [])])[:_LONGEST]
+
+
+def read_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """Read the tokenizer in a folder. Raises SourceError if there is none."""
+    from transformers import AutoTokenizer
+
+    with _listen():
+        try:
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise SourceError(f"no tokenizer can be loaded from {folder}: {error}") from error
+
+
+class _Listener(logging.Handler):
+    """Keeps what a library warns of, a line each, but for the report of weights, which `load_pretrained` reads."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = " ".join(record.getMessage().split())
+        if "LOAD REPORT" not in text:
+            self.said.append(text)
+
+
+@contextmanager
+def _listen() -> Iterator[list[str]]:
+    """The warnings of transformers, instead of its progress bars and advice on stderr, for the length of a block."""
+    from transformers.utils import logging as their
+
+    logger, listener = logging.getLogger("transformers"), _Listener()
+    verbosity, had_bars, handlers = their.get_verbosity(), their.is_progress_bar_enabled(), logger.handlers
+    their.set_verbosity_warning()
+    their.disable_progress_bar()
+    logger.handlers = [listener]
+    try:
+        yield listener.said
+    finally:
+        logger.handlers = handlers
+        their.set_verbosity(verbosity)
+        if had_bars:
+            their.enable_progress_bar()
