@@ -1,8 +1,10 @@
 """Running stages: everything once, in order, resumable, and each stage by itself."""
 
+import csv
 import errno
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +15,11 @@ from safetensors import SafetensorError
 from lmsae.artifacts.artifact import Artifact, Artifacts
 from lmsae.errors import NoSpaceError
 from lmsae.runtime.runtime import Runtime
+from lmsae.runtime.version import __version__
 from lmsae.stages import STAGES
 from lmsae.stages.making import make_artifacts
 from lmsae.stages.stage import Done, Job
+from lmsae.training.config import TrainConfig
 from tests.miniature import ROWS, Said, keys, make_until, manifests, write_config, write_sweep
 
 Lmsae = Callable[..., Said]
@@ -39,6 +43,26 @@ def test_a_finished_sweep_holds_every_artifact_and_its_report(finished: Path) ->
         "report": 1,
     }
     assert (finished / "results").is_dir()
+
+
+def test_page_and_table_say_how_everything_was_made(finished: Path) -> None:
+    """Each setting that all rows share stands on the page once, and every setting in the table."""
+    page = (finished / "results/report.html").read_text()
+    facts = dict(re.findall(r"<div><dt>(.*?)</dt><dd>(.*?)</dd></div>", page))
+    shared = {"train.lr": "0.001", "train.tokens": "8,192", "train.batch_size": "256", "tokenize.context_size": "32"}
+    shared |= {"train.seed": "0", "init.seed": "0", "tokenize.seed": "0", "model.dtype": "float32"}
+    assert {name: facts[name] for name in shared} == shared
+    assert all(page.count(f"<dt>{name}</dt>") == 1 for name in shared)
+    run = json.loads((finished / "results/rows/top/train/run.json").read_text())
+    assert facts["trained"].startswith(f"{run['finished'][:10]}; lmsae {__version__}")
+    with open(finished / "results/table.csv", newline="") as file:
+        top, batch, plain, jump = csv.DictReader(file)
+    assert (top["train.lr"], top["train.tokens"], top["sae.k"], top["sae.act_fn"]) == ("0.001", "8192", "4", "topk")
+    assert (top["provenance.train.finished"], top["provenance.eval.lmsae"]) == (run["finished"], __version__)
+    assert (plain["sae.k"], plain["sae.l1_coefficient"], jump["sae.l0_coefficient"]) == ("", "1.0", "0.1")
+    assert batch["dataset.digest"] == top["dataset.digest"] != ""
+    every = {f"train.{name}" for name, field in TrainConfig.model_fields.items() if field.default is not None}
+    assert every <= top.keys()
 
 
 def test_a_second_run_makes_nothing(made: Path, lmsae: Lmsae) -> None:
