@@ -116,19 +116,23 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from lmsae.artifacts.artifact import Artifacts
-    from lmsae.commands.running import run_plan
+    from lmsae.commands.running import run_plan, summarize
 
     plan, runtime = _make_plan(arguments, arguments.experiment)
     if not arguments.experiment:  # the plan on disk is the sweep's, not an experiment's
         plan.write(Artifacts(runtime.artifacts), runtime.together)
     run_plan(plan, runtime, say=lambda line: print(line, file=sys.stderr))
+    print("", *summarize(STAGES, runtime.results), sep="\n")
     return 0
 
 
 def _stage(arguments: argparse.Namespace) -> int:
-    from lmsae.commands.running import run_stage
+    from lmsae.commands.running import run_stage, summarize
 
-    run_stage(arguments.name, arguments.keys, _runtime(arguments), say=lambda line: print(line, file=sys.stderr))
+    runtime = _runtime(arguments)
+    run_stage(arguments.name, arguments.keys, runtime, say=lambda line: print(line, file=sys.stderr))
+    for told in summarize([arguments.name], runtime.results):
+        print(told)
     return 0
 
 

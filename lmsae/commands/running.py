@@ -1,7 +1,8 @@
 """Running a plan, or one stage of it, in this process: what every engine's jobs come down to."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from lmsae.artifacts.artifact import Artifacts, write_atomically
 from lmsae.config import canonical_json, key_of
@@ -32,6 +33,12 @@ def run_stage(stage: str, keys: Sequence[str], runtime: Runtime, say: Say = prin
         passes = passes_on_disk(stage, artifacts)
         _run_passes(stage, passes, artifacts, runtime, say)
         write_index(stage, [reference for group in passes for reference in group], artifacts)
+
+
+def summarize(stages: Iterable[str], results: Path) -> list[str]:
+    """What a user is told in the end of those stages that show something in the folder of results."""
+    publishers = [publisher for stage in stages if (publisher := STAGES[stage].publisher)]
+    return [publisher.summarize(results) for publisher in publishers]
 
 
 def write_index(stage: str, references: Sequence[str], artifacts: Artifacts) -> None:

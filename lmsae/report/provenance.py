@@ -23,8 +23,8 @@ _BETWEEN = re.compile(f"(?<={re.escape(BEGIN)}).*?(?={re.escape(END)})", re.DOTA
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """The origin of an artifact: when it was finished (UTC), the version and commit of lmsae, and the device that
+class Provenance:
+    """The provenance of an artifact: when it was finished (UTC), the version and commit of lmsae, and the device that
     computed. What its run.json does not say is None."""
 
     finished: str | None = None
@@ -33,8 +33,8 @@ class Origin:
     device: str | None = None
 
     @classmethod
-    def of(cls, artifact: Artifact) -> "Origin":
-        """The origin of an artifact by its run.json; of one without, nothing is known."""
+    def of(cls, artifact: Artifact) -> "Provenance":
+        """That of an artifact by its run.json; of one without, nothing is known."""
         try:
             run = json.loads((artifact.path / RUN).read_text())
             return cls(*(run.get(name) for name in cls.__dataclass_fields__))
@@ -49,17 +49,17 @@ def complete(report: Path, rows: Sequence[Row], artifacts: Artifacts, out: Path)
 
     from lmsae.report.tables import write_table
 
-    origins = {stage: [Origin.of(artifacts[row.artifacts[stage]]) for row in rows] for stage in STAGES}
+    known = {stage: [Provenance.of(artifacts[row.artifacts[stage]]) for row in rows] for stage in STAGES}
     done = {}
     if (report / PAGE).exists():
-        told = "".join(_tell(word, origins[stage]) for stage, word in STAGES.items())
+        told = "".join(_tell(word, known[stage]) for stage, word in STAGES.items())
         (out / PAGE).write_text(_BETWEEN.sub(lambda _: told, (report / PAGE).read_text("utf-8")), "utf-8")
         done[PAGE] = out / PAGE
     if (report / f"{TABLE}.parquet").exists():
         added = {
-            f"provenance.{stage}.{name}": [asdict(origin)[name] or "" for origin in of_rows]
-            for stage, of_rows in origins.items()
-            for name in Origin.__dataclass_fields__
+            f"provenance.{stage}.{name}": [asdict(one)[name] or "" for one in of_rows]
+            for stage, of_rows in known.items()
+            for name in Provenance.__dataclass_fields__
         }
         columns = pq.read_table(report / f"{TABLE}.parquet").to_pydict()
         write_table({**columns, **added}, out / TABLE)
@@ -72,13 +72,13 @@ def shows(completed: Path, page: Path) -> bool:
     return completed.exists() and _BETWEEN.sub("", completed.read_text("utf-8")) == page.read_text("utf-8")
 
 
-def _tell(word: str, origins: Sequence[Origin]) -> str:
+def _tell(word: str, known: Sequence[Provenance]) -> str:
     """A fact of the page: the days, and each lmsae and device."""
-    days = sorted({origin.finished[:10] for origin in origins if origin.finished})
+    days = sorted({one.finished[:10] for one in known if one.finished})
     makers = dict.fromkeys(
-        f"lmsae {origin.lmsae}{f', commit {origin.commit}' if origin.commit else ''}, on {origin.device}"
-        for origin in origins
-        if origin.lmsae
+        f"lmsae {one.lmsae}{f', commit {one.commit}' if one.commit else ''}, on {one.device}"
+        for one in known
+        if one.lmsae
     )
     when = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "unknown"
     return Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(word, "; ".join([when, *makers]))

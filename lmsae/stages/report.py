@@ -95,6 +95,12 @@ def _is_published(report: Artifact, results: Path) -> bool:
     return shows(results / PAGE, report.path / PAGE)
 
 
+def _summarize(results: Path) -> str:
+    from lmsae.report.summary import summarize
+
+    return summarize(results)
+
+
 STAGE = Stage(
     name="report",
     version=4,
@@ -104,7 +110,7 @@ STAGE = Stage(
     make=make,
     of_sweep=of_sweep,
     is_wanted=True,
-    publisher=Publisher(_publish, _is_published),
+    publisher=Publisher(_publish, _is_published, _summarize),
     # Of a dictionary the curves alone are read: its weights may be large, and are not checked for them.
     reads={"eval": frozenset({"metrics.json"}), "train": frozenset({"curves.csv"})},
 )

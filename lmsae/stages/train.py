@@ -79,6 +79,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     from lmsae.runtime.wandb_log import curves_logger
     from lmsae.stages.inputs.stored import stores_for
     from lmsae.training.checkpoints import Checkpoints, Keeper
+    from lmsae.training.curves import describe
     from lmsae.training.interruption import hear_interruptions
     from lmsae.training.run import Run
     from lmsae.training.together import train_together
@@ -105,7 +106,13 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     before = {run: run.steps_done for run in job_of}
     with (
         hear_interruptions(runtime.time_limit) as interruption,
-        show_progress("train", unit="token", total=steps * first.batch_size, runtime=runtime) as progress,
+        show_progress(
+            "train",
+            unit="token",
+            total=steps * first.batch_size,
+            runtime=runtime,
+            describe=lambda: describe([run.curves[-1] for run in job_of if run.curves]),
+        ) as progress,
     ):
         keeper = Keeper(checkpoints, runtime.checkpoint_seconds, interruption, runtime.checkpoint_steps)
         stream.source.while_waiting = keeper.while_waiting

@@ -65,8 +65,24 @@ def test_page_and_table_say_how_everything_was_made(finished: Path) -> None:
     assert every <= top.keys()
 
 
-def test_a_second_run_makes_nothing(made: Path, lmsae: Lmsae) -> None:
-    assert set(counts(lmsae("run")).values()) == {0}
+def test_a_second_run_makes_nothing_and_ends_with_the_table_and_the_place_of_the_report(
+    made: Path, lmsae: Lmsae
+) -> None:
+    said = lmsae("run")
+    assert set(counts(said).values()) == {0}
+    table = said.out.splitlines()
+    assert [line.split()[0] for line in table if line][:5] == ["row", *(row["name"] for row in ROWS)]
+    assert table[-1] == "The report is results/report.html"
+
+
+def test_training_shows_loss_l0_and_explained_variance_in_its_bar(
+    fresh: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_config(fresh, runtime={"progress": True})
+    write_sweep(fresh, ROWS[:1])
+    make_until("train")
+    bar = capfd.readouterr().err.rpartition("train: 100%")[2]
+    assert re.search(r"token/s, loss [\d.]+, L0 4, explained variance 0\.\d+\]", bar)
 
 
 def test_a_new_row_makes_only_what_no_earlier_row_has(made: Path, lmsae: Lmsae) -> None:

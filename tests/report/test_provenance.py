@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
-from lmsae.report.provenance import Origin, complete, shows
+from lmsae.report.provenance import Provenance, complete, shows
 
 if TYPE_CHECKING:
     from lmsae.artifacts.artifact import Artifact
@@ -80,4 +80,4 @@ def test_an_odd_run_says_nothing(sweep: Sweep) -> None:
     artifact = sweep.artifacts[sweep.add("one").artifacts["train"]]
     for text in ("{", "[]", "null", "{}"):
         (artifact.path / "run.json").write_text(text)
-        assert Origin.of(artifact) == Origin()
+        assert Provenance.of(artifact) == Provenance()

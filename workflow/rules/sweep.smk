@@ -71,3 +71,14 @@ def wanted(stages, rows):
         ]
 
     return marks
+
+
+def is_published(stage):
+    """True if the folder of results shows what the sweep wants of a stage."""
+    finished = [
+        Artifacts(RUNTIME.artifacts)[spec.reference] for spec in PLAN.specs(stage.name)
+    ]
+    return bool(finished) and all(
+        artifact.is_finished and stage.publisher.is_published(artifact, RUNTIME.results)
+        for artifact in finished
+    )
