@@ -5,8 +5,10 @@ environment of lmsae, and natsort, which one of them imports.
 """
 
 import importlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,9 +29,20 @@ at all."""
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """The course that all trainers follow, in steps: a linear rise of the learning rate, its linear fall to 0 at the
+    end, and a linear rise of sparsity penalties."""
+
+    lr_warm_up: int
+    lr_cool_down: int
+    sparsity_warm_up: int
+
+
+@dataclass(frozen=True)
 class Setting:
     """The settings that all trainers share. Coefficients and jumprelu's threshold at the start are in lmsae's units:
-    activations of mean norm sqrt(width)."""
+    activations of mean norm sqrt(width). Without a schedule, each trainer has its own short warm-up and then a
+    constant learning rate."""
 
     architecture: str
     width: int
@@ -42,6 +55,9 @@ class Setting:
     l0: float = 2.0
     threshold: float = 1.0
     device: str = "cpu"
+    seed: int = 0
+    dead_tokens: int | None = None
+    schedule: Schedule | None = None
 
     @property
     def steps(self) -> int:
@@ -55,7 +71,7 @@ class Setting:
     @property
     def dead_after(self) -> int:
         """The tokens after which a latent without firing is dead."""
-        return 1000 * self.batch
+        return self.dead_tokens or 1000 * self.batch
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,8 @@ class Trainer:
     step: Callable[[Tensor], None]
     encode: Callable[[Tensor], Tensor]
     reconstruct: Callable[[Tensor], Tensor]
+    save: Callable[[Path], None] | None = None
+    """Writes what was learned into a folder, in the library's own format."""
 
 
 COLUMNS: Mapping[str, Callable[[Setting], dict[str, Any]]] = {
@@ -78,24 +96,29 @@ COLUMNS: Mapping[str, Callable[[Setting], dict[str, Any]]] = {
 }
 
 
-def lmsae_run(setting: Setting, calibration: Tensor, precision: str = "float32", seed: int = 0, long: int = 1) -> Run:
+def lmsae_run(setting: Setting, calibration: Tensor, precision: str = "float32", long: int = 1) -> Run:
     """A Run of lmsae, from a grid-searched start: `long` times the setting's steps, at the schedules of those alone."""
     columns = {"architecture": setting.architecture, "d_sae": setting.d_sae, "normalize_activations": "none"}
     # Activations are scaled already, for all.
     columns |= COLUMNS[setting.architecture](setting)
     parts, objective = dictionary_of(columns, (setting.width,), (setting.width,))
     dictionary = Dictionary(parts).to(setting.device)
-    init = InitConfig(seed=seed)
+    init = InitConfig(seed=setting.seed)
     initialize(dictionary, calibration, calibration, None, init, unit_norm_decoder=objective.unit_norm_decoder)
-    steps = setting.steps
+    steps, fields = setting.steps, TrainConfig.model_fields
+    schedule = setting.schedule or Schedule(
+        lr_warm_up=round(steps * fields["lr_warm_up_steps"].default),
+        lr_cool_down=0,
+        sparsity_warm_up=round(steps * fields["sparsity_warm_up_steps"].default),
+    )
     config = TrainConfig.model_validate(
         {
             "tokens": long * setting.tokens,
-            "lr_warm_up_steps": round(steps * TrainConfig.model_fields["lr_warm_up_steps"].default),
-            "sparsity_warm_up_steps": round(steps * TrainConfig.model_fields["sparsity_warm_up_steps"].default),
+            "lr_warm_up_steps": schedule.lr_warm_up,
+            "sparsity_warm_up_steps": schedule.sparsity_warm_up,
             "batch_size": setting.batch,
             "lr": setting.lr,
-            "lr_cool_down_steps": 0,
+            "lr_cool_down_steps": schedule.lr_cool_down,
             "dead_threshold": setting.dead_after,
             "threshold_lr_factor": 5,
             "precision": precision,
@@ -104,12 +127,16 @@ def lmsae_run(setting: Setting, calibration: Tensor, precision: str = "float32",
     return Run(dictionary, objective, config, setting.architecture)
 
 
-def lmsae(setting: Setting, calibration: Tensor, precision: str = "float32", seed: int = 0) -> Trainer:
+def lmsae(setting: Setting, calibration: Tensor, precision: str = "float32") -> Trainer:
     """The trainer of lmsae, with float32 or bfloat16 products."""
-    run = lmsae_run(setting, calibration, precision, seed, LONG)
+    run = lmsae_run(setting, calibration, precision, 1 if setting.schedule else LONG)
     dictionary = run.dictionary
     return Trainer(
-        f"lmsae {precision}", lambda x: run.step(Batch(x, x)), dictionary.encode, lambda x: dictionary.eval()(x)
+        f"lmsae {precision}",
+        lambda x: run.step(Batch(x, x)),
+        dictionary.encode,
+        lambda x: dictionary.eval()(x),
+        dictionary.save,
     )
 
 
@@ -119,6 +146,11 @@ def saelens(setting: Setting, autocast: bool = False) -> Trainer:
     from sae_lens.config import SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
+    schedule = setting.schedule or Schedule(0, 0, 0)
+    penalty, l0_penalty = (
+        {"l1_warm_up_steps": schedule.sparsity_warm_up},
+        {"l0_warm_up_steps": schedule.sparsity_warm_up},
+    )
     prefix, options = {
         "topk": ("TopK", {"k": setting.k}),
         "batchtopk": ("BatchTopK", {"k": setting.k}),
@@ -126,11 +158,15 @@ def saelens(setting: Setting, autocast: bool = False) -> Trainer:
             "MatryoshkaBatchTopK",
             {"k": setting.k, "matryoshka_widths": [int(share * setting.d_sae) for share in PREFIXES]},
         ),
-        "standard": ("Standard", {"l1_coefficient": setting.l1}),
-        "gated": ("Gated", {"l1_coefficient": setting.l1_of_gate}),
+        "standard": ("Standard", {"l1_coefficient": setting.l1, **penalty}),
+        "gated": ("Gated", {"l1_coefficient": setting.l1_of_gate, **penalty}),
         # A tenth of the threshold, for its encoder starts with norm 0.1.
-        "jumprelu": ("JumpReLU", {"l0_coefficient": setting.l0, "jumprelu_init_threshold": setting.threshold / 10}),
+        "jumprelu": (
+            "JumpReLU",
+            {"l0_coefficient": setting.l0, "jumprelu_init_threshold": setting.threshold / 10, **l0_penalty},
+        ),
     }[setting.architecture]
+    torch.manual_seed(setting.seed)
     config = getattr(sae_lens, f"{prefix}TrainingSAEConfig")(
         d_in=setting.width, d_sae=setting.d_sae, device=setting.device, **options
     )
@@ -140,6 +176,9 @@ def saelens(setting: Setting, autocast: bool = False) -> Trainer:
         train_batch_size_samples=setting.batch,
         lr=setting.lr,
         lr_end=setting.lr,
+        lr_warm_up_steps=schedule.lr_warm_up,
+        lr_decay_steps=schedule.lr_cool_down,
+        dead_feature_window=setting.dead_after // setting.batch,
         autocast=autocast,
         device=setting.device,
     )
@@ -149,44 +188,55 @@ def saelens(setting: Setting, autocast: bool = False) -> Trainer:
         trainer.step(x)
         trainer.n_training_steps += 1
 
-    return Trainer("SAELens autocast" if autocast else "SAELens", step, sae.encode, sae)
+    def save(folder: Path) -> None:
+        sae.save_inference_model(folder)
+
+    return Trainer("SAELens autocast" if autocast else "SAELens", step, sae.encode, sae, save)
 
 
 def dictionary_learning_trainer(setting: Setting) -> Any:
     """dictionary_learning's own trainer object; its activations have a mean squared norm of 1."""
+    schedule = setting.schedule or Schedule(0, 0, 0)
+    penalized = {"sparsity_warmup_steps": schedule.sparsity_warm_up}
+    # Its thresholds settle over thousands of steps by default, and there may be hundreds.
+    settles = {"threshold_start_step": setting.steps // 4, "threshold_beta": 0.98} if setting.schedule else {}
     module, kind, options = {
-        "topk": ("top_k", "TopKTrainer", {"k": setting.k}),
-        "batchtopk": ("batch_top_k", "BatchTopKTrainer", {"k": setting.k}),
+        "topk": ("top_k", "TopKTrainer", {"k": setting.k, **settles}),
+        "batchtopk": ("batch_top_k", "BatchTopKTrainer", {"k": setting.k, **settles}),
         "matryoshka": (
             "matryoshka_batch_top_k",
             "MatryoshkaBatchTopKTrainer",
-            {"k": setting.k, "group_fractions": [0.25, 0.25, 0.5]},
+            {"k": setting.k, "group_fractions": [0.25, 0.25, 0.5], **settles},
         ),
         "standard": (
             "standard",
             "StandardTrainer",
-            {"l1_penalty": setting.l1 / setting.width**0.5, "sparsity_warmup_steps": 0},
+            {"l1_penalty": setting.l1 / setting.width**0.5, **penalized},
         ),
         "gated": (
             "gdm",
             "GatedSAETrainer",
-            {"l1_penalty": setting.l1_of_gate / setting.width**0.5, "sparsity_warmup_steps": 0},
+            {"l1_penalty": setting.l1_of_gate / setting.width**0.5, **penalized},
         ),
-        "jumprelu": ("jumprelu", "JumpReluTrainer", {"target_l0": float(setting.k), "sparsity_warmup_steps": 0}),
+        "jumprelu": ("jumprelu", "JumpReluTrainer", {"target_l0": float(setting.k), **penalized}),
     }[setting.architecture]
     trainer = getattr(importlib.import_module(f"dictionary_learning.trainers.{module}"), kind)
-    return trainer(
+    made = trainer(
         steps=setting.steps + 2,
         activation_dim=setting.width,
         dict_size=setting.d_sae,
         layer=0,
         lm_name="",
         lr=setting.lr,
-        warmup_steps=0,
+        warmup_steps=schedule.lr_warm_up,
+        decay_start=setting.steps - schedule.lr_cool_down if schedule.lr_cool_down else None,
         device=setting.device,
-        seed=0,
+        seed=setting.seed,
         **options,
     )
+    if setting.dead_tokens:
+        made.dead_feature_threshold = setting.dead_tokens
+    return made
 
 
 def dictionary_learning(setting: Setting) -> Trainer:
@@ -200,11 +250,19 @@ def dictionary_learning(setting: Setting) -> Trainer:
         steps_done += 1
 
     dictionary = trainer.ae
+
+    def save(folder: Path) -> None:
+        """Write what its own training script writes, for activations of mean norm sqrt(width)."""
+        dictionary.scale_biases(1 / scale)
+        torch.save(dictionary.state_dict(), folder / "ae.pt")
+        (folder / "config.json").write_text(json.dumps({"trainer": {"dict_class": type(dictionary).__name__}}))
+
     return Trainer(
         "dictionary_learning",
         step,
         lambda x: dictionary.encode(x * scale),
         lambda x: dictionary(x * scale) / scale,
+        save,
     )
 
 

@@ -56,20 +56,20 @@ class Activations:
         self._tokens = open_tokens(artifact.path)
         self._reader = StoreReader(store.path / "activations.zarr")
         raw = calibration_activations(store, artifact, Reading())
-        self._scale = raw.shape[1] ** 0.5 / raw.norm(dim=1).mean()
-        self.calibration = (raw * self._scale).to(device)
+        self.scale = float(raw.shape[1] ** 0.5 / raw.norm(dim=1).mean())
+        self.calibration = (raw * self.scale).to(device)
 
-    def batches(self, batch: int, tokens: int) -> Iterator[Tensor]:
+    def batches(self, batch: int, tokens: int, seed: int = 0) -> Iterator[Tensor]:
         stream = ShuffledBatches(
             Stores([self._reader]),
             self._tokens.usable("train"),
             batch_size=batch,
-            seed=0,
+            seed=seed,
             first=self._tokens.calibration_contexts,
         )
         with closing(stream.batches(0, tokens // batch)) as raw:
             for (x,) in raw:
-                yield (x * self._scale).to(self._device)
+                yield (x * self.scale).to(self._device)
 
 
 class MadeActivations:

@@ -50,7 +50,8 @@ def parser() -> argparse.ArgumentParser:
     convert = _command(commands, "convert", "a trained dictionary of the topk family -> jumprelu", _convert)
     convert.add_argument("key", help="the train artifact's key or the first digits of it")
     convert.add_argument("folder", type=Path, help="where to write the dictionary, as lmsae and as SAELens read it")
-    gc = _command(commands, "gc", "artifacts that no row wants (listed, and with --delete removed)", _gc, sweep=True)
+    gc = _command(commands, "gc", "artifacts that no sweep wants (listed, and with --delete removed)", _gc, sweep=True)
+    gc.add_argument("--forget", metavar="SWEEP", help="another sweep whose artifacts are not to be kept for it")
     gc.add_argument("--states", action="store_true", help="also the training states that finished dictionaries kept")
     gc.add_argument("--delete", action="store_true", help="remove them")
     docs = _command(commands, "docs", "write config/README.md and the JSON schema for editors", _docs)
@@ -116,24 +117,25 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from lmsae.artifacts.artifact import Artifacts
-    from lmsae.commands.running import run_plan, summarize
+    from lmsae.commands.running import run_plan
 
     plan, runtime = _make_plan(arguments, arguments.experiment)
     if not arguments.experiment:  # the plan on disk is the sweep's, not an experiment's
         plan.write(Artifacts(runtime.artifacts), runtime.together)
-    run_plan(plan, runtime, say=lambda line: print(line, file=sys.stderr))
-    print("", *summarize(STAGES, runtime.results), sep="\n")
+    run_plan(plan, runtime, say=_say, show=print)
     return 0
 
 
 def _stage(arguments: argparse.Namespace) -> int:
-    from lmsae.commands.running import run_stage, summarize
+    from lmsae.commands.running import run_stage
 
-    runtime = _runtime(arguments)
-    run_stage(arguments.name, arguments.keys, runtime, say=lambda line: print(line, file=sys.stderr))
-    for told in summarize([arguments.name], runtime.results):
-        print(told)
+    run_stage(arguments.name, arguments.keys, _runtime(arguments), _say, print, results=arguments.results)
     return 0
+
+
+def _say(line: str) -> None:
+    """Tell how the work goes, apart from what a command answers."""
+    print(line, file=sys.stderr)
 
 
 def _show(arguments: argparse.Namespace) -> int:
@@ -148,7 +150,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from lmsae.artifacts.artifact import Artifacts
-    from lmsae.commands.upkeep import verify
+    from lmsae.commands.verifying import verify
 
     return verify(Artifacts(_runtime(arguments).artifacts), arguments.keys, say=print)
 
@@ -164,10 +166,11 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 def _gc(arguments: argparse.Namespace) -> int:
     from lmsae.artifacts.artifact import Artifacts
-    from lmsae.commands.upkeep import collect
+    from lmsae.commands.collecting import collect
 
     plan, runtime = _make_plan(arguments)
-    collect(plan, Artifacts(runtime.artifacts), delete=arguments.delete, say=print, states=arguments.states)
+    how = {"delete": arguments.delete, "states": arguments.states, "forget": arguments.forget}
+    collect(plan, Artifacts(runtime.artifacts), say=print, **how)
     return 0
 
 

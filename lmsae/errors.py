@@ -3,12 +3,14 @@
 LmsaeError
  ├── ConfigError          the sweep, a config file or a flag asks for something that is not allowed (all faults at once)
  ├── SourceError          a model or dataset cannot be found, reached or used
+ │    └── ChangedSource    its files are not those that were planned
  ├── HookPointError       the model has no such hook point
  ├── NotEnoughTokens      more tokens were asked for than there are
  ├── ShapeError           two things that must have the same width do not
  ├── NoSpaceError         the disk cannot hold what is about to be written
  ├── TrainingError        training broke down (a loss that is no longer a number)
  ├── ExportError          a dictionary has no exact counterpart in the wanted format
+ ├── FolderError          a folder is not that of a dictionary, is damaged, or has no exact counterpart in lmsae
  └── ArtifactError        something under artifacts/ is not as it should be
       ├── MissingArtifact  it is not there, or not finished
       ├── DamagedArtifact  its bytes are not those that were written
@@ -55,6 +57,10 @@ class SourceError(LmsaeError):
     """A model or dataset cannot be found, reached or used."""
 
 
+class ChangedSource(SourceError):
+    """The files of a model or dataset are not those that were planned, or were taken for others when planned."""
+
+
 class HookPointError(LmsaeError):
     """The model has no such hook point."""
 
@@ -77,6 +83,10 @@ class TrainingError(LmsaeError):
 
 class ExportError(LmsaeError):
     """A dictionary has no exact counterpart in the wanted format."""
+
+
+class FolderError(LmsaeError):
+    """A folder is not that of a dictionary, is damaged, or has no exact counterpart in lmsae."""
 
 
 class ArtifactError(LmsaeError):

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One row that has been made: its name, and the folder of each of its stages' artifacts."""
+    """One row that has been made: its name, the folder of each of its stages' artifacts, and that of its results."""
 
     name: str
     artifacts: Mapping[str, Path]
+    results: Path
 
     @cached_property
     def dictionary(self) -> "Dictionary":
@@ -38,8 +39,9 @@ def run(experiment: Path | str | Mapping[str, Any], *, name: str | None = None, 
     """Make all stages of one experiment and return it. An artifact that exists is not made again.
 
     `experiment` is a TOML, YAML or JSON file, or the nested dict that such a file holds. `name` is that of its row.
-    Further keywords are fields of Runtime (artifacts, results, device, threads, ...). Raises ConfigError with every
-    fault at once, before anything runs.
+    Further keywords are fields of Runtime (artifacts, results, device, threads, ...). Its report is written to a folder
+    of its own, `results/<name>`; without a name, one for each experiment. Raises ConfigError with every fault at once,
+    before anything runs.
 
         sae = {"hook_point": "blocks.1.hook_resid_post", "architecture": "topk", "k": 16, "d_sae": 1024}
         made = lmsae.run({"sae": sae, "train": {"tokens": 1_000_000}})
@@ -52,4 +54,5 @@ def run(experiment: Path | str | Mapping[str, Any], *, name: str | None = None, 
     run_plan(plan, settings, say=lambda line: None)
     (planned,) = plan.rows
     specs = {stage: spec for stage in STAGES for spec in plan.specs(stage)} | dict(planned.specs)
-    return Experiment(planned.name, {stage: settings.artifacts / spec.reference for stage, spec in specs.items()})
+    folders = {stage: settings.artifacts / spec.reference for stage, spec in specs.items()}
+    return Experiment(planned.name, folders, settings.results)

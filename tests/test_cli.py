@@ -273,18 +273,38 @@ def test_a_text_without_a_word_is_refused(fresh: Path, lmsae: Lmsae) -> None:
     refused(lmsae("run"), "column dataset.name", "no text that can be read here")
 
 
-def test_more_training_tokens_than_there_are_is_told_when_training(fresh: Path, lmsae: Lmsae) -> None:
-    """Nothing has been counted when the plan is made; what was made before the failure stays."""
-    with_rows(fresh, {"train.tokens": "1_000_000"})
+def test_more_training_tokens_than_there_are_is_told_before_anything_is_captured(fresh: Path, lmsae: Lmsae) -> None:
+    """Nothing has been counted when the plan is made. Each engine's jobs are told: by plan, by stage and by key."""
+    with_rows(fresh, {"train.tokens": "1_000_000"}, {"name": "greedy", "train.tokens": "1_000_001"})
     said = lmsae("run")
     counts = json.loads(next((fresh / "artifacts").glob("tokenize/*/counts.json")).read_text())
-    refused(said, "train.tokens is 1,000,000", f"{counts['train_usable']:,} tokens", "train.epochs", "tokenize.tokens")
-    assert {reference.partition("/")[0] for reference in manifests(fresh)} == {
-        "tokenize",
-        "activations",
-        "norm",
-        "init",
-    }
+    usable = f"{counts['train_usable']:,} tokens"
+    refused(said, "row top: train.tokens is 1,000,000", usable, "train.epochs", "tokenize.tokens")
+    refused(said, "row greedy: train.tokens is 1,000,001")
+    refused(lmsae("activations"), "train/", "train.tokens is 1,000,000", usable)
+    refused(lmsae("activations", keys(fresh, "activations")[0]), "train.tokens is 1,000,000", usable)
+    assert {reference.partition("/")[0] for reference in manifests(fresh)} == {"tokenize"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "most"),
+    [
+        # Of 250 contexts of 32 tokens, each begins with BOS.
+        ({}, "7,750"),
+        ({"tokenize.mask_special": "false"}, ""),
+        ({"activations.skip_first_positions": "3", "activations.skip_last_positions": "1"}, "7,000"),
+        ({"train.epochs": "2"}, ""),
+    ],
+)
+def test_more_training_tokens_than_tokenize_may_leave_is_told_when_planning(
+    fresh: Path, lmsae: Lmsae, cells: dict[str, str], most: str
+) -> None:
+    with_rows(fresh, {"train.tokens": "8_000", "tokenize.tokens": "8_000", "train.batch_size": "200"} | cells)
+    said = lmsae("plan")
+    if most:
+        refused(said, "row top, column train.tokens", f"tokenize.tokens 8,000 leaves at most {most} tokens to train on")
+    else:
+        assert said.code == 0
 
 
 def test_more_training_tokens_than_there_are_is_told_when_planning_once_they_are_counted(

@@ -16,7 +16,7 @@ def test_the_module_docstring_shows_every_public_error_and_its_parent() -> None:
     parents: dict[str, str] = {}
     path = ["LmsaeError"]
     for line in (errors.__doc__ or "").splitlines():
-        if match := re.match(r"( *)[├└]── (\w+)", line):
+        if match := re.match(r"([ │]*)[├└]── (\w+)", line):
             depth = len(match[1]) // 5 + 1
             path[depth:] = [match[2]]
             parents[match[2]] = path[depth - 1]

@@ -58,6 +58,7 @@ def test_run_from_python_gives_the_dictionary_the_metrics_and_the_folders(fresh:
     assert list(made.artifacts) == ["tokenize", "activations", "norm", "init", "train", "eval", "report"]
     assert all((folder / "manifest.json").exists() for folder in made.artifacts.values())
     assert made.artifacts["train"].is_relative_to("art")
+    assert made.results == Path("out")
     assert made.metrics["l0"] <= 4
     codes = made.dictionary.encode(torch.randn(3, 16))
     assert codes.shape == (3, 64)
@@ -104,3 +105,29 @@ def test_an_experiment_beside_a_sweep_leaves_the_sweeps_plan_as_it_is(made: Path
     assert lmsae("run", "mine.json").code == 0
     assert before
     assert {path.name: path.read_bytes() for path in (made / "artifacts" / "plan").iterdir()} == before
+
+
+@pytest.mark.usefixtures("made")
+def test_three_experiments_from_python_leave_three_results_beside_those_of_the_sweep() -> None:
+    before = {path: path.stat().st_mtime_ns for path in Path("results").rglob("*")}
+    sae = {"hook_point": "blocks.0.hook_resid_post", "architecture": "topk", "d_sae": 64}
+    made = [package.run({**EXPERIMENT, "sae": {**sae, "k": k}}) for k in (4, 5)]
+    made.append(package.run({**EXPERIMENT, "sae": {**sae, "k": 5}}, name="five"))
+    assert len({experiment.results for experiment in made}) == 3
+    for experiment in made:
+        assert experiment.results.parent == Path("results")
+        link = experiment.results / "rows" / experiment.name / "train"
+        assert link.resolve() == experiment.artifacts["train"].resolve()
+        assert (experiment.results / "report.html").exists()
+    assert {path: path.stat().st_mtime_ns for path in before if path.is_file()}.items() <= before.items()
+    again = package.run({**EXPERIMENT, "sae": {**sae, "k": 4}}, name="five")
+    assert again.results == made[2].results
+    assert (again.results / "rows/five/train").resolve() == made[0].artifacts["train"].resolve()
+
+
+def test_gc_keeps_what_experiments_want(made: Path, lmsae: Callable[..., Said]) -> None:
+    (made / "mine.json").write_text(json.dumps(EXPERIMENT))
+    assert lmsae("run", "mine.json").code == 0
+    before = manifests(made)
+    assert "for mine.json" in lmsae("gc", "--delete").out
+    assert manifests(made) == before

@@ -1,6 +1,7 @@
 """The repository keeps its own promises: import floors, light imports, dependencies, the wheel, the citation."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -25,6 +26,13 @@ LOCK = [line for line in (ROOT / "requirements.lock").read_text().splitlines() i
 def tracked_files() -> list[Path]:
     names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return [ROOT / name for name in names.split("\0") if name and (ROOT / name).is_file()]
+
+
+@pytest.mark.xdist_group("repository")
+def test_workers_keep_the_groups_of_tests(request: pytest.FixtureRequest) -> None:
+    """A group's tests share a dear fixture. Were groups forgotten, each worker would make that fixture again."""
+    in_worker = "PYTEST_XDIST_WORKER" in os.environ
+    assert request.node.nodeid.endswith("@repository") == (in_worker and request.config.option.loadgroup)
 
 
 def test_imports_go_down_the_floors_only() -> None:

@@ -10,38 +10,26 @@ artifacts/<stage>/<key>/spec.json       what it is; sha256 of this file begins w
 import json
 import os
 import shutil
-from collections.abc import Container, Iterator, Set
+from collections.abc import Callable, Container, Iterator, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypedDict
 
+from pydantic import ValidationError
+
+from lmsae.artifacts.inside import is_reference, require_reference
+from lmsae.artifacts.manifest import Manifest, ManifestFile, read_manifest, write_manifest
 from lmsae.config import Frozen, JsonObject, canonical_json, key_of
 from lmsae.errors import DamagedArtifact, MissingArtifact
+from lmsae.runtime.disk import explain_full_disk
+from lmsae.runtime.drafts import DRAFT, draft_of
 
 SPEC, MANIFEST, RUN = "spec.json", "manifest.json", "run.json"
 # A copy of the manifest. Workflow engines delete declared outputs before a rerun; the copy restores the manifest.
 TWIN = ".manifest.json"
-DRAFT = ".draft"
 CHECKPOINT = "checkpoint"
 NOT_PAYLOAD = frozenset({SPEC, MANIFEST, RUN, TWIN, CHECKPOINT})
-
-
-class ManifestFile(TypedDict):
-    """One file of an artifact, with its size and digest; `path` is relative to the artifact's directory."""
-
-    path: str
-    bytes: int
-    blake3: str
-
-
-class Manifest(TypedDict):
-    """The contents of manifest.json."""
-
-    stage: str
-    key: str
-    inputs: dict[str, str]
-    files: list[ManifestFile]
 
 
 class Spec(Frozen):
@@ -98,7 +86,14 @@ class Artifact:
                 f"{self.path / SPEC}: its sha256 begins with {key_of(text)}, but the directory is named "
                 f"{self.path.name}: the spec was changed or damaged. Delete the directory and make it again."
             )
-        return Spec.model_validate_json(text)
+        try:
+            spec = Spec.model_validate_json(text)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise DamagedArtifact(f"{self.path / SPEC}: it is no spec ({reason}). {self._mend()}") from None
+        for reference in spec.inputs.values():
+            require_reference(reference, self.path / SPEC)
+        return spec
 
     def manifest(self) -> Manifest:
         """The manifest. Raises MissingArtifact while the artifact is not finished."""
@@ -109,11 +104,9 @@ class Artifact:
             )
         text = (self.path / MANIFEST).read_text("utf-8", errors="replace")
         twin = self.path / TWIN
-        try:
+        with suppress(ValueError):
             if not twin.exists() or twin.read_text("utf-8", errors="replace") == text:
-                return json.loads(text)
-        except ValueError:
-            pass
+                return read_manifest(text, self.path / MANIFEST)
         raise DamagedArtifact(f"{self.path / MANIFEST}: it is not what was written. {self._mend()}")
 
     def require_intact(self, read: Container[str] | None = None) -> "Artifact":
@@ -126,7 +119,7 @@ class Artifact:
         self.spec()
         for entry in self.manifest()["files"]:
             file = self.path / entry["path"]
-            found = file.stat().st_size if file.exists() else None
+            found = file.stat().st_size if file.is_file() else None
             if found != entry["bytes"]:
                 state = "is missing" if found is None else f"has {found:,} bytes"
                 raise DamagedArtifact(f"{file} {state}; {entry['bytes']:,} bytes were written. {self._mend()}")
@@ -142,25 +135,29 @@ class Artifact:
         damage = []
         for name, entry in listed.items():
             file = self.path / name
-            if not file.exists():
+            if not file.is_file():
                 damage.append(f"{file}: missing")
             elif digest_of_file(file) != entry["blake3"]:
                 damage.append(f"{file}: its bytes are not those that were written")
         damage += [f"{self.path / name}: not in the manifest" for name in _payload(self.path) if name not in listed]
         return damage
 
-    def publish(self, provenance: JsonObject) -> None:
-        """Write run.json, then the manifest: from here on the artifact is finished."""
+    def publish(self, provenance: JsonObject, require_claim: Callable[[], None] = lambda: None) -> None:
+        """Write run.json, then the manifest: from here on the artifact is finished.
+
+        `require_claim` raises an error if the artifact is another process's by now; it is asked before each file.
+        """
         spec = self.spec()
         files: list[ManifestFile] = [
             {"path": name, "bytes": (self.path / name).stat().st_size, "blake3": digest_of_file(self.path / name)}
             for name in _payload(self.path)
         ]
+        require_claim()
         write_atomically(self.path / RUN, json.dumps(provenance, indent=1, sort_keys=True) + "\n")
-        manifest: Manifest = {"stage": spec.stage, "key": spec.key, "inputs": spec.inputs, "files": files}
-        text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
-        write_atomically(self.path / TWIN, text)
-        write_atomically(self.path / MANIFEST, text)
+        text = write_manifest(Manifest(stage=spec.stage, key=spec.key, inputs=spec.inputs, files=files))
+        for name in (TWIN, MANIFEST):
+            require_claim()
+            write_atomically(self.path / name, text)
 
     def clear(self, keep: Set[str] = frozenset()) -> None:
         """Remove what an interrupted run left. The spec, the caller's claim and the names in `keep` stay."""
@@ -193,8 +190,8 @@ class Artifacts:
     root: Path
 
     def __getitem__(self, reference: str) -> Artifact:
-        """The artifact of a reference `<stage>/<key>`."""
-        return Artifact(self.root / reference)
+        """The artifact of a reference `<stage>/<key>`. Raises DamagedArtifact if it is something else."""
+        return Artifact(self.root / require_reference(reference, self.root))
 
     def add(self, spec: Spec) -> Artifact:
         """Write the spec into its artifact's directory, unless it is there already with all its bytes.
@@ -216,7 +213,7 @@ class Artifacts:
 
     def find(self, key: str) -> Artifact:
         """The artifact whose key, or reference `<stage>/<key>`, begins with `key`."""
-        if (self.root / key / SPEC).exists():
+        if is_reference(key) and (self.root / key / SPEC).exists():
             return self[key]
         found = [a for a in self if a.reference.startswith(key) or a.path.name.startswith(key)]
         if len(found) == 1:
@@ -258,15 +255,13 @@ def digest_of_file(path: Path) -> str:
 def write_atomically(path: Path, text: str, *, survives_power_cut: bool = True) -> None:
     """Write a small file so that a reader sees all of it or nothing.
 
-    With `survives_power_cut` this holds after a power cut too, and the call waits for the disk.
+    With `survives_power_cut` this holds after a power cut too, and the call waits for the disk. Raises NoSpaceError.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}{DRAFT}")
-    with open(draft, "w", encoding="utf-8", newline="\n") as file:
+    with explain_full_disk(path), draft_of(path) as draft, open(draft, "w", encoding="utf-8", newline="\n") as file:
         file.write(text)
         if survives_power_cut:
             file.flush()
             os.fsync(file.fileno())
-    draft.replace(path)
 
 
 def _copy_atomically(source: Path, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from lmsae.artifacts.artifact import write_atomically
@@ -12,7 +13,10 @@ NOTE = "resumed.json"
 def note_resumption(folder: Path, position: int) -> list[int]:
     """Note that work in `folder` continues from a position, unless that is the start. Returns all such positions."""
     note = folder / NOTE
-    positions = json.loads(note.read_text()) if note.exists() else []
+    positions: list[int] = []
+    with suppress(FileNotFoundError, ValueError):
+        found = json.loads(note.read_text())
+        positions = found if isinstance(found, list) else []
     if position:
         positions.append(position)
         write_atomically(note, json.dumps(positions))

@@ -7,17 +7,19 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lmsae import geometry, sparsity
 from lmsae.dictionary import normalizer
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.normalizer import Moments
+from lmsae.dictionary.reading import open_safetensors, read_config
+from lmsae.errors import FolderError, LmsaeError
 from lmsae.geometry.codes import DenseCodes, EntryCodes
 from lmsae.geometry.forward import Forward
 from lmsae.geometry.geometry import EntrywiseGeometry
 from lmsae.kernels.entries import Entries, spread
+from lmsae.runtime.tensors import save_tensors
 from lmsae.sparsity.capabilities import TakesAnyK, require
 from lmsae.sparsity.sparsity import EntrywiseSparsity
 
@@ -184,14 +186,27 @@ class Dictionary(nn.Module):
     def save(self, folder: Path) -> None:
         """Write `dictionary.json` (its config) and `dictionary.safetensors` (weights, statistics and normalizers)."""
         (folder / CONFIG).write_text(json.dumps(self.config.model_dump(mode="json"), indent=1) + "\n")
-        save_file(
+        save_tensors(
             {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS
         )
 
     @classmethod
     def load(cls, folder: Path | str) -> "Dictionary":
-        """The dictionary saved in a folder, on the CPU, ready for inference."""
-        config = DictionaryConfig.model_validate_json((Path(folder) / CONFIG).read_text())
+        """The dictionary saved in a folder, on the CPU, ready for inference.
+
+        Raises FolderError, naming the file, if one is missing or damaged, or if config and weights do not agree.
+        """
+        file = Path(folder) / CONFIG
+        config, found = read_config(file, DictionaryConfig), open_safetensors(Path(folder) / WEIGHTS)
+        try:
+            with torch.device("meta"):  # shapes without memory
+                shapes = {name: tuple(value.shape) for name, value in cls(config).state_dict().items()}
+        except (LmsaeError, RuntimeError, TypeError, OverflowError) as error:
+            said = str(error).split("\n")[0]
+            raise FolderError(f"{file} describes no dictionary ({said}). Write it again: it is damaged.") from None
+        found.require_names(shapes, "such a dictionary", "Write it again: it is damaged, or of another version.")
+        for name, shape in shapes.items():
+            found.require_shape(name, shape)
         dictionary = cls(config)
-        dictionary.load_state_dict(load_file(Path(folder) / WEIGHTS))
+        dictionary.load_state_dict(found.read(shapes))
         return dictionary.eval().requires_grad_(False)

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from lmsae.metrics.definitions import names_in, plain_name
+from lmsae.runtime.tensors import save_tensors
 
 METRICS, LATENTS = "metrics.json", "latents.safetensors"
 
@@ -41,7 +42,7 @@ class Score:
         numbers = {name: value if math.isfinite(value) else None for name, value in self.metrics.items()}
         text = json.dumps({**numbers, **self.histograms}, indent=1, sort_keys=True, allow_nan=False)
         (folder / METRICS).write_text(text + "\n")
-        save_file(self.latents, folder / LATENTS)
+        save_tensors(self.latents, folder / LATENTS)
 
     @classmethod
     def load(cls, folder: Path) -> "Score":

@@ -11,19 +11,18 @@ Its trainers fold the scale of activations into the weights before they save, so
 codes of a GatedAutoEncoder or JumpReluAutoEncoder are divided by decoder norms here; outputs are the same.
 """
 
-import json
-import pickle
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.dictionary import Dictionary
-from lmsae.errors import ExportError
-from lmsae.interop.filling import fill_dictionary, require_weights
+from lmsae.dictionary.reading import Fields, Weights, open_tensors, read_config
+from lmsae.errors import FolderError
+from lmsae.interop.filling import fill_dictionary, make_config
 
 CONFIG, WEIGHTS = "config.json", "ae.pt"
 
@@ -43,81 +42,97 @@ class _Layout:
     act_fn: str
     geometry: Mapping[str, str]
     """Its name for each parameter of the geometry. Weights of linear layers are transposed."""
-    act_fn_weights: tuple[str, ...] = ()
+    act_fn_weights: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The dimensions of each weight of the activation function."""
     state: Callable[[State], dict[str, Tensor]] = lambda weights: {}
     """Makes the state of the activation function in lmsae."""
     apply_b_dec_to_input: bool = True
-    ignored: tuple[str, ...] = ()
+    ignored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def shapes(self) -> dict[str, tuple[str, ...]]:
+        """The dimensions of all weights. A linear layer has its weight as (out, in)."""
+        geometry = {
+            theirs: SHAPES[ours][::-1] if theirs.endswith(".weight") else SHAPES[ours]
+            for ours, theirs in self.geometry.items()
+        }
+        return {**geometry, **self.act_fn_weights, **self.ignored}
 
 
+SHAPES = {"W_enc": ("d_in", "d_sae"), "b_enc": ("d_sae",), "W_dec": ("d_sae", "d_in"), "b_dec": ("d_in",)}
 _LINEAR = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "decoder.weight", "b_dec": "b_dec"}
 _PLAIN = {name: name for name in _LINEAR}
+_LEARNED: dict[str, tuple[str, ...]] = {"k": (), "threshold": ()}
 _LAYOUTS = {
     "AutoEncoder": _Layout("relu", {**_LINEAR, "b_dec": "bias"}),
     "AutoEncoderNew": _Layout("relu", {**_LINEAR, "b_dec": "decoder.bias"}, apply_b_dec_to_input=False),
     "GatedAutoEncoder": _Layout(
         "gated",
         {"W_enc": "encoder.weight", "W_dec": "decoder.weight", "b_dec": "decoder_bias"},
-        ("gate_bias", "mag_bias", "r_mag"),
+        dict.fromkeys(("gate_bias", "mag_bias", "r_mag"), ("d_sae",)),
         lambda weights: {"b_gate": weights["gate_bias"], "b_mag": weights["mag_bias"], "r_mag": weights["r_mag"]},
     ),
     "JumpReluAutoEncoder": _Layout(
         "jumprelu",
         _PLAIN,
-        ("threshold",),
+        {"threshold": ("d_sae",)},
         lambda weights: {"direct_threshold": weights["threshold"]},
         apply_b_dec_to_input=False,
     ),
-    "AutoEncoderTopK": _Layout("topk", _LINEAR, ("k", "threshold"), _threshold_state),
-    "BatchTopKSAE": _Layout("batchtopk", _LINEAR, ("k", "threshold"), _threshold_state),
+    "AutoEncoderTopK": _Layout("topk", _LINEAR, _LEARNED, _threshold_state),
+    "BatchTopKSAE": _Layout("batchtopk", _LINEAR, _LEARNED, _threshold_state),
     "MatryoshkaBatchTopKSAE": _Layout(
-        "batchtopk", _PLAIN, ("k", "threshold"), _threshold_state, ignored=("group_sizes",)
+        "batchtopk", _PLAIN, _LEARNED, _threshold_state, ignored={"group_sizes": ("groups",)}
     ),
 }
+
+
+class _Trainer(Fields):
+    dict_class: str
+    activation_dim: PositiveInt | None = None
+    dict_size: PositiveInt | None = None
+
+
+class _Fields(Fields):
+    trainer: _Trainer
 
 
 def load(folder: Path | str) -> Dictionary:
     """The dictionary in a folder of dictionary_learning, on the CPU, ready for inference.
 
-    The pickle is opened for tensors alone, and no code in it runs. Raises ExportError if lmsae has no exact
-    counterpart, or if the file holds anything but tensors.
+    The pickle is opened for tensors alone, and no code in it runs. Raises FolderError if a file is missing or damaged,
+    if it holds anything but tensors, or if lmsae has no exact counterpart.
     """
-    dict_class = json.loads((Path(folder) / CONFIG).read_text())["trainer"]["dict_class"]
-    if dict_class not in _LAYOUTS:
-        raise ExportError(f"{folder}: lmsae reads dictionary_learning's {', '.join(_LAYOUTS)}; this is {dict_class}.")
-    layout, weights = _LAYOUTS[dict_class], _load_tensors(Path(folder) / WEIGHTS)
-    wanted = {*layout.geometry.values(), *layout.act_fn_weights, *layout.ignored}
+    config = Path(folder) / CONFIG
+    trainer = read_config(config, _Fields).trainer
+    if trainer.dict_class not in _LAYOUTS:
+        known = ", ".join(_LAYOUTS)
+        raise FolderError(f"{folder}: lmsae reads dictionary_learning's {known}; this is {trainer.dict_class}.")
+    layout, found = _LAYOUTS[trainer.dict_class], open_tensors(Path(folder) / WEIGHTS)
+    sizes = {"d_in": trainer.activation_dim, "d_sae": trainer.dict_size}
     again = "Open it with the version of dictionary_learning that wrote it, and save it again with the newest."
-    require_weights(wanted, weights, Path(folder) / WEIGHTS, dict_class, again)
-    geometry = {name: _transpose_linear(theirs, weights[theirs]) for name, theirs in layout.geometry.items()}
-    return fill_dictionary(_config(layout, geometry["W_dec"], weights), geometry, layout.state(weights))
+    found.require(layout.shapes, {word: size for word, size in sizes.items() if size}, trainer.dict_class, again)
+    weights = found.read_float32(layout.shapes.keys() - {"k", *layout.ignored})
+    geometry = {
+        ours: weights[theirs].T if theirs.endswith(".weight") else weights[theirs]
+        for ours, theirs in layout.geometry.items()
+    }
+    made = _config(config, layout, geometry["W_dec"], found)
+    return fill_dictionary(config, made, geometry, layout.state(weights))
 
 
-def _load_tensors(file: Path) -> dict[str, Tensor]:
-    try:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        message = "holds more than tensors, and opening that would run code of whoever wrote it; lmsae does not"
-        raise ExportError(f"{file} {message}. Save its state_dict() again.") from None
-    return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
-
-
-def _transpose_linear(name: str, weight: Tensor) -> Tensor:
-    """A parameter of the geometry, (in, out). A linear layer has its weight as (out, in)."""
-    return weight.T if name.endswith(".weight") else weight
-
-
-def _config(layout: _Layout, W_dec: Tensor, weights: State) -> DictionaryConfig:
+def _config(file: Path, layout: _Layout, W_dec: Tensor, found: Weights) -> DictionaryConfig:
     d_sae, width = W_dec.shape
-    options: dict[str, object] = {"k": int(weights["k"])} if "k" in weights else {}
+    options: dict[str, object] = {"k": found.read_count("k")} if "k" in found.shapes else {}
     if layout.act_fn == "jumprelu":
         options["jumprelu_threshold"] = "direct"
-    return DictionaryConfig.model_validate(
+    return make_config(
+        file,
         {
             "widths": {"reads": [width], "writes": [width]},
             "d_sae": d_sae,
             "geometry": {"kind": "sae", "apply_b_dec_to_input": layout.apply_b_dec_to_input},
             "act_fn": {"kind": layout.act_fn, **options},
             "normalize_activations": "none",
-        }
+        },
     )

@@ -1,27 +1,37 @@
-"""The last steps of all loaders: check that the weights are those of the format, and fill a dictionary with them."""
+"""The last step of all loaders: fill a dictionary with weights whose names and shapes have been checked."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic import ValidationError
 from torch import Tensor
 
+from lmsae.config import JsonObject
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.dictionary import Dictionary
-from lmsae.errors import ExportError
+from lmsae.errors import FolderError, ShapeError
 
 
-def require_weights(wanted: Iterable[str], found: Mapping[str, Tensor], file: Path, kind: str, mend: str) -> None:
-    """Raise ExportError unless the weights in a file are exactly those of such a dictionary; `mend` says what to do."""
-    names = sorted(wanted)
-    if sorted(found) != names:
-        raise ExportError(f"{file}: {kind} has the weights {', '.join(names)}, but found {', '.join(found)}. {mend}")
+def make_config(file: Path, fields: JsonObject) -> DictionaryConfig:
+    """The config of a dictionary of such fields, read from a file. Raises FolderError if there can be none."""
+    try:
+        return DictionaryConfig.model_validate(fields)
+    except ValidationError as error:
+        faults = "; ".join(f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors())
+        raise FolderError(f"{file} describes no dictionary of lmsae: {faults}.") from None
 
 
 def fill_dictionary(
-    config: DictionaryConfig, geometry: Mapping[str, Tensor], sparsity: Mapping[str, Tensor]
+    file: Path, config: DictionaryConfig, geometry: Mapping[str, Tensor], sparsity: Mapping[str, Tensor]
 ) -> Dictionary:
-    """Fill a dictionary on the CPU, ready for inference, with these parameters. Others keep their starting values."""
-    dictionary = Dictionary(config)
+    """Fill a dictionary on the CPU, ready for inference, with these parameters. Others keep their starting values.
+
+    Raises FolderError, naming the file of the config, if there can be no such dictionary.
+    """
+    try:
+        dictionary = Dictionary(config)
+    except ShapeError as error:
+        raise FolderError(f"{file}: {error}") from None
     state = {f"geometry.{name}": value for name, value in geometry.items()}
     state |= {f"sparsity.{name}": value for name, value in sparsity.items()}
     dictionary.load_state_dict(dictionary.state_dict() | state)

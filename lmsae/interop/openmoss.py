@@ -5,21 +5,20 @@ Language-Model-SAEs normalizes activations outside of the SAE. A dictionary of l
 and writes raw activations, with the same codes.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from pydantic import PositiveInt
 from torch import Tensor
 
-from lmsae.config import JsonObject
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.dictionary.normalizer import Scale
-from lmsae.errors import ExportError
-from lmsae.interop.filling import fill_dictionary, require_weights
+from lmsae.dictionary.reading import Fields, Weights, open_safetensors, read_config
+from lmsae.errors import FolderError
+from lmsae.interop.filling import fill_dictionary, make_config
 
 CONFIG, WEIGHTS = "config.json", "sae_weights.safetensors"
 NORM = "dataset_average_activation_norm."
@@ -29,76 +28,108 @@ ACT_FNS = ("relu", "jumprelu")
 NORMALIZATIONS = {"dataset-wise": "dataset", "token-wise": "token", "inference": "none"}
 """Its normalizations, each as one of lmsae. By `inference` it means scales that are folded into the weights."""
 GEOMETRY = {"W_E": "W_enc", "b_E": "b_enc", "W_D": "W_dec", "b_D": "b_dec", "W_E_glu": "W_glu", "b_E_glu": "b_glu"}
+SHAPES = {
+    "W_E": ("d_model", "d_sae"),
+    "b_E": ("d_sae",),
+    "W_D": ("d_sae", "d_model"),
+    "b_D": ("d_model",),
+    "W_E_glu": ("d_model", "d_sae"),
+    "b_E_glu": ("d_sae",),
+}
+
+
+class _Kind(Fields):
+    sae_type: str | None = None
+
+
+class _Fields(Fields):
+    act_fn: str
+    norm_activation: str
+    d_model: PositiveInt
+    hook_point_in: str
+    hook_point_out: str
+    sparsity_include_decoder_norm: bool = True
+    use_decoder_bias: bool = True
+    use_glu_encoder: bool = False
+    apply_decoder_bias_to_pre_encoder: bool = False
+
+    @property
+    def is_sae(self) -> bool:
+        """True if it writes the hook point that it reads."""
+        return self.hook_point_in == self.hook_point_out
+
+    @property
+    def subtracts_bias(self) -> bool:
+        """True if the encoder reads x - b_D, as it could in older folders."""
+        return self.apply_decoder_bias_to_pre_encoder and self.use_decoder_bias
+
+    def shapes(self, found: Weights) -> dict[str, tuple[str, ...]]:
+        """The dimensions of the weights that it should have, without norms."""
+        names = ["W_E", "b_E", "W_D"]
+        names += ["b_D"] if self.use_decoder_bias else []
+        names += ["W_E_glu", "b_E_glu"] if self.use_glu_encoder else []
+        thresholds = {_threshold(found.shapes): ("d_sae",)} if self.act_fn == "jumprelu" else {}
+        return {name: SHAPES[name] for name in names} | thresholds
+
+    def obstacle(self) -> str | None:
+        """The reason why lmsae has no exact counterpart, or None if it has one."""
+        if self.act_fn not in ACT_FNS:
+            return (
+                f"lmsae reads act_fn {' and '.join(ACT_FNS)}; this is {self.act_fn!r}, whose codes need not be the "
+                "same here. Convert it to jumprelu in Language-Model-SAEs first."
+            )
+        if self.norm_activation not in NORMALIZATIONS:
+            return f"norm_activation is {self.norm_activation!r}, so that codes depend on the other tokens of a batch."
+        if self.norm_activation == "token-wise" and not self.is_sae:
+            return "norm_activation is 'token-wise', but the norm of an output that is not read cannot be known."
+        if self.subtracts_bias and not self.is_sae:
+            return "apply_decoder_bias_to_pre_encoder is true, but the b_dec of a transcoder here is never subtracted."
+        if self.subtracts_bias and self.use_glu_encoder:
+            return (
+                "apply_decoder_bias_to_pre_encoder is true, but a GLU encoder's gate here reads x without subtraction."
+            )
+        return None
 
 
 def load(folder: Path | str) -> Dictionary:
     """The dictionary in a folder of Language-Model-SAEs, on the CPU, ready for inference.
 
-    Raises ExportError if lmsae has no exact counterpart.
+    Raises FolderError if a file is missing or damaged, or if lmsae has no exact counterpart.
     """
-    fields, file = json.loads((Path(folder) / CONFIG).read_text()), Path(folder) / WEIGHTS
-    if reason := _obstacle(fields):
-        raise ExportError(f"{folder}: {reason}")
-    found = {name: weight.float() for name, weight in load_file(file).items()}
-    norms = {name.removeprefix(NORM): value.item() for name, value in found.items() if name.startswith(NORM)}
-    weights = {name: value for name, value in found.items() if not name.startswith(NORM)}
-    require_weights(
-        _names(fields, weights), weights, file, "such an SAE", "Its save_pretrained writes what can be read here."
-    )
-    config = _config(fields, d_sae=len(weights["W_D"]))
-    dictionary = fill_dictionary(config, _geometry(weights, config.d_out), _act_fn(weights))
+    file = Path(folder) / CONFIG
+    if (kind := read_config(file, _Kind).sae_type) != "sae":
+        raise FolderError(f"{folder}: lmsae reads OpenMOSS' SAEs and transcoders (sae_type 'sae'); this is {kind!r}.")
+    fields = read_config(file, _Fields)
+    if reason := fields.obstacle():
+        raise FolderError(f"{folder}: {reason}")
+    found = open_safetensors(Path(folder) / WEIGHTS)
+    norms, wanted = dict.fromkeys((name for name in found.shapes if name.startswith(NORM)), ()), fields.shapes(found)
+    again = "Its save_pretrained writes what can be read here."
+    found.require(wanted | norms, {"d_model": fields.d_model}, "such an SAE", again)
+    weights = found.read_float32(wanted)
+    config = _config(file, fields, d_sae=len(weights["W_D"]))
+    dictionary = fill_dictionary(file, config, _geometry(weights, config.d_out), _act_fn(weights))
     if config.normalize_activations == "dataset":
-        for normalizer, end in ((dictionary.read, "in"), (dictionary.write, "out")):
-            norm = _norm(norms, fields[f"hook_point_{end}"], file)
+        for normalizer, hook_point in (
+            (dictionary.read, fields.hook_point_in),
+            (dictionary.write, fields.hook_point_out),
+        ):
             assert isinstance(normalizer, Scale)
-            normalizer.set([math.sqrt(fields["d_model"]) / norm])
+            normalizer.set([math.sqrt(fields.d_model) / _norm(found, hook_point)])
     return dictionary
 
 
-def _norm(norms: Mapping[str, float], hook_point: str, file: Path) -> float:
-    if not norms.get(hook_point, 0) > 0:
-        raise ExportError(f"{file} does not say the mean norm of activations at {hook_point} ({NORM}{hook_point}).")
-    return norms[hook_point]
+def _norm(found: Weights, hook_point: str) -> float:
+    name = NORM + hook_point
+    norm = found.read_float32([name])[name].item() if name in found.shapes else 0.0
+    if not norm > 0:
+        raise FolderError(f"{found.file} does not say the mean norm of activations at {hook_point} ({name}).")
+    return norm
 
 
-def _obstacle(fields: JsonObject) -> str | None:
-    """The reason why lmsae has no exact counterpart, or None if it has one."""
-    if fields.get("sae_type") != "sae":
-        return f"lmsae reads OpenMOSS' SAEs and transcoders (sae_type 'sae'); this is {fields.get('sae_type')!r}."
-    if fields["act_fn"] not in ACT_FNS:
-        return (
-            f"lmsae reads act_fn {' and '.join(ACT_FNS)}; this is {fields['act_fn']!r}, whose codes need not be the "
-            "same here. Convert it to jumprelu in Language-Model-SAEs first."
-        )
-    if fields["norm_activation"] not in NORMALIZATIONS:
-        return f"norm_activation is {fields['norm_activation']!r}, so that codes depend on the other tokens of a batch."
-    if fields["norm_activation"] == "token-wise" and fields["hook_point_in"] != fields["hook_point_out"]:
-        return "norm_activation is 'token-wise', but the norm of an output that is not read cannot be known."
-    if _subtracts_bias(fields):
-        if fields["hook_point_in"] != fields["hook_point_out"]:
-            return "apply_decoder_bias_to_pre_encoder is true, but the b_dec of a transcoder here is never subtracted."
-        if fields.get("use_glu_encoder"):
-            return (
-                "apply_decoder_bias_to_pre_encoder is true, but a GLU encoder's gate here reads x without subtraction."
-            )
-    return None
-
-
-def _subtracts_bias(fields: JsonObject) -> bool:
-    """True if the encoder reads x - b_D, as it could in older folders."""
-    return bool(fields.get("apply_decoder_bias_to_pre_encoder")) and fields.get("use_decoder_bias", True)
-
-
-def _names(fields: JsonObject, weights: Mapping[str, Tensor]) -> list[str]:
-    names = ["W_E", "b_E", "W_D"]
-    names += ["b_D"] if fields.get("use_decoder_bias", True) else []
-    names += ["W_E_glu", "b_E_glu"] if fields.get("use_glu_encoder") else []
-    return names + ([_threshold(weights)] if fields["act_fn"] == "jumprelu" else [])
-
-
-def _threshold(weights: Mapping[str, Tensor]) -> str:
+def _threshold(names: Mapping[str, object]) -> str:
     """The name of log thresholds in the file or, if there are none, the name that they should have."""
-    return next((name for name in THRESHOLDS if name in weights), THRESHOLDS[0])
+    return next((name for name in THRESHOLDS if name in names), THRESHOLDS[0])
 
 
 def _geometry(weights: Mapping[str, Tensor], d_out: int) -> dict[str, Tensor]:
@@ -111,16 +142,17 @@ def _act_fn(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {"log_threshold": weights[name]} if name in weights else {}
 
 
-def _config(fields: JsonObject, d_sae: int) -> DictionaryConfig:
-    sae = {"kind": "sae", "apply_b_dec_to_input": _subtracts_bias(fields)}
-    geometry = sae if fields["hook_point_in"] == fields["hook_point_out"] else {"kind": "transcoder"}
-    return DictionaryConfig.model_validate(
+def _config(file: Path, fields: _Fields, d_sae: int) -> DictionaryConfig:
+    sae = {"kind": "sae", "apply_b_dec_to_input": fields.subtracts_bias}
+    geometry = sae if fields.is_sae else {"kind": "transcoder"}
+    return make_config(
+        file,
         {
-            "widths": {"reads": [fields["d_model"]], "writes": [fields["d_model"]]},
+            "widths": {"reads": [fields.d_model], "writes": [fields.d_model]},
             "d_sae": d_sae,
-            "geometry": {**geometry, "glu_encoder": bool(fields.get("use_glu_encoder"))},
-            "act_fn": {"kind": fields["act_fn"]},
-            "normalize_activations": NORMALIZATIONS[fields["norm_activation"]],
-            "sparsity_include_decoder_norm": fields.get("sparsity_include_decoder_norm", True),
-        }
+            "geometry": {**geometry, "glu_encoder": fields.use_glu_encoder},
+            "act_fn": {"kind": fields.act_fn},
+            "normalize_activations": NORMALIZATIONS[fields.norm_activation],
+            "sparsity_include_decoder_norm": fields.sparsity_include_decoder_norm,
+        },
     )

@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from lmsae.config import Frozen, JsonObject
-from lmsae.errors import SourceError, suggest
+from lmsae.config import Frozen, JsonObject, parse_json
+from lmsae.errors import ChangedSource, SourceError, suggest
 from lmsae.lm import features
 from lmsae.lm.features import Features
 from lmsae.runtime import hub
@@ -120,7 +120,7 @@ def read_config(model: ResolvedModel) -> JsonObject:
     found = _local_folder(model.name) or _download(model, ["config.json"], is_complete=_has_config)
     path = found / "config.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SourceError(f"model {model.name}: {found} has no config.json, so it is no transformers model") from None
     except ValueError as error:
@@ -163,7 +163,7 @@ def _planned_folder(model: ResolvedModel) -> Path | None:
     if local is not None:
         digest = _digest_of_folder(model.name, local, sha256_of_file)
         if digest != model.revision:
-            raise SourceError(
+            raise ChangedSource(
                 f"model {model.name}: the files in {local} are not those that were planned (they are {digest}, "
                 f"planned was {model.revision}). Plan again: `lmsae plan`, or run the workflow again"
             )

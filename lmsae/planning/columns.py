@@ -16,8 +16,8 @@ HEAD = """# Configuration
 
 `config.yaml` holds what every row shares, nested by section. `sweep.tsv` has one row per dictionary: its column
 `name`, and any field below as a dotted column (`train.lr`). An empty cell takes the value of `config.yaml`, or else the
-default; `null` means no value. Lines that begin with `#` are comments. `lmsae plan` checks all of it before anything
-runs.
+default; `null` means no value. Lines that begin with `#` are comments. Thousands have no point and no comma: write
+`100000` or `100_000`. `lmsae plan` checks all of it before anything runs.
 
 This page is written by `lmsae docs` from the code's own descriptions; `schema.json` beside it gives editors completion
 for `config.yaml` and for the files of `lmsae run`.

@@ -1,12 +1,12 @@
 """A config file as nested dicts: YAML, TOML or JSON, by its suffix."""
 
-import json
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from lmsae.config import POINTS_OF_THOUSANDS, parse_float, parse_json
 from lmsae.errors import ConfigError, Fault
 
 
@@ -15,13 +15,16 @@ def load(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text("utf-8-sig")
         if path.suffix == ".toml":
-            return tomllib.loads(text)
-        loaded = (
-            json.loads(text, object_pairs_hook=_refuse_twice) if path.suffix == ".json" else yaml.load(text, _Loader)
-        )
+            return tomllib.loads(text, parse_float=parse_float)
+        if path.suffix == ".json":
+            loaded = parse_json(text, object_pairs_hook=_refuse_twice, parse_float=parse_float)
+        else:
+            loaded = yaml.load(text, _Loader)
     except FileNotFoundError:
         raise ConfigError([Fault(str(path), None, None, f"there is no such file (looked in {Path.cwd()})")]) from None
-    except (yaml.YAMLError, ValueError) as error:
+    except RecursionError:
+        raise ConfigError([Fault(str(path), None, None, "cannot be read: it nests too deeply")]) from None
+    except (yaml.YAMLError, ValueError) as error:  # a path with NUL is a ValueError
         raise ConfigError([Fault(str(path), None, None, f"cannot be read: {error}")]) from None
     if loaded is not None and not isinstance(loaded, dict):
         raise ConfigError([Fault(str(path), None, None, f"holds a {type(loaded).__name__}; wanted sections of fields")])
@@ -29,7 +32,10 @@ def load(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error, and on, off, yes and no are words, as in YAML 1.2."""
+    """YAML in which a key that stands twice is an error, and on, off, yes and no are words, as in YAML 1.2.
+
+    100.000 and the like stay text.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -38,7 +44,13 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"{key.value!r} stands there twice", problem_mark=key.start_mark)
         return super().construct_mapping(node, deep)
 
+    def construct_number(self, node: yaml.ScalarNode) -> float | str:
+        """A number with a point; text where the point may separate thousands."""
+        text = str(self.construct_scalar(node))
+        return text if POINTS_OF_THOUSANDS.fullmatch(text) else self.construct_yaml_float(node)
 
+
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if first not in "oOyYnN" or not tag.endswith(":bool")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from lmsae.config import Frozen, parse_cell
+from lmsae.config import Frozen, read_cells
 from lmsae.dictionary.config import DictionaryConfig, Normalization
 from lmsae.errors import describe_problem, describe_wanted, suggest
 from lmsae.geometry.config import GEOMETRIES, GeometryConfig, Widths
@@ -168,9 +168,8 @@ def _read_piece(part: str, kind: str | None, columns: Mapping[str, object], refu
     if kind not in known:
         raise _refused(refuse, part, _unknown(part, kind, known))
     piece = known[kind]
-    given = {name: parse_cell(piece, name, columns[name]) for name in piece.model_fields if name in columns}
     try:
-        return piece(**given)
+        return read_cells(piece, {name: columns[name] for name in piece.model_fields if name in columns})
     except ValidationError as error:
         first = error.errors()[0]
     if not first["loc"]:

@@ -1,6 +1,7 @@
 """Overviews for people: of a plan, and of an artifact."""
 
 import json
+from collections.abc import Set
 
 from lmsae.artifacts.artifact import Artifact, Artifacts, Spec
 from lmsae.planning.estimates import Estimator, format_estimate
@@ -35,7 +36,8 @@ def overview(plan: Plan, artifacts: Artifacts, runtime: Runtime) -> str:
     for row in plan.rows[:MOST_ROWS]:
         rows.append([row.name, *(_mark(row.of(stage), finished) for stage in ROW_STAGES)])
     more = [f"... and {len(plan.rows) - MOST_ROWS} more rows"] if len(plan.rows) > MOST_ROWS else []
-    return "\n".join([*_table(lines), *_format_times(times), "", *_table(rows), *more])
+    remarks = _remarks(plan, finished, estimator)
+    return "\n".join([*_table(lines), *_format_times(times), *remarks, "", *_table(rows), *more])
 
 
 def describe(artifact: Artifact, plan: Plan, artifacts: Artifacts) -> str:
@@ -62,6 +64,17 @@ def describe(artifact: Artifact, plan: Plan, artifacts: Artifacts) -> str:
         if run.exists():
             lines += ["", "provenance", *("  " + line for line in run.read_text().splitlines()[1:-1])]
     return "\n".join(lines)
+
+
+def _remarks(plan: Plan, finished: Set[str], estimator: Estimator) -> list[str]:
+    """Sentences of stages on their finished artifacts."""
+    said = []
+    for name, stage in STAGES.items():
+        if stage.remark:
+            for spec in (spec for spec in plan.specs(name) if spec.reference in finished):
+                told = stage.remark(spec, estimator)
+                said += [f"{name} {spec.key[:6]}: {told}"] if told else []
+    return ["", *said] if said else []
 
 
 def _time(estimator: Estimator, stage: str, passes: list[list[Spec]]) -> float | None:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmsae.artifacts.artifact import Artifacts, write_atomically
+from lmsae.artifacts.inside import require_reference
 from lmsae.config import canonical_json, key_of
+from lmsae.errors import DamagedArtifact
 from lmsae.planning.plan import Plan
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages import STAGES
@@ -38,8 +40,14 @@ class Pass:
 
     @classmethod
     def read(cls, root: Path, reference: str) -> "Pass":
-        """The pass of a reference, from the folder of artifacts `root`."""
-        return cls(**json.loads((root / FOLDER / f"{reference}.json").read_text()))
+        """The pass of a reference, from the folder of artifacts `root`. Raises DamagedArtifact if its file is none."""
+        path = root / FOLDER / f"{reference}.json"
+        try:
+            found = json.loads(path.read_text())
+            lists = [[require_reference(name, path) for name in found[field]] for field in ("artifacts", "needs")]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DamagedArtifact(f"{path}: it is no pass ({error!r}). Delete it, and plan again.") from None
+        return cls(*lists)
 
 
 def passes_of(plan: Plan, together: int) -> dict[str, list[Pass]]:
@@ -80,10 +88,17 @@ def _mark(path: Path, done: bool) -> None:
 
 
 def _is_done(stage: str, one: Pass, artifacts: Artifacts, runtime: Runtime) -> bool:
-    """True if all artifacts of a pass are finished, and those that are published lie in `runtime.results`."""
+    """True if all artifacts of a pass are finished, and those that are published lie in `runtime.results`.
+
+    What is published links to what it was made of, so that must be there too: a dictionary that somebody deleted is
+    wanted again. Other inputs of what is finished may be gone, such as activations.
+    """
     made = [artifacts[reference] for reference in one.artifacts]
+    if not all(artifact.is_finished for artifact in made):
+        return False
     publisher = STAGES[stage].publisher
-    return all(
-        artifact.is_finished and (publisher is None or publisher.is_published(artifact, runtime.results))
+    return publisher is None or all(
+        publisher.is_published(artifact, runtime.results)
+        and all(artifacts[reference].is_finished for reference in artifact.spec().inputs.values())
         for artifact in made
     )

@@ -5,16 +5,18 @@ Both engines, `lmsae plan` and `lmsae run` call `make_plan`; whatever they run, 
 
 import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lmsae.artifacts.artifact import Artifacts, Spec, write_atomically
+from lmsae.artifacts.inside import require_reference
 from lmsae.errors import ConfigError, Fault
 from lmsae.planning.resolver import Resolver
 from lmsae.planning.sheet import Row, read, read_runtime
 from lmsae.planning.specs import specs_of
+from lmsae.planning.sweeps import Sweep, choose_results, origin_of
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages import STAGES
 from lmsae.stages.row import PlannedRow
@@ -25,6 +27,8 @@ class Plan:
     """Everything that a sweep wants."""
 
     rows: Sequence[PlannedRow]
+    sweep: Sweep | None = None
+    """The sweep as it is noted beside the artifacts; None for a part of one."""
 
     def specs(self, stage: str) -> list[Spec]:
         """The stage's specs, each once, in the order of the rows."""
@@ -66,10 +70,12 @@ class Plan:
         return [group[i : i + limit] for group in groups.values() for i in range(0, len(group), limit)]
 
     def write_specs(self, artifacts: Artifacts) -> None:
-        """Write every spec where its artifact will be."""
+        """Write every spec where its artifact will be, and note the sweep that wants them."""
         for stage in STAGES:
             for spec in self.specs(stage):
                 artifacts.add(spec)
+        if self.sweep:
+            self.sweep.note(artifacts)
 
     def write(self, artifacts: Artifacts, together: int) -> None:
         """Write every spec, and `plan/<stage>.json`, the passes of each stage: what commands without keys work on."""
@@ -89,8 +95,9 @@ def passes_on_disk(stage: str, artifacts: Artifacts) -> list[list[str]]:
     if not path.exists():
         raise ConfigError([Fault(str(path), None, None, "there is no plan yet; write one with `lmsae plan`")])
     try:
-        return json.loads(path.read_text())["passes"]
-    except ValueError:
+        passes = json.loads(path.read_text())["passes"]
+        return [[require_reference(reference, path) for reference in group] for group in passes]
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ConfigError([Fault(str(path), None, None, "cannot be read; write it again with `lmsae plan`")]) from None
 
 
@@ -123,9 +130,20 @@ def plan_of(
 ) -> tuple[Plan, Runtime]:
     """The plan of what the user wrote, and how to work on it. Raises ConfigError with every fault at once.
 
-    `flags` win over the config's `runtime` section, and `name` over the name of a single experiment.
+    `flags` win over the config's `runtime` section, and `name` over the name of a single experiment. `results` of the
+    runtime becomes the folder that is this sweep's own.
     """
     faults: list[Fault] = []
     runtime = read_runtime(config, flags, faults)
     rows = read(config, sheet, overrides, faults, name=name)
-    return make_plan(rows, Artifacts(runtime.artifacts), faults), runtime
+    artifacts = Artifacts(runtime.artifacts)
+    plan = make_plan(rows, artifacts, faults)
+    wants = {row.name: [spec.reference for spec in row.specs.values()] for row in plan.rows}
+    is_named = name is not None or "name" in config if isinstance(config, Mapping) else True
+    origin = origin_of(config, sheet, plan.rows[0].name, is_named, wants)
+    asked_for = "results" in runtime.model_fields_set
+    runtime = runtime.model_copy(
+        update={"results": choose_results(origin, runtime.results, artifacts, is_asked_for=asked_for)}
+    )
+    wants[""] = [spec.reference for stage in STAGES.values() if stage.of_sweep for spec in plan.specs(stage.name)]
+    return replace(plan, sweep=Sweep(origin, runtime.results, wants)), runtime

@@ -39,7 +39,7 @@ class Resolver:
 
     def __init__(self, artifacts: Artifacts) -> None:
         self.artifacts = artifacts
-        self.digests = DigestCache(artifacts.root / ".digests.json")
+        self.digests = DigestCache(artifacts.root)
         self._memory: dict[Hashable, object] = {}
 
     def resolve(self, row: Row, faults: list[Fault]) -> ResolvedRow | None:

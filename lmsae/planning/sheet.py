@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lmsae.config import Frozen, parse_cell
+from lmsae.config import Frozen, read_cells
 from lmsae.errors import ConfigError, Fault, describe_problem, describe_wanted, suggest
 from lmsae.planning.catalog import piece_fields
 from lmsae.planning.config_file import load
@@ -112,14 +112,14 @@ def read_runtime(config: Path | Mapping[str, Any], flags: Mapping[str, Any], fau
     file = str(config) if isinstance(config, Path) else EXPERIMENT
     nested = config if not isinstance(config, Path) else load(config) if config.exists() else {}
     runtime = _runtime(nested.get("runtime"), file, faults)
-    return _runtime({**runtime.model_dump(), **flags}, "command line", faults)
+    return _runtime({**runtime.model_dump(exclude_unset=True), **flags}, "command line", faults)
 
 
 def read_section(row: Row, name: str, values: Mapping[str, Any], refuse: Refuse) -> Frozen | None:
     """The validated section of a row, or None after refusing what is wrong with it."""
     model = SECTIONS[name]
     try:
-        return model(**{key: parse_cell(model, key, value) for key, value in values.items()})
+        return read_cells(model, values)
     except ValidationError as error:
         for problem in error.errors():
             column = f"{name}.{problem['loc'][0]}" if problem["loc"] else None
@@ -229,7 +229,7 @@ def _overrides(texts: Iterable[str], faults: list[Fault]) -> dict[str, Cell]:
 
 def _runtime(values: Any, file: str, faults: list[Fault]) -> Runtime:
     try:
-        return Runtime.model_validate(values or {})
+        return read_cells(Runtime, values) if isinstance(values, dict) else Runtime.model_validate(values or {})
     except ValidationError as error:
         for problem in error.errors():
             column = ".".join(str(part) for part in ("runtime", *problem["loc"]))

@@ -48,8 +48,8 @@ class Cost:
         stage = artifact.path.parent.name
         try:
             run = json.loads((artifact.path / RUN).read_text())
-            facts, memory = run["facts"], run["peak_memory_bytes"]
-        except (FileNotFoundError, ValueError, KeyError):
+            facts, memory = dict(run["facts"]), dict(run["peak_memory_bytes"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return cls(stage, artifact.reference)
         seconds, waited = facts.get("seconds"), facts.get("waited_s")
         return cls(

@@ -107,9 +107,9 @@ class Panels:
         cell = self.cell
         x, y = (number % self.columns) * cell.width, (number // self.columns) * cell.height + self._legend_height
         size = cell.width - cell.left - cell.right, cell.height - cell.top - cell.bottom
-        place = x + cell.left, self.height - y - cell.top - size[1], *size
+        left, bottom = x + cell.left, self.height - y - cell.top - size[1]
         whole = self.columns * cell.width, self.height
-        axes = self.figure.add_axes(tuple(part / whole[i % 2] for i, part in enumerate(place)))
+        axes = self.figure.add_axes((left / whole[0], bottom / whole[1], size[0] / whole[0], size[1] / whole[1]))
         self.axes.append(axes)
         return self._piece((axes,), f"panel-{number}", (x, y, cell.width, cell.height))
 
@@ -135,7 +135,7 @@ def describe_axes(axes: Axes, title: str, x_label: str | None = None, **style: A
     axes.set_title(title, y=1.0, **style)
     if x_label:
         axes.set_xlabel(x_label)
-        below = -0.31 / (axes.get_position().height * axes.get_figure(root=True).get_size_inches()[1])
+        below = -0.31 / (axes.get_position().height * axes.figure.get_figure(root=True).get_size_inches()[1])
         axes.xaxis.set_label_coords(0.5, below)
 
 

@@ -196,7 +196,7 @@ def _says_something(group: Sequence[Result], column: str) -> bool:
 
 
 def _line_styles(group: Sequence[Result], styles: _Styles, named: bool) -> list[tuple[Result, dict[str, Any]]]:
-    """The look of each line: the color of its architecture, and dashes of its own where the legend names it."""
+    """The look of each line: the color of its architecture, and its own dashes where it has a name in the legend."""
     seen: dict[str, int] = defaultdict(int)
     lines = []
     for result in group:

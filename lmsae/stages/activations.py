@@ -127,7 +127,7 @@ class _Capture:
         self.resumed = note_resumption(job.out, self.kept)
         there = sum(shard.stat().st_size for folder in (STORE, NORMS) for shard in (job.out / folder).glob("c.*"))
         self.bytes_to_come = layout.nbytes + layout.norms_nbytes - there
-        self.writer = StoreWriter(path, layout, self.kept)
+        self.writer = StoreWriter(path, layout, self.kept, job.require_claim)
 
 
 def estimate_contexts(spec: Spec, outlook: Outlook) -> int | None:

@@ -50,10 +50,9 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     the loss of every decoder norm tried."""
     import json
 
-    from safetensors.torch import save_file
-
     from lmsae.dictionary.dictionary import Dictionary
     from lmsae.initialization.initialize import initialize
+    from lmsae.runtime.tensors import save_tensors
     from lmsae.stages.inputs.stored import calibration_batch, moments_of
 
     device = runtime.torch_device()
@@ -74,7 +73,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
             model_weights=_weights_of(config.layer, config.dictionary, runtime),
         )
         weights = {name: value.cpu().contiguous() for name, value in dictionary.state_dict().items()}
-        save_file(weights, job.out / "weights.safetensors")
+        save_tensors(weights, job.out / "weights.safetensors")
         (job.out / "search.json").write_text(json.dumps(search, indent=1) + "\n")
         yield job, {}
 

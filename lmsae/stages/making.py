@@ -8,13 +8,15 @@ import time
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from lmsae.artifacts.artifact import SPEC, Artifact, Artifacts, Spec
-from lmsae.artifacts.claim import hold_claim
+from lmsae.artifacts.claim import Claims, hold_claims
+from lmsae.artifacts.digests import DigestCache
 from lmsae.config import canonical_json, key_of
-from lmsae.errors import ConfigError, Fault
+from lmsae.errors import ChangedSource, ConfigError, Fault
 from lmsae.runtime.disk import explain_full_disk
 from lmsae.runtime.memory import forget_peak, peak_memory, reuse_freed_memory
 from lmsae.runtime.runtime import Runtime
@@ -33,41 +35,69 @@ def make_artifacts(stage: Stage, references: Sequence[str], artifacts: Artifacts
     wanted = [artifacts[reference] for reference in dict.fromkeys(references)]
     if all(artifact.is_finished for artifact in wanted):
         return []
-    with contextlib.ExitStack() as claims:
-        # Claims are taken in one order everywhere, so two passes that overlap cannot wait for each other.
-        for artifact in sorted(wanted, key=lambda artifact: artifact.path):
-            artifact.spec()
-            claims.enter_context(hold_claim(artifact.path, wait=runtime.wait))
+    for artifact in wanted:
+        artifact.spec()
+    with hold_claims([artifact.path for artifact in wanted], wait=runtime.wait) as claims:
         passes: dict[Hashable, list[Artifact]] = defaultdict(list)
         for artifact in wanted:
             if not artifact.is_finished:
                 passes[stage.shares(artifact.spec())].append(artifact)
-        return [made for missing in passes.values() for made in _make_pass(stage, missing, artifacts, runtime)]
+        return [made for missing in passes.values() for made in _make_pass(stage, missing, artifacts, runtime, claims)]
 
 
-def _make_pass(stage: Stage, missing: Sequence[Artifact], artifacts: Artifacts, runtime: Runtime) -> Iterator[str]:
-    """Make the artifacts of one pass and publish each as soon as it is whole; yields their references."""
+def _make_pass(
+    stage: Stage, missing: Sequence[Artifact], artifacts: Artifacts, runtime: Runtime, claims: Claims
+) -> Iterator[str]:
+    """Make the artifacts of one pass and publish each as soon as it is whole; yields their references.
+
+    Raises BusyArtifact once another process has taken one of them over; nothing is written from then on.
+    """
     others = _spec_texts(stage, artifacts)
-    jobs = [_job(stage, artifact, artifacts, others) for artifact in missing]
+    jobs = [_job(stage, artifact, artifacts, others, claims) for artifact in missing]
     _apply(runtime)
     started, began = time.time(), time.perf_counter()
-    with explain_full_disk(artifacts.root):
+    with explain_full_disk(artifacts.root), _explain_lost_claims(jobs), _drop_false_digests(artifacts):
         for job, facts in stage.make(jobs, runtime):
             cost = {"seconds": round(time.perf_counter() - began, 3), "in_pass": 1, **facts}
-            Artifact(job.out).publish(_provenance(started, cost, runtime))
+            Artifact(job.out).publish(_provenance(started, cost, runtime), job.require_claim)
             yield job.reference
             began = time.perf_counter()
 
 
-def _job(stage: Stage, artifact: Artifact, artifacts: Artifacts, others: Mapping[Path, str]) -> Job:
+@contextlib.contextmanager
+def _explain_lost_claims(jobs: Sequence[Job]) -> Iterator[None]:
+    """While this is entered, an error in a folder that another process has taken over becomes BusyArtifact: whatever
+    failed, it may have failed because that process is at work there."""
+    try:
+        yield
+    except Exception:
+        for job in jobs:
+            job.require_claim()
+        raise
+
+
+@contextlib.contextmanager
+def _drop_false_digests(artifacts: Artifacts) -> Iterator[None]:
+    """While this is entered, sources that are not those that were planned take the remembered digests with them: the
+    next plan computes them anew, so a wrong one is not planned for ever."""
+    try:
+        yield
+    except ChangedSource:
+        DigestCache.drop(artifacts.root)
+        raise
+
+
+def _job(stage: Stage, artifact: Artifact, artifacts: Artifacts, others: Mapping[Path, str], claims: Claims) -> Job:
     spec = artifact.spec()
     if (spec.stage, spec.version) != (stage.name, stage.version):
         message = f"is of {spec.stage} version {spec.version}; this lmsae makes {stage.name} version {stage.version}"
         raise ConfigError([Fault(str(artifact.path / SPEC), None, None, f"{message}. Plan the sweep again")])
     inputs = {name: _open(stage, artifacts[reference]) for name, reference in spec.inputs.items()}
+    require_claim = partial(claims.require, artifact.path)
+    require_claim()
     artifact.clear(stage.keeps)
     config = stage.config.model_validate(spec.config)
-    return Job(artifact.reference, config, inputs, artifact.path, _relatives(stage, spec, others))
+    return Job(artifact.reference, config, inputs, artifact.path, _relatives(stage, spec, others), require_claim)
 
 
 def _open(stage: Stage, artifact: Artifact) -> Artifact:

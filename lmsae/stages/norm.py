@@ -21,8 +21,8 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     """Write `norm.safetensors`, float64: mean_norm (), mean (width,), variance (width,) and max_norm (), the largest
     that a usable token may have."""
     import torch
-    from safetensors.torch import save_file
 
+    from lmsae.runtime.tensors import save_tensors
     from lmsae.stages.inputs.stored import calibration_activations, max_norm_of
 
     del runtime
@@ -31,7 +31,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
         x = calibration_activations(*read).double()
         moments = {"mean_norm": x.norm(dim=1).mean(), "mean": x.mean(0), "variance": x.var(0, unbiased=False)}
         moments["max_norm"] = torch.tensor(max_norm_of(*read), dtype=torch.float64)
-        save_file(moments, job.out / "norm.safetensors")
+        save_tensors(moments, job.out / "norm.safetensors")
         yield job, {"tokens": len(x)}
 
 

@@ -4,9 +4,11 @@ results/report.html, table.csv, plots/, ...     the report's files; page and tab
         cost.html, cost.csv                      what the artifacts cost, by their run.json
         rows/<row>/<stage>                       a relative link to the artifact
         saelens/<row>/                           the dictionary for SAELens, or why-not.txt
-        .published.json                          what of all this was made here, and so may be removed here
+        .published.json                          for which sweep, and what of all this was made here and so may be
+                                                 removed here
 """
 
+import contextlib
 import filecmp
 import json
 import os
@@ -16,26 +18,43 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmsae.artifacts.artifact import Artifact, Artifacts, write_atomically
+from lmsae.artifacts.artifact import SPEC, Artifact, Artifacts
+from lmsae.artifacts.claim import hold_claim
+from lmsae.artifacts.inside import require_inside
 from lmsae.errors import ArtifactError, ExportError
 from lmsae.report import cost, provenance
 from lmsae.report.results import Row
+from lmsae.runtime.disk import explain_full_disk
+from lmsae.runtime.drafts import draft_of, name_draft
 from lmsae.runtime.version import __version__
+from lmsae.stages.origin import Origin
+from lmsae.stages.published import Published
 from lmsae.stages.sites import inputs_from
 
-PUBLISHED = ".published.json"
 SOURCE = ".source.json"
 WHY_NOT = "why-not.txt"
 # All files that this module writes into a folder under saelens/.
 SAELENS_FILES = frozenset({SOURCE, WHY_NOT, "cfg.json", "sae_weights.safetensors", "sparsity.safetensors"})
 
 
-def publish(report: Artifact, rows: Sequence[Row], artifacts: Artifacts, results: Path) -> None:
+def publish(
+    report: Artifact, rows: Sequence[Row], artifacts: Artifacts, results: Path, origin: Origin | None = None
+) -> None:
     """Make `results` show a report, and remove what an earlier call made and this sweep does not have.
 
     Quick and without effect when nothing has changed. Files that others put there are left alone. Raises
-    MissingArtifact if the report, or a dictionary that must be exported, is not finished.
+    MissingArtifact if the report, or a dictionary that must be exported, is not finished, and ArtifactError if the
+    folder shows another sweep than that of `origin`.
     """
+    report.manifest()
+    with explain_full_disk(results):
+        results.mkdir(parents=True, exist_ok=True)
+        is_writable = os.access(results, os.W_OK)
+        with hold_claim(results, wait=True) if is_writable else contextlib.nullcontext():
+            _publish(report, rows, artifacts, results, origin)
+
+
+def _publish(report: Artifact, rows: Sequence[Row], artifacts: Artifacts, results: Path, origin: Origin | None) -> None:
     from lmsae.stages import STAGES  # which imports this module
 
     names = [entry["path"] for entry in report.manifest()["files"]]
@@ -48,10 +67,13 @@ def publish(report: Artifact, rows: Sequence[Row], artifacts: Artifacts, results
         cost.PAGE,
         *(f"{folder}/{file}" for folder in folders for file in SAELENS_FILES),
     }
-    results.mkdir(parents=True, exist_ok=True)
-    before = _read_published(results)
+    ours = frozenset(require_inside(name, report.path / SPEC) for name in ours)
+    before = Published.read(results)
+    if before.is_of_another(origin):
+        raise ArtifactError(f"{results} shows another sweep ({before.origin}). Plan this one again: it gets its own.")
+    origin = origin or before.origin
     # Noted before it is made, so that the next call finds what an interrupted one has left.
-    _note(results, before | ours)
+    Published(origin, before.names | ours).write(results)
     with tempfile.TemporaryDirectory() as folder:
         complete = provenance.complete(report.path, rows, artifacts, Path(folder))
         for name in sorted(names, key=lambda name: name == provenance.PAGE):
@@ -61,30 +83,16 @@ def publish(report: Artifact, rows: Sequence[Row], artifacts: Artifacts, results
         _link(results / link, artifacts[reference].path)
     for folder, row in folders.items():
         _export(row, artifacts, results / folder)
-    _remove(results, before - ours)
-    _note(results, ours)
-
-
-def _read_published(results: Path) -> set[str]:
-    try:
-        return set(json.loads((results / PUBLISHED).read_text()))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return set()
-
-
-def _note(results: Path, names: set[str]) -> None:
-    text = json.dumps(sorted(names), indent=1) + "\n"
-    if not (results / PUBLISHED).exists() or (results / PUBLISHED).read_text() != text:
-        write_atomically(results / PUBLISHED, text)
+    _remove(results, before.names - ours)
+    Published(origin, ours).write(results)
 
 
 def _copy(source: Path, target: Path) -> None:
     if target.is_file() and filecmp.cmp(source, target, shallow=False):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = _draft(target)
-    shutil.copyfile(source, draft)
-    draft.replace(target)
+    with draft_of(target) as draft:
+        shutil.copyfile(source, draft)
 
 
 def _link(link: Path, artifact: Path) -> None:
@@ -95,14 +103,8 @@ def _link(link: Path, artifact: Path) -> None:
         return
     if link.exists() and not link.is_symlink():
         raise ArtifactError(f"{link} is in the way of a link to {artifact}: it is not a link. Move it away.")
-    draft = _draft(link)
-    draft.unlink(missing_ok=True)
-    draft.symlink_to(target)
-    draft.replace(link)
-
-
-def _draft(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{os.getpid()}.draft")
+    with draft_of(link) as draft:
+        draft.symlink_to(target)
 
 
 def _export(row: Row, artifacts: Artifacts, folder: Path) -> None:
@@ -111,17 +113,18 @@ def _export(row: Row, artifacts: Artifacts, folder: Path) -> None:
     marker = json.dumps(source, indent=1) + "\n"
     if (folder / SOURCE).exists() and (folder / SOURCE).read_text() == marker:
         return
-    draft = _draft(folder)
-    shutil.rmtree(draft, ignore_errors=True)
+    train, evaluation = (artifacts[source[stage]].require_intact() for stage in ("train", "eval"))
+    draft = name_draft(folder)
     draft.mkdir(parents=True)
-    _write_saelens(
-        artifacts[source["train"]].require_intact(), artifacts[source["eval"]].require_intact(), artifacts, draft
-    )
-    (draft / SOURCE).write_text(marker)
-    if folder.exists():
-        _swap(draft, folder)
-    else:
-        draft.replace(folder)
+    try:
+        _write_saelens(train, evaluation, artifacts, draft)
+        (draft / SOURCE).write_text(marker)
+        if folder.exists():
+            _swap(draft, folder)
+        else:
+            draft.replace(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _write_saelens(train: Artifact, evaluation: Artifact, artifacts: Artifacts, folder: Path) -> None:
@@ -160,7 +163,7 @@ def _swap(draft: Path, folder: Path) -> None:
     for file in folder.iterdir():
         if file.name not in SAELENS_FILES:
             file.replace(draft / file.name)
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    old = name_draft(folder)
     folder.replace(old)
     draft.replace(folder)
     shutil.rmtree(old)
@@ -169,6 +172,8 @@ def _swap(draft: Path, folder: Path) -> None:
 def _remove(results: Path, names: Iterable[str]) -> None:
     for name in names:
         path = results / name
+        if not path.parent.resolve().is_relative_to(results.resolve()):
+            continue  # somebody made a link of a folder here: what is behind it is not ours
         if path.is_symlink() or path.is_file():
             path.unlink()
         for parent in list(Path(name).parents)[:-1]:

@@ -7,6 +7,7 @@ from typing import Any
 from lmsae.artifacts.artifact import Artifact, Artifacts
 from lmsae.config import Frozen
 from lmsae.runtime.runtime import Runtime
+from lmsae.stages.origin import Origin
 from lmsae.stages.row import PlannedRow
 from lmsae.stages.stage import Done, Job, Publisher, Stage, SweepShare
 
@@ -83,10 +84,10 @@ def _hook_points(scored: Mapping[str, Any]) -> str:
     return read if read == written else f"{read} -> {written}"
 
 
-def _publish(report: Artifact, artifacts: Artifacts, results: Path) -> None:
+def _publish(report: Artifact, artifacts: Artifacts, results: Path, origin: Origin | None) -> None:
     from lmsae.stages.publishing import publish
 
-    publish(report, Config.model_validate(report.spec().config).rows, artifacts, results)
+    publish(report, Config.model_validate(report.spec().config).rows, artifacts, results, origin)
 
 
 def _is_published(report: Artifact, results: Path) -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 from lmsae.artifacts.artifact import Artifact, Artifacts, Spec
 from lmsae.config import Frozen
 from lmsae.runtime.runtime import Runtime
-from lmsae.stages.effort import EACH_ALIKE, Effort
+from lmsae.stages.effort import EACH_ALIKE, Effort, Outlook
+from lmsae.stages.origin import Origin
 from lmsae.stages.row import PlannedRow, ResolvedRow
 from lmsae.stages.sites import name_input
 
@@ -21,8 +22,17 @@ class Job:
     reference: str
     config: Any
     inputs: Mapping[str, Artifact]
-    out: Path
+    folder: Path
     relatives: Sequence[Artifact] = ()
+    require_claim: Callable[[], None] = lambda: None
+    """Raises BusyArtifact if another process has taken the artifact over. What writes for long calls it before each
+    file."""
+
+    @property
+    def out(self) -> Path:
+        """The folder to write into. Raises BusyArtifact if it is another process's by now."""
+        self.require_claim()
+        return self.folder
 
 
 Done = Iterator[tuple[Job, dict[str, Any]]]
@@ -40,8 +50,9 @@ class SweepShare:
 class Publisher:
     """The way of a finished artifact into the folder of results."""
 
-    publish: Callable[[Artifact, Artifacts, Path], None]
-    """Make the folder show the artifact. Quick, and without effect, if it does already."""
+    publish: Callable[[Artifact, Artifacts, Path, Origin | None], None]
+    """Make the folder show the artifact, for a sweep if it is known which. Quick, and without effect, if the folder
+    shows it already."""
     is_published: Callable[[Artifact, Path], bool]
     """True if the folder shows the artifact."""
     summarize: Callable[[Path], str]
@@ -89,6 +100,11 @@ class Stage:
     """All artifacts of a pass are in memory at once: `runtime.together` of them at most."""
     is_wanted: bool = False
     """Users ask for it as an end in itself: `snakemake` makes it, and all that it needs."""
+    require: Callable[[Spec, Outlook], None] | None = None
+    """Raises an LmsaeError where the artifacts that are finished show that a spec of this stage can never be made. It
+    is asked before any of its inputs is made."""
+    remark: Callable[[Spec, Outlook], str | None] | None = None
+    """A sentence that a plan says of a finished artifact, if there is anything to say."""
     effort: Effort = EACH_ALIKE
     publisher: Publisher | None = None
 

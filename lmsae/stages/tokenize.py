@@ -1,7 +1,7 @@
 """tokenize: text -> packed contexts of token ids, split into train and held-out by document."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +11,11 @@ from lmsae.artifacts.artifact import Artifacts, Spec
 from lmsae.config import Frozen
 from lmsae.errors import DamagedArtifact
 from lmsae.lm.resolving import ResolvedModel
+from lmsae.runtime.numbers import format_share
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.effort import Effort, Kind, Outlook, fact
 from lmsae.stages.row import ResolvedRow
+from lmsae.stages.sites import Reading
 from lmsae.stages.stage import Done, Job, Stage
 from lmsae.text.dataset import DatasetConfig, ResolvedDataset, ResolvedMixture
 from lmsae.text.packing import TokenizeConfig
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 COUNTS = "counts.json"
 BLOCK = 65_536
+LARGE_OVERLAP = 0.01
 
 
 class TokenizeSection(TokenizeConfig):
@@ -50,6 +53,7 @@ def configs(row: ResolvedRow) -> list[Config]:
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     """Write `tokens.zarr` and `counts.json` (docs/artifacts.md)."""
     from lmsae.runtime.progress import show_progress
+    from lmsae.text.overlap import held_out_overlap
     from lmsae.text.pinning import documents, holds_ids
     from lmsae.text.tokenizing import TextSource, tokenize
     from lmsae.text.tokens import open_tokens
@@ -65,12 +69,20 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
                 _encoder(config, needs_tokenizer=not all(holds_ids(text) for _, text in texts)),
                 job.out,
                 progress.advance,
+                job.require_claim,
                 masked=has_chats and config.packing.chat_tokens != "all",
             )
         # The plan must know how much there is without opening arrays.
-        usable = _usable(open_tokens(job.out))
-        told = {**counts, "train_usable": int(usable.sum()), "train_usable_by_position": usable.tolist()}
+        tokens = open_tokens(job.out)
+        usable = _usable(tokens)
+        told = {
+            **counts,
+            "train_usable": int(usable.sum()),
+            "train_usable_by_position": usable.tolist(),
+            "held_out_overlap": held_out_overlap(tokens, skip=int(config.packing.prepend_bos)),
+        }
         (job.out / COUNTS).write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
+        print(f"{job.reference}: {_tell_overlap(told)}")
         yield job, progress.facts()
 
 
@@ -114,6 +126,35 @@ def token_counts(spec: Spec, artifacts: Artifacts) -> dict[str, Any] | None:
         raise DamagedArtifact(f"{message}; `lmsae verify` looks at every artifact.") from None
 
 
+def _tell_overlap(counts: Mapping[str, Any]) -> str:
+    """A sentence on the held-out text that stands in the training text too."""
+    share = counts["held_out_overlap"]
+    told = f"{format_share(share)} of the held-out windows of 32 tokens stand in the training text too"
+    return f"{told}: near-duplicates make scores look better than they are" if share > LARGE_OVERLAP else told
+
+
+def _remark(spec: Spec, outlook: Outlook) -> str | None:
+    counts = outlook.token_counts(spec)
+    return None if counts is None else _tell_overlap(counts)
+
+
+def tokens_per_epoch(counts: Mapping[str, Any], reading: Reading, *, on_contexts: bool) -> int:
+    """The tokens that training may read in an epoch, by the counts of a finished artifact. Norms are not looked at."""
+    by_position = counts["train_usable_by_position"]
+    if on_contexts:
+        return (counts["train_contexts"] - counts["calibration_contexts"]) * len(by_position)
+    return sum(by_position[reading.skip_first_positions : len(by_position) - reading.skip_last_positions])
+
+
+def most_tokens_per_epoch(packing: TokenizeConfig, reading: Reading, *, on_contexts: bool) -> int | None:
+    """The most tokens that training may read in an epoch, before there is any; None without a limit of the text."""
+    if packing.tokens is None:
+        return None
+    first = max(reading.skip_first_positions, packing.prepend_bos and packing.mask_special)
+    positions = packing.context_size - (0 if on_contexts else first + reading.skip_last_positions)
+    return packing.tokens // packing.context_size * positions
+
+
 def _count_asked_tokens(spec: Spec, outlook: Outlook) -> float | None:
     del outlook
     return spec.config["packing"]["tokens"]
@@ -126,12 +167,13 @@ def _kind(spec: Spec, outlook: Outlook) -> Kind:
 
 STAGE = Stage(
     name="tokenize",
-    version=2,
+    version=3,
     help="text -> packed contexts of token ids",
     config=Config,
     inputs={},
     make=make,
     configs=configs,
     sections={"dataset": DatasetConfig, "tokenize": TokenizeSection},
+    remark=_remark,
     effort=Effort(_count_asked_tokens, fact("tokens_per_second"), _kind),
 )

@@ -21,6 +21,7 @@ from lmsae.stages.models import LMConfig
 from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Reading, Sites, inputs_from
 from lmsae.stages.stage import Done, Job, Stage
+from lmsae.stages.tokenize import tokens_per_epoch
 from lmsae.store.layout import Layout
 from lmsae.training.config import TrainConfig
 from lmsae.training.objective import Learning, trains_on_contexts
@@ -98,7 +99,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
         spliced = splice if config.spliced else None
         run = Run(_load_start(job).to(device), config.objective, config, job.reference, log, spliced)
         keeps = step_to_keep(job) if runtime.keep_training_state else 0
-        job_of[run], checkpoints[run] = job, Checkpoints(job.out / CHECKPOINT, run, keeps)
+        job_of[run], checkpoints[run] = job, Checkpoints(job.out / CHECKPOINT, run, keeps, job.require_claim)
         if not checkpoints[run].restore():
             extends[run] = extend_shorter_run(job, checkpoints[run])
         resumed[run] = note_resumption(job.out, run.steps_done)
@@ -132,6 +133,15 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
 def _flops(config: Config, steps: int, stream: "_Stream") -> float:
     """The FLOPs of so many steps of a dictionary."""
     return dictionary_flops(config.dictionary, stream.context_size).step * steps * config.batch_size
+
+
+def _require_tokens(spec: Spec, outlook: Outlook) -> None:
+    """Raise NotEnoughTokens if the text has been tokenized and holds less than training wants."""
+    counts = outlook.token_counts(outlook.spec(spec.inputs["tokens"]))
+    if counts is not None:
+        config = Config.model_validate(spec.config)
+        on_contexts = trains_on_contexts(config.dictionary.geometry, config.spliced is not None)
+        config.require_tokens(tokens_per_epoch(counts, config, on_contexts=on_contexts))
 
 
 def _models(jobs: Sequence[Job], runtime: Runtime) -> "dict[LMConfig, LanguageModel]":
@@ -288,5 +298,6 @@ STAGE = Stage(
     relatives_differ_in=LENGTH,
     shares=stream_of,
     fills_memory=True,
+    require=_require_tokens,
     effort=Effort(_work, fact("flops_per_second"), _kind, size=_size, memory=_memory),
 )

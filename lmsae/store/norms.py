@@ -13,6 +13,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 
 from lmsae.errors import MissingArtifact
 from lmsae.runtime.disk import explain_full_disk
+from lmsae.runtime.drafts import draft_of
 from lmsae.store.layout import CHECKSUM_BYTES, Layout
 from lmsae.store.shard import checksum, damage_error
 
@@ -46,13 +47,11 @@ def create_norms(store: Path, layout: Layout) -> None:
 
 def write_norms(path: Path, norms: np.ndarray) -> None:
     """Write the norms of one shard. The file takes its name when it is whole and on the disk."""
-    partial = path.with_name(f".{path.name}.partial")
-    with explain_full_disk(path), partial.open("wb") as file:
+    with explain_full_disk(path), draft_of(path) as draft, draft.open("wb") as file:
         file.write(norms.data)
         file.write(checksum(norms))
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def check_norms(path: Path, layout: Layout) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from lmsae.errors import DamagedArtifact
 from lmsae.runtime.disk import explain_full_disk
+from lmsae.runtime.drafts import name_draft
 from lmsae.store.layout import CHECKSUM_BYTES, Layout
 
 NOWHERE = np.uint64(2**64 - 1)
@@ -26,12 +27,12 @@ class ShardWriter:
 
     def __init__(self, path: Path, chunks: int) -> None:
         self._path = path
-        self._partial = path.with_name(f".{path.name}.partial")
+        self._draft = name_draft(path)
         self._index = np.full((chunks, 2), NOWHERE, dtype="<u8")
         self._written = 0
         self._offset = 0
         with explain_full_disk(path):
-            self._file = self._partial.open("wb")
+            self._file = self._draft.open("wb")
 
     @property
     def is_full(self) -> bool:
@@ -54,11 +55,11 @@ class ShardWriter:
             file.write(checksum(self._index))
             file.flush()
             os.fsync(file.fileno())
-        self._partial.replace(self._path)
+        self._draft.replace(self._path)
 
     def abandon(self) -> None:
         """Remove the unfinished file, if the shard is not finished."""
-        self._partial.unlink(missing_ok=True)
+        self._draft.unlink(missing_ok=True)
         self._file.raw.close()  # on a full disk, a last flush of the buffered file would raise again
 
 

@@ -1,6 +1,7 @@
 """Writes the activations of one hook point in token order, as they come from the model."""
 
 import shutil
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import cycle
 from pathlib import Path
@@ -27,14 +28,23 @@ class StoreWriter:
     when the writer dies, and another writer may continue: `start_context=finished_contexts(path, layout)`.
     """
 
-    def __init__(self, path: Path, layout: Layout, start_context: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        layout: Layout,
+        start_context: int = 0,
+        require_claim: Callable[[], None] = lambda: None,
+    ) -> None:
         """Begin at `start_context`: 0 makes a new store, and a multiple of `layout.shard_contexts` continues one.
+
+        `require_claim` raises an error if the store is another process's by now. It is asked before each batch, and
+        before a shard is given its name.
 
         Raises:
             ArtifactError: if the store to continue has another layout.
         """
         assert start_context % layout.shard_contexts == 0 or start_context == layout.contexts
-        self._path, self._layout = path, layout
+        self._path, self._layout, self._require_claim = path, layout, require_claim
         path.mkdir(parents=True, exist_ok=True)
         self._codec: Codec | None = None
         if start_context:
@@ -43,7 +53,7 @@ class StoreWriter:
                 raise ArtifactError(f"{path}: cannot go on writing: the store there has {found}, wanted {layout}.")
             self._codec = CODECS[layout.dtype].from_attributes(layout, attributes)
         self._appended = start_context
-        self._files = _Files(path, layout, start_context)
+        self._files = _Files(path, layout, start_context, require_claim)
         self._background = ThreadPoolExecutor(1, "lmsae-writer")
         self._coming: Future[None] | None = None
         # One is filled while the other is written. Their memory is reused: fresh pages cost ten times the copy.
@@ -58,6 +68,7 @@ class StoreWriter:
             SourceError: if a value is NaN or infinite, or becomes infinite in the store's dtype.
             NoSpaceError: if the disk is full. The next append, or close, may be the first to notice.
         """
+        self._require_claim()
         shape, layout = tuple(activations.shape), self._layout
         if shape[1:] != layout.shape[1:] or self._appended + shape[0] > layout.contexts:
             raise ShapeError(
@@ -140,8 +151,8 @@ class StoreWriter:
 class _Files:
     """The files of a store and of its norms, shard by shard. Both are finished at the same contexts."""
 
-    def __init__(self, path: Path, layout: Layout, start_context: int) -> None:
-        self._path, self._layout = path, layout
+    def __init__(self, path: Path, layout: Layout, start_context: int, require_claim: Callable[[], None]) -> None:
+        self._path, self._layout, self._require_claim = path, layout, require_claim
         self._written = start_context
         self._shard: ShardWriter | None = None
         self._norms = np.zeros((layout.shard_contexts, layout.context_size), dtype="<f4")
@@ -190,6 +201,7 @@ class _Files:
             self._finish_shard(self._shard)
 
     def _finish_shard(self, shard: ShardWriter) -> None:
+        self._require_claim()
         write_norms(norms_file(self._path, self._number), self._norms)
         self._norms[:] = 0
         shard.finish()

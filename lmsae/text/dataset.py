@@ -1,10 +1,11 @@
 """The text that a user names, and the same text pinned to what it is when a sweep is planned."""
 
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from lmsae.config import Frozen
+from lmsae.text.dividing import check_division
 
 STDLIB = "builtin:python-stdlib"
 
@@ -17,10 +18,10 @@ class DatasetConfig(Frozen):
         min_length=1,
         description="The text. `builtin:python-stdlib` is the library of the running Python. `builtin:othello` makes "
         "random legal games, as token ids of Othello-GPT. Other names are a dataset of the Hugging Face hub "
-        "(`owner/name`), a local file (.jsonl, .json, .parquet, .csv, .txt, .md), or a local folder. A folder with "
-        "tables is read as a dataset with splits; a folder of text files holds one document a file. A mixture of "
-        "several texts is written `0.7*NAME 0.3*NAME?split=test&messages_column=chat`. The weights are shares of the "
-        "tokens. Columns of `dataset` after `?` hold for this text only; the others hold for all.",
+        "(`owner/name`), a local file (.jsonl, .json, .parquet, .csv, .txt, .md), or a local folder. All files of a "
+        "folder are of one kind. Tables are read as a dataset with splits; text files hold one document each. A "
+        "mixture of several texts is written `0.7*NAME 0.3*NAME?split=test&messages_column=chat`. The weights are "
+        "shares of the tokens. Columns of `dataset` after `?` hold for this text only; the others hold for all.",
     )
     subset: str | None = Field(default=None, description="Configuration of a hub dataset that has several.")
     split: str = Field(
@@ -42,6 +43,13 @@ class DatasetConfig(Frozen):
         default=None,
         description="Column that holds conversations: lists of messages with a `role` and a `content`. If given, it is "
         "read instead of text, and the tokenizer's chat template writes the text (see tokenize.chat_tokens).",
+    )
+    divide_at: Annotated[str, AfterValidator(check_division)] | None = Field(
+        default=None,
+        description="Division of text files (.txt, .md) into documents. `blank_lines`: at blank lines. "
+        "`2000 characters`: into pieces of at most so many characters, which end with a line or a word if possible. "
+        "Anything else is a separator, such as `<|endoftext|>`; `\\n` in it is the end of a line. Empty: a file is a "
+        "document.",
     )
     streaming: bool = Field(
         default=False,

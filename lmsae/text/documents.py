@@ -9,10 +9,19 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A piece of text. Its name is unique and stable within its text source."""
+    """A piece of text. Its name is unique and stable within its text source.
+
+    The name of its group decides its split. Without a group, that is its own name.
+    """
 
     name: str
     text: str
+    group: str | None = None
+
+    @property
+    def split_name(self) -> str:
+        """The name that decides the split."""
+        return self.group or self.name
 
     @property
     def size(self) -> int:
@@ -33,6 +42,11 @@ class TokenDocument:
     ids: Sequence[int]
 
     @property
+    def split_name(self) -> str:
+        """The name that decides the split."""
+        return self.name
+
+    @property
     def size(self) -> int:
         """Tokens of the document."""
         return len(self.ids)
@@ -49,6 +63,11 @@ class ChatDocument:
 
     name: str
     messages: Sequence[Mapping[str, str]]
+
+    @property
+    def split_name(self) -> str:
+        """The name that decides the split."""
+        return self.name
 
     @property
     def size(self) -> int:
@@ -94,8 +113,12 @@ def is_held_out(name: str, fraction: float) -> bool:
     Only a hash of the name decides. So a document stays in its split when other documents come or go, and a larger
     `fraction` adds documents to the held-out split and takes none away.
     """
-    digest = hashlib.sha256(name.encode()).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+    return split_rank(name) < fraction * 2**64
+
+
+def split_rank(name: str) -> int:
+    """The 64-bit number of a name: the smaller, the sooner it is held out."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
 def shuffle_rank(seed: int, name: str) -> int:
@@ -105,10 +128,11 @@ def shuffle_rank(seed: int, name: str) -> int:
 
 
 def digest_of(documents: Iterable[Document]) -> str:
-    """The identity of a set of documents: sha256 over their names and texts, in the order of their names."""
+    """The identity of a set of documents: sha256 over their names, groups and texts, in the order of their names."""
     total = hashlib.sha256()
     for document in sorted(documents, key=lambda document: document.name):
-        for part in (document.name.encode(), document.text.encode()):
+        name = document.name if document.split_name == document.name else f"{document.name}\0{document.group}"
+        for part in (name.encode(), document.text.encode()):
             total.update(len(part).to_bytes(8, "big"))
             total.update(part)
     return total.hexdigest()

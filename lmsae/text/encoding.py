@@ -20,7 +20,8 @@ class Vocabulary:
     """The facts about a tokenizer that packing needs.
 
     The separator stands before each document: EOS as in the training of GPT-NeoX on the Pile, or BOS if there is no
-    EOS. `special` are all tokens that are no text. `ends` are those of them that begin or end documents.
+    EOS. `special` are all tokens that are no text. `ends` begin or end documents that are token ids already, or fill
+    them up.
     """
 
     d_vocab: int
@@ -35,9 +36,12 @@ class Vocabulary:
         bos, eos, pad, unknown = (_id_of(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad", "unk"))
         bos = eos if bos is None else bos
         separator = bos if eos is None else eos
-        ends = {token for token in (bos, eos, pad) if token is not None}
+        edges = {token for token in (bos, eos) if token is not None}
+        ends = edges | ({pad} if pad is not None else set())
         added = {token for token, written in tokenizer.added_tokens_decoder.items() if written.special}
-        special = ends | added - {unknown}  # text that the tokenizer does not know is text
+        # Text that the tokenizer does not know is text. A model without a padding token is often given one of text.
+        text = {unknown, pad} if pad == unknown or _text_gives(tokenizer, pad) else {unknown}
+        special = edges | (ends | added) - text
         d_vocab = max(tokenizer.get_vocab().values()) + 1
         return cls(d_vocab, bos, separator, tuple(sorted(special)), tuple(sorted(ends)))
 
@@ -133,6 +137,14 @@ class Encoder:
         if len(document) < size:
             return Omission(f"its {len(document):,} tokens do not fill a context (tokenize.packing is document)")
         return document[:size]
+
+
+def _text_gives(tokenizer: "Tokenizer", token: int | None) -> bool:
+    """True if a text that writes a token out holds the token, as one that writes `<|endoftext|>` out does not."""
+    if token is None:
+        return False
+    written = tokenizer.convert_ids_to_tokens(token)
+    return token in tokenizer(str(written), add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
 def _id_of(tokenizer: "Tokenizer", name: str) -> int | None:

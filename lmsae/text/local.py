@@ -3,13 +3,17 @@
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from lmsae.config import canonical_json
 from lmsae.errors import SourceError, suggest
 from lmsae.text import files
 from lmsae.text.dataset import DatasetConfig, ResolvedDataset
+from lmsae.text.dividing import divide
 from lmsae.text.documents import AnyDocument, Document
+from lmsae.text.files import LocalFiles
 from lmsae.text.kind import COLUMNS_OF_ALL, COLUMNS_OF_SPLITS, COLUMNS_OF_VALUES, DigestLookup, key_of_files
 from lmsae.text.records import document_of
-from lmsae.text.splits import read_split
+from lmsae.text.splits import files_of_split
+from lmsae.text.table_files import read_column, require_column_somewhere
 
 
 class LocalText:
@@ -24,24 +28,46 @@ class LocalText:
         return path.exists() or name.startswith(("/", ".", "~")) or path.suffix in files.TABLES | files.TEXTS
 
     def columns(self, config: DatasetConfig) -> Collection[str]:
-        """Those of a folder of tables are a hub dataset's without a revision; others have no splits."""
-        path = _require_path(config.name)
-        return COLUMNS_OF_ALL | COLUMNS_OF_VALUES | (COLUMNS_OF_SPLITS if files.holds_tables(path) else frozenset())
+        """Those of a folder of tables are a hub dataset's without a revision; text files may be divided."""
+        found = _files_of(config)
+        if found.holds_tables:
+            return COLUMNS_OF_ALL | COLUMNS_OF_VALUES | COLUMNS_OF_SPLITS
+        is_text = found.data[0].suffix in files.TEXTS
+        return COLUMNS_OF_ALL | COLUMNS_OF_VALUES | (frozenset({"divide_at"}) if is_text else frozenset())
 
     def digest(self, config: DatasetConfig, look_up: DigestLookup) -> str:
-        """The digest of the names and bytes of all files."""
-        path = _require_path(config.name)
-        return look_up(key_of_files(files.local_files(path)), lambda: files.digest_of_files(path))
+        """The digest of the names and bytes of all files. Raises SourceError if no table has the wanted column."""
+        found = _files_of(config)
+        key = key_of_files(found.all)
+        if found.holds_tables:
+            # The library that knows the splits is slow to load, so a plan asks it once.
+            wanted = canonical_json([config.subset, config.split, config.values_column])
+            look_up(f"{key}:{wanted}", lambda: _check_split(config, found))
+        elif found.data[0].suffix in files.TABLES:
+            require_column_somewhere(config.values_column, found.data)
+        return look_up(key, lambda: files.digest_of_files(found))
 
     def documents(self, dataset: ResolvedDataset) -> Iterator[AnyDocument]:
-        """The rows of a split or of a table, or a document a text file."""
-        path = _require_path(dataset.name)
-        if files.holds_tables(path):
-            for row, value in enumerate(read_split(dataset, str(path), commit=None)):
+        """The rows of a split or of a table, or a document a text file or a part of it."""
+        found = _files_of(dataset)
+        if found.holds_tables:
+            tables = files_of_split(dataset, found)
+            values = (value for table in tables for value in read_column(table, dataset.values_column))
+            for row, value in enumerate(values):
                 yield document_of(dataset, str(row), value)
         else:
-            for file in files.local_files(path):
-                yield from _documents_of(dataset, file, files.relative_name(path, file))
+            for file in found.data:
+                yield from _documents_of(dataset, file, found.name_of(file))
+
+
+def _check_split(config: DatasetConfig, found: LocalFiles) -> str:
+    """Raise SourceError unless the folder has the wanted split with the wanted column."""
+    require_column_somewhere(config.values_column, files_of_split(config, found))
+    return "there"
+
+
+def _files_of(config: DatasetConfig) -> LocalFiles:
+    return files.local_files(_require_path(config.name))
 
 
 def _path(name: str) -> Path:
@@ -58,10 +84,15 @@ def _require_path(name: str) -> Path:
 
 def _documents_of(dataset: ResolvedDataset, file: Path, name: str) -> Iterator[AnyDocument]:
     if file.suffix in files.TABLES:
-        for row, value in enumerate(files.read_column(file, dataset.values_column)):
+        for row, value in enumerate(read_column(file, dataset.values_column)):
             yield document_of(dataset, f"{name}:{row}", value)
     elif dataset.tokens_column or dataset.messages_column:
         name = "tokens_column" if dataset.tokens_column else "messages_column"
         raise SourceError(f"{file}: a text file has no column {dataset.values_column!r}. Leave dataset.{name} empty.")
     else:
-        yield Document(name, files.read_text(file))
+        with files.open_text(file) as opened:
+            if dataset.divide_at is None:
+                yield Document(name, opened.read())
+            else:
+                for number, text in enumerate(divide(opened, dataset.divide_at)):
+                    yield Document(f"{name}:{number}", text)

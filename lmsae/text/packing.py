@@ -26,6 +26,8 @@ from lmsae.text.mixing import find_first_exhausted, interleave
 from lmsae.text.spool import Spool
 from lmsae.text.tokens import CHUNK_TOKENS, Split, TokenWriter
 
+FEW_DOCUMENTS = 10
+"""So many documents are hardly on both sides of a split."""
 ChatTokens = Literal["content", "assistant", "all"]
 
 
@@ -141,6 +143,11 @@ class SpooledText:
         """The spool of a split."""
         return self.train if split == "train" else self.held_out
 
+    @property
+    def spools(self) -> tuple[Spool, Spool]:
+        """The spools of both splits."""
+        return self.train, self.held_out
+
 
 def contexts_of(
     spools: Sequence[Spool], order: np.ndarray, config: TokenizeConfig, bos: int | None
@@ -239,16 +246,21 @@ def _require_enough(texts: Sequence[SpooledText], counts: dict[str, int], config
     size, calibration = config.context_size, config.calibration_contexts
     documents = {split: sum(len(text.spool(split)) for text in texts) for split in ("train", "held_out")}
     tokens = {split: sum(text.spool(split).tokens for text in texts) for split in ("train", "held_out")}
+    divide = ""
+    if sum(documents.values()) <= FEW_DOCUMENTS:
+        divide = (
+            f" The text has {sum(documents.values()):,} documents in all; dataset.divide_at divides long text files."
+        )
     if counts["train"] <= calibration:
         raise NotEnoughTokens(
             f"the training text holds {documents['train']:,} documents and {tokens['train']:,} tokens, "
             f"{counts['train']:,} contexts of {size:,}; the calibration split takes {calibration:,} of them "
             f"(tokenize.calibration_tokens {config.calibration_tokens:,}) and at least one must be left to train on. "
-            "Lower tokenize.calibration_tokens or tokenize.context_size, or read more text."
+            f"Lower tokenize.calibration_tokens or tokenize.context_size, or read more text.{divide}"
         )
     if counts["held_out"] == 0:
         raise NotEnoughTokens(
             f"the held-out text holds {documents['held_out']:,} documents and {tokens['held_out']:,} tokens, which is "
             f"not one context of {size:,}. Raise tokenize.held_out_fraction ({config.held_out_fraction}), lower "
-            "tokenize.context_size, or read more documents."
+            f"tokenize.context_size, or read more documents.{divide}"
         )

@@ -6,7 +6,7 @@ from itertools import islice, pairwise
 from pydantic import ValidationError
 
 from lmsae.config import canonical_json
-from lmsae.errors import SourceError, suggest
+from lmsae.errors import ChangedSource, SourceError, suggest
 from lmsae.text.dataset import DatasetConfig, ResolvedDataset, ResolvedMixture, WeightedDataset
 from lmsae.text.documents import AnyDocument
 from lmsae.text.hub_dataset import HubDataset
@@ -70,12 +70,16 @@ def documents(dataset: ResolvedDataset) -> Iterator[AnyDocument]:
     text, when there is no text, and when the text has changed since it was planned.
     """
     kind = kind_of(dataset.name)
-    _require_unchanged(dataset, kind)
+    before = _require_unchanged(dataset, kind)
     empty = True
     for document in islice(kind.documents(dataset), dataset.documents):
         if not document.is_blank:
             empty = False
             yield document
+    if before and _states(dataset, kind, lambda key, compute: dataset.digest)[0] != before:
+        raise SourceError(
+            f"dataset.name {dataset.name!r}: the text changed while it was read. Plan again: `lmsae plan`."
+        )
     if empty:
         column = f"column {dataset.values_column!r} of split {dataset.split!r}"
         raise SourceError(f"dataset.name {dataset.name!r}: no text in it ({column}): every document is empty.")
@@ -116,10 +120,29 @@ def _require_columns(config: DatasetConfig, kind: TextKind) -> None:
         )
 
 
-def _require_unchanged(dataset: ResolvedDataset, kind: TextKind) -> None:
-    """Raise SourceError where the text changed since the plan: its artifact must not bear the key of the old text."""
-    if kind.can_change and (found := kind.digest(dataset, compute_now)) != dataset.digest:
-        raise SourceError(
+def _require_unchanged(dataset: ResolvedDataset, kind: TextKind) -> list[str]:
+    """Raise SourceError where the text changed since the plan: its artifact must not bear the key of the old text.
+
+    Returns the states of the text's files, as `_states` does.
+    """
+    if not kind.can_change:
+        return []
+    states, found = _states(dataset, kind, compute_now)
+    if found != dataset.digest:
+        raise ChangedSource(
             f"dataset.name {dataset.name!r}: the text is not the one that was planned (its digest is {found[:16]}, "
             f"planned was {dataset.digest[:16]}). Plan again: `lmsae plan`, or run the workflow again."
         )
+    return states
+
+
+def _states(dataset: ResolvedDataset, kind: TextKind, look_up: DigestLookup) -> tuple[list[str], str]:
+    """The keys under which the text's digest is looked up, which change whenever its files do; and that digest."""
+    keys = []
+
+    def note(key: str, compute: Callable[[], str]) -> str:
+        keys.append(key)
+        return look_up(key, compute)
+
+    digest = kind.digest(dataset, note)
+    return keys, digest

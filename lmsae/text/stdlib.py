@@ -2,7 +2,7 @@
 
 The documents are its source files and its pydoc topics, so a fresh machine without a network has real text to work on.
 Test packages, generated tables and files with very long lines are left out: they do not read like text that a person
-wrote.
+wrote. Some documents contain parts of others, such as a topic of a broader one: those are in one split.
 """
 
 import ast
@@ -11,9 +11,10 @@ import sysconfig
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from lmsae.text import documents
+from lmsae.text import documents, grouping
 from lmsae.text.dataset import STDLIB, DatasetConfig, ResolvedDataset
 from lmsae.text.documents import Document, digest_of
+from lmsae.text.grouping import group_by_content
 from lmsae.text.kind import COLUMNS_OF_ALL, DigestLookup, key_of_files
 
 SKIPPED_PACKAGES = frozenset(
@@ -43,7 +44,7 @@ class StandardLibrary:
     def digest(self, config: DatasetConfig, look_up: DigestLookup) -> str:
         """The digest of the documents."""
         # The code below decides what counts as a document. When it changes, the documents may change too.
-        rules = [Path(__file__), Path(str(documents.__file__))]
+        rules = [Path(__file__), *(Path(str(module.__file__)) for module in (documents, grouping))]
         return look_up(key_of_files([*rules, *stdlib_files()]), lambda: digest_of(stdlib_documents()))
 
     def documents(self, dataset: ResolvedDataset) -> Iterator[Document]:
@@ -57,7 +58,7 @@ def stdlib_documents(*, with_tests: bool = False) -> Iterator[Document]:
     `with_tests` adds the standard library's own test packages; only the recipe of the built-in model asks for them.
     """
     found = [*_source_files(with_tests), *_topics()]
-    yield from sorted(found, key=lambda document: document.name)
+    yield from group_by_content(sorted(found, key=lambda document: document.name))
 
 
 def stdlib_files(*, with_tests: bool = False) -> Iterator[Path]:

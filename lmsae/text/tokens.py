@@ -14,7 +14,7 @@ there are no `special_token_ids`.
 Every chunk carries a crc32c, which reading checks.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -40,12 +40,17 @@ def dtype_of(d_vocab: int) -> np.dtype:
 
 
 class TokenWriter:
-    """Writes a new `directory/tokens.zarr`. With `masked`, each split has a mask."""
+    """Writes a new `directory/tokens.zarr`. With `masked`, each split has a mask.
 
-    def __init__(self, directory: Path, d_vocab: int, *, masked: bool = False) -> None:
+    `require_claim` raises an error if the directory is another process's by now; it is asked before each block.
+    """
+
+    def __init__(
+        self, directory: Path, d_vocab: int, *, masked: bool = False, require_claim: Callable[[], None] = lambda: None
+    ) -> None:
         import zarr
 
-        self.directory, self.dtype = directory, dtype_of(d_vocab)
+        self.directory, self.dtype, self._require_claim = directory, dtype_of(d_vocab), require_claim
         self._parts = {"": self.dtype, "_documents": np.dtype(np.int32)}
         if masked:
             self._parts["_mask"] = np.dtype(np.bool_)
@@ -68,6 +73,7 @@ class TokenWriter:
         begin = 0
         for block in blocks:
             end = begin + len(block[0])
+            self._require_claim()
             for array, part in zip(arrays, block, strict=True):
                 array[begin:end] = part
             begin = end
@@ -75,6 +81,7 @@ class TokenWriter:
 
     def write_attributes(self, attributes: JsonObject) -> None:
         """Write the attributes of the group."""
+        self._require_claim()
         self._group.attrs.update(attributes)
 
     def _array(self, name: str, shape: tuple[int, int], dtype: np.dtype) -> "zarr.Array":

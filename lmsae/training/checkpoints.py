@@ -7,13 +7,14 @@ the digest of its bytes in the name tells one that was damaged later.
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from lmsae.artifacts.artifact import digest_of_file
+from lmsae.runtime.drafts import DRAFT, name_draft
 from lmsae.runtime.version import __version__
 from lmsae.training.interruption import Interruption
 from lmsae.training.run import Run
@@ -29,9 +30,12 @@ MOST_SHARE = 0.05
 class Checkpoints:
     """The checkpoints of one run, in a folder of its own."""
 
-    def __init__(self, folder: Path, run: Run, keeps: int = 0) -> None:
-        """The checkpoint of step `keeps`, if there is such a step, stays when the run has finished."""
-        self._folder, self._run, self._keeps = folder, run, keeps
+    def __init__(
+        self, folder: Path, run: Run, keeps: int = 0, require_claim: Callable[[], None] = lambda: None
+    ) -> None:
+        """The checkpoint of step `keeps`, if there is such a step, stays when the run has finished. `require_claim`
+        raises an error if the folder is another process's by now; it is asked before anything is written."""
+        self._folder, self._run, self._keeps, self._require_claim = folder, run, keeps, require_claim
         self._written = -1
         self._of_use: list[Path] = []
 
@@ -39,18 +43,22 @@ class Checkpoints:
         """Write the run as it is, unless that has been done. Of the earlier checkpoints the newest good one stays."""
         if self._run.steps_done == self._written:
             return
+        self._require_claim()
         self._folder.mkdir(exist_ok=True)
         self._of_use = self._of_use[1 - KEPT :]
         for older in set(self._list_newest_first()).difference(self._of_use):
             if _read_step(older) != self._keeps:
                 older.unlink()
-        draft = self._folder / ".draft"
+        for left in self._folder.glob(f".*{DRAFT}"):
+            left.unlink()  # by a process that was killed; it may be large
+        draft = name_draft(self._folder / f"{self._run.steps_done:012}")
         try:
             with open(draft, "wb") as file:
                 torch.save({"made_by": _describe_maker(self._run), "state": self._run.state()}, file)
                 file.flush()
                 os.fsync(file.fileno())
             path = self._folder / f"{self._run.steps_done:012}-{digest_of_file(draft)[:DIGEST_DIGITS]}.pt"
+            self._require_claim()
             draft.replace(path)
         except BaseException:
             with suppress(OSError):
@@ -82,6 +90,7 @@ class Checkpoints:
 
     def finish(self) -> None:
         """Remove all checkpoints but the one to keep."""
+        self._require_claim()
         kept = {path for path in self._list_newest_first() if _read_step(path) == self._keeps}
         if self._folder.exists():
             for path in set(self._folder.iterdir()) - kept:

@@ -213,8 +213,8 @@ class TrainConfig(Frozen):
         every, done = schedules.steps_of(self.resample_steps, self.steps), step + 1
         return bool(every) and done % every == 0 and done // every <= self.resample_times and done < self.steps
 
-    def require_tokens(self, per_epoch: int) -> None:
-        """Raise NotEnoughTokens unless a store with so many usable tokens holds what training wants."""
+    def require_tokens(self, per_epoch: int, there_are: str = "the store holds") -> None:
+        """Raise NotEnoughTokens unless so many usable tokens are what training wants; `there_are` says where."""
         if self.steps < 1:
             raise NotEnoughTokens(
                 f"train.tokens is {self.tokens:,}, less than one batch of {self.batch_size:,}; raise train.tokens or "
@@ -224,7 +224,7 @@ class TrainConfig(Frozen):
         if wanted > there:
             times = f" and train.epochs reads them {self.epochs} times" if self.epochs > 1 else ""
             raise NotEnoughTokens(
-                f"train.tokens is {self.tokens:,}, but the store holds {per_epoch:,} tokens to train on{times}. Lower "
+                f"train.tokens is {self.tokens:,}, but {there_are} {per_epoch:,} tokens to train on{times}. Lower "
                 f"train.tokens to {there:,}, set train.epochs to {-(-wanted // per_epoch)}, or give tokenize more text "
                 "(dataset.*, tokenize.tokens)"
             )

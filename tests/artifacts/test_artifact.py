@@ -9,8 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from lmsae.artifacts.artifact import CHECKPOINT, MANIFEST, RUN, SPEC, TWIN, Artifact, Artifacts, Spec, digest_of_file
-from lmsae.errors import ArtifactError, DamagedArtifact, MissingArtifact
+from lmsae.artifacts.artifact import (
+    CHECKPOINT,
+    MANIFEST,
+    RUN,
+    SPEC,
+    TWIN,
+    Artifact,
+    Artifacts,
+    Spec,
+    digest_of_file,
+    write_atomically,
+)
+from lmsae.errors import ArtifactError, DamagedArtifact, MissingArtifact, NoSpaceError
 
 
 def a_spec(**config: object) -> Spec:
@@ -226,3 +237,12 @@ def test_specs_are_utf8_whatever_the_locale(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (file,) = tmp_path.glob("*/*/spec.json")
     assert json.loads(file.read_bytes())["config"]["name"] == "naïve"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
+def test_a_full_disk_is_a_sentence_also_where_no_stage_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmsae.runtime.drafts.name_draft", lambda path: path.with_name("draft"))
+    (tmp_path / "draft").symlink_to("/dev/full")
+    with pytest.raises(NoSpaceError, match=r"plan\.json: the disk became full.*lmsae gc"):
+        write_atomically(tmp_path / "plan.json", "text")
+    assert list(tmp_path.iterdir()) == []

@@ -154,6 +154,36 @@ def test_a_run_killed_half_way_is_finished_by_the_next(sweep: Sweep) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stage", [*TWO_ROWS_MAKE])
+def test_after_snakemake_alone_is_killed_in_any_stage_the_next_makes_everything(sweep: Sweep, stage: str) -> None:
+    """Its job goes on for a while, and the next run waits for that one's claims."""
+    before, stages = manifests(sweep.folder), list(TWO_ROWS_MAKE)
+    for behind in stages[stages.index(stage) :]:
+        shutil.rmtree(sweep.artifacts / behind)
+    shutil.rmtree(sweep.folder / "results")
+    with subprocess.Popen(["snakemake", "--cores", "1"], cwd=sweep.folder, env=environment()) as running:
+        deadline = time.monotonic() + 300
+        while not list(sweep.artifacts.glob(f"{stage}/*/.claim")):
+            assert running.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        running.kill()
+    sweep.snakemake("--unlock")
+    sweep.snakemake()
+    assert manifests(sweep.folder) == before
+    assert (sweep.folder / "results/rows/top/train/manifest.json").exists()
+
+
+@pytest.mark.slow
+def test_a_dictionary_deleted_from_a_finished_chain_comes_back(sweep: Sweep) -> None:
+    before = manifests(sweep.folder)
+    shutil.rmtree(sweep.artifacts / "train")
+    sweep.snakemake()
+    assert sweep.computed() == Counter(train=2)
+    assert manifests(sweep.folder) == before
+
+
+@pytest.mark.slow
 def test_a_job_works_from_its_pass_and_never_reads_the_sheet(sweep: Sweep) -> None:
     (name,) = [path.stem for path in (sweep.artifacts / "passes/train").glob("*.done")]
     (sweep.artifacts / f"passes/train/{name}.done").unlink()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lmsae.dictionary.as_jumprelu import convert_to_jumprelu
-from lmsae.errors import ExportError
+from lmsae.errors import ExportError, FolderError
 from lmsae.interop.dictionary_learning import load
 
 WIDTH, LATENTS, K = 6, 20, 4
@@ -129,18 +129,18 @@ def test_a_topk_without_a_threshold_cannot_be_converted(tmp_path: Path) -> None:
 def test_another_class_is_refused_by_name(tmp_path: Path) -> None:
     written(tmp_path, "AutoEncoder")
     (tmp_path / "config.json").write_text(json.dumps({"trainer": {"dict_class": "CrossCoder"}}))
-    with pytest.raises(ExportError, match=r"reads dictionary_learning's AutoEncoder, .*; this is CrossCoder"):
+    with pytest.raises(FolderError, match=r"reads dictionary_learning's AutoEncoder, .*; this is CrossCoder"):
         load(tmp_path)
 
 
 def test_weights_of_another_layout_are_refused_with_both_lists(tmp_path: Path) -> None:
     written(tmp_path, "AutoEncoder", jump=(LATENTS,))
-    with pytest.raises(ExportError, match=r"AutoEncoder has the weights bias, .* but found .* jump"):
+    with pytest.raises(FolderError, match=r"AutoEncoder has the weights bias, .* but found .* jump"):
         load(tmp_path)
 
 
 def test_a_pickle_of_more_than_tensors_is_not_opened(tmp_path: Path) -> None:
     written(tmp_path, "AutoEncoder")
     torch.save(torch.nn.Linear(2, 2), tmp_path / "ae.pt")
-    with pytest.raises(ExportError, match="holds more than tensors"):
+    with pytest.raises(FolderError, match="holds more than tensors"):
         load(tmp_path)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from lmsae.errors import ExportError
+from lmsae.errors import FolderError
 from lmsae.interop.openmoss import load
 
 WIDTH, LATENTS = 6, 24
@@ -127,13 +127,13 @@ def test_what_has_no_counterpart_is_refused_with_the_reason(
     tmp_path: Path, fields: dict[str, Any], message: str
 ) -> None:
     written(tmp_path, **fields)
-    with pytest.raises(ExportError, match=message):
+    with pytest.raises(FolderError, match=message):
         load(tmp_path)
 
 
 def test_a_folder_that_does_not_say_its_norm_is_refused(tmp_path: Path) -> None:
     rewritten(tmp_path, written(tmp_path))
-    with pytest.raises(ExportError, match=r"does not say the mean norm of activations at blocks\.1\.hook_resid_post"):
+    with pytest.raises(FolderError, match=r"does not say the mean norm of activations at blocks\.1\.hook_resid_post"):
         load(tmp_path)
 
 
@@ -152,5 +152,5 @@ def test_thresholds_under_neither_name_or_both_are_refused_with_the_newer_one(tm
     weights = written(tmp_path, norm_activation="inference")
     thresholds = weights.pop(THRESHOLD)
     rewritten(tmp_path, weights | dict.fromkeys(found, thresholds))
-    with pytest.raises(ExportError, match=r"weights W_D, W_E, activation_function\.log_jumprelu_threshold, b_D"):
+    with pytest.raises(FolderError, match=r"weights W_D, W_E, activation_function\.log_jumprelu_threshold, b_D"):
         load(tmp_path)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lmsae.dictionary.as_jumprelu import convert_to_jumprelu
-from lmsae.errors import ExportError
+from lmsae.errors import ExportError, FolderError
 from lmsae.interop.saelens import ARCHITECTURES, export, load, obstacle
 from lmsae.planning.catalog import CATALOG
 from tests.interop.peers import (
@@ -247,7 +247,7 @@ def test_a_folder_without_counterpart_is_refused_with_the_reason(
     tmp_path: Path, name: str, fields: dict[str, Any], message: str
 ) -> None:
     folder = rewritten(exported(made_as(name), tmp_path), **fields)
-    with pytest.raises(ExportError, match=message):
+    with pytest.raises(FolderError, match=message):
         load(folder)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from lmsae.errors import ExportError
+from lmsae.errors import FolderError
 from lmsae.interop.sparsify import load
 
 WIDTH, LATENTS, K = 6, 20, 4
@@ -74,7 +74,7 @@ def test_what_has_no_counterpart_is_refused_with_the_reason(
     tmp_path: Path, fields: dict[str, Any], message: str
 ) -> None:
     written(tmp_path, **fields)
-    with pytest.raises(ExportError, match=message):
+    with pytest.raises(FolderError, match=message):
         load(tmp_path)
 
 
@@ -82,5 +82,5 @@ def test_a_missing_decoder_is_refused_with_both_lists(tmp_path: Path) -> None:
     weights = written(tmp_path)
     kept = {name: weight.astype(np.float32) for name, weight in weights.items() if name != "W_dec"}
     save_file(kept, tmp_path / "sae.safetensors")
-    with pytest.raises(ExportError, match=r"has the weights W_dec, b_dec, .* but found"):
+    with pytest.raises(FolderError, match=r"has the weights W_dec, b_dec, .* but found"):
         load(tmp_path)

@@ -94,8 +94,9 @@ def test_a_missing_shard_is_noticed_before_loading(local):
         weights_folder(resolve(str(local)))
 
 
-def test_a_damaged_config_is_named(local):
-    (local / "config.json").write_text("{")
+@pytest.mark.parametrize("content", ["{", "[" * 100_000 + "]" * 100_000], ids=["cut off", "nested deeply"])
+def test_a_damaged_config_is_named(local, content):
+    (local / "config.json").write_text(content)
     with pytest.raises(SourceError, match=r"config\.json is not readable as JSON"):
         read_config(resolve(str(local)))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lmsae.artifacts.artifact import Artifact
-from tests.miniature import ROWS, Said, keys, write_sweep
+from tests.miniature import ROWS, Said, keys, write_config, write_sweep
 
 Lmsae = Callable[..., Said]
 
@@ -41,6 +41,22 @@ def test_a_plan_of_all_that_is_made_has_nothing_to_do(made: Path, lmsae: Lmsae) 
     said = table(lmsae("plan"))
     assert said["train"] == ["4", "1 rows", "4", "0", "0"]
     assert all(cell.startswith("done") for cell in said["jump"])
+
+
+def test_tokenize_and_the_plan_tell_how_much_held_out_text_stands_in_the_training_text(
+    fresh: Path, lmsae: Lmsae
+) -> None:
+    for file in [*(fresh / "text").iterdir()][:30]:
+        (fresh / "text" / f"copy-{file.name}").write_text(file.read_text())
+    write_config(fresh, tokenize={"context_size": 64})
+    assert "held-out windows" not in lmsae("plan").out
+    said = lmsae("tokenize").out
+    counts = json.loads(next((fresh / "artifacts").glob("tokenize/*/counts.json")).read_text())
+    told = f"{100 * counts['held_out_overlap']:.1f} % of the held-out windows of 32 tokens stand in the training text"
+    assert counts["held_out_overlap"] > 0.1
+    key = keys(fresh, "tokenize")[0]
+    assert said.startswith(f"tokenize/{key}: {told} too: near-duplicates")
+    assert f"\ntokenize {key[:6]}: {told} too: near-duplicates" in lmsae("plan").out
 
 
 def test_a_quiet_plan_prints_nothing_and_is_written_all_the_same(fresh: Path, lmsae: Lmsae) -> None:

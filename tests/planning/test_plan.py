@@ -58,6 +58,7 @@ MOVES: list[tuple[str, str, Sequence[str], str]] = [
     ("dataset.column", "body", EVERYTHING, "top"),
     ("dataset.tokens_column", "ids", EVERYTHING, "top"),
     ("dataset.streaming", "true", EVERYTHING, "top"),
+    ("dataset.divide_at", "blank_lines", ["tokenize"], "top"),
     ("dataset.documents", "7", EVERYTHING, "top"),
     ("tokenize.context_size", "16", EVERYTHING, "top"),
     ("tokenize.prepend_bos", "false", EVERYTHING, "top"),
@@ -200,6 +201,7 @@ BESIDE = {
     "sae.tanh_quad_saturation": TANH_QUAD,
     "sae.target_l0": TARGET_L0,
     "sae.target_l0_coefficient": TARGET_L0,
+    "tokenize.tokens": ["train.tokens=256"],  # few, for tokenize must leave as many
     "dataset.subset": ["dataset.name=tables"],
     "dataset.split": ["dataset.name=tables"],
     "dataset.streaming": ["dataset.name=tables"],
@@ -218,12 +220,17 @@ BELOW = {
 
 @pytest.fixture
 def sources(fresh: Path) -> Path:
-    """Beside the miniature's model and text: another model, and a folder of tables."""
+    """Beside the miniature's model and text: another model, and a folder of tables with two subsets and splits."""
     (fresh / "other").mkdir()
     for file in (fresh / "model").iterdir():
         (fresh / "other" / file.name).write_bytes(file.read_bytes())
     (fresh / "tables").mkdir()
-    (fresh / "tables" / "train.jsonl").write_text('{"text": "words", "ids": [1, 2]}\n')
+    rows = '{"text": "words", "ids": [1, 2], "chat": [{"role": "user", "content": "words"}]}\n'
+    for split in ("train", "test"):
+        (fresh / "tables" / f"{split}.jsonl").write_text(rows)
+    splits = "[{split: train, path: train.jsonl}, {split: test, path: test.jsonl}]"
+    subsets = "".join(f"- config_name: {subset}\n  data_files: {splits}\n" for subset in ("default", "en"))
+    (fresh / "tables" / "README.md").write_text(f"---\nconfigs:\n{subsets}---\n")
     return fresh
 
 
@@ -281,7 +288,7 @@ WIDTH = 16
 LIMITS = ("gt", "ge", "lt", "le")
 TEXTS_AND_LISTS = {
     *("model.name", "model.others", "tokenize.tokenizer", "sae.architecture", "sae.geometry", "sae.act_fn"),
-    *("dataset.name", "dataset.subset", "dataset.split"),
+    *("dataset.name", "dataset.subset", "dataset.split", "dataset.divide_at"),
     *("dataset.column", "dataset.tokens_column", "dataset.messages_column"),
     *("sae.hook_point", "sae.hook_point_in", "sae.hook_point_out"),
     *("sae.losses", "sae.molt_ranks", "sae.matryoshka_prefixes"),
@@ -345,12 +352,12 @@ def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down
         dumped = config.model_dump(mode="json")
         specs[stage] = Spec(stage=stage, version=STAGES[stage].version, config=dumped, inputs=inputs)
     assert {stage: spec.key for stage, spec in specs.items()} == {
-        "tokenize": "386e6b1bf389467d",
-        "activations": "6f94f0e6d32ad732",
-        "norm": "f4a96237a63ca8bc",
-        "init": "6e36f915c9651033",
-        "train": "219c0626da753806",
-        "eval": "6bd4e4a60fdca72e",
+        "tokenize": "ba024671e1ca38f7",
+        "activations": "821a631f1c0e2a00",
+        "norm": "6351a56ab543ce59",
+        "init": "f98daacfe06f3196",
+        "train": "24b5110217a39a73",
+        "eval": "ed5b306b8d503835",
     }
 
 

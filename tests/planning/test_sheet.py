@@ -2,14 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from pydantic import ValidationError
 
+from lmsae.config import Frozen, read_cells
 from lmsae.errors import ConfigError, Fault
 from lmsae.initialization.config import InitConfig
+from lmsae.planning.catalog import PIECES
 from lmsae.planning.draft import Draft
 from lmsae.planning.sheet import SECTIONS, Row, read, read_runtime, read_section
+from lmsae.runtime.runtime import Runtime
 
 
 def rows_of(folder: Path, sweep: str, config: str = "", *overrides: str) -> list[Row]:
@@ -75,6 +79,9 @@ def test_words_that_old_yaml_takes_for_true_and_false_are_words(tmp_path: Path) 
         ("train", "lr_warm_up_steps", "1", 1),
         ("train", "lr_warm_up_steps", "1.0", 1.0),
         ("train", "lr_warm_up_steps", "0.05", 0.05),
+        ("train", "lr_warm_up_steps", "0.050", 0.05),
+        ("train", "tokens", "32.0", 32),
+        ("sae", "d_sae", "100.0", 100),
         ("init", "grid_search", "false", False),
         ("sae", "losses", "l1 aux_k", ("l1", "aux_k")),
         ("sae", "losses", "l1, aux_k", ("l1", "aux_k")),
@@ -89,6 +96,77 @@ def test_a_cell_means_what_the_same_text_means_in_yaml(section: str, column: str
     assert faults == []
     found = getattr(made, column)
     assert (found, type(found)) == (value, type(value))
+
+
+def whole_numbers() -> list[tuple[type[Frozen], str]]:
+    """Every field of a section, or of a part of a dictionary, that may be a whole number."""
+    models = [*SECTIONS.values(), Runtime, *(piece for pieces in PIECES.values() for piece in pieces.values())]
+    fields = [(model, name, info.annotation) for model in models for name, info in model.model_fields.items()]
+    return [(model, name) for model, name, kind in fields if int in (kind, *get_args(kind))]
+
+
+@pytest.mark.parametrize(("model", "name"), whole_numbers())
+def test_no_whole_number_may_have_points_between_thousands(model: type[Frozen], name: str) -> None:
+    with pytest.raises(ValidationError, match="a point does not separate thousands: write 100000 or 100_000, or else"):
+        read_cells(model, {name: "100.000"})
+
+
+@pytest.mark.parametrize("place", ["sheet", "yaml", "toml", "json", "--set"])
+def test_points_between_thousands_are_seen_wherever_a_number_stands(tmp_path: Path, place: str) -> None:
+    written = {
+        "toml": "train = {tokens = 100.000}",
+        "yaml": "train: {tokens: 100.000}",
+        "json": '{"train": {"tokens": 100.000}}',
+    }
+    config = tmp_path / f"config.{place if place in written else 'yaml'}"
+    config.write_text(written.get(place, ""))
+    (tmp_path / "sweep.tsv").write_text("name\ttrain.tokens\na\t100.000\n" if place == "sheet" else "name\na\n")
+    faults: list[Fault] = []
+    (row,) = read(config, tmp_path / "sweep.tsv", ["train.tokens=100.000"] if place == "--set" else [], faults)
+    read_section(row, "train", row.section("train"), Draft(row, faults).refuse)
+    (said,) = faults
+    assert said.column == "train.tokens"
+    assert said.message.startswith("found '100.000'; a point does not separate thousands: write 100000")
+
+
+@pytest.mark.parametrize("name", ["config.toml", "config.yaml", "config.json"])
+def test_a_fraction_may_be_written_so(tmp_path: Path, name: str) -> None:
+    written = {"config.toml": "train = {lr = 100.000, tokens = 1}", "config.yaml": "train: {lr: 100.000, tokens: 1}"}
+    (tmp_path / name).write_text(written.get(name, '{"train": {"lr": 100.000, "tokens": 1}}'))
+    (row,) = read(tmp_path / name, None, [], [])
+    section = read_section(row, "train", row.section("train"), Draft(row, []).refuse)
+    assert section
+    assert section.model_dump()["lr"] == 100.0
+
+
+@pytest.mark.parametrize(
+    ("section", "column", "cell", "message"),
+    [
+        ("train", "tokens", "1.500.000", "write 1500000 or 1_500_000"),
+        ("train", "lr_warm_up_steps", "1.000", "write 1000 or 1_000, or else 1.0"),
+        ("train", "encoder_lr_factor", "0,001", "a number has a point and no comma: write 0.001"),
+        ("train", "dead_threshold", 10**29, "wanted: a number of at most 9,223,372,036,854,775,807"),
+        ("train", "dead_threshold", "1" + 29 * "0", "wanted: a number of at most 9,223,372,036,854,775,807"),
+        ("dataset", "name", "a\0b", "it holds a NUL character"),
+        ("model", "others", ["a\0b"], "it holds a NUL character"),
+        ("dataset", "name", "a\ud800", "character 2 is half a surrogate pair"),
+    ],
+)
+def test_a_cell_that_computers_read_in_another_way_is_refused(
+    section: str, column: str, cell: Any, message: str
+) -> None:
+    needed = {"train": {"tokens": 1}}.get(section, {})
+    faults: list[Fault] = []
+    read_section(Row("a", "sweep.tsv"), section, {**needed, column: cell}, Draft(Row("a", "s"), faults).refuse)
+    assert [fault.column for fault in faults] == [f"{section}.{column}"]
+    assert message in faults[0].message
+
+
+def test_all_faulty_cells_of_a_section_are_told_at_once() -> None:
+    faults: list[Fault] = []
+    cells = {"seed": "1.000", "lr": "0,1", "optimizer": "adma", "lr_warm_up_steps": 2.5, "batch_size": "0"}
+    read_section(Row("a", "sweep.tsv"), "train", cells, Draft(Row("a", "s"), faults).refuse)
+    assert {fault.column for fault in faults} == {f"train.{name}" for name in (*cells, "tokens")}
 
 
 @pytest.mark.parametrize(
@@ -135,6 +213,10 @@ def test_a_faulty_flag_is_named_as_one(tmp_path: Path, text: str, fault: str) ->
         ("config.yaml", b"train: {lr: 1}\ninit: {seed: 1}\ntrain: {tokens: 1}\n", "'train' stands there twice"),
         ("config.yaml", b"train: {lr: 1, tokens: 2, lr: 3}\n", "'lr' stands there twice"),
         ("config.json", b'{"train": {"lr": 1, "lr": 2}}', "'lr' stands twice"),
+        ("config.yaml", b"a: " + b"[" * 5000 + b"]" * 5000, "nests too deeply"),
+        ("config.yaml", b"{a: " * 5000 + b"1" + b"}" * 5000, "nests too deeply"),
+        ("config.toml", b"a = " + b"[" * 5000 + b"]" * 5000, "nests too deeply"),
+        ("config.json", b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nests too deeply"),
         ("config.yaml", b"- a\n- b\n", "holds a list; wanted sections of fields"),
     ],
 )
@@ -143,6 +225,12 @@ def test_a_config_that_cannot_be_read_is_named(tmp_path: Path, name: str, conten
     with pytest.raises(ConfigError, match=message) as error:
         read(tmp_path / name, None, [], [])
     assert str(tmp_path / name) in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "toml", "json"])
+def test_a_path_with_nul_is_refused_as_a_file_that_cannot_be_read(suffix: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: embedded null byte"):
+        read(Path(f"a\0b.{suffix}"), None, [], [])
 
 
 @pytest.mark.parametrize(("content", "message"), [(b"", "has no rows"), (b"name\n", "has no rows"), (b"\xff", "UTF-8")])
@@ -186,6 +274,13 @@ def test_the_runtime_is_the_files_with_flags_over_it(tmp_path: Path) -> None:
         ({"runtime": {"thread": 2}}, {}, "experiment, column runtime.thread: found 2"),
         ({"runtime": {"threads": 0}}, {}, "experiment, column runtime.threads: found 0"),
         ({"runtime": {"wandb": {"mode": "onlin"}}}, {}, "experiment, column runtime.wandb.mode: found 'onlin'"),
+        (
+            {"runtime": {"artifacts": "a\0b"}},
+            {},
+            "experiment, column runtime.artifacts: found 'a\\x00b'; it holds a NUL",
+        ),
+        ({"runtime": {"threads": "1.000"}}, {}, "runtime.threads: found '1.000'; a point does not separate thousands"),
+        ({"runtime": {3: 1}}, {}, "experiment, column runtime.3"),
         ({"runtime": [1]}, {}, "experiment, column runtime: found [1]"),
         ({}, {"threads": 0}, "command line, column runtime.threads: found 0"),
     ],

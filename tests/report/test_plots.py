@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from lmsae.report.plots import Plot, plots
@@ -38,7 +39,7 @@ def test_the_loss_has_a_bar_where_the_loss_on_dead_latents_sets_in(result: Resul
     def bars(aux_k: list[float]) -> list[tuple[float, float]]:
         loss = curves_of(result, aux_k_loss=aux_k).panels.axes[0]
         marked = [line for line in loss.lines if line.get_marker() == "|"]
-        return [(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in marked]
+        return [tuple(np.asarray(line.get_xydata())[0].tolist()) for line in marked]
 
     assert bars([0, 0, 0, 0, 0]) == bars([0.1, 0.2, 0.1, 0.1, 0.1]) == [], "never, or from the first step on"
     assert bars([0, 0, 0.25, 0, 0.5]) == [(result.curves["tokens"][2], result.curves["loss"][2])]

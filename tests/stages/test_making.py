@@ -1,14 +1,17 @@
 """Making artifacts: which other artifacts a job sees, and how far its inputs are checked."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lmsae.artifacts.artifact import Artifact, Artifacts, Spec
+from lmsae.artifacts.claim import NAME
+from lmsae.artifacts.owner import this_process
 from lmsae.config import Frozen
-from lmsae.errors import DamagedArtifact
+from lmsae.errors import BusyArtifact, DamagedArtifact
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.making import make_artifacts
 from lmsae.stages.stage import Done, Job, Stage
@@ -17,6 +20,9 @@ from lmsae.stages.stage import Done, Job, Stage
 class Config(Frozen):
     width: int
     length: int
+
+
+CONFIGS = [{"width": 1, "length": length} for length in (5, 6)]
 
 
 @pytest.fixture
@@ -103,3 +109,47 @@ def test_only_the_files_that_a_stage_reads_of_an_input_are_checked_to_the_byte(
     (cloth.path / "label.txt").write_text("LABEL.TXT")
     with pytest.raises(DamagedArtifact, match=r"label\.txt: its bytes"):
         make_artifacts(stage, [wanted.reference], artifacts, Runtime())
+
+
+def taken_over(artifact: Artifact) -> None:
+    """Let another process have the claim on an artifact."""
+    (artifact.path / NAME).write_bytes(replace(this_process("theirs"), host="elsewhere", pid=7).text)
+
+
+def test_a_process_that_lost_its_claim_writes_and_publishes_nothing_more(artifacts: Artifacts) -> None:
+    first, second = (artifacts.add(Spec(stage="cut", version=3, config=config, inputs={})) for config in CONFIGS)
+
+    def make(given: Sequence[Job], runtime: Runtime) -> Done:
+        del runtime
+        for job in given:
+            (job.out / "word.txt").write_text("done")
+            taken_over(second)
+            yield job, {}
+
+    with pytest.raises(BusyArtifact, match=r"taken over by process 7 on elsewhere"):
+        make_artifacts(replace(a_stage([]), make=make), [first.reference, second.reference], artifacts, Runtime())
+    assert first.require_intact()
+    assert {path.name for path in second.path.iterdir()} == {"spec.json", NAME}
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("gone"), RuntimeError("odd")])
+def test_whatever_fails_in_a_folder_that_was_taken_over_is_told_as_that(artifacts: Artifacts, error: Exception) -> None:
+    artifact = artifacts.add(Spec(stage="cut", version=3, config=CONFIGS[0], inputs={}))
+
+    def make(given: Sequence[Job], runtime: Runtime) -> Done:
+        del runtime
+        taken_over(artifact)
+        yield given[0], {}
+        raise error
+
+    def fail(given: Sequence[Job], runtime: Runtime) -> Done:
+        del runtime
+        yield from ()
+        taken_over(artifact)
+        raise error
+
+    for how in (make, fail):
+        with pytest.raises(BusyArtifact, match="writes nothing more"):
+            make_artifacts(replace(a_stage([]), make=how), [artifact.reference], artifacts, Runtime())
+        assert not artifact.is_finished
+        (artifact.path / NAME).unlink()

@@ -9,8 +9,10 @@ import torch
 
 from lmsae.artifacts.artifact import Artifacts
 from lmsae.dictionary.dictionary import Dictionary
-from lmsae.errors import ArtifactError, MissingArtifact
+from lmsae.errors import ArtifactError, DamagedArtifact, MissingArtifact
 from lmsae.interop import saelens
+from lmsae.stages.origin import Origin
+from lmsae.stages.published import PUBLISHED, Published
 from lmsae.stages.publishing import publish
 from tests.report.sweeps import Sweep
 
@@ -128,3 +130,72 @@ def test_a_report_that_is_not_finished_is_not_published(sweep: Sweep, results: P
     with pytest.raises(MissingArtifact):
         publish(report, sweep.rows, sweep.artifacts, results)
     assert not results.exists()
+
+
+@pytest.mark.parametrize("name", ["../mine.txt", "rows/../../mine.txt", "/tmp/mine.txt", None])
+def test_an_account_that_names_a_file_elsewhere_is_not_believed(sweep: Sweep, results: Path, name: object) -> None:
+    sweep.add("one")
+    published(sweep, results)
+    (results.parent / "mine.txt").write_text("mine")
+    (results / PUBLISHED).write_text(json.dumps({"sweep": None, "names": [name]}))
+    with pytest.raises(DamagedArtifact, match=r"\.published\.json: names"):
+        published(sweep, results)
+    assert (results.parent / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "3", "null", "{}", '{"names": 3}', '{"names": [], "sweep": {"name": 3}}', "[" * 10**5]
+)
+def test_an_account_of_another_form_is_not_believed(sweep: Sweep, results: Path, text: str) -> None:
+    sweep.add("one")
+    published(sweep, results)
+    (results / PUBLISHED).write_text(text)
+    with pytest.raises(DamagedArtifact, match=r"\.published\.json: it .* Delete it"):
+        published(sweep, results)
+
+
+def test_an_account_of_an_earlier_version_is_read(sweep: Sweep, results: Path) -> None:
+    sweep.add("one")
+    published(sweep, results)
+    (results / "old.csv").write_text("")
+    (results / PUBLISHED).write_text(json.dumps(["old.csv"]))
+    published(sweep, results)
+    assert not (results / "old.csv").exists()
+
+
+def test_nothing_is_removed_behind_a_link_that_somebody_made(sweep: Sweep, results: Path) -> None:
+    sweep.add("one")
+    published(sweep, results)
+    (results.parent / "elsewhere").mkdir()
+    (results.parent / "elsewhere" / "mine.txt").write_text("mine")
+    (results / "link").symlink_to(results.parent / "elsewhere")
+    (results / PUBLISHED).write_text(json.dumps({"sweep": None, "names": ["link/mine.txt"]}))
+    published(sweep, results)
+    assert (results.parent / "elsewhere" / "mine.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["../../one", "/tmp/one"])
+def test_a_report_whose_rows_lead_elsewhere_is_not_published(sweep: Sweep, results: Path, name: str) -> None:
+    sweep.add("one")
+    sweep.rows = [sweep.rows[0].model_copy(update={"name": name})]
+    with pytest.raises(DamagedArtifact, match=r"spec\.json: names"):
+        publish(sweep.undrawn_report(), sweep.rows, sweep.artifacts, results)
+    assert [path.name for path in results.iterdir()] == []
+
+
+def test_a_folder_that_shows_another_sweep_is_left_alone_while_somebody_can_ask_for_that(
+    sweep: Sweep, results: Path
+) -> None:
+    theirs, ours = (Origin(name, (results.parent / f"{name}.yaml",)) for name in ("theirs", "ours"))
+    for origin in (theirs, ours):
+        origin.files[0].touch()
+    sweep.add("one")
+    report = sweep.undrawn_report()
+    publish(report, sweep.rows, sweep.artifacts, results, theirs)
+    before = seen(results)
+    with pytest.raises(ArtifactError, match=r"shows another sweep \(.*theirs\.yaml\)"):
+        publish(report, sweep.rows, sweep.artifacts, results, ours)
+    assert seen(results) == before
+    theirs.files[0].unlink()
+    publish(report, sweep.rows, sweep.artifacts, results, ours)
+    assert Published.read(results).origin == ours

@@ -16,7 +16,7 @@ import pytest
 
 from lmsae.artifacts.artifact import Artifact
 from lmsae.lm.huggingface import HuggingFaceModel
-from lmsae.store import layout
+from lmsae.store import array, layout
 from lmsae.training.run import Run
 from tests.miniature import HERE, Said, keys, write_config, write_sweep
 from tests.stages.zygote import Order, Zygote
@@ -130,6 +130,58 @@ def test_a_stage_killed_at_any_time_goes_on_to_the_same_bytes(
     assert files(folder, stage) == files(uninterrupted, stage)
 
 
+def state_of(pid: int) -> str:
+    """A process's state: T if it is stopped, Z if it has ended."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def wait_for(state: str, pid: int) -> None:
+    deadline = time.monotonic() + 120
+    while (found := state_of(pid)) != state:
+        assert found != "Z", "it has ended before"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("draws", [1, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stage", FACTS)
+def test_a_process_that_was_stopped_and_taken_over_from_writes_nothing_when_it_goes_on(
+    stage: str, draws: int, uninterrupted: Path, folder: Path, zygote: Zygote, lmsae: Command
+) -> None:
+    """It is continued while the next one is at work, and stops by itself with a sentence."""
+    draw, whole = random.Random(f"{stage} stopped"), files(uninterrupted, stage)
+    last = int((uninterrupted / f"{stage}-events").read_text())
+    for _ in range(draws):
+        unmade(stage, folder)
+        stop_at = draw.randint(last // 4, last // 2)
+        stopped = zygote.start(Order(str(folder), [stage], stop_at, SHARD_BYTES, signal.SIGSTOP))
+        wait_for("T", stopped)
+
+        def go_on(*arguments: Any, real: Callable[..., Any], stopped: int = stopped) -> Any:
+            if state_of(stopped) == "T":
+                os.kill(stopped, signal.SIGCONT)
+                wait_for("Z", stopped)
+            return real(*arguments)
+
+        try:
+            with pytest.MonkeyPatch.context() as monkeypatch:
+                for place, name in ((HuggingFaceModel, "read"), (Run, "step")):
+                    real = getattr(place, name)
+                    monkeypatch.setattr(place, name, lambda *given, real=real, go_on=go_on: go_on(*given, real=real))
+                monkeypatch.setattr("lmsae.artifacts.claim.STALE_S", 0.1)
+                assert array.Layout is layout.Layout  # it has its own name for it, and goes on with the real one
+                monkeypatch.setattr(layout, "Layout", partial(layout.Layout, target_shard_bytes=SHARD_BYTES))
+                monkeypatch.chdir(folder)
+                assert lmsae(stage, "--wait").code == 0
+            assert state_of(stopped) == "Z"
+        finally:
+            os.kill(stopped, signal.SIGKILL)
+        ended = zygote.wait()
+        assert ended.status == 2, ended.said
+        assert f"taken over by process {os.getpid()}" in ended.said
+        assert files(folder, stage) == whole
+
+
 def zarr_of(number: int, folder: Path) -> Path:
     return folder / "artifacts" / "activations" / keys(folder, "activations")[number] / "activations.zarr"
 
@@ -148,7 +200,7 @@ def test_capture_goes_on_behind_the_whole_shards_of_each_hook_point(
     data = bytearray(damaged.read_bytes())
     data[100] ^= 1
     damaged.write_bytes(data)
-    (zarr_of(1, folder) / ".c.20.0.0.partial").write_bytes(b"half")
+    (zarr_of(1, folder) / ".c.20.0.0.0123456789abcdef.draft").write_bytes(b"half")
     (zarr_of(0, folder) / "c.99.0.0").write_bytes(b"of no shard of this store")
     finish("activations", folder, zygote)
     assert files(folder, "activations") == files(uninterrupted, "activations")

@@ -21,12 +21,14 @@ EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link"}
 
 @dataclass(frozen=True)
 class Order:
-    """A command in a folder; the child kills itself just before its `die_at`-th change of a file under artifacts/."""
+    """A command in a folder; the child kills itself just before its `die_at`-th change of a file under artifacts/, or
+    sends itself another signal."""
 
     folder: str
     arguments: Sequence[str]
     die_at: int = 0
     shard_bytes: int = 0
+    signal: int = signal.SIGKILL
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,9 @@ class Zygote:
         self._process.stdout.close()
 
 
-def watch(counter: int, die_at: int) -> None:
-    """Count changes of files under artifacts/ into a file descriptor's length, and die before the `die_at`-th."""
+def watch(counter: int, die_at: int, number: int) -> None:
+    """Count changes of files under artifacts/ into a file descriptor's length, and before the `die_at`-th send this
+    process the signal of a number."""
     seen = 0
 
     def look(event: str, arguments: tuple[Any, ...]) -> None:
@@ -87,7 +90,7 @@ def watch(counter: int, die_at: int) -> None:
         seen += 1
         os.write(counter, b".")
         if seen == die_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
 
     sys.addaudithook(look)
 
@@ -105,7 +108,7 @@ def obey(order: Order, counter: int) -> int:
     if order.shard_bytes:
         module: Any = layout
         module.Layout = partial(layout.Layout, target_shard_bytes=order.shard_bytes)
-    watch(counter, order.die_at)
+    watch(counter, order.die_at, order.signal)
     return main(list(order.arguments))
 
 

@@ -83,8 +83,9 @@ def test_a_killed_writer_leaves_whole_shards_and_another_goes_on_behind_them(
     with pytest.raises(NotEnoughTokens, match="30 of 41"):
         write(StoreWriter(path, layout), activations[:30])
     assert sorted(files(path)) == ["c.0.0.0", "c.1.0.0", "zarr.json"]
-    (path / ".c.2.0.0.partial").write_bytes(b"what a writer leaves that had no time to clean up")
+    (path / ".c.2.0.0.0123.draft").write_bytes(b"what a writer leaves that had no time to clean up")
     assert finished_contexts(path, layout) == 24
+    drop_unfinished(path, layout, 24)
     write(StoreWriter(path, layout, start_context=24), activations[24:])
     assert files(path) == files(make_store(activations))
     assert finished_contexts(path, layout) == 41
@@ -134,22 +135,28 @@ def test_wrong_shapes_and_wrong_counts_are_refused(tmp_path: Path, small_layout:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
-def test_a_disk_that_fills_up_is_reported_and_leaves_no_unfinished_file(tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_is_reported_and_leaves_no_unfinished_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmsae.store.shard.name_draft", lambda path: path.with_name(f".{path.name}"))
     path = tmp_path / "full"
     writer = StoreWriter(path, Layout(64, 256, 64, "float32", target_shard_bytes=1 << 20))
     writer.append(torch.zeros(1, 256, 64))
-    (path / ".c.1.0.0.partial").symlink_to("/dev/full")  # the second shard meets a full disk
+    (path / ".c.1.0.0").symlink_to("/dev/full")  # the second shard meets a full disk
     with pytest.raises(NoSpaceError, match="the disk became full"):
         write(writer, torch.zeros(63, 256, 64))
     assert sorted(files(path)) == ["c.0.0.0", "zarr.json"]
 
 
-def test_a_disk_found_full_only_at_the_end_of_a_shard_is_reported_too(tmp_path: Path, small_layout: MakeLayout) -> None:
+def test_a_disk_found_full_only_at_the_end_of_a_shard_is_reported_too(
+    tmp_path: Path, small_layout: MakeLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmsae.store.shard.name_draft", lambda path: path.with_name(f".{path.name}"))
     writer = StoreWriter(
         tmp_path / "full", small_layout(5)
     )  # so small that all is written from Python's buffer, at once
     writer.append(torch.zeros(1, 8, 3))
-    (tmp_path / "full" / ".c.0.0.0.partial").symlink_to("/dev/full")
+    (tmp_path / "full" / ".c.0.0.0").symlink_to("/dev/full")
     with pytest.raises(NoSpaceError, match="the disk became full"):
         write(writer, torch.zeros(4, 8, 3))
     assert sorted(files(tmp_path / "full")) == ["zarr.json"]

@@ -180,6 +180,14 @@ def test_a_line_that_is_not_json_is_named_by_its_number(tmp_path: Path) -> None:
         read(path)
 
 
+@pytest.mark.parametrize("name", ["t.jsonl", "t.json"])
+def test_json_that_nests_too_deeply_is_refused_by_its_file(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(SourceError, match=rf"{name}.*it nests too deeply"):
+        read(path)
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".json", ".csv", ".txt"])
 def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"broken{suffix}"

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from lmsae.errors import SourceError
+from lmsae.text import tokenizing
 from lmsae.text.documents import AnyDocument, Document, EncodedDocument, TokenDocument, is_held_out, shuffle_rank
 from lmsae.text.encoding import Encoder, Vocabulary
 from lmsae.text.packing import TokenizeConfig
@@ -136,7 +138,45 @@ def test_a_stream_is_read_no_further_than_its_limits_need(tmp_path: Path, tokeni
     config = CONFIG.model_copy(update={"tokens": 3000, "held_out_tokens": 1000})
     counts = tokenize([TextSource(endless(), stop_when_full=True)], encoder_of(tokenizer, config), tmp_path)
     assert (counts["train_tokens"], counts["held_out_tokens"]) == (2992, 992)
-    assert len(read) == counts["documents"] == 1024
+    assert len(read) == 1024
+    assert counts["documents"] < 1024  # as many as hold the tokens, the first in shuffled order
+
+
+@pytest.mark.parametrize("packing", ["stream", "document"])
+@pytest.mark.parametrize("pool", [5, 64, 10_000])
+def test_limits_take_the_head_of_the_shuffled_text_and_leave_the_rest_untokenized(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, pool: int, packing: str
+) -> None:
+    monkeypatch.setattr(tokenizing, "POOL_DOCUMENTS", pool)
+    monkeypatch.setattr(tokenizing, "SMALLEST_BATCH", 100)
+    documents, told = [*texts(2000), *(Document(f"short {n}", "the") for n in range(2000))], list[int]()
+    config = CONFIG.model_copy(update={"packing": packing, "held_out_tokens": 10**6})
+    few = config.model_copy(update={"tokens": 500, "held_out_tokens": 300})
+    for name, one in (("all", config), ("few", few)):
+        (tmp_path / name).mkdir()
+        told.clear()
+        tokenize([TextSource(documents)], encoder_of(tokenizer, one), tmp_path / name, told.append)
+    whole, limited = open_tokens(tmp_path / "all"), open_tokens(tmp_path / "few")
+    for part in ("train", "held_out", "train_documents", "held_out_documents"):
+        wanted = {"train": 4 + 31, "held_out": 18}[part.removesuffix("_documents")]
+        assert getattr(limited, part)[:].tolist() == getattr(whole, part)[:wanted].tolist()
+    assert sum(told) < whole.counts["tokens"] / (4 if pool > 5 else 2)
+    assert limited.counts["documents"] < 100
+    assert (limited.counts["left_out"] > 0) == (packing == "document")
+    seen = {name: len(np.unique(getattr(limited, f"{name}_documents")[:])) for name in ("train", "held_out")}
+    assert limited.counts["documents"] == sum(seen.values())
+
+
+def test_how_many_documents_come_at_a_time_changes_no_count(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, found = CONFIG.model_copy(update={"tokens": 500, "held_out_tokens": 300, "packing": "document"}), []
+    for pool in (3, 1000):
+        monkeypatch.setattr(tokenizing, "POOL_DOCUMENTS", pool)
+        (tmp_path / str(pool)).mkdir()
+        documents = [*texts(300), *(Document(f"short {n}", "the") for n in range(300))]
+        found.append(tokenize([TextSource(documents)], encoder_of(tokenizer, config), tmp_path / str(pool)))
+    assert found[0] == found[1]
 
 
 def test_without_bos_contexts_are_the_bare_stream(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -224,3 +264,32 @@ def test_all_tokens_marked_special_are_masked_but_unknown_words_are_text(tokeniz
     assert vocabulary.special == (0, user)
     assert unknown not in vocabulary.special
     assert vocabulary.ends == (0,)
+
+
+@pytest.mark.parametrize(
+    ("marks", "special"),
+    [
+        ({"pad_token": "<unk>"}, (1, 2)),  # as Llama 2 is often padded
+        ({"pad_token": "!"}, (1, 2)),
+        ({"pad_token": "<pad>"}, (1, 2, 6)),
+        ({"pad_token": "</s>"}, (1, 2)),
+        ({"bos_token": "<unk>", "eos_token": "<unk>", "pad_token": "<unk>"}, (0,)),  # GPT-2's only mark
+    ],
+)
+def test_a_padding_token_that_is_text_is_not_masked(
+    tmp_path: Path, marks: dict[str, str], special: tuple[int, ...]
+) -> None:
+    ids = {word: number for number, word in enumerate(["<unk>", "<s>", "</s>", "a", "b", "!", "<pad>"])}
+    backend = Tokenizer(models.WordLevel(vocab=ids, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
+    named = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"} | marks
+    words = PreTrainedTokenizerFast(tokenizer_object=backend, **named)
+    vocabulary = Vocabulary.from_tokenizer(words)
+    assert vocabulary.special == special
+    assert words.pad_token_id in vocabulary.ends
+    documents = [Document(str(n), "a b ! unknown words !") for n in range(100)]
+    tokenize([TextSource(documents)], encoder_of(words), tmp_path)
+    found = open_tokens(tmp_path)
+    is_text = np.isin(found.train[:], [ids["a"], ids["b"], ids["!"], *([0] if 0 not in special else [])])
+    assert is_text.any()
+    assert (found.usable("train") == is_text).all()

@@ -20,7 +20,7 @@ try:
         PLAN.write(Artifacts(RUNTIME.artifacts), RUNTIME.together)
     else:
         PLAN, RUNTIME = Plan([]), read_runtime(CONFIG / "config.yaml", {}, [])
-except LmsaeError as error:
+except (LmsaeError, OSError) as error:
     raise WorkflowError(str(error)) from None
 
 # The number of threads can change the last bits of a sum, so a job gets as many as without Snakemake, if possible.
@@ -65,7 +65,10 @@ def wanted(stages, rows):
     """An input function: the passes of stages that the rows want, grouped as if the sweep had no other rows."""
 
     def marks(wildcards):
-        written = write_passes(Plan(rows), RUNTIME)
+        try:
+            written = write_passes(Plan(rows), RUNTIME)
+        except (LmsaeError, OSError) as error:
+            raise WorkflowError(str(error)) from None
         return [
             mark(reference) for stage in stages for reference in written[stage.name]
         ]

@@ -6,7 +6,6 @@ from copy import deepcopy
 from pathlib import Path
 
 from jaxtyping import Float
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lmsae.dictionary import normalizer
@@ -25,6 +24,7 @@ from lmsae.interop.saelens.names import (
     VERSION,
     WEIGHTS,
 )
+from lmsae.runtime.tensors import save_tensors
 
 SMALLEST_DENSITY = 1e-10
 
@@ -157,4 +157,4 @@ def _fold_tied(dictionary: Dictionary) -> Dictionary:
 
 
 def _save(weights: Mapping[str, Tensor], file: Path) -> None:
-    save_file({name: weight.detach().float().cpu().contiguous() for name, weight in weights.items()}, file)
+    save_tensors({name: weight.detach().float().cpu().contiguous() for name, weight in weights.items()}, file)

@@ -31,6 +31,18 @@ ARCHITECTURES = {
 """SAELens' architectures, each as a geometry and an activation function."""
 AT_INFERENCE = {"batchtopk": "jumprelu"}
 """The activation functions that become another one at inference."""
+SHAPES: dict[str, tuple[str, ...]] = {
+    "W_enc": ("d_in", "d_sae"),
+    "b_enc": ("d_sae",),
+    "W_dec": ("d_sae", "d_out"),
+    "b_dec": ("d_out",),
+    "W_skip": ("d_out", "d_in"),
+    "b_gate": ("d_sae",),
+    "b_mag": ("d_sae",),
+    "r_mag": ("d_sae",),
+    "threshold": ("d_sae",),
+}
+"""The dimensions of SAELens' weights."""
 PER_TOKEN = {"token": "constant_norm_rescale"}
 """The normalizations that SAELens can do to each token, so that no weight needs to change."""
 
@@ -43,6 +55,8 @@ class ActFn:
     """Makes its fields of cfg.json."""
     options: Callable[[JsonObject], dict[str, object]] = lambda fields: {}
     """Makes the fields of its config in lmsae from cfg.json."""
+    names: tuple[str, ...] = ()
+    """The names of its weights."""
     weights: Callable[[nn.Module], dict[str, Tensor]] = lambda sparsity: {}
     """Makes SAELens' weights from the module of lmsae."""
     state: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = lambda weights: {}
@@ -83,6 +97,7 @@ _TOPK = ActFn(fields=_topk_fields, options=lambda fields: {"k": fields["k"]})
 ACT_FNS = {
     "relu": ActFn(),
     "gated": ActFn(
+        names=("b_gate", "b_mag", "r_mag"),
         weights=lambda sparsity: sparsity.state_dict(),
         state=lambda weights: {name: weights[name] for name in ("b_gate", "b_mag", "r_mag")},
     ),
@@ -90,10 +105,11 @@ ACT_FNS = {
     "abstopk": _TOPK,
     "jumprelu": ActFn(
         options=lambda fields: {"jumprelu_threshold": "direct"},
+        names=("threshold",),
         weights=_threshold,
         state=lambda weights: {"direct_threshold": weights["threshold"]},
     ),
-    "batchtopk": ActFn(weights=_threshold, state=_threshold_state),
+    "batchtopk": ActFn(names=("threshold",), weights=_threshold, state=_threshold_state),
     "matching_pursuit": ActFn(
         fields=_pursuit_fields, options=lambda fields: {"k": fields.get("max_iterations") or fields["d_in"]}
     ),

@@ -8,7 +8,7 @@ from lmsae.errors import NotEnoughTokens, SourceError
 from lmsae.lm.hook_points import max_context
 from lmsae.planning.draft import Check, Refusal
 from lmsae.stages.activations import ActivationsSection
-from lmsae.stages.tokenize import TokenizeSection
+from lmsae.stages.tokenize import TokenizeSection, most_tokens_per_epoch, tokens_per_epoch
 from lmsae.text.tokenizing import require_context
 from lmsae.training.config import TrainConfig
 from lmsae.training.objective import Objective, trains_on_contexts
@@ -56,6 +56,19 @@ def training_has_a_step(train: TrainConfig) -> Iterator[Refusal]:
         yield from _refuse_tokens(train, 0)
 
 
+def the_limit_of_the_text_leaves_as_many_tokens_as_training_wants(
+    train: TrainConfig,
+    tokenize: TokenizeSection,
+    activations: ActivationsSection,
+    dictionary: DictionaryConfig,
+    objective: Objective,
+) -> Iterator[Refusal]:
+    on_contexts = trains_on_contexts(dictionary.geometry, objective.needs_model)
+    most = most_tokens_per_epoch(tokenize, activations, on_contexts=on_contexts)
+    if train.steps and most is not None and most > 0:  # that no position is left is refused above
+        yield from _refuse_tokens(train, most, f"tokenize.tokens {tokenize.tokens:,} leaves at most")
+
+
 def there_are_as_many_tokens_as_training_wants(
     train: TrainConfig,
     activations: ActivationsSection,
@@ -63,20 +76,14 @@ def there_are_as_many_tokens_as_training_wants(
     objective: Objective,
     token_counts: Mapping[str, Any],
 ) -> Iterator[Refusal]:
-    by_position = token_counts["train_usable_by_position"]
-    if trains_on_contexts(dictionary.geometry, objective.needs_model):
-        contexts = token_counts["train_contexts"] - token_counts["calibration_contexts"]
-        per_epoch = contexts * len(by_position)
-    else:
-        stop = len(by_position) - activations.skip_last_positions
-        per_epoch = sum(by_position[activations.skip_first_positions : stop])
+    on_contexts = trains_on_contexts(dictionary.geometry, objective.needs_model)
     if train.steps:
-        yield from _refuse_tokens(train, per_epoch)
+        yield from _refuse_tokens(train, tokens_per_epoch(token_counts, activations, on_contexts=on_contexts))
 
 
-def _refuse_tokens(train: TrainConfig, per_epoch: int) -> Iterator[Refusal]:
+def _refuse_tokens(train: TrainConfig, per_epoch: int, there_are: str = "the store holds") -> Iterator[Refusal]:
     try:
-        train.require_tokens(per_epoch)
+        train.require_tokens(per_epoch, there_are)
     except NotEnoughTokens as error:
         # How many tokens there are depends on the row, wherever train.tokens stands.
         yield Refusal("train.tokens", str(error), depends_on_row=True)
@@ -88,5 +95,6 @@ CHECKS: tuple[Check, ...] = (
     norms_are_known_before_training,
     batches_hold_a_context,
     training_has_a_step,
+    the_limit_of_the_text_leaves_as_many_tokens_as_training_wants,
     there_are_as_many_tokens_as_training_wants,
 )

@@ -1,4 +1,4 @@
-"""verify and gc."""
+"""verify."""
 
 import shutil
 from collections.abc import Callable
@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from lmsae.artifacts.artifact import Artifact
-from lmsae.artifacts.claim import hold_claim
-from tests.miniature import ROWS, Said, keys, manifests, write_sweep
+from lmsae.artifacts.artifact import Artifact, Artifacts
+from lmsae.planning.passes import write_passes
+from lmsae.planning.plan import plan_of
+from tests.miniature import Said, keys, manifests
 
 Lmsae = Callable[..., Said]
 
@@ -26,7 +27,7 @@ def test_verify_says_what_the_plan_wants_and_is_not_there(made: Path, lmsae: Lms
     said = lmsae("verify")
     assert said.code == 1
     assert f"{len(manifests(made))} whole, 0 damaged, 5 wanted but not made" in said.out
-    assert "lmsae run" in said.out
+    assert "`lmsae run` makes what is missing. So does `snakemake train_all eval_all`" in said.out
 
 
 def test_verify_looks_at_the_named_artifacts_only(made: Path, lmsae: Lmsae) -> None:
@@ -49,32 +50,31 @@ def test_a_damaged_artifact_deleted_as_told_comes_back_with_the_same_bytes(made:
     assert manifests(made) == before
 
 
-def test_gc_lists_what_no_row_wants_and_removes_nothing(made: Path, lmsae: Lmsae) -> None:
-    before = manifests(made)
-    lost = keys(made, "train")[-1]
-    write_sweep(made, ROWS[:3])
-    said = lmsae("gc")
-    assert said.code == 0
-    assert f"unwanted train/{lost}" in said.out
-    assert "6 artifacts" in said.out  # the last row's own five, and the report of all four rows
-    assert "`lmsae gc --delete` removes them" in said.out
-    assert manifests(made) == before
+def test_a_dictionary_that_was_deleted_is_wanted_again_and_activations_are_not(made: Path) -> None:
+    """By the marks that Snakemake goes by, at every start."""
+    plan, runtime = plan_of(Path("config/config.yaml"), Path("config/sweep.tsv"), [], {})
+    for stage, lost in (("activations", {"activations"}), ("train", {"activations", "train", "report"})):
+        shutil.rmtree(made / "artifacts" / stage / keys(made, stage)[0])
+        plan.write(Artifacts(runtime.artifacts), runtime.together)
+        references = write_passes(plan, runtime)
+        undone = {one for one in references if any(not _mark(made, mark).exists() for mark in references[one])}
+        assert undone == lost
 
 
-def test_gc_removes_what_no_row_wants_and_nothing_else(made: Path, lmsae: Lmsae) -> None:
-    write_sweep(made, ROWS[:3])
-    unwanted = {line.split()[1] for line in lmsae("gc").out.splitlines() if line.startswith("unwanted")}
-    before = set(manifests(made))
-    assert lmsae("gc", "--delete").out.count("removed ") == len(unwanted) == 6
-    assert set(manifests(made)) == before - unwanted
-    assert not any((made / "artifacts" / reference).exists() for reference in unwanted)
-    assert lmsae("gc").out == "0 artifacts, 0 bytes\n"
-    assert "report: 1 made" in lmsae("run").err
+def _mark(folder: Path, reference: str) -> Path:
+    return folder / "artifacts" / "passes" / f"{reference}.done"
 
 
-def test_gc_leaves_what_somebody_is_making(made: Path, lmsae: Lmsae) -> None:
-    lost = made / "artifacts" / "train" / keys(made, "train")[-1]
-    write_sweep(made, ROWS[:3])
-    with hold_claim(lost):
-        assert lmsae("gc", "--delete").code == 2
-    assert lost.exists()
+def test_planning_a_finished_sweep_again_writes_nothing(made: Path) -> None:
+    """So it works where the folder of artifacts is read-only."""
+
+    def seen() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (made / "artifacts").rglob("*")}
+
+    def plan() -> dict[Path, int]:
+        plan, runtime = plan_of(Path("config/config.yaml"), Path("config/sweep.tsv"), [], {})
+        plan.write(Artifacts(runtime.artifacts), runtime.together)
+        write_passes(plan, runtime)
+        return seen()
+
+    assert plan() == plan()

@@ -1,0 +1,45 @@
+"""Verification of the artifacts folder: bytes are what they were, and what the plan wants is there."""
+
+from collections.abc import Callable, Sequence
+
+from lmsae.artifacts.artifact import Artifacts
+from lmsae.errors import ArtifactError, MissingArtifact
+from lmsae.planning.plan import passes_on_disk
+from lmsae.stages import STAGES
+
+Say = Callable[[str], None]
+
+
+def verify(artifacts: Artifacts, keys: Sequence[str], say: Say) -> int:
+    """Recompute digests, of all artifacts or of some; name each damaged file, and whatever the plan wants and is
+    missing. Returns 0 if all is well, else 1."""
+    chosen = [artifacts.find(key) for key in keys] if keys else list(artifacts)
+    wanted = {artifact.reference for artifact in chosen} if keys else _references_of_plan(artifacts)
+    lacking = [reference for reference in wanted if not artifacts[reference].is_finished]
+    missing = len(lacking)
+    finished = damaged = 0
+    for artifact in chosen:
+        try:
+            damage = artifact.damaged_files()
+        except MissingArtifact:
+            continue
+        except ArtifactError as error:
+            damage = [str(error)]
+        finished += 1
+        damaged += bool(damage)
+        for line in damage:
+            say(line)
+    say(f"{finished - damaged} whole, {damaged} damaged, {missing} wanted but not made")
+    if damaged:
+        say("Delete a damaged artifact's directory and run the workflow again: it and what lies below it come back.")
+    if missing:
+        stages = " ".join(f"{stage}_all" for stage in STAGES if any(one.startswith(f"{stage}/") for one in lacking))
+        say(f"`lmsae run` makes what is missing. So does `snakemake {stages}`,")
+        say(f"or `rm -r {artifacts.root}/index && dvc repro`.")
+    return 1 if damaged or missing else 0
+
+
+def _references_of_plan(artifacts: Artifacts) -> set[str]:
+    if not (artifacts.root / "plan").exists():
+        return set()
+    return {reference for stage in STAGES for group in passes_on_disk(stage, artifacts) for reference in group}
