@@ -124,18 +124,20 @@ def _run(arguments: argparse.Namespace) -> int:
     plan, runtime = _make_plan(arguments, arguments.experiment)
     if not arguments.experiment:  # the plan on disk is the sweep's, not an experiment's
         plan.write(Artifacts(runtime.artifacts), runtime.together)
-    run_plan(plan, runtime, say=lambda line: print(line, file=sys.stderr))
+    run_plan(plan, runtime, say=_say, show=print)
     return 0
 
 
 def _stage(arguments: argparse.Namespace) -> int:
     from lmsae.commands.running import run_stage
 
-    def say(line: str) -> None:
-        print(line, file=sys.stderr)
-
-    run_stage(arguments.name, arguments.keys, _runtime(arguments), say, results=arguments.results)
+    run_stage(arguments.name, arguments.keys, _runtime(arguments), _say, print, results=arguments.results)
     return 0
+
+
+def _say(line: str) -> None:
+    """Tell how the work goes, apart from what a command answers."""
+    print(line, file=sys.stderr)
 
 
 def _find(arguments: argparse.Namespace):

@@ -18,7 +18,7 @@ CONFIG: dict[str, Any] = {
     "sae": {"d_sae": 64},
     "train": {"tokens": 8192, "batch_size": 256, "window_tokens": 2048, "lr": 1e-3, "dead_threshold": 2048},
     "eval": {"tokens": 1024},
-    "runtime": {"device": "cpu", "threads": 1},
+    "runtime": {"device": "cpu", "threads": 1, "progress": False},
 }
 HERE, THERE = "blocks.0.hook_resid_post", "blocks.1.hook_resid_post"
 ROWS = [

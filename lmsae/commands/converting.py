@@ -7,7 +7,7 @@ from pathlib import Path
 from lmsae.artifacts.artifact import Artifact, Artifacts
 from lmsae.errors import ArtifactError, ExportError
 from lmsae.stages import train
-from lmsae.stages.publishing import provenance
+from lmsae.stages.publishing import saelens_metadata
 from lmsae.stages.train import CONVERSION
 
 
@@ -39,7 +39,7 @@ def convert(artifact: Artifact, artifacts: Artifacts, folder: Path, *, say: Call
     (folder / CONVERSION).write_text(json.dumps(paid.as_metrics(), indent=1) + "\n")
     say(f"{artifact.reference} as jumprelu: {paid}")
     try:
-        saelens.export(converted, folder, provenance=provenance(artifact, artifacts), density=None)
+        saelens.export(converted, folder, provenance=saelens_metadata(artifact, artifacts), density=None)
         say(f"wrote {folder}, for lmsae and SAELens")
     except ExportError as error:
         say(f"wrote {folder}, for lmsae only: {error}")

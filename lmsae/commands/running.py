@@ -28,15 +28,16 @@ Destination = tuple[Path, Origin | None]
 Destinations = Callable[[str], Sequence[Destination]]
 
 
-def run_plan(plan: Plan, runtime: Runtime, say: Say = print) -> None:
-    """Make every artifact of a plan, stage by stage, and publish to `runtime.results`.
+def run_plan(plan: Plan, runtime: Runtime, say: Say = print, show: Say = lambda summary: None) -> None:
+    """Make every artifact of a plan, stage by stage, and publish to `runtime.results`. `say` is told how it goes, and
+    `show` in the end what is there to see.
 
     What failed is raised when all else is made: its own error for a plan of one row, else Unmade.
     """
     artifacts = Artifacts(runtime.artifacts)
     origin = plan.sweep.origin if plan.sweep else None
     plan.write_specs(artifacts)
-    work = _Work(artifacts, runtime, say, wanted_by(plan), lambda reference: [(runtime.results, origin)])
+    work = _Work(artifacts, runtime, say, show, wanted_by(plan), lambda reference: [(runtime.results, origin)])
     for stage in STAGES.values():
         work.run(stage, [[spec.reference for spec in group] for group in plan.passes(stage.name, runtime.together)])
     rows = {spec.reference: plan.names_of_rows(spec) for stage in STAGES for spec in plan.specs(stage)}
@@ -44,7 +45,13 @@ def run_plan(plan: Plan, runtime: Runtime, say: Say = print) -> None:
 
 
 def run_stage(
-    stage: str, keys: Sequence[str], runtime: Runtime, say: Say = print, *, results: Path | None = None
+    stage: str,
+    keys: Sequence[str],
+    runtime: Runtime,
+    say: Say = print,
+    show: Say = lambda summary: None,
+    *,
+    results: Path | None = None,
 ) -> None:
     """Make the named artifacts of a stage; without names, those that the plan on disk wants, and index them.
 
@@ -57,7 +64,7 @@ def run_stage(
         sweeps = [] if results else [one for one in known_sweeps(artifacts) if reference in one.references]
         return [(one.results, one.origin) for one in sweeps] or [(results or runtime.results, None)]
 
-    work = _Work(artifacts, runtime, say, wanted_on_disk(artifacts), destinations)
+    work = _Work(artifacts, runtime, say, show, wanted_on_disk(artifacts), destinations)
     if keys:
         references = [artifacts.find(key if "/" in key else f"{stage}/{key}").reference for key in keys]
         work.run(STAGES[stage], [references])
@@ -85,6 +92,7 @@ class _Work:
     artifacts: Artifacts
     runtime: Runtime
     say: Say
+    show: Say
     wanted: Wanted
     destinations: Destinations
     outcome: Outcome = field(default_factory=Outcome)
@@ -107,6 +115,7 @@ class _Work:
             for reference, one in made_of.items():
                 for results, origin in self.destinations(reference) if self.artifacts[one].is_finished else ():
                     stage.publisher.publish(self.artifacts[one], self.artifacts, results, origin)
+                    self.show(stage.publisher.summarize(results))
 
     def require_made(self, rows: Mapping[str, Sequence[str]]) -> None:
         """Raise what failed, if anything did. `rows` has the names of the rows that want an artifact, if there are

@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+HISTOGRAM_LOW, HISTOGRAM_HIGH, HISTOGRAM_BINS = -6.0, 0.0, 60
+"""The ends of a density histogram, in log10 of the firing rate, and the number of its bins."""
+
 
 @dataclass(frozen=True, slots=True)
 class Group:

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-HISTOGRAM_LOW, HISTOGRAM_HIGH, HISTOGRAM_BINS = -6.0, 0.0, 60
+from lmsae.metrics.definitions import HISTOGRAM_BINS, HISTOGRAM_HIGH, HISTOGRAM_LOW
+
 ROUNDING = 1e-12
 """A variance below this share of the squared norm is the rounding of sums in float64, and divides nothing."""
 LEAST_DIVERGENCE = 1e-7

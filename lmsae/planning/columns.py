@@ -1,6 +1,10 @@
 """config/README.md and config/schema.json: written from the field descriptions, which are the only ones there are."""
 
+import functools
 import json
+import operator
+import types
+import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -102,13 +106,22 @@ def _row(column: str, info: FieldInfo, users: list[str] | None = None) -> str:
 
 
 def _type(info: FieldInfo) -> str:
-    annotation = info.annotation
+    annotation = _without_metadata(info.annotation)
     text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
     for found, written in _WORDS.items():
         text = text.replace(found, written)
     rules = [(rule, name, symbol) for rule in info.metadata for name, symbol in _LIMITS if hasattr(rule, name)]
     limits = [f"{symbol} {getattr(rule, name)}" for rule, name, symbol in rules]
     return ", ".join([" ".join(text.split()), *limits])
+
+
+def _without_metadata(annotation: Any) -> Any:
+    """A type without what `Annotated` adds: validators, which would be written with their addresses in memory."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _without_metadata(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return functools.reduce(operator.or_, map(_without_metadata, typing.get_args(annotation)))
+    return annotation
 
 
 _WORDS = {

@@ -113,9 +113,7 @@ def make_plan(rows: Iterable[Row], artifacts: Artifacts, faults: Iterable[Fault]
     for row in rows:
         resolved = resolver.resolve(row, faults)
         if resolved is not None:
-            values = {name: cell.value for name, cell in row.cells.items()}
-            own = frozenset(name for name, cell in row.cells.items() if cell.is_own)
-            planned.append(PlannedRow(row.name, values, own, specs_of(resolved)))
+            planned.append(PlannedRow(row.name, resolved.settings(), frozenset(row.cells), specs_of(resolved)))
     resolver.digests.save()
     if faults:
         raise ConfigError(dict.fromkeys(faults))

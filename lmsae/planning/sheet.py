@@ -39,11 +39,6 @@ class Cell:
     file: str
     row: str | None
 
-    @property
-    def is_own(self) -> bool:
-        """True if it was written for its row or on the command line, and is not shared by all rows."""
-        return self.row is not None or self.file == FLAGS
-
     def fault(self, column: str, message: str) -> Fault:
         return Fault(self.file, self.row, column, message)
 

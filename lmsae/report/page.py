@@ -1,7 +1,7 @@
 """The report as one HTML page that needs no other file and no network."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -11,7 +11,8 @@ from markupsafe import Markup
 from lmsae.metrics.definitions import METRICS, definition
 from lmsae.report.health import CHECKS
 from lmsae.report.main_metrics import MAIN_METRICS, in_order
-from lmsae.report.results import SPARSITY_SETTINGS, Result, names_of
+from lmsae.report.provenance import BEGIN, END
+from lmsae.report.results import MAIN_SETTINGS, SPARSITY_SETTINGS, Result, settings_of, text_of
 from lmsae.runtime.numbers import format_share
 
 # Every figure is on the page, but only the first few are open.
@@ -31,19 +32,36 @@ class Illustration:
     width: int
 
 
-def page(results: Sequence[Result], illustrations: Sequence[Illustration], missing: Mapping[str, str]) -> str:
-    """The page's HTML; `missing` are the rows without results, each with what it lacks. Whatever a setting or a name
-    holds is escaped."""
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """The settings of a sweep, each name in one place: shared by all rows and set by the user or one of the main ones,
+    shared and a default, or telling rows apart."""
+
+    shared: Mapping[str, str]
+    defaults: Mapping[str, str]
+    varied: Sequence[str]
+
+
+def page(
+    results: Sequence[Result],
+    given: Collection[str],
+    illustrations: Sequence[Illustration],
+    missing: Mapping[str, str],
+) -> str:
+    """The page's HTML. Whatever a setting or a name holds is escaped. `given` are the settings that the user wrote;
+    `missing` are the rows without results, each with what it lacks."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(number=number, share=format_share)
+    environment.filters.update(number=number, setting=_setting, share=format_share)
     template = environment.from_string((files("lmsae.report") / "report.html.jinja").read_text("utf-8"))
-    shared, varied = _settings(results)
-    by_sparsity = [name for name in varied if name in SPARSITY_SETTINGS]
+    settings = _sort_settings(results, given)
+    headed = [name for name in settings.varied if name in given or name in MAIN_SETTINGS]
+    by_sparsity = [name for name in headed if name in SPARSITY_SETTINGS]
     return template.render(
         results=results,
         missing=missing,
-        shared=shared,
-        varied=[name for name in varied if name not in SPARSITY_SETTINGS],
+        provenance=BEGIN + END,
+        settings=settings,
+        headed=[name for name in headed if name not in SPARSITY_SETTINGS],
         sparsity=[_sparsity(result, by_sparsity) for result in results] if by_sparsity else [],
         main=MAIN_METRICS,
         definitions=METRICS,
@@ -70,17 +88,24 @@ def number(value: float) -> str:
     return f"{value:,.{3 if abs(value) < 10 else 2 if abs(value) < 100 else 1}f}"
 
 
-def _settings(results: Sequence[Result]) -> tuple[dict[str, str], list[str]]:
-    """The settings that all rows share, and the names of those that tell them apart."""
-    names = names_of([result.settings for result in results])
-    values = {name: [r.settings.get(name, "") for r in results] for name in names}
-    shared = {name: found[0] for name, found in values.items() if len(set(found)) == 1 and len(results) > 1}
-    return shared, [name for name in names if name not in shared]
+def _sort_settings(results: Sequence[Result], given: Collection[str]) -> _Settings:
+    values = {name: [_setting(result.settings.get(name)) for result in results] for name in settings_of(results)}
+    # Of a single row, what a sweep would vary is told with the row.
+    tells_apart = {"sae.hook_point", "sae.architecture"} | SPARSITY_SETTINGS if len(results) == 1 else set()
+    varied = [name for name, found in values.items() if len(set(found)) > 1 or name in tells_apart]
+    shared = {name: found[0] for name, found in values.items() if name not in varied}
+    shown = {name: value for name, value in shared.items() if name in given or name in MAIN_SETTINGS}
+    return _Settings(shown, {name: value for name, value in shared.items() if name not in shown}, varied)
+
+
+def _setting(value: object) -> str:
+    """A setting for people: a large count with commas, others as a sheet has them."""
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else text_of(value)
 
 
 def _sparsity(result: Result, names: Sequence[str]) -> str:
     """The settings that make a dictionary sparse, in one cell: an architecture has one or two of them."""
-    given = {name: value for name in names if (value := result.settings.get(name))}
+    given = {name: value for name in names if (value := result.say(name))}
     return ", ".join(f"{_shorten(name)} {value}" for name, value in given.items())
 
 

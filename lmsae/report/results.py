@@ -6,6 +6,7 @@ import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -19,8 +20,26 @@ SPARSITY_SETTINGS = frozenset(
 )
 
 
+# What people ask for first: which model, text and place, how large, how long. The page shows them whoever set them.
+MAIN_SETTINGS = (
+    "model.name",
+    "dataset.name",
+    "sae.hook_point",
+    "sae.architecture",
+    "sae.d_sae",
+    "train.tokens",
+    "train.batch_size",
+    "train.lr",
+    "tokenize.context_size",
+    "train.seed",
+    "init.seed",
+    "tokenize.seed",
+)
+
+
 class Row(Protocol):
-    """A row as the report knows it: its name, the references of its artifacts, and the settings to show."""
+    """A row as the report knows it: its name, the references of its artifacts, and its settings that are not every
+    row's."""
 
     @property
     def name(self) -> str: ...
@@ -30,13 +49,25 @@ class Row(Protocol):
     def settings(self) -> Mapping[str, object]: ...
 
 
+class Sweep(Protocol):
+    """A sweep as the report knows it: its rows, the settings that they share, and the names of those that the user
+    wrote."""
+
+    @property
+    def rows(self) -> Sequence[Row]: ...
+    @property
+    def shared(self) -> Mapping[str, object]: ...
+    @property
+    def given(self) -> Sequence[str]: ...
+
+
 @dataclass(frozen=True)
 class Result:
-    """One dictionary, and what training and evaluation found of it. `metrics` has those that the report derives too,
-    `curves` maps a column to its values."""
+    """One dictionary, and what training and evaluation found of it. `settings` has those that all rows share too,
+    `metrics` those that the report derives, and `curves` maps a column to its values."""
 
     name: str
-    settings: Mapping[str, str]
+    settings: Mapping[str, object]
     artifacts: Mapping[str, str]
     metrics: Mapping[str, float]
     histogram: Sequence[int]
@@ -48,12 +79,12 @@ class Result:
 
     @property
     def architecture(self) -> str:
-        return self.settings.get("sae.architecture") or self.settings.get("sae.act_fn") or "custom"
+        return self.say("sae.architecture") or self.say("sae.act_fn") or "custom"
 
     @property
     def hook_points(self) -> str:
         """The model and the hook points that are reconstructed: results at the same ones can be compared."""
-        return " · ".join(self.settings[name] for name in ("model.name", "sae.hook_point") if self.settings.get(name))
+        return " · ".join(filter(None, (self.say("model.name"), self.say("sae.hook_point"))))
 
     @cached_property
     def aux_k_begins(self) -> tuple[float, float] | None:
@@ -65,14 +96,18 @@ class Result:
     @property
     def line(self) -> tuple[tuple[str, str], ...]:
         """The settings that this result shares with those that differ from it in sparsity only."""
-        return tuple(sorted(item for item in self.settings.items() if item[0] not in SPARSITY_SETTINGS))
+        return tuple((name, self.say(name)) for name in sorted(self.settings) if name not in SPARSITY_SETTINGS)
+
+    def say(self, name: str) -> str:
+        """A setting as text; empty if it has no value."""
+        return text_of(self.settings.get(name))
 
 
-def read_results(rows: Sequence[Row], inputs: Mapping[str, Artifact]) -> list[Result]:
+def read_results(sweep: Sweep, inputs: Mapping[str, Artifact]) -> list[Result]:
     """The results of every row that has any: of `inputs`, `eval/<row>` has its metrics and `train/<row>` its curves."""
-    missing = find_missing(rows, inputs)
-    there = [row for row in rows if row.name not in missing]
-    return [_read(row, inputs[f"eval/{row.name}"], inputs[f"train/{row.name}"]) for row in there]
+    missing = find_missing(sweep.rows, inputs)
+    there = [row for row in sweep.rows if row.name not in missing]
+    return [_read(row, sweep.shared, inputs[f"eval/{row.name}"], inputs[f"train/{row.name}"]) for row in there]
 
 
 def find_missing(rows: Sequence[Row], inputs: Container[str]) -> dict[str, str]:
@@ -90,20 +125,28 @@ def names_of(mappings: Sequence[Mapping[str, object]]) -> list[str]:
     return list(dict.fromkeys(name for mapping in mappings for name in mapping))
 
 
+def settings_of(results: Sequence[Result]) -> list[str]:
+    """The names of all settings: the main ones, then the others by name."""
+    present = set(chain.from_iterable(result.settings for result in results))
+    return [name for name in MAIN_SETTINGS if name in present] + sorted(present - set(MAIN_SETTINGS))
+
+
 def text_of(setting: object) -> str:
-    """A setting as tables show it: empty for None, words as they are, JSON for the rest."""
+    """A setting as a sheet has it: empty for None, words as they are, a list with spaces, true, false."""
     if setting is None:
         return ""
+    if isinstance(setting, list | tuple) and not any(isinstance(part, dict | list) for part in setting):
+        return " ".join(map(text_of, setting))
     return setting if isinstance(setting, str) else json.dumps(setting)
 
 
-def _read(row: Row, evaluation: Artifact, train: Artifact) -> Result:
+def _read(row: Row, shared: Mapping[str, object], evaluation: Artifact, train: Artifact) -> Result:
     measured = json.loads((evaluation.path / "metrics.json").read_text())
     histogram = measured.pop("density_histogram")
     metrics = {name: math.nan if value is None else value for name, value in measured.items()}
     return Result(
         name=row.name,
-        settings={name: text_of(value) for name, value in row.settings.items()},
+        settings={**shared, **row.settings},
         artifacts=dict(row.artifacts),
         metrics={**metrics, "dense_share": dense_share(metrics)},
         histogram=histogram,
@@ -112,6 +155,13 @@ def _read(row: Row, evaluation: Artifact, train: Artifact) -> Result:
 
 
 def _read_curves(path: Path) -> dict[str, list[float]]:
+    """The curves of a file by name: whole numbers where all of a curve were written so."""
     with open(path, newline="") as file:
-        lines = list(csv.DictReader(file))
-    return {name: [float(line[name] or "nan") for line in lines] for name in (lines[0] if lines else ())}
+        header, *lines = csv.reader(file)
+    return {name: _parse([line[i] for line in lines]) for i, name in enumerate(header)}
+
+
+def _parse(texts: Sequence[str]) -> list[float]:
+    if all(text.isdecimal() for text in texts):
+        return [int(text) for text in texts]
+    return [float(text or "nan") for text in texts]

@@ -9,40 +9,60 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lmsae.metrics.formulas import HISTOGRAM_BINS, HISTOGRAM_HIGH, HISTOGRAM_LOW
+from lmsae.metrics.definitions import HISTOGRAM_BINS, HISTOGRAM_HIGH, HISTOGRAM_LOW
 from lmsae.report.main_metrics import MAIN_METRICS, in_order
-from lmsae.report.results import Result, names_of
+from lmsae.report.results import MAIN_SETTINGS, Result, names_of, settings_of, text_of
 
-Cell = str | float | bool
-"""The content of a cell of a table."""
+Cell = str | float | bool | None
+"""The content of a cell of a table; None where there is nothing to say."""
 
 
-def write_tables(results: Sequence[Result], out: Path) -> None:
-    """Write table.csv, table.parquet, metrics.json, pareto.csv, density.csv and curves.csv."""
-    columns, main = table(results), [metric.name for metric in MAIN_METRICS]
-    _write_csv(out / "table.csv", list(columns), zip(*columns.values(), strict=True))
-    pq.write_table(_type_columns(columns), out / "table.parquet")
+def write_tables(results: Sequence[Result], given: Sequence[str], out: Path) -> None:
+    """Write table.csv, table.parquet, metrics.json, pareto.csv, density.csv and curves.csv. The settings whose names
+    are `given` stand before the metrics, and the defaults at the end."""
+    write_table(table(results, given), out / "table")
     by_row = {r.name: {name: _number_or_null(r.metrics[name]) for name in in_order(r.metrics)} for r in results}
     (out / "metrics.json").write_text(json.dumps(by_row, indent=1, allow_nan=False) + "\n")
-    _write_csv(out / "pareto.csv", ["row", "architecture", "hook_points", *main], _pareto(results, main))
-    _write_csv(out / "density.csv", ["row", "log10_density", "latents"], _densities(results))
-    curves = names_of([result.curves for result in results])
-    _write_csv(out / "curves.csv", ["row", *curves], _curves(results, curves))
+    _write_csv(out / "pareto.csv", _pareto(results))
+    densities = [(r.name, *pair) for r in results for pair in zip(bin_centers(), r.histogram, strict=True)]
+    names = ("row", "log10_density", "latents")
+    _write_csv(out / "density.csv", dict(zip(names, zip(*densities, strict=True), strict=True)))
+    _write_csv(out / "curves.csv", _curves(results), nothing="NaN")
 
 
-def table(results: Sequence[Result]) -> dict[str, list[Cell]]:
-    """The columns of the table, a value for each dictionary: name, settings, metrics, health, artifact keys."""
-    settings = names_of([result.settings for result in results])
+def write_table(columns: Mapping[str, Sequence[Cell]], path: Path) -> None:
+    """Write `<path>.csv` and `<path>.parquet`: the same table, with numbers that are numbers and empty cells."""
+    columns = {name: of_one_type(values) for name, values in columns.items()}
+    _write_csv(path.with_suffix(".csv"), columns)
+    pq.write_table(pa.table({name: _array(values) for name, values in columns.items()}), path.with_suffix(".parquet"))
+
+
+def table(results: Sequence[Result], given: Sequence[str]) -> dict[str, Sequence[Cell]]:
+    """The columns of the table, a value for each dictionary: name, settings, metrics, health, artifact keys, and the
+    settings that are defaults."""
+    settings = {name: [_cell(result.settings.get(name)) for result in results] for name in settings_of(results)}
     metrics = in_order(names_of([result.metrics for result in results]))
     stages = names_of([result.artifacts for result in results])
+    first = {name: values for name, values in settings.items() if name in MAIN_SETTINGS or name in given}
     return {
         "name": [result.name for result in results],
-        **{name: [result.settings.get(name, "") for result in results] for name in settings},
-        **{name: [result.metrics.get(name, math.nan) for result in results] for name in metrics},
+        **first,
+        **{name: [_number_or_null(result.metrics.get(name, math.nan)) for result in results] for name in metrics},
         "healthy": [result.verdict.ok for result in results],
         "findings": ["; ".join(result.verdict.findings) for result in results],
-        **{f"artifacts.{stage}": [result.artifacts.get(stage, "") for result in results] for stage in stages},
+        **{f"artifacts.{stage}": [result.artifacts.get(stage) for result in results] for stage in stages},
+        **{name: values for name, values in settings.items() if name not in first},
     }
+
+
+def of_one_type(values: Sequence[Cell]) -> Sequence[Cell]:
+    """The values of a column as one type: truth values, whole numbers, numbers, or else text. None stays."""
+    kinds = {type(value) for value in values if value is not None}
+    if len(kinds) <= 1:
+        return values
+    if kinds == {int, float}:
+        return [None if value is None else float(value) for value in values]
+    return [None if value is None else text_of(value) for value in values]
 
 
 def bin_centers() -> list[float]:
@@ -51,47 +71,50 @@ def bin_centers() -> list[float]:
     return [round(HISTOGRAM_LOW + (i + 0.5) * width, 6) for i in range(HISTOGRAM_BINS)]
 
 
-def _type_columns(columns: Mapping[str, Sequence[Cell]]) -> pa.Table:
-    """Metrics as float64 whether or not they happen to be whole numbers."""
-    numeric = {name: pa.array([float(v) for v in values]) for name, values in columns.items() if _is_numeric(values)}
-    return pa.table({**columns, **numeric})
+def _array(values: Sequence[Cell]) -> pa.Array:
+    # Only a metric can have no value anywhere, and metrics are numbers.
+    return pa.array(values, None if any(value is not None for value in values) else pa.float64())
 
 
-def _is_numeric(values: Sequence[Cell]) -> bool:
-    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+def _cell(setting: object) -> Cell:
+    """A setting as it stands in a table: a list is text, as in a sheet."""
+    return setting if setting is None or isinstance(setting, str | float | int) else text_of(setting)
 
 
-def _pareto(results: Sequence[Result], main: Sequence[str]) -> Iterable[list[Cell]]:
-    for result in results:
-        yield [result.name, result.architecture, result.hook_points, *(result.metrics.get(m, "") for m in main)]
+def _pareto(results: Sequence[Result]) -> dict[str, Sequence[Cell]]:
+    return {
+        "row": [result.name for result in results],
+        "architecture": [result.architecture for result in results],
+        "hook_points": [result.hook_points for result in results],
+        **{m.name: [_number_or_null(r.metrics.get(m.name, math.nan)) for r in results] for m in MAIN_METRICS},
+    }
 
 
-def _densities(results: Sequence[Result]) -> Iterable[list[Cell]]:
-    for result in results:
-        yield from ([result.name, *pair] for pair in zip(bin_centers(), result.histogram, strict=True))
-
-
-def _curves(results: Sequence[Result], columns: Sequence[str]) -> Iterable[list[Cell]]:
-    for result in results:
-        points = len(next(iter(result.curves.values()), ()))
-        for i in range(points):
-            yield [
-                result.name,
-                *(_as_number(result.curves[name][i]) if name in result.curves else "" for name in columns),
-            ]
-
-
-def _as_number(value: float) -> float | int:
-    return int(value) if value.is_integer() else value
+def _curves(results: Sequence[Result]) -> dict[str, Sequence[Cell]]:
+    """Every point of every curve below each other; None where a dictionary has no such curve."""
+    lengths = [len(next(iter(result.curves.values()), ())) for result in results]
+    names = names_of([result.curves for result in results])
+    columns: dict[str, Sequence[Cell]] = {
+        name: of_one_type([v for r, n in zip(results, lengths, strict=True) for v in r.curves.get(name, [None] * n)])
+        for name in names
+    }
+    return {"row": [r.name for r, n in zip(results, lengths, strict=True) for _ in range(n)], **columns}
 
 
 def _number_or_null(value: float) -> float | None:
-    """Strict JSON has no NaN."""
+    """Strict JSON has no NaN, and a table has an empty cell instead."""
     return value if math.isfinite(value) else None
 
 
-def _write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[Cell]]) -> None:
+def _write_csv(path: Path, columns: Mapping[str, Sequence[Cell]], nothing: str = "") -> None:
+    """Write columns as csv. `nothing` stands where there is no number: the empty text, which every reader knows, or
+    NaN in a long table, for readers that guess a column's type by its first lines and take empty ones for text."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(lines)
+        writer.writerow(columns)
+        writer.writerows(_lines(columns, nothing))
+
+
+def _lines(columns: Mapping[str, Sequence[Cell]], nothing: str) -> Iterable[list[Cell]]:
+    for line in zip(*columns.values(), strict=True):
+        yield [nothing if cell is None or cell != cell else cell for cell in line]

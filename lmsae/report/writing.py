@@ -1,30 +1,31 @@
 """Writing a report: tables, plots and the page, the same bytes for the same artifacts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from lmsae.artifacts.artifact import Artifact
 from lmsae.report.page import Illustration, page
 from lmsae.report.panels import cut
 from lmsae.report.plots import Plot, plots
-from lmsae.report.results import Row, find_missing, read_results
+from lmsae.report.results import Sweep, find_missing, read_results
 from lmsae.report.tables import write_tables
 from lmsae.runtime.memory import collect_new_garbage_only
 
 
-def write_report(rows: Sequence[Row], inputs: Mapping[str, Artifact], out: Path) -> None:
+def write_report(sweep: Sweep, inputs: Mapping[str, Artifact], out: Path) -> None:
     """Write the report of a sweep into `out`.
 
     `inputs` has each row's evaluation as `eval/<row>` and its dictionary, for the training curves, as `train/<row>`.
     A row that lacks one of them is named on the page, and stands nowhere else. The page links to `rows/<row>/<stage>`,
     which stands beside it once it is published to `results/`.
     """
-    results = read_results(rows, inputs)
-    write_tables(results, out)
+    results = read_results(sweep, inputs)
+    write_tables(results, sweep.given, out)
     (out / "plots").mkdir(exist_ok=True)
     with collect_new_garbage_only():
         illustrations = [_illustrate(plot, out / "plots") for plot in plots(results)]
-    (out / "report.html").write_text(page(results, illustrations, find_missing(rows, inputs)), encoding="utf-8")
+    missing = find_missing(sweep.rows, inputs)
+    (out / "report.html").write_text(page(results, sweep.given, illustrations, missing), encoding="utf-8")
 
 
 def _illustrate(plot: Plot, folder: Path) -> Illustration:

@@ -1,19 +1,27 @@
-"""Progress bars: tokens a second and time left on a terminal, silence elsewhere, and the cost for provenance."""
+"""Progress: a bar where somebody looks, a line now and then in a log, and the cost for provenance."""
 
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from lmsae.runtime.numbers import format_count, format_duration, format_share
 from lmsae.runtime.runtime import Runtime
+
+FIRST_LINE_S, LONGEST_PAUSE_S, PAUSE_SHARE = 10.0, 300.0, 0.5
+"""Seconds until the first line of a log, and the longest pause after a line, which is a share of the time gone by."""
+BAR_PAUSE_S = 0.5
+"""Seconds between two descriptions in a bar."""
 
 
 class Display(Protocol):
-    """The bar on the terminal, such as tqdm's."""
+    """The place where people see the work go on."""
 
-    def update(self, n: float | None = 1) -> object: ...
+    def update(self, count: int) -> object:
+        """Count more units as done."""
+        ...
 
 
 @dataclass
@@ -53,11 +61,84 @@ class ProgressBar:
         }
 
 
-@contextlib.contextmanager
-def show_progress(title: str, *, unit: str, total: int | None, runtime: Runtime) -> Iterator[ProgressBar]:
-    """A progress bar on stderr for the length of a `with` block, if that is a terminal or runtime.progress says so."""
-    from tqdm import tqdm
+@dataclass
+class Nowhere:
+    """A display that nobody sees."""
 
-    shown = sys.stderr.isatty() if runtime.progress is None else runtime.progress
-    with tqdm(desc=title, unit=unit, total=total, unit_scale=True, disable=not shown, smoothing=0.1) as display:
-        yield ProgressBar(display)
+    def update(self, count: int) -> None:
+        del count
+
+
+@dataclass
+class Log:
+    """A display of lines on stderr: how far the work is, how fast, how long yet, and what `describe` says of it."""
+
+    title: str
+    unit: str
+    total: int | None
+    describe: Callable[[], str]
+    clock: Callable[[], float] = time.perf_counter
+    done: int = 0
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
+        self.due = self.started + FIRST_LINE_S
+
+    def update(self, count: int) -> None:
+        self.done += count
+        now = self.clock()
+        if now >= self.due:
+            gone = now - self.started
+            self.due = now + min(max(PAUSE_SHARE * gone, FIRST_LINE_S), LONGEST_PAUSE_S)
+            print(f"{self.title}: {'; '.join(filter(None, (self._tell(gone), self.describe())))}", file=sys.stderr)
+
+    def _tell(self, gone: float) -> str:
+        rate = self.done / gone
+        fast = f"{format_count(rate)} {self.unit}s/s"
+        if not self.total:
+            return f"{format_count(self.done)} {self.unit}s, {fast}"
+        left = format_duration((self.total - self.done) / rate)
+        far = f"{format_count(self.done)} of {format_count(self.total)} {self.unit}s"
+        return f"{format_share(self.done / self.total)}, {far}, {fast}, {left} to go"
+
+
+class Bar:
+    """A display of tqdm's on stderr, with what `describe` says behind it."""
+
+    def __init__(self, title: str, unit: str, total: int | None, describe: Callable[[], str]) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(desc=title, unit=unit, total=total, unit_scale=True, smoothing=0.1)
+        self._describe, self._due = describe, 0.0
+
+    def update(self, count: int) -> None:
+        if (now := time.perf_counter()) >= self._due:
+            self._due = now + BAR_PAUSE_S
+            self._bar.set_postfix_str(self._describe(), refresh=False)
+        self._bar.update(count)
+
+    def close(self) -> None:
+        self._bar.set_postfix_str(self._describe())
+        self._bar.close()
+
+
+@contextlib.contextmanager
+def show_progress(
+    title: str, *, unit: str, total: int | None, runtime: Runtime, describe: Callable[[], str] = lambda: ""
+) -> Iterator[ProgressBar]:
+    """Progress on stderr for the length of a `with` block, with what `describe` says of the work at that moment.
+
+    A bar on a terminal and in Jupyter, and lines elsewhere; runtime.progress asks for bars or silence everywhere.
+    """
+    if runtime.progress is False:
+        yield ProgressBar(Nowhere())
+    elif runtime.progress or sys.stderr.isatty() or _is_in_jupyter():
+        with contextlib.closing(Bar(title, unit, total, describe)) as bar:
+            yield ProgressBar(bar)
+    else:
+        yield ProgressBar(Log(title, unit, total, describe))
+
+
+def _is_in_jupyter() -> bool:
+    """True in a notebook's kernel, whose stderr is no terminal but shows a bar as one does."""
+    return type(sys.stderr).__module__.partition(".")[0] == "ipykernel"

@@ -62,7 +62,11 @@ class Runtime(Frozen):
     wait: bool = Field(
         default=False, description="Wait for an artifact that another process is making, instead of failing."
     )
-    progress: bool | None = Field(default=None, description="Show progress bars. Empty: only on a terminal.")
+    progress: bool | None = Field(
+        default=None,
+        description="Show progress bars, or nothing. Empty: a bar on a terminal and in Jupyter, elsewhere a line now "
+        "and then.",
+    )
     trust_remote_code: bool = Field(default=False, description="Let a model from a hub run its own code.")
     wandb: Wandb = Field(default_factory=Wandb, description="Weights & Biases.")
 

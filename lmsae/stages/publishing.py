@@ -1,6 +1,6 @@
 """Publishing: make `results/` show a report, with links from row names to artifacts and a SAELens folder of each row.
 
-results/report.html, table.csv, plots/, ...     the report's files
+results/report.html, table.csv, plots/, ...     the report's files; page and table with the provenance of their rows
         cost.html, cost.csv                      what the artifacts cost, by their run.json
         rows/<row>/<stage>                       a relative link to the artifact
         saelens/<row>/                           the dictionary for SAELens, or why-not.txt
@@ -13,6 +13,7 @@ import filecmp
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from lmsae.artifacts.artifact import SPEC, Artifact, Artifacts
 from lmsae.artifacts.claim import hold_claim
 from lmsae.artifacts.inside import require_inside
 from lmsae.errors import ArtifactError, ExportError
-from lmsae.report import cost
+from lmsae.report import cost, provenance
 from lmsae.report.results import Row, find_missing
 from lmsae.runtime.disk import explain_full_disk
 from lmsae.runtime.drafts import draft_of, name_draft
@@ -30,7 +31,6 @@ from lmsae.stages.origin import Origin
 from lmsae.stages.published import Published
 from lmsae.stages.sites import inputs_from
 
-PAGE = "report.html"
 SOURCE = ".source.json"
 WHY_NOT = "why-not.txt"
 # All files that this module writes into a folder under saelens/.
@@ -61,7 +61,8 @@ def _publish(report: Artifact, rows: Sequence[Row], artifacts: Artifacts, result
     links = {f"rows/{row.name}/{stage}": ref for row in rows for stage, ref in row.artifacts.items()}
     links = {link: reference for link, reference in links.items() if artifacts[reference].is_finished}
     missing = find_missing(rows, report.spec().inputs)
-    folders = {f"saelens/{row.name}": row for row in rows if row.name not in missing}
+    reported = [row for row in rows if row.name not in missing]
+    folders = {f"saelens/{row.name}": row for row in reported}
     ours = {
         *names,
         *links,
@@ -76,8 +77,10 @@ def _publish(report: Artifact, rows: Sequence[Row], artifacts: Artifacts, result
     origin = origin or before.origin
     # Noted before it is made, so that the next call finds what an interrupted one has left.
     Published(origin, before.names | ours).write(results)
-    for name in sorted(names, key=lambda name: name == PAGE):
-        _copy(report.path / name, results / name)
+    with tempfile.TemporaryDirectory() as folder:
+        complete = provenance.complete(report.path, reported, artifacts, Path(folder))
+        for name in sorted(names, key=lambda name: name == provenance.PAGE):
+            _copy(complete.get(name, report.path / name), results / name)
     cost.write_cost(rows, artifacts, STAGES, results)
     for link, reference in links.items():
         _link(results / link, artifacts[reference].path)
@@ -136,12 +139,12 @@ def _write_saelens(train: Artifact, evaluation: Artifact, artifacts: Artifacts, 
     density = load_file(evaluation.path / "latents.safetensors")["density"]
     dictionary = Dictionary.load(train.path)
     try:
-        saelens.export(dictionary, folder, provenance=provenance(train, artifacts), density=density)
+        saelens.export(dictionary, folder, provenance=saelens_metadata(train, artifacts), density=density)
     except ExportError as error:
         (folder / WHY_NOT).write_text(f"There is no SAELens folder of {train.reference}: {error}\n")
 
 
-def provenance(train: Artifact, artifacts: Artifacts) -> dict[str, Any]:
+def saelens_metadata(train: Artifact, artifacts: Artifacts) -> dict[str, Any]:
     """The entries of SAELens' metadata for a dictionary, from the specs that it was made by."""
     inputs: Mapping[str, str] = train.spec().inputs
     sites = train.spec().config["sites"]

@@ -13,7 +13,7 @@ from lmsae.stages.stage import Done, Job, Publisher, Stage, SweepShare
 
 
 class ReportRow(Frozen):
-    """A row of the sweep: its name, the references of its artifacts, and the settings that the table shows."""
+    """A row of the sweep: its name, the references of its artifacts, and its settings that are not every row's."""
 
     name: str
     artifacts: dict[str, str]
@@ -22,12 +22,28 @@ class ReportRow(Frozen):
 
 class Config(Frozen):
     rows: tuple[ReportRow, ...]
+    shared: dict[str, Any]
+    """The settings that all rows share, by dotted name, defaults too."""
+    given: tuple[str, ...]
+    """The names of those settings, shared or not, that the user wrote; the others are defaults."""
 
 
 def of_sweep(rows: Sequence[PlannedRow]) -> SweepShare:
     """Every row of the sweep; curves come from training, metrics from evaluation."""
     inputs = {f"{stage}/{row.name}": row.specs[stage].reference for row in rows for stage in ("train", "eval")}
-    return SweepShare(Config(rows=tuple(_describe_row(row) for row in rows)), inputs)
+    settings = {row.name: _settings(row) for row in rows}
+    first, *others = settings.values()
+    shared = {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
+    described = [
+        ReportRow(
+            name=row.name,
+            artifacts=row.lineage("train", "eval"),
+            settings={name: value for name, value in settings[row.name].items() if name not in shared},
+        )
+        for row in rows
+    ]
+    given = tuple(sorted({name for row in rows for name in row.given}))
+    return SweepShare(Config(rows=tuple(described), shared=shared, given=given), inputs)
 
 
 def of_what_is_there(spec: Spec, finished: Container[str]) -> Spec | None:
@@ -44,32 +60,28 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     from lmsae.report.writing import write_report
 
     for job in jobs:
-        write_report(job.config.rows, job.inputs, job.out)
+        write_report(job.config, job.inputs, job.out)
         yield job, {}
     del runtime
 
 
-def _describe_row(row: PlannedRow) -> ReportRow:
-    """A row as the report is told of it: where it belongs, and every setting that was written for this row."""
-    scored = row.specs["eval"].config
+def _settings(row: PlannedRow) -> dict[str, Any]:
+    """A row's settings, with what its names meant when it was planned, and one cell for its hook points."""
+    scored, text = row.specs["eval"].config, row.specs["tokenize"].config
+    models = [model["source"] for model in scored["models"]]
+    texts = [one["dataset"] for one in text["dataset"].get("sources", [text])]
     settings = {
-        "model.name": " ".join(model["source"]["name"] for model in scored["models"]),
-        "dataset.name": row.specs["tokenize"].config["dataset"]["name"],
+        **row.settings,
+        "model.name": " ".join(model["name"] for model in models),
+        "model.revision": " ".join(model["revision"] for model in models),
+        "dataset.name": text["dataset"]["name"],
+        "dataset.digest": " ".join(one["digest"] for one in texts),
         "sae.hook_point": _hook_points(scored),
-        "sae.architecture": row.values.get("sae.architecture"),
-        **{name: value for name, value in row.values.items() if name in row.own and name not in _SHOWN},
     }
-    return ReportRow(name=row.name, artifacts=row.lineage("train", "eval"), settings=settings)
+    return {name: value for name, value in settings.items() if name not in _SHOWN_ELSEWHERE}
 
 
-_SHOWN = (
-    "model.name",
-    "model.others",
-    "dataset.name",
-    "sae.hook_point",
-    "sae.hook_point_in",
-    "sae.hook_point_out",
-)
+_SHOWN_ELSEWHERE = ("model.others", "sae.hook_point_in", "sae.hook_point_out")
 
 
 def _hook_points(scored: Mapping[str, Any]) -> str:
@@ -88,15 +100,20 @@ def _publish(report: Artifact, artifacts: Artifacts, results: Path, origin: Orig
 
 
 def _is_published(report: Artifact, results: Path) -> bool:
-    import filecmp
+    from lmsae.report.provenance import PAGE, shows
 
-    page = "report.html"
-    return (results / page).exists() and filecmp.cmp(results / page, report.path / page, shallow=False)
+    return shows(results / PAGE, report.path / PAGE)
+
+
+def _summarize(results: Path) -> str:
+    from lmsae.report.summary import summarize
+
+    return summarize(results)
 
 
 STAGE = Stage(
     name="report",
-    version=3,
+    version=4,
     help="all evaluations of the sweep -> results/",
     config=Config,
     inputs={"train": "train", "eval": "eval"},
@@ -104,7 +121,7 @@ STAGE = Stage(
     of_sweep=of_sweep,
     lessen=of_what_is_there,
     is_wanted=True,
-    publisher=Publisher(_publish, _is_published),
+    publisher=Publisher(_publish, _is_published, _summarize),
     # Of a dictionary the curves alone are read: its weights may be large, and are not checked for them.
     reads={"eval": frozenset({"metrics.json"}), "train": frozenset({"curves.csv"})},
 )

@@ -38,16 +38,25 @@ class ResolvedRow:
         """The values of those columns that a class has, from the row's section of that class."""
         return self.section(kind).model_dump(include=set(kind.model_fields))
 
+    def settings(self) -> dict[str, Any]:
+        """Every setting that has a value, by dotted name: the columns of its sections, defaults too, and those of its
+        dictionary's parts and losses."""
+        parts = (self.dictionary.geometry, self.dictionary.act_fn, *self.objective.losses)
+        sections = [(name, section.model_dump(mode="json")) for name, section in self.sections.items()]
+        sections += [("sae", part.model_dump(mode="json", exclude={"kind"})) for part in parts]
+        named = {f"{section}.{name}": value for section, fields in sections for name, value in fields.items()}
+        return {name: value for name, value in named.items() if value is not None}
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedRow:
     """A row and its specs, by stage. A stage of which a row has several calls the second `activations.1`, and so on."""
 
     name: str
-    values: Mapping[str, Any]
-    """Its columns, by dotted name, with those that all rows share."""
-    own: frozenset[str]
-    """The columns that were written for this row, or on the command line."""
+    settings: Mapping[str, Any]
+    """All of them by dotted name, defaults too."""
+    given: frozenset[str]
+    """The columns that the user wrote, for this row or for all."""
     specs: Mapping[str, Spec]
 
     def of(self, stage: str) -> list[Spec]:

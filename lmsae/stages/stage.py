@@ -67,6 +67,8 @@ class Publisher:
     shows it already."""
     is_published: Callable[[Artifact, Path], bool]
     """True if the folder shows the artifact."""
+    summarize: Callable[[Path], str]
+    """The text that tells a user what the folder shows, and where to look."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     """Write `dictionary.safetensors`, `dictionary.json` and `curves.csv` of every job, over one stream of batches."""
     from lmsae.runtime.progress import show_progress
     from lmsae.training.checkpoints import Keeper
+    from lmsae.training.curves import describe
     from lmsae.training.interruption import hear_interruptions
     from lmsae.training.together import BrokenRuns, train_together
 
@@ -102,7 +103,13 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     tokens = (max(run.config.steps for run in runs) - min(run.steps_done for run in runs)) * stream.batch_size
     with (
         hear_interruptions(runtime.time_limit) as interruption,
-        show_progress("train", unit="token", total=tokens, runtime=runtime) as progress,
+        show_progress(
+            "train",
+            unit="token",
+            total=tokens,
+            runtime=runtime,
+            describe=lambda: describe([run.curves[-1] for run in runs if run.curves]),
+        ) as progress,
     ):
         checkpoints = {run: training.checkpoints for run, training in trainings.items()}
         keeper = Keeper(checkpoints, runtime.checkpoint_seconds, interruption, runtime.checkpoint_steps)

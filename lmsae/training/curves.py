@@ -1,7 +1,8 @@
 """Training curves: the numbers of a step that are recorded, and their file."""
 
 import csv
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -60,6 +61,17 @@ def is_point(step: int, steps: int) -> bool:
     """
     apart = 1 << max(0, (steps // POINTS).bit_length() - 1)
     return step % apart == 0 or step == steps - 1
+
+
+def describe(latest: Sequence[Mapping[str, float]]) -> str:
+    """The loss, L0 and explained variance of runs at their latest points, in a line: of several the range."""
+    said = []
+    for name, title in (("loss", "loss"), ("l0", "L0"), ("explained_variance", "explained variance")):
+        values = [point[name] for point in latest if math.isfinite(point[name])]
+        if values:
+            ends = dict.fromkeys(f"{value:.3g}" for value in (min(values), max(values)))
+            said.append(f"{title} {' to '.join(ends)}")
+    return ", ".join(said)
 
 
 def write(points: list[dict[str, float]], path: Path) -> None:

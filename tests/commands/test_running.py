@@ -1,5 +1,6 @@
 """Running stages: everything once, in order, resumable, and each stage by itself."""
 
+import csv
 import errno
 import json
 import os
@@ -15,9 +16,11 @@ from safetensors.torch import load_file, save_file
 from lmsae.artifacts.artifact import Artifact, Artifacts
 from lmsae.errors import NoSpaceError
 from lmsae.runtime.runtime import Runtime
+from lmsae.runtime.version import __version__
 from lmsae.stages import STAGES
 from lmsae.stages.making import make_artifacts
 from lmsae.stages.stage import Done, Job
+from lmsae.training.config import TrainConfig
 from tests.miniature import ROWS, Said, keys, make_until, manifests, write_config, write_sweep
 
 Lmsae = Callable[..., Said]
@@ -43,8 +46,44 @@ def test_a_finished_sweep_holds_every_artifact_and_its_report(finished: Path) ->
     assert (finished / "results").is_dir()
 
 
-def test_a_second_run_makes_nothing(made: Path, lmsae: Lmsae) -> None:
-    assert set(counts(lmsae("run")).values()) == {0}
+def test_page_and_table_say_how_everything_was_made(finished: Path) -> None:
+    """Each setting that all rows share stands on the page once, and every setting in the table."""
+    page = (finished / "results/report.html").read_text()
+    facts = dict(re.findall(r"<div><dt>(.*?)</dt><dd>(.*?)</dd></div>", page))
+    shared = {"train.lr": "0.001", "train.tokens": "8,192", "train.batch_size": "256", "tokenize.context_size": "32"}
+    shared |= {"train.seed": "0", "init.seed": "0", "tokenize.seed": "0", "model.dtype": "float32"}
+    assert {name: facts[name] for name in shared} == shared
+    assert all(page.count(f"<dt>{name}</dt>") == 1 for name in shared)
+    run = json.loads((finished / "results/rows/top/train/run.json").read_text())
+    assert facts["trained"].startswith(f"{run['finished'][:10]}; lmsae {__version__}")
+    with open(finished / "results/table.csv", newline="") as file:
+        top, batch, plain, jump = csv.DictReader(file)
+    assert (top["train.lr"], top["train.tokens"], top["sae.k"], top["sae.act_fn"]) == ("0.001", "8192", "4", "topk")
+    assert (top["provenance.train.finished"], top["provenance.eval.lmsae"]) == (run["finished"], __version__)
+    assert (plain["sae.k"], plain["sae.l1_coefficient"], jump["sae.l0_coefficient"]) == ("", "1.0", "0.1")
+    assert batch["dataset.digest"] == top["dataset.digest"] != ""
+    every = {f"train.{name}" for name, field in TrainConfig.model_fields.items() if field.default is not None}
+    assert every <= top.keys()
+
+
+def test_a_second_run_makes_nothing_and_ends_with_the_table_and_the_place_of_the_report(
+    made: Path, lmsae: Lmsae
+) -> None:
+    said = lmsae("run")
+    assert set(counts(said).values()) == {0}
+    table = said.out.splitlines()
+    assert [line.split()[0] for line in table if line][:5] == ["row", *(row["name"] for row in ROWS)]
+    assert table[-1] == "The report is results/report.html"
+
+
+def test_training_shows_loss_l0_and_explained_variance_in_its_bar(
+    fresh: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_config(fresh, runtime={"progress": True})
+    write_sweep(fresh, ROWS[:1])
+    make_until("train")
+    bar = capfd.readouterr().err.rpartition("train: 100%")[2]
+    assert re.search(r"token/s, loss [\d.]+, L0 4, explained variance 0\.\d+\]", bar)
 
 
 def test_a_new_row_makes_only_what_no_earlier_row_has(made: Path, lmsae: Lmsae) -> None:

@@ -40,9 +40,10 @@ def test_snakemake_makes_every_artifact_and_the_report_of_a_sweep(sweep: Sweep) 
 
 @pytest.mark.slow
 def test_snakemake_makes_a_sweep_of_which_nothing_is_made(empty: Sweep, sweep: Sweep) -> None:
-    empty.snakemake()
+    said = empty.snakemake()
     assert empty.computed() == TWO_ROWS_MAKE
     assert manifests(empty.folder) == manifests(sweep.folder)
+    assert "The report is results/report.html" in said
 
 
 def test_snakemake_starts_no_job_on_a_finished_sweep(sweep: Sweep) -> None:

@@ -78,3 +78,9 @@ def test_the_repositorys_config_names_only_what_the_schema_knows() -> None:
     properties = schema()["properties"]
     for section, fields in yaml.safe_load((CONFIG / "config.yaml").read_text()).items():
         assert set(fields) <= set(properties[section]["properties"])
+
+
+def test_types_are_written_for_people() -> None:
+    """And alike in every process: no class of the typing module, no function, no address."""
+    types = {line.split("|")[2].strip() for line in readme().splitlines() if line.startswith("| `")}
+    assert not [text for text in types if "Annotated" in text or "function" in text or "0x" in text]

@@ -17,7 +17,7 @@ from lmsae.geometry.config import SAEConfig
 from lmsae.metrics.formulas import density_histogram
 from lmsae.report.writing import write_report
 from lmsae.sparsity.config import TopKConfig
-from lmsae.stages.report import ReportRow
+from lmsae.stages.report import Config, ReportRow
 
 WIDTH, LATENTS = 4, 8
 HEALTHY = {
@@ -40,6 +40,7 @@ class Sweep:
     def __init__(self, root: Path) -> None:
         self.artifacts = Artifacts(root / "artifacts")
         self.rows: list[ReportRow] = []
+        self.shared: dict[str, Any] = {}
         self.tokens = self._finished(
             "tokenize", {"dataset": {"name": "some-text"}, "packing": {"context_size": 16, "prepend_bos": True}}, {}
         )
@@ -58,7 +59,7 @@ class Sweep:
         inputs = {"tokens": self.tokens.reference, "activations": self.activations.reference}
         config = {"settings": settings, "name": name, "sites": {"reads": [0], "writes": [0]}}
         train = self._begun("train", config, inputs)
-        _dictionary(settings["sae.k"]).save(train.path)
+        _dictionary(settings["sae.k"] or 2).save(train.path)
         _write_curves(train.path / "curves.csv")
         train.publish({})
         scored = {"dictionary": train.reference, "tokens": self.tokens.reference}
@@ -79,11 +80,17 @@ class Sweep:
     def inputs(self) -> dict[str, Artifact]:
         return {name: self.artifacts[reference] for name, reference in self._references().items()}
 
+    @property
+    def config(self) -> Config:
+        """The report's: the rows so far, and what they share."""
+        given = {name for row in self.rows for name in row.settings}
+        return Config(rows=tuple(self.rows), shared=self.shared, given=tuple(sorted(given)))
+
     def report(self) -> Artifact:
         """The report of the rows so far, finished."""
         report = self._report("report")
         if not report.is_finished:
-            write_report(self.rows, self.inputs, report.path)
+            write_report(self.config, self.inputs, report.path)
             report.publish({})
         return report
 
@@ -114,7 +121,7 @@ class Sweep:
         return artifact
 
 
-def _dictionary(k: str) -> Dictionary:
+def _dictionary(k: str | int) -> Dictionary:
     sizes: dict[str, Any] = {"widths": {"reads": (WIDTH,), "writes": (WIDTH,)}, "d_sae": LATENTS}
     dictionary = Dictionary(DictionaryConfig(**sizes, geometry=SAEConfig(), act_fn=TopKConfig(k=int(k))))
     rows = torch.arange(LATENTS * WIDTH).view(LATENTS, WIDTH) / 10

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def result(sweep: Sweep) -> Result:
     sweep.add("one")
-    (found,) = read_results(sweep.rows, sweep.inputs)
+    (found,) = read_results(sweep.config, sweep.inputs)
     return found
 
 

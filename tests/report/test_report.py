@@ -15,8 +15,7 @@ import pytest
 
 from lmsae.artifacts.artifact import Artifact
 from lmsae.losses import LOSSES
-from lmsae.metrics.definitions import METRICS, definition
-from lmsae.metrics.formulas import HISTOGRAM_BINS
+from lmsae.metrics.definitions import HISTOGRAM_BINS, METRICS, definition
 from lmsae.report.main_metrics import MAIN_METRICS, in_order
 from lmsae.report.page import number
 from lmsae.report.plots import plots
@@ -74,7 +73,7 @@ def test_plot_data_is_long_with_a_row_column(reported: Path) -> None:
 
 def test_metrics_are_strict_json_by_row(sweep: Sweep, tmp_path: Path) -> None:
     sweep.add("one", {"l0": 4.0, "kl_div_score_mean": math.nan})
-    write_tables(read_results(sweep.rows, sweep.inputs), tmp_path)
+    write_tables(read_results(sweep.config, sweep.inputs), sweep.config.given, tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
     assert (metrics["one"]["l0"], metrics["one"]["kl_div_score_mean"]) == (4.0, None)
 
@@ -84,7 +83,7 @@ def test_two_reports_of_the_same_artifacts_are_the_same_bytes(sweep: Sweep, tmp_
     sweep.add("two", {"explained_variance": -3.0, "dead": 3}, settings={"sae.architecture": "batchtopk"})
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-        write_report(sweep.rows, sweep.inputs, tmp_path / name)
+        write_report(sweep.config, sweep.inputs, tmp_path / name)
     first = files(tmp_path / "first")
     assert first == files(tmp_path / "second")
     kinds = ("pareto-1", "density-1", "curves-1")
@@ -94,7 +93,7 @@ def test_two_reports_of_the_same_artifacts_are_the_same_bytes(sweep: Sweep, tmp_
 def test_every_hook_point_has_figures_of_its_own_and_densities_come_in_pages(sweep: Sweep) -> None:
     for i in range(26):
         sweep.add(f"row-{i}", settings={"sae.hook_point": f"blocks.{i % 2}.hook_resid_post", "train.seed": str(i)})
-    names = [plot.name for plot in plots(read_results(sweep.rows, sweep.inputs))]
+    names = [plot.name for plot in plots(read_results(sweep.config, sweep.inputs))]
     assert names == ["pareto-1", "pareto-2", "density-1", "density-2", "curves-1", "curves-2"]
 
 
@@ -103,7 +102,7 @@ def test_rows_that_differ_in_how_sparse_they_are_wanted_form_one_line(sweep: Swe
     for value in ("0.1", "0.2"):
         sweep.add(f"tanh-{value}", settings={"sae.act_fn": "jumprelu", "sae.tanh_coefficient": value})
     sweep.add("other", settings={"sae.act_fn": "jumprelu", "sae.tanh_coefficient": "0.2", "train.seed": "1"})
-    lines = [result.line for result in read_results(sweep.rows, sweep.inputs)]
+    lines = [result.line for result in read_results(sweep.config, sweep.inputs)]
     assert lines[0] == lines[1] != lines[2]
     weights = {
         f"sae.{name}"
@@ -122,7 +121,7 @@ def test_what_is_measured_at_one_of_several_hook_points_stands_in_the_table_and_
     sweep.add("several", {metric: 0.875}, {"sae.architecture": "clt", "sae.hook_point": where})
     report = sweep.report().path
     one, several = read(report / "table.csv")
-    assert (one[metric], several[metric]) == ("nan", "0.875")
+    assert (one[metric], several[metric]) == ("", "0.875")
     assert several["sae.hook_point"] == where
     html = (report / "report.html").read_text()
     said = f"At blocks.1.hook_mlp_out: {METRICS['explained_variance']}"
@@ -134,7 +133,7 @@ def test_a_row_without_results_is_named_on_the_page_and_stands_in_no_table(sweep
     for name in ("good", "<untrained>", "unscored"):
         sweep.add(name)
     there = {name: one for name, one in sweep.inputs.items() if "<" not in name and name != "eval/unscored"}
-    write_report(sweep.rows, there, tmp_path)
+    write_report(sweep.config, there, tmp_path)
     assert [line["name"] for line in read(tmp_path / "table.csv")] == ["good"]
     html = (tmp_path / "report.html").read_text()
     assert ">2 missing</span> &lt;untrained&gt; (not trained), unscored (not evaluated)</p>" in html
@@ -148,7 +147,7 @@ def test_a_row_of_nulls_is_drawn_and_judged(sweep: Sweep) -> None:
     )
     sweep.add("constant", none)
     (line,) = read(sweep.report().path / "table.csv")
-    assert (line["explained_variance"], line["healthy"]) == ("nan", "False")
+    assert (line["explained_variance"], line["healthy"]) == ("", "False")
 
 
 def test_curves_are_those_of_the_dictionaries_among_the_inputs(sweep: Sweep, tmp_path: Path) -> None:
@@ -157,7 +156,7 @@ def test_curves_are_those_of_the_dictionaries_among_the_inputs(sweep: Sweep, tmp
     elsewhere = tmp_path / "elsewhere/train/0"
     elsewhere.mkdir(parents=True)
     (elsewhere / "curves.csv").write_text("step,tokens,loss\n1,256,0.5\n")
-    (result,) = read_results(sweep.rows, {**sweep.inputs, "train/one": Artifact(elsewhere)})
+    (result,) = read_results(sweep.config, {**sweep.inputs, "train/one": Artifact(elsewhere)})
     assert result.curves == {"step": [1], "tokens": [256], "loss": [0.5]}
 
 

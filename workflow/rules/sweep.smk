@@ -110,3 +110,14 @@ def require_done():
             error = said.rfind(f"lmsae {reference.partition('/')[0]}: ")
             lines.append(f"{log}: {said[max(error, 0):].strip()}")
         raise WorkflowError("\n".join(lines))
+
+
+def is_published(stage):
+    """True if the folder of results shows what the sweep wants of a stage."""
+    finished = [
+        Artifacts(RUNTIME.artifacts)[spec.reference] for spec in PLAN.specs(stage.name)
+    ]
+    return bool(finished) and all(
+        artifact.is_finished and stage.publisher.is_published(artifact, RUNTIME.results)
+        for artifact in finished
+    )
