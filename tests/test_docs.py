@@ -20,6 +20,7 @@ import yaml
 
 from lmsae.cli import parser
 from lmsae.geometry.config import GEOMETRIES
+from lmsae.lm.families import FAMILIES
 from lmsae.lm.features import Features
 from lmsae.losses import LOSSES
 from lmsae.planning.catalog import CATALOG
@@ -247,6 +248,32 @@ def test_the_table_of_losses_has_the_columns_of_each() -> None:
     for name, _, described, *_ in table_after("## Losses", ZOO):
         wanted = [f"`sae.{field}`" for field in LOSSES[name.strip("`")].model_fields if field != "kind"]
         assert described == "the same" or sorted(re.findall("`[^`]*`", described)) == sorted(wanted), name
+
+
+def test_the_drawing_of_the_workflow_has_every_input_of_every_stage() -> None:
+    (drawing,) = blocks(ROOT / "README.md", "mermaid")
+    edges = set()
+    for line in drawing.splitlines()[1:]:
+        steps = [[name.strip() for name in step.split("&")] for step in line.split("-->")]
+        edges |= {edge for before, after in itertools.pairwise(steps) for edge in itertools.product(before, after)}
+    assert edges == {(source, stage.name) for stage in STAGES.values() for source in stage.inputs.values()}
+
+
+def test_the_page_of_hook_points_has_those_of_every_family() -> None:
+    page = ROOT / "docs/hook-points.md"
+    kinds = [name.strip("`").removeprefix("blocks.{i}.") for name, *_ in table_after("## Hook points", page)]
+    inner = [kind for kind in kinds if FAMILIES["gpt2"].hook_points[kind].module]
+    head = next(line for line in page.read_text().splitlines() if line.startswith("| `model_type`"))
+    assert re.findall("`([^`]*)`", head)[1:] == inner
+    described = {}
+    for families, layers, *places in table_after("## Families", page):
+        at = dict(zip(inner, places, strict=True))
+        described |= {name: (layers, at) for name in re.findall("[a-z0-9_]+", families)}
+    for name, family in FAMILIES.items():
+        at = {k: f"{p.side} of `{p.module}`" for k, p in family.hook_points.items() if p.module}
+        assert described.pop(name) == (f"`{family.layers}.{{i}}`", at)
+        assert list(family.hook_points) == kinds
+    assert not described
 
 
 @EVERY_PAGE
