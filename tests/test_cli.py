@@ -17,6 +17,7 @@ import pytest
 from lmsae.artifacts.artifact import Artifact, Artifacts, Spec
 from lmsae.artifacts.claim import hold_claim
 from lmsae.cli import main, parser
+from lmsae.runtime.drafts import DRAFT
 from lmsae.stages import STAGES
 from tests.miniature import HERE, ROWS, THERE, Said, keys, manifests, row_of, write_config, write_sweep
 
@@ -431,7 +432,7 @@ def test_a_stage_killed_half_way_leaves_no_trace_when_it_is_run_again(
     done = subprocess.run([sys.executable, "-c", DIE_HALF_WAY, key], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert (folder / ".claim").exists()
-    assert any(path.is_file() for path in folder.rglob("*.partial")), "it was killed before it had written anything"
+    assert any(path.is_file() for path in folder.rglob(f"*{DRAFT}")), "it was killed before it had written anything"
     (folder / "activations.zarr" / "c.7.0.0").touch()  # and whatever else it might have left
     said = lmsae("activations", key)
     assert (said.code, said.err) == (0, "activations: 1 made, 0 there already\n")
