@@ -293,7 +293,7 @@ def test_the_numbers_of_known_features_are_all_described() -> None:
 
 @pytest.mark.slow
 def test_an_architecture_added_as_the_page_says_passes_its_tests(tmp_path: Path) -> None:
-    for name in ("lmsae", "tests"):
+    for name in ("lmsae", "tests", "docs"):
         unwanted = shutil.ignore_patterns("__pycache__", "*.safetensors")
         shutil.copytree(ROOT / name, tmp_path / name, ignore=unwanted)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
