@@ -98,8 +98,13 @@ if __name__ == "__main__":
         tensors_of = made(Path(scratch))
     earlier = json.loads(KNOWN.read_text()) if KNOWN.exists() else {"digests": {}}
     now = {name: digests(tensors) for name, tensors in tensors_of.items()}
+    before = earlier["digests"].get(kind_of_machine(), now)
+    kept = {name for name in now if before.get(name) == now[name]}
+    others = {
+        kind: {name: known for name, known in rows.items() if name in kept} for kind, rows in earlier["digests"].items()
+    }
     written = {
         "norms": {name: norms(tensors) for name, tensors in tensors_of.items()},
-        "digests": {**earlier["digests"], kind_of_machine(): now},
+        "digests": {**others, kind_of_machine(): now},
     }
     KNOWN.write_text(json.dumps(written, indent=1) + "\n")

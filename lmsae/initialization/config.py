@@ -1,13 +1,19 @@
 """The config of starting weights, without torch: the columns `init.*`, and what refuses them."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
 from lmsae.config import Frozen
+from lmsae.dictionary.config import DictionaryConfig
 
 FROM_MODEL = {"transcoder": "the neurons of an MLP", "skip_transcoder": "the neurons of an MLP", "lorsa": "its heads"}
 """Geometries that can start from the language model's own weights, and from which of them."""
+
+
+STARTS_AWAY = frozenset({"transcoder", "skip_transcoder", "lorsa"})
+"""Geometries that read activations with a large mean, which no decoder bias takes off. With a k, they start with a
+larger encoder and a bias against that mean. Without both, up to a half of their latents never fire (decision 0043)."""
 
 
 class InitConfig(Frozen):
@@ -33,17 +39,19 @@ class InitConfig(Frozen):
         description="Number of principal directions that decoder_init active_subspace keeps at each hook point. Empty: "
         "half of them.",
     )
-    encoder_factor: float = Field(
-        default=1.0,
+    encoder_factor: float | None = Field(
+        default=None,
         gt=0,
-        description="The encoder at the start is this times the transposed decoder, if the widths allow it.",
+        description="The encoder at the start is this times the transposed decoder, if the widths allow it. Empty: 10 "
+        "for a transcoder, skip transcoder or lorsa with a k, and 1 for all others.",
     )
     b_dec: Literal["mean", "zero", "geometric_median"] = Field(
         default="mean", description="Decoder bias at the start: the mean of the targets, their geometric median, or 0."
     )
-    b_enc: Literal["zero", "minus_mean_pre"] = Field(
-        default="zero",
-        description="Encoder bias at the start: 0, or minus each latent's mean pre-activation.",
+    b_enc: Literal["zero", "minus_mean_pre"] | None = Field(
+        default=None,
+        description="Encoder bias at the start: 0, or minus each latent's mean pre-activation. Empty: minus_mean_pre "
+        "for a transcoder, skip transcoder or lorsa with a k, and zero for all others.",
     )
     grid_search: bool | None = Field(
         default=None,
@@ -61,3 +69,12 @@ class InitConfig(Frozen):
         description="Start a transcoder from the neurons of the model's MLP, or a lorsa from the model's attention "
         "heads. If there are more latents than neurons, the rest start as usual.",
     )
+
+    def settled(self, dictionary: DictionaryConfig) -> Self:
+        """The same for such a dictionary, with the values that empty columns stand for."""
+        away = dictionary.geometry.kind in STARTS_AWAY and hasattr(dictionary.act_fn, "k") and not self.from_model
+        away = away and not dictionary.act_fn.brings_bias
+        chosen = (
+            {"encoder_factor": 10.0, "b_enc": "minus_mean_pre"} if away else {"encoder_factor": 1.0, "b_enc": "zero"}
+        )
+        return self.model_copy(update={name: value for name, value in chosen.items() if getattr(self, name) is None})

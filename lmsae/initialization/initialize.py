@@ -34,6 +34,7 @@ def initialize(
     (contexts, context_size, ·), and `usable` (contexts, context_size) says which tokens count. Normalizers must have
     been fitted: `model_weights`, those of the layer that the dictionary stands for, go by them.
     """
+    init = init.settled(dictionary.config)
     generator = torch.Generator().manual_seed(init.seed)
     targets, writes = target if usable is None else target[usable], dictionary.config.widths.writes
     b_dec = compute_center(init.b_dec, targets, writes)
@@ -76,6 +77,7 @@ class _Start:
         weights = dict(geometry.named_parameters())
         weights["b_dec"].copy_(self.b_dec)
         if "W_enc" in weights:
+            assert self.init.encoder_factor is not None, "settled"
             weights["W_enc"].mul_(self.init.encoder_factor)
         if self.init.b_enc == "minus_mean_pre":
             x, _, usable = self.batch

@@ -9,6 +9,7 @@ from lmsae.config import Frozen
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.errors import ConfigError, Fault, LmsaeError, suggest
 from lmsae.geometry.config import GEOMETRIES
+from lmsae.initialization.config import InitConfig
 from lmsae.lm.hook_points import require
 from lmsae.lm.resolving import ResolvedModel, default_tokenizer, read_config, require_usable
 from lmsae.lm.resolving import resolve as resolve_model
@@ -60,7 +61,9 @@ class Resolver:
         if draft.is_refused or not (sae and named and text and tokenizer and places and built):
             return None
         loaded = [LMConfig(source=model, backend=named.backend, dtype=named.dtype) for model in models]
-        resolved = ResolvedRow({**sections, SAE: sae}, text, tokenizer, loaded, places, widths, *built)
+        resolved = ResolvedRow(
+            {**_settle(sections, built[0]), SAE: sae}, text, tokenizer, loaded, places, widths, *built
+        )
         (tokens,) = tokenize.STAGE.specs(resolved, {})
         draft.learn("token_counts", tokenize.token_counts(tokens, self.artifacts))
         draft.run(CHECKS)
@@ -162,6 +165,14 @@ def _read_sections(draft: Draft) -> dict[str, Frozen]:
         if draft.learn(name, section) is not None:
             sections[name] = section
     return sections
+
+
+def _settle(sections: Mapping[str, Frozen], dictionary: DictionaryConfig) -> dict[str, Frozen]:
+    """The same sections, with the values that empty columns stand for in a row of this dictionary."""
+    return {
+        name: section.settled(dictionary) if isinstance(section, InitConfig) else section
+        for name, section in sections.items()
+    }
 
 
 def _read_sae(draft: Draft) -> tuple[SaeSection | None, Parts | None]:

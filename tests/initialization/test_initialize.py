@@ -10,6 +10,7 @@ from torch import Tensor
 from lmsae.initialization.config import InitConfig
 from lmsae.losses import reconstruction_loss
 from lmsae.training.objective import Objective
+from tests.architectures import parts
 from tests.dictionary.grid import ACT_FNS, GEOMETRIES, Case, can_be_planned
 from tests.initialization.start import calibration, started
 from tests.planning.checks.refusing import refusals
@@ -203,3 +204,35 @@ def test_b_dec_is_the_mean_of_usable_targets(geometry: str) -> None:
     np.testing.assert_allclose(
         weights(made)["b_dec"].detach(), (target if usable is None else target[usable]).numpy().mean(0), atol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "init", "factor", "b_enc"),
+    [
+        ("transcoder", {}, 10, "minus_mean_pre"),
+        ("skip_transcoder", {}, 10, "minus_mean_pre"),
+        ("lorsa", {}, 10, "minus_mean_pre"),
+        ("lorsa", {"from_model": True}, 1, "zero"),
+        ("transcoder", {"encoder_factor": 2}, 2, "minus_mean_pre"),
+        ("transcoder", {"b_enc": "zero"}, 10, "zero"),
+        ("topk", {}, 1, "zero"),
+        ("clt", {}, 1, "zero"),
+        ("matching_pursuit", {}, 1, "zero"),
+    ],
+)
+def test_empty_columns_stand_for_what_keeps_latents_alive(
+    name: str, init: dict[str, Any], factor: float, b_enc: str
+) -> None:
+    settled = InitConfig(**init).settled(parts(name, 16, 64)[0])
+    assert (settled.encoder_factor, settled.b_enc) == (factor, b_enc)
+
+
+def test_a_transcoder_starts_with_unit_encoder_columns_and_a_mean_pre_of_zero() -> None:
+    case = Case("transcoder", "topk")
+    made, _ = started(case)
+    x, _, usable = calibration(made, case)
+    assert usable is None
+    assert weights(made)["W_enc"].norm(dim=0).tolist() == pytest.approx([1.0] * made.config.d_sae, rel=1e-5)
+    with torch.no_grad():
+        mean = made.geometry.encode(x).mean(0)
+    assert mean.abs().max().item() < 1e-4

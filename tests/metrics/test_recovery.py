@@ -64,10 +64,11 @@ LOWER: dict[str, tuple[float, float, float]] = {
     "groupmax": (0.95, 0.8, 0.8),
     "matching_pursuit": (0.95, 0.8, 0.8),
     "molt": (0.0, 0.8, 0.7),
+    "lorsa": (ALIKE, 0.89, EXPLAINED),
 }
 """Floors of those that cannot reach ALIKE, IN_STEP and EXPLAINED: a fixed number of latents where tokens hold none to
 six of the features; a molt has no directions, and reads amounts out of inputs in which all features lie over each
-other."""
+other; all latents of a lorsa are alive, more than there are features, and share some."""
 
 
 class Known:

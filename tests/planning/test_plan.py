@@ -342,7 +342,7 @@ def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down
         "tokenize": tokenize.Config(dataset=text, tokenizer=model, packing=TokenizeConfig()),
         "activations": activations.Config(model=lm, hook_point=hook_point, width=256),
         "norm": norm.Config(),
-        "init": init.Config(dictionary=dictionary, sites=sites, unit_norm_decoder=False),
+        "init": init.Config(dictionary=dictionary, sites=sites, unit_norm_decoder=False).settled(dictionary),
         "train": train.Config(tokens=1_000_000, dictionary=dictionary, sites=sites, objective=objective),
         "eval": evaluate.Config(models=(lm,), places=(Place(model=0, hook_point=hook_point),), sites=sites),
     }

@@ -27,6 +27,7 @@ def decoder_can_start_so(init: InitConfig, dictionary: DictionaryConfig, objecti
 
 
 def encoder_can_start_so(init: InitConfig, dictionary: DictionaryConfig) -> Iterator[Refusal]:
+    init = init.settled(dictionary)
     if init.encoder_factor != 1 and getattr(dictionary.geometry, "tied_encoder", False):
         message = "sae.tied_encoder makes the encoder the decoder transposed; leave the factor at 1"
         yield Refusal("init.encoder_factor", message)
@@ -109,7 +110,7 @@ def columns_have_an_effect(
     init: InitConfig, train: TrainConfig, dictionary: DictionaryConfig, objective: Objective
 ) -> Iterator[Refusal]:
     """Rows that write a column without effect are refused: they would be other artifacts with the same bytes."""
-    geometry, act_fn = dictionary.geometry, dictionary.act_fn
+    geometry, act_fn, init = dictionary.geometry, dictionary.act_fn, init.settled(dictionary)
     searches = geometry.autoencodes if init.grid_search is None else init.grid_search
     rotates = getattr(geometry, "lorsa_rotary", True)
     needs = (
