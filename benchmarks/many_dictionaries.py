@@ -25,7 +25,7 @@ from lmsae.training.batch import Batch
 from lmsae.training.run import Run
 from lmsae.training.together import train_together
 
-SPARSITIES = (
+SPARSITIES: tuple[dict[str, Any], ...] = (
     {"k": 16, "l1": 4.0, "l0": 2.0},
     {"k": 32, "l1": 3.5, "l0": 1.0},
     {"k": 64},

@@ -27,8 +27,9 @@ from pathlib import Path
 from lmsae.artifacts.artifact import Artifacts
 from lmsae.commands.running import write_index
 from lmsae.planning.plan import Plan, plan_of
+from lmsae.report.provenance import PAGE
 from lmsae.stages import STAGES
-from lmsae.stages.publishing import PAGE, publish
+from lmsae.stages.publishing import publish
 
 REPOSITORY = Path(__file__).parents[1]
 SHIPPED = ("Snakefile", "workflow", "profiles", "dvc.yaml", ".dvc/config", ".dvc/plots")
@@ -68,7 +69,12 @@ def write_sweep(folder: Path, count: int) -> None:
 
 def finish(plan: Plan, artifacts: Artifacts) -> None:
     """Publish an artifact of every spec of the plan, with a payload of a few bytes."""
-    counts = {"train_contexts": 8000, "calibration_contexts": 64, "train_usable_by_position": [8000] * 256}
+    counts = {
+        "train_contexts": 8000,
+        "calibration_contexts": 64,
+        "train_usable_by_position": [8000] * 256,
+        "held_out_overlap": 0.0,
+    }
     for stage in STAGES:
         payload = json.dumps(counts if stage == "tokenize" else {"stage": stage})
         for spec in plan.specs(stage):

@@ -117,6 +117,8 @@ class Study:
         if new:
             found = score([self.model], [self._hooked(dictionary) for dictionary, _ in trained], self.text, 16, _ignore)
             for cell, one, (_, seconds) in zip(new, found, trained, strict=True):
+                if isinstance(one, Exception):
+                    raise one
                 metrics = one.metrics
                 self._known[cell] = Scored(
                     1 - metrics["explained_variance"],
@@ -131,7 +133,9 @@ class Study:
 
     def _hooked(self, dictionary: Dictionary) -> HookedDictionary:
         groups = ("reconstruction", "sparsity", "model")
-        return HookedDictionary(dictionary, [self.hook_point], [self.hook_point], [self.mean], groups)
+        at = [self.hook_point]
+        mean_norm = math.sqrt(self.width) / self.activations.scale
+        return HookedDictionary(dictionary, at, at, [self.mean], [mean_norm], groups)
 
     def _train(self, cell: Cell) -> tuple[Dictionary, float]:
         """The dictionary of a cell, which reads raw activations, and the seconds of its training steps."""
