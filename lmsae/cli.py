@@ -78,7 +78,7 @@ def _command(
     command.add_argument("--wait", action="store_true", default=None, help="wait for artifacts that others are making")
     command.add_argument("--trace", action="store_true", help="print the traceback of an error too")
     if sweep:
-        command.add_argument("--sweep", type=Path, default=Path("config/sweep.tsv"), help="one row per dictionary")
+        command.add_argument("--sweep", type=Path, help="one row per dictionary (default: sweep.tsv beside --config)")
         command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="over all rows")
     return command
 
@@ -101,8 +101,10 @@ def _flags(arguments: argparse.Namespace) -> dict[str, object]:
 def _make_plan(arguments: argparse.Namespace, experiment: Path | None = None):
     from lmsae.planning.plan import plan_of
 
-    config, sheet = (experiment, None) if experiment else (arguments.config, arguments.sweep)
-    return plan_of(config, sheet, arguments.set, _flags(arguments))
+    if experiment:
+        return plan_of(experiment, None, arguments.set, _flags(arguments))
+    sheet = arguments.sweep or arguments.config.with_name("sweep.tsv")
+    return plan_of(arguments.config, sheet, arguments.set, _flags(arguments))
 
 
 def _plan(arguments: argparse.Namespace) -> int:

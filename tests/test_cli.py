@@ -513,3 +513,14 @@ def test_a_traceback_is_there_for_the_asking(fresh: Path, capsys: pytest.Capture
     with_rows(fresh, {"train.lr": "fast"})
     assert main(["plan", "--trace"]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_sheet_beside_a_named_config_is_taken(fresh: Path, lmsae: Lmsae) -> None:
+    (fresh / "config").rename(fresh / "mine")
+    said = lmsae("plan", "--config", "mine/config.yaml")
+    assert said.code == 0, said.err
+    assert all(row["name"] in said.out for row in ROWS)
+    refused(
+        lmsae("plan", "--config", "mine/config.yaml", "--sweep", "mine/other.tsv"),
+        "mine/other.tsv: there is no such file",
+    )

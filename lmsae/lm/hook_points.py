@@ -14,7 +14,7 @@ Names are TransformerLens's:
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from lmsae.errors import HookPointError, SourceError, suggest
 from lmsae.lm.families import FAMILIES, FEATURES, Family
@@ -76,10 +76,23 @@ def require(name: str, config: Mapping[str, object]) -> int:
     if _NAME.fullmatch(name) and (why := family_of(config).missing(config).get(split(name)[1])):
         raise HookPointError(f"this model has no {name}: {why}")
     n_layers = layer_of(next(reversed(known))) + 1
+    near = _describe_module(name, family_of(config), known) or suggest(name, known)
     raise HookPointError(
         f"this model ({config['model_type']}, {n_layers} layers: blocks.0 to blocks.{n_layers - 1}) has no hook point "
-        f"{name!r}{suggest(name, known)}"
+        f"{name!r}{near}"
     )
+
+
+def _describe_module(name: str, family: Family, known: Container[str]) -> str:
+    """The hook points at a module that has such a name in transformers, as the end of an error message, or nothing."""
+    match = re.fullmatch(rf"(?:\w+\.)*{family.layers.split('.')[-1]}\.(\d+)(?:\.(.+))?", name)
+    if match is None:
+        return ""
+    layer, module = match[1], match[2] or ""
+    at = {place.side: f"blocks.{layer}.{kind}" for kind, place in family.hook_points.items() if place.module == module}
+    words = {"out": "output", "in": "input"}
+    told = [f"its {words[side]} is {at[side]}" for side in words if side in at and at[side] in known]
+    return f", which names a module; {' and '.join(told)}" if told else ""
 
 
 def family_of(config: Mapping[str, object]) -> Family:

@@ -6,7 +6,7 @@ A value's name is dotted everywhere: `train.lr` is a column of the sheet, and `l
 
 import csv
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -168,6 +168,7 @@ def _read_sheet(path: Path, faults: list[Fault]) -> list[Row]:
     if len(lines) < 2:
         raise ConfigError([Fault(str(path), None, None, "has no rows; the first line names columns, each other a row")])
     header, *body = lines
+    _require_tabs(path, header)
     _check_header(path, header, faults)
     rows, seen, known = [], {}, columns()
     for number, line in enumerate(body, start=1):
@@ -195,6 +196,17 @@ def _trim(line: list[str]) -> list[str]:
     while cells and not cells[-1]:
         cells.pop()
     return cells
+
+
+def _require_tabs(path: Path, header: Sequence[str]) -> None:
+    """Raise ConfigError where the columns of a header are separated by something else than tabs."""
+    separators = {",": "commas", ";": "semicolons", "|": "bars", " ": "spaces"}
+    for separator, named in separators.items():
+        if len(header) == 1 and len(header[0].split(separator)) > 1:
+            message = (
+                f"its first line has {named} between the columns; wanted tabs. Save the sheet as tab-separated text"
+            )
+            raise ConfigError([Fault(str(path), None, None, message)])
 
 
 def _check_header(path: Path, header: list[str], faults: list[Fault]) -> None:

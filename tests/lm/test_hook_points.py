@@ -92,3 +92,23 @@ def test_planning_needs_neither_torch_nor_transformers():
     heavy = "{'torch', 'transformers', 'transformer_lens', 'huggingface_hub'}"
     code = f"import sys, lmsae.lm, lmsae.lm.resolving, lmsae.lm.hook_points; print({heavy} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "said"),
+    [
+        ("transformer.h.1", GPT2, "its output is blocks.1.hook_resid_post and its input is blocks.1.hook_resid_pre"),
+        ("h.0.attn.c_proj", GPT2, "its input is blocks.0.attn.hook_z"),
+        ("gpt_neox.layers.2.mlp", PYTHIA, "its output is blocks.2.hook_mlp_out"),
+        ("gpt_neox.layers.2.post_attention_layernorm", PYTHIA, "its output is blocks.2.ln2.hook_normalized"),
+    ],
+)
+def test_the_name_of_a_module_in_transformers_is_answered_with_the_hook_points_there(name, config, said):
+    with pytest.raises(HookPointError, match=rf"{name}', which names a module; {said}$"):
+        require(name, config)
+
+
+@pytest.mark.parametrize("name", ["transformer.h.2", "transformer.h.1.attn.c_attn", "transformer.wte"])
+def test_a_module_without_a_hook_point_is_answered_with_none(name):
+    with pytest.raises(HookPointError, match=rf"has no hook point '{name}'$"):
+        require(name, GPT2)

@@ -290,3 +290,10 @@ def test_a_fault_of_the_runtime_is_one_like_any_other(config: dict, flags: dict,
     faults: list[Fault] = []
     read_runtime(config, flags, faults)
     assert fault in str(faults[0])
+
+
+@pytest.mark.parametrize(("separator", "named"), [(",", "commas"), (";", "semicolons"), (" ", "spaces")])
+def test_a_sheet_without_tabs_is_told_so(tmp_path: Path, separator: str, named: str) -> None:
+    sweep = "name\tsae.k\ntop\t4\n".replace("\t", separator)
+    with pytest.raises(ConfigError, match=rf"sweep\.tsv: its first line has {named} between the columns; wanted tabs"):
+        attempt(tmp_path, sweep, "")
