@@ -2,7 +2,7 @@
 # transformer-lens 3.9.0 with transformers 5.23.0: TransformerBridge divides GPT-2's attention scores by sqrt(d_head)
 # also where the model's config says scale_attn_weights: false. Nothing is said, and the logits are another model's.
 #
-# A random GPT-2 of two layers is built from a config with that setting (transformers honours it since GPT-2 came) and
+# A random GPT-2 of two layers is built from a config with that setting (transformers follows it) and
 # wrapped by the bridge. Seen: with scale_attn_weights true, the bridge's logits are transformers' own to 1e-5. With
 # false, they differ by three standard deviations of the logits.
 set -euo pipefail

@@ -34,7 +34,7 @@ from lmsae.stages.sites import inputs_from
 SOURCE = ".source.json"
 WHY_NOT = "why-not.txt"
 # All files that this module writes into a folder under saelens/.
-SAELENS_FILES = frozenset({SOURCE, WHY_NOT, "cfg.json", "sae_weights.safetensors", "sparsity.safetensors"})
+SAELENS_FILES = frozenset({SOURCE, WHY_NOT, "cfg.json", "sae_weights.safetensors", "sparsity.safetensors", "notes.txt"})
 
 
 def publish(

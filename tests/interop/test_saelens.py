@@ -11,10 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from lmsae.dictionary.as_jumprelu import convert_to_jumprelu
 from lmsae.errors import ExportError, FolderError
 from lmsae.interop.saelens import ARCHITECTURES, export, load, obstacle
+from lmsae.lm.resolving import resolve, weights_folder
 from lmsae.planning.catalog import CATALOG
 from tests.interop.peers import (
     LATENTS,
@@ -270,3 +272,45 @@ def test_a_token_of_zeros_is_no_number_in_saelens_and_stays_small_here(tmp_path:
     with torch.inference_mode():
         assert ours(torch.zeros(1, WIDTH)).abs().max() < 1e-4
         assert saelens(exported(ours, tmp_path))(torch.zeros(1, WIDTH)).isnan().all()
+
+
+def notes(folder: Path) -> str:
+    return (folder / "notes.txt").read_text()
+
+
+def test_the_folder_says_what_differs_there(tmp_path: Path) -> None:
+    plain, token, heads = (tmp_path / name for name in ("plain", "token", "heads"))
+    exported(made_as("topk"), plain)
+    exported(made_as("topk", normalize_activations="token"), token)
+    exported(made_as("topk"), heads, hook_name="blocks.0.attn.hook_z")
+    assert ("NaN" in notes(plain), "n_heads" in notes(plain)) == (False, False)
+    assert ("NaN" in notes(token), "n_heads" in notes(token)) == (True, False)
+    assert ("NaN" in notes(heads), "n_heads" in notes(heads)) == (False, True)
+    assert all("run_with_hooks" in notes(folder) for folder in (plain, token, heads))
+
+
+def test_saelens_takes_flat_heads_once_it_is_told_so(tmp_path: Path) -> None:
+    ours = made_as("topk")
+    theirs = saelens(exported(ours, tmp_path, hook_name="blocks.0.attn.hook_z"))
+    flat = activations(count=6)
+    with torch.inference_mode():
+        with pytest.raises(RuntimeError):
+            theirs(flat)
+        theirs.turn_off_forward_pass_hook_z_reshaping()
+        assert_same(theirs(flat), ours(flat))
+
+
+@pytest.mark.parametrize("kind", ["hook_resid_pre", "hook_resid_post", "hook_mlp_out", "attn.hook_z"])
+def test_saelens_bridge_calls_hooks_of_these_names_in_compatibility_mode_alone(kind: str) -> None:
+    from sae_lens import SAETransformerBridge
+
+    folder, met = str(weights_folder(resolve("builtin:stdlib-4m"))), []
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    bridge: Any = SAETransformerBridge.boot_transformers(folder, device="cpu", hf_model=model)
+    hooks = [(f"blocks.1.{kind}", lambda value, hook: met.append(value))]
+    with torch.inference_mode():
+        bridge.run_with_hooks(torch.arange(2, 10)[None], fwd_hooks=hooks)
+        assert met == []
+        bridge.enable_compatibility_mode(no_processing=True)
+        bridge.run_with_hooks(torch.arange(2, 10)[None], fwd_hooks=hooks)
+    assert len(met) == 1

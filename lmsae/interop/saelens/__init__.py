@@ -1,4 +1,4 @@
-"""SAELens folders, written and read: `cfg.json`, `sae_weights.safetensors` and `sparsity.safetensors`.
+"""SAELens folders, written and read: `cfg.json`, `sae_weights.safetensors` and `sparsity.safetensors`, and `notes.txt`.
 
 A written folder computes on raw activations what the dictionary computes in `eval()` mode. Scales are folded into the
 weights, and decoder rows keep their norms. Codes are the same too, with two exceptions. Where latents are selected by

@@ -1,7 +1,7 @@
 """A dictionary as a SAELens folder, and the obstacles to that."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from lmsae.interop.saelens.names import (
     ARCHITECTURES,
     AT_INFERENCE,
     CONFIG,
+    NOTES,
     OWN_CONFIG,
     PER_TOKEN,
     SPARSITY,
@@ -75,7 +76,7 @@ def _tied_obstacle(config: DictionaryConfig, stay: str) -> str | None:
 def export(
     dictionary: Dictionary, folder: Path, *, provenance: Mapping[str, object], density: Float[Tensor, " d_sae"] | None
 ) -> None:
-    """Write a dictionary as a SAELens folder.
+    """Write a dictionary as a SAELens folder, with notes on what differs or surprises there.
 
     `provenance` becomes SAELens' metadata: model_name, hook_name, hook_name_out, context_size, prepend_bos,
     dataset_path, and others. `density` is the firing rate of each latent. Raises ExportError if SAELens has no exact
@@ -112,6 +113,24 @@ def export(
     if density is not None:
         _save({"sparsity": (density.float() + SMALLEST_DENSITY).log10()}, folder / SPARSITY)
     (folder / CONFIG).write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n")
+    notes = [f"- {note}\n" for note in _notes(config, str(provenance.get("hook_name", "")), has_heads=has_heads)]
+    (folder / NOTES).write_text("".join(["In SAELens:\n", *notes]))
+
+
+def _notes(config: DictionaryConfig, hook_name: str, *, has_heads: bool) -> Iterator[str]:
+    yield "SAE.load_from_disk(folder) opens this folder. It reads and writes raw activations."
+    if config.normalize_activations in PER_TOKEN:
+        yield "SAELens divides each token by its norm: a token of zeros comes out as NaN. In lmsae it comes out near 0."
+    if has_heads:
+        yield (
+            "It takes attention heads apart, (..., n_heads, d_head), as TransformerLens has them. For flat rows, as "
+            "lmsae stores them, call sae.turn_off_forward_pass_hook_z_reshaping() first."
+        )
+    if not hook_name.endswith("hook_normalized"):
+        yield (
+            "SAETransformerBridge.run_with_saes finds hook_name. But its run_with_hooks calls no hook of that name and "
+            "says nothing (SAELens 6.54, TransformerLens 3.9), until enable_compatibility_mode(no_processing=True)."
+        )
 
 
 def _fold(dictionary: Dictionary) -> Dictionary:

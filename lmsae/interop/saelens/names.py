@@ -12,6 +12,8 @@ from lmsae.dictionary.config import DictionaryConfig
 from lmsae.sparsity.config import SelectsK
 
 CONFIG, WEIGHTS, SPARSITY = "cfg.json", "sae_weights.safetensors", "sparsity.safetensors"
+NOTES = "notes.txt"
+"""The file that tells what differs in SAELens, or surprises there."""
 VERSION = 6
 """The layout is that of SAELens 6.0, which migrates folders of earlier versions."""
 OWN_CONFIG = "lmsae_dictionary"
