@@ -155,7 +155,6 @@ def test_a_process_that_was_stopped_and_taken_over_from_writes_nothing_when_it_g
         unmade(stage, folder)
         stop_at = draw.randint(last // 4, last // 2)
         stopped = zygote.start(Order(str(folder), [stage], stop_at, SHARD_BYTES, signal.SIGSTOP))
-        wait_for("T", stopped)
 
         def go_on(*arguments: Any, real: Callable[..., Any], stopped: int = stopped) -> Any:
             if state_of(stopped) == "T":
@@ -164,6 +163,7 @@ def test_a_process_that_was_stopped_and_taken_over_from_writes_nothing_when_it_g
             return real(*arguments)
 
         try:
+            wait_for("T", stopped)
             with pytest.MonkeyPatch.context() as monkeypatch:
                 for place, name in ((HuggingFaceModel, "read"), (Run, "step")):
                     real = getattr(place, name)
@@ -176,7 +176,7 @@ def test_a_process_that_was_stopped_and_taken_over_from_writes_nothing_when_it_g
             assert state_of(stopped) == "Z"
         finally:
             os.kill(stopped, signal.SIGKILL)
-        ended = zygote.wait()
+            ended = zygote.wait()
         assert ended.status == 2, ended.said
         assert f"taken over by process {os.getpid()}" in ended.said
         assert files(folder, stage) == whole

@@ -4,6 +4,7 @@ Run as a script. It reads an `Order` as a line of JSON and answers with the chil
 for the child, and answers with how it `Ended`.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -78,18 +79,17 @@ class Zygote:
 
 def watch(counter: int, die_at: int, number: int) -> None:
     """Count changes of files under artifacts/ into a file descriptor's length, and before the `die_at`-th send this
-    process the signal of a number."""
-    seen = 0
+    process the signal of a number. Several threads change files: each change has a number of its own."""
+    numbers = itertools.count(1)
 
     def look(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal seen
         if event not in EVENTS or "artifacts/" not in str(arguments[0]):
             return
         if event == "open" and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             return
-        seen += 1
+        change = next(numbers)
         os.write(counter, b".")
-        if seen == die_at:
+        if change == die_at:
             os.kill(os.getpid(), number)
 
     sys.addaudithook(look)
