@@ -11,7 +11,7 @@ from lmsae.errors import ConfigError, LmsaeError
 from lmsae.runtime.version import __version__
 from lmsae.stages import STAGES
 
-_NAMES = "a row's name (its training), ROW/STAGE, or the first digits of a key"
+_NAMES = "a row's name (its dictionary), ROW/STAGE, or the first digits of a key"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,6 +45,8 @@ def parser() -> argparse.ArgumentParser:
     for stage in STAGES.values():
         command = _command(commands, stage.name, stage.help, _stage)
         command.add_argument("keys", nargs="*", metavar="KEY", help="artifacts to make; without any, those of the plan")
+        if stage.name == "eval":
+            _add_choice_of_dictionary(command)
     show = _command(commands, "show", "an artifact's config, lineage, provenance and who wants it", _show, True)
     show.add_argument("key", help=f"the artifact: {_NAMES}")
     verify = _command(commands, "verify", "recompute the digests of artifacts; name each damaged file", _verify)
@@ -81,6 +83,16 @@ def _command(
         command.add_argument("--sweep", type=Path, help="one row per dictionary (default: sweep.tsv beside --config)")
         command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="over all rows")
     return command
+
+
+def _add_choice_of_dictionary(command: argparse.ArgumentParser) -> None:
+    """The flags of an evaluation without a sheet."""
+    chosen = command.add_argument_group("one dictionary, without a sheet")
+    chosen.add_argument("--dictionary", help="FOLDER, owner/name[@revision][:folder] on the hub, KEY, or RELEASE:ID")
+    chosen.add_argument("--model", help="default: the one that the dictionary names, or else the built-in one")
+    chosen.add_argument("--dataset", help="default: the built-in text")
+    chosen.add_argument("--hook-point", help="default: the one that the dictionary names")
+    chosen.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any other column")
 
 
 def _runtime(arguments: argparse.Namespace):
@@ -133,7 +145,17 @@ def _run(arguments: argparse.Namespace) -> int:
 def _stage(arguments: argparse.Namespace) -> int:
     from lmsae.commands.running import run_stage
 
+    if arguments.name == "eval" and (arguments.dictionary or arguments.model or arguments.dataset):
+        return _evaluate(arguments)
     run_stage(arguments.name, arguments.keys, _runtime(arguments), _say, print, results=arguments.results)
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from lmsae.commands.evaluating import FLAGS, evaluate
+
+    chosen = {flag: getattr(arguments, flag) for flag in FLAGS}
+    evaluate(chosen, arguments.config, arguments.set, _flags(arguments), say=_say, show=print)
     return 0
 
 

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails, InitErrorDetails
 
 KEY_DIGITS = 16
@@ -27,6 +27,13 @@ class Frozen(BaseModel):
     """An immutable value that refuses fields it does not know. Its canonical JSON is its identity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def with_from(description: str) -> type[Frozen]:
+    """A config with one field, `from`: the name of something finished. Python keeps the word, so that no class body can
+    have it."""
+    fields: dict[str, Any] = {"from": (str | None, Field(default=None, description=description))}
+    return create_model("From", __base__=Frozen, **fields)
 
 
 def canonical_json(value: object) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmsae.planning.plan import plan_of
-from lmsae.stages import STAGES
+from lmsae.stages import DICTIONARIES, STAGES
 
 if TYPE_CHECKING:
     from lmsae.dictionary.dictionary import Dictionary
@@ -24,10 +24,10 @@ class Experiment:
 
     @cached_property
     def dictionary(self) -> "Dictionary":
-        """The trained dictionary, on the CPU: it reads and writes raw activations of its hook point."""
+        """The dictionary, on the CPU: it reads and writes raw activations of its hook point."""
         from lmsae.dictionary.dictionary import Dictionary
 
-        return Dictionary.load(self.artifacts["train"])
+        return Dictionary.load(next(self.artifacts[stage] for stage in DICTIONARIES if stage in self.artifacts))
 
     @cached_property
     def metrics(self) -> dict[str, Any]:

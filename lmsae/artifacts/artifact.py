@@ -5,6 +5,7 @@ artifacts/<stage>/<key>/spec.json       what it is; sha256 of this file begins w
                         manifest.json   every file's size and digest; written last, byte-deterministic
                         run.json        provenance: when, where, by which versions; not identity
                         checkpoint/     what an interrupted run, or a longer one, continues from; not identity
+                        source.json     where the plan found what is to be imported; not identity
 """
 
 import json
@@ -29,7 +30,8 @@ SPEC, MANIFEST, RUN = "spec.json", "manifest.json", "run.json"
 # A copy of the manifest. Workflow engines delete declared outputs before a rerun; the copy restores the manifest.
 TWIN = ".manifest.json"
 CHECKPOINT = "checkpoint"
-NOT_PAYLOAD = frozenset({SPEC, MANIFEST, RUN, TWIN, CHECKPOINT})
+SOURCE = "source.json"
+NOT_PAYLOAD = frozenset({SPEC, MANIFEST, RUN, TWIN, CHECKPOINT, SOURCE})
 
 
 class Spec(Frozen):

@@ -38,7 +38,7 @@ def run_plan(plan: Plan, runtime: Runtime, say: Say = print, show: Say = lambda 
     origin = plan.sweep.origin if plan.sweep else None
     plan.write_specs(artifacts)
     work = _Work(artifacts, runtime, say, show, wanted_by(plan), lambda reference: [(runtime.results, origin)])
-    for stage in STAGES.values():
+    for stage in (stage for stage in STAGES.values() if plan.specs(stage.name)):
         work.run(stage, [[spec.reference for spec in group] for group in plan.passes(stage.name, runtime.together)])
     rows = {spec.reference: plan.names_of_rows(spec) for stage in STAGES for spec in plan.specs(stage)}
     work.require_made(rows if len(plan.rows) > 1 else {})

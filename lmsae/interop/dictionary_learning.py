@@ -11,18 +11,21 @@ Its trainers fold the scale of activations into the weights before they save, so
 codes of a GatedAutoEncoder or JumpReluAutoEncoder are divided by decoder norms here; outputs are the same.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.dictionary import Dictionary
-from lmsae.dictionary.reading import Fields, Weights, open_tensors, read_config
+from lmsae.dictionary.reading import Fields, open_tensors, read_config
 from lmsae.errors import FolderError
 from lmsae.interop.filling import fill_dictionary, make_config
+from lmsae.interop.finished import Origin
+from lmsae.interop.foreign_names import hook_point, model_name, texts
 
 CONFIG, WEIGHTS = "config.json", "ae.pt"
 
@@ -87,10 +90,28 @@ _LAYOUTS = {
 }
 
 
+def _hook_point(module: str) -> str:
+    """The hook point at the output of a module, by dictionary_learning's name for it, such as resid_post_layer_3."""
+    match = re.fullmatch(r"(resid_post|attn|mlp)_layer_?(\d+)", module)
+    kinds = {"resid_post": "hook_resid_post", "attn": "hook_attn_out", "mlp": "hook_mlp_out"}
+    return f"blocks.{match[2]}.{kinds[match[1]]}" if match else hook_point(module)
+
+
 class _Trainer(Fields):
     dict_class: str
     activation_dim: PositiveInt | None = None
     dict_size: PositiveInt | None = None
+    k: object = None
+    lm_name: object = None
+    layer: object = None
+    module: object = Field(default=None, alias="submodule_name")
+
+    @property
+    def origin(self) -> Origin:
+        """The model and the hook point that its trainer names."""
+        models = tuple(map(model_name, texts([self.lm_name])))
+        names = tuple(_hook_point(name) for name in texts([self.module]))
+        return Origin(models=models, reads=names, writes=names)
 
 
 class _Fields(Fields):
@@ -104,10 +125,7 @@ def load(folder: Path | str) -> Dictionary:
     if it holds anything but tensors, or if lmsae has no exact counterpart.
     """
     config = Path(folder) / CONFIG
-    trainer = read_config(config, _Fields).trainer
-    if trainer.dict_class not in _LAYOUTS:
-        known = ", ".join(_LAYOUTS)
-        raise FolderError(f"{folder}: lmsae reads dictionary_learning's {known}; this is {trainer.dict_class}.")
+    trainer = _read_trainer(config)
     layout, found = _LAYOUTS[trainer.dict_class], open_tensors(Path(folder) / WEIGHTS)
     sizes = {"d_in": trainer.activation_dim, "d_sae": trainer.dict_size}
     again = "Open it with the version of dictionary_learning that wrote it, and save it again with the newest."
@@ -117,13 +135,34 @@ def load(folder: Path | str) -> Dictionary:
         ours: weights[theirs].T if theirs.endswith(".weight") else weights[theirs]
         for ours, theirs in layout.geometry.items()
     }
-    made = _config(config, layout, geometry["W_dec"], found)
+    made = _config(config, layout, geometry["W_dec"].shape, found.read_count("k") if "k" in found.shapes else None)
     return fill_dictionary(config, made, geometry, layout.state(weights))
 
 
-def _config(file: Path, layout: _Layout, W_dec: Tensor, found: Weights) -> DictionaryConfig:
-    d_sae, width = W_dec.shape
-    options: dict[str, object] = {"k": found.read_count("k")} if "k" in found.shapes else {}
+def describe(folder: Path) -> tuple[DictionaryConfig, Origin]:
+    """The config of the dictionary in a folder of dictionary_learning, and its origin: by config.json where that has
+    all sizes, else by the weights too. Raises FolderError."""
+    trainer = _read_trainer(folder / CONFIG)
+    layout, k = _LAYOUTS[trainer.dict_class], trainer.k
+    has_k = "k" in layout.shapes
+    if not (trainer.dict_size and trainer.activation_dim) or (has_k and not (isinstance(k, int) and k > 0)):
+        return load(folder).config, trainer.origin
+    sizes = trainer.dict_size, trainer.activation_dim
+    return _config(folder / CONFIG, layout, sizes, k if has_k else None), trainer.origin
+
+
+def _read_trainer(file: Path) -> _Trainer:
+    """The trainer that config.json describes. Raises FolderError if lmsae has no counterpart of its class."""
+    trainer = read_config(file, _Fields).trainer
+    if trainer.dict_class not in _LAYOUTS:
+        known = ", ".join(_LAYOUTS)
+        raise FolderError(f"{file.parent}: lmsae reads dictionary_learning's {known}; this is {trainer.dict_class}.")
+    return trainer
+
+
+def _config(file: Path, layout: _Layout, sizes: Sequence[int], k: object) -> DictionaryConfig:
+    d_sae, width = sizes
+    options: dict[str, object] = {} if k is None else {"k": k}
     if layout.act_fn == "jumprelu":
         options["jumprelu_threshold"] = "direct"
     return make_config(

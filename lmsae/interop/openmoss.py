@@ -19,6 +19,8 @@ from lmsae.dictionary.normalizer import Scale
 from lmsae.dictionary.reading import Fields, Weights, open_safetensors, read_config
 from lmsae.errors import FolderError
 from lmsae.interop.filling import fill_dictionary, make_config
+from lmsae.interop.finished import Origin
+from lmsae.interop.foreign_names import hook_point
 
 CONFIG, WEIGHTS = "config.json", "sae_weights.safetensors"
 NORM = "dataset_average_activation_norm."
@@ -52,6 +54,18 @@ class _Fields(Fields):
     use_decoder_bias: bool = True
     use_glu_encoder: bool = False
     apply_decoder_bias_to_pre_encoder: bool = False
+    expansion_factor: object = None
+
+    @property
+    def d_sae(self) -> int | None:
+        """The number of latents, if it says by how much they are more than d_model."""
+        factor = self.expansion_factor
+        return round(factor * self.d_model) if isinstance(factor, int | float) and 0 < factor < 1 << 24 else None
+
+    @property
+    def origin(self) -> Origin:
+        """The hook points that it names; of the model it says nothing."""
+        return Origin(reads=(hook_point(self.hook_point_in),), writes=(hook_point(self.hook_point_out),))
 
     @property
     def is_sae(self) -> bool:
@@ -97,11 +111,7 @@ def load(folder: Path | str) -> Dictionary:
     Raises FolderError if a file is missing or damaged, or if lmsae has no exact counterpart.
     """
     file = Path(folder) / CONFIG
-    if (kind := read_config(file, _Kind).sae_type) != "sae":
-        raise FolderError(f"{folder}: lmsae reads OpenMOSS' SAEs and transcoders (sae_type 'sae'); this is {kind!r}.")
-    fields = read_config(file, _Fields)
-    if reason := fields.obstacle():
-        raise FolderError(f"{folder}: {reason}")
+    fields = _read_fields(file)
     found = open_safetensors(Path(folder) / WEIGHTS)
     norms, wanted = dict.fromkeys((name for name in found.shapes if name.startswith(NORM)), ()), fields.shapes(found)
     again = "Its save_pretrained writes what can be read here."
@@ -117,6 +127,26 @@ def load(folder: Path | str) -> Dictionary:
             assert isinstance(normalizer, Scale)
             normalizer.set([math.sqrt(fields.d_model) / _norm(found, hook_point)])
     return dictionary
+
+
+def describe(folder: Path) -> tuple[DictionaryConfig, Origin]:
+    """The config of the dictionary in a folder of Language-Model-SAEs, and its origin: by config.json where that has
+    all sizes, else by the weights too. Raises FolderError."""
+    fields = _read_fields(folder / CONFIG)
+    config = _config(folder / CONFIG, fields, fields.d_sae) if fields.d_sae else load(folder).config
+    return config, fields.origin
+
+
+def _read_fields(file: Path) -> _Fields:
+    """The fields of a config.json. Raises FolderError if lmsae has no exact counterpart of what it describes."""
+    if (kind := read_config(file, _Kind).sae_type) != "sae":
+        raise FolderError(
+            f"{file.parent}: lmsae reads OpenMOSS' SAEs and transcoders (sae_type 'sae'); this is {kind!r}."
+        )
+    fields = read_config(file, _Fields)
+    if reason := fields.obstacle():
+        raise FolderError(f"{file.parent}: {reason}")
+    return fields
 
 
 def _norm(found: Weights, hook_point: str) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from lmsae.config import Frozen, read_cells
+from lmsae.config import read_cells, with_from
 from lmsae.dictionary.config import DictionaryConfig, Normalization
 from lmsae.errors import describe_problem, describe_wanted, suggest
 from lmsae.geometry.config import GEOMETRIES, GeometryConfig, Widths
@@ -24,7 +24,15 @@ Refuse = Callable[[str | None, str], None]
 Names = tuple[str, ...]
 
 
-class SaeSection(Frozen):
+_From = with_from(
+    "A finished dictionary: nothing is trained, and the row evaluates it. A folder (of lmsae, SAELens, "
+    "dictionary_learning, sparsify or Language-Model-SAEs); owner/name[@revision][:folder] on the hub; the KEY of a "
+    "dictionary that was made here; or RELEASE:ID of SAELens' table, where sae_lens is installed. What it says of its "
+    "model and hook point fills the row."
+)
+
+
+class SaeSection(_From):
     """The columns `sae.*` that every architecture has. Each part of an architecture adds its own."""
 
     hook_point: tuple[str, ...] | None = Field(

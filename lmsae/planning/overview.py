@@ -18,10 +18,11 @@ def overview(plan: Plan, artifacts: Artifacts, runtime: Runtime) -> str:
     finished = {
         spec.reference for stage in STAGES for spec in plan.specs(stage) if artifacts[spec.reference].is_finished
     }
+    wanted = [stage for stage in STAGES if plan.specs(stage)]
     header = ["stage", "wanted", "shared by", "done", "to do", "passes to run", "to come"]
     lines, times = [header], dict[str, float | None]()
     estimator = Estimator(artifacts, runtime.device, {s.reference: s for stage in STAGES for s in plan.specs(stage)})
-    for stage in STAGES:
+    for stage in wanted:
         specs = plan.specs(stage)
         todo = [spec for spec in specs if spec.reference not in finished]
         groups = [[s for s in group if s.reference not in finished] for group in plan.passes(stage, runtime.together)]
@@ -32,9 +33,10 @@ def overview(plan: Plan, artifacts: Artifacts, runtime: Runtime) -> str:
         cost = ", ".join(filter(None, [size, format_estimate(times.get(stage)), _memory(estimator, stage, passes)]))
         counts = (len(specs) - len(todo), len(todo), len(passes))
         lines.append([stage, str(len(specs)), shared, *map(str, counts), cost])
-    rows = [["row", *ROW_STAGES]]
+    of_rows = [stage for stage in ROW_STAGES if stage in wanted]
+    rows = [["row", *of_rows]]
     for row in plan.rows[:MOST_ROWS]:
-        rows.append([row.name, *(_mark(row.of(stage), finished) for stage in ROW_STAGES)])
+        rows.append([row.name, *(_mark(row.of(stage), finished) for stage in of_rows)])
     more = [f"... and {len(plan.rows) - MOST_ROWS} more rows"] if len(plan.rows) > MOST_ROWS else []
     remarks = _remarks(plan, finished, estimator)
     return "\n".join([*_table(lines), *_format_times(times), *remarks, "", *_table(rows), *more])
@@ -118,7 +120,9 @@ def _cost_of(artifact: Artifact) -> list[str]:
 
 
 def _mark(specs: list[Spec], finished: set[str]) -> str:
-    """The state of a row's artifacts of a stage, done or to do, and the first one's key."""
+    """The state of a row's artifacts of a stage, done or to do, and the first one's key; a dash if it has none."""
+    if not specs:
+        return "-"
     state = "done" if all(spec.reference in finished for spec in specs) else "to do"
     return f"{state} {specs[0].key[:6]}" + (f" +{len(specs) - 1}" if len(specs) > 1 else "")
 

@@ -18,7 +18,7 @@ from lmsae.planning.sheet import Row, read, read_runtime
 from lmsae.planning.specs import specs_of
 from lmsae.planning.sweeps import Sweep, choose_results, origin_of
 from lmsae.runtime.runtime import Runtime
-from lmsae.stages import STAGES
+from lmsae.stages import STAGES, imported
 from lmsae.stages.row import PlannedRow
 
 
@@ -74,6 +74,9 @@ class Plan:
         for stage in STAGES:
             for spec in self.specs(stage):
                 artifacts.add(spec)
+        for row in self.rows:
+            if row.finished:
+                imported.note_source(artifacts[row.specs[imported.STAGE.name].reference], row.finished)
         if self.sweep:
             self.sweep.note(artifacts)
 
@@ -113,7 +116,8 @@ def make_plan(rows: Iterable[Row], artifacts: Artifacts, faults: Iterable[Fault]
     for row in rows:
         resolved = resolver.resolve(row, faults)
         if resolved is not None:
-            planned.append(PlannedRow(row.name, resolved.settings(), frozenset(row.cells), specs_of(resolved)))
+            specs = specs_of(resolved)
+            planned.append(PlannedRow(row.name, resolved.settings(), frozenset(row.cells), specs, resolved.finished))
     resolver.digests.save()
     if faults:
         raise ConfigError(dict.fromkeys(faults))

@@ -8,17 +8,21 @@ from lmsae.artifacts.digests import DigestCache
 from lmsae.config import Frozen
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.errors import ConfigError, Fault, LmsaeError, suggest
-from lmsae.geometry.config import GEOMETRIES
+from lmsae.geometry.config import GEOMETRIES, Widths
 from lmsae.initialization.config import InitConfig
+from lmsae.interop.finished import Finished
 from lmsae.lm.hook_points import require
 from lmsae.lm.resolving import ResolvedModel, default_tokenizer, read_config, require_usable
 from lmsae.lm.resolving import resolve as resolve_model
+from lmsae.planning.adopting import INIT_FROM, SAE_FROM, adopt_finished, adopt_start, named_sources
 from lmsae.planning.catalog import CATALOG, with_defaults
 from lmsae.planning.checks import CHECKS
 from lmsae.planning.dictionaries import HOOK_POINTS, Parts, SaeSection, assemble, choose_hook_points, read_parts
 from lmsae.planning.draft import Draft
+from lmsae.planning.finder import Finder
 from lmsae.planning.sheet import SAE, SECTIONS, Cell, Row, read_section
-from lmsae.stages import tokenize
+from lmsae.stages import init, tokenize, train
+from lmsae.stages.activations import Capture
 from lmsae.stages.models import LMConfig, ModelSection
 from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Place, Places
@@ -30,6 +34,8 @@ from lmsae.training.objective import Objective
 # Stands in for all widths where a hook point is at fault itself: as wide as models are, so that no k is beyond its
 # multiples, and none of those (expansion_factor is 2^16 at most) is beyond MOST_LATENTS.
 _UNKNOWN_WIDTH = 1 << 14
+_OF_TRAINING = (*init.STAGE.sections, *train.STAGE.sections)
+"""The sections that mean nothing to a dictionary that is finished."""
 Found = TypeVar("Found")
 Section = TypeVar("Section", bound=Frozen)
 Text = ResolvedDataset | ResolvedMixture
@@ -41,12 +47,17 @@ class Resolver:
     def __init__(self, artifacts: Artifacts) -> None:
         self.artifacts = artifacts
         self.digests = DigestCache(artifacts.root)
+        self.finder = Finder(artifacts, self.digests)
         self._memory: dict[Hashable, object] = {}
 
     def resolve(self, row: Row, faults: list[Fault]) -> ResolvedRow | None:
         """All that a row means, or None after adding to `faults` what is wrong with it."""
         draft = Draft(row, faults)
-        sections = _read_sections(draft)
+        finished = self._find_finished(draft)
+        if draft.is_refused:
+            return None
+        is_trained = SAE_FROM not in named_sources(row)
+        sections = _read_sections(draft, () if is_trained else _OF_TRAINING)
         sae, parts = _read_sae(draft)
         models = self._find_models(draft, _of(sections, ModelSection))
         text = self._find_text(draft, _of(sections, DatasetConfig))
@@ -54,20 +65,40 @@ class Resolver:
         places = _find_places(draft, sae, len(models))
         widths = self._find_widths(draft, places, models)
         reads, writes = _widths_of_sides(places, widths)
-        built = _assemble(draft, sae, parts, reads, writes)
-        draft.learn("places", places if all(widths) else None)
+        known = places is not None and all(widths)
+        if finished is not None and not is_trained:
+            built = _take_finished(draft, finished, reads, writes, known)
+        else:
+            built = _assemble(draft, sae, parts, reads, writes)
+        draft.learn("start", finished if is_trained else None)
+        draft.learn("places", places if known else None)
         draft.run(CHECKS)
         named = _of(sections, ModelSection)
         if draft.is_refused or not (sae and named and text and tokenizer and places and built):
             return None
         loaded = [LMConfig(source=model, backend=named.backend, dtype=named.dtype) for model in models]
-        resolved = ResolvedRow(
-            {**_settle(sections, built[0]), SAE: sae}, text, tokenizer, loaded, places, widths, *built
-        )
+        sections = {**_settle(sections, built[0], is_trained), SAE: sae}
+        resolved = ResolvedRow(sections, text, tokenizer, loaded, places, widths, *built, finished, is_trained)
         (tokens,) = tokenize.STAGE.specs(resolved, {})
         draft.learn("token_counts", tokenize.token_counts(tokens, self.artifacts))
         draft.run(CHECKS)
         return None if draft.is_refused else resolved
+
+    def _find_finished(self, draft: Draft) -> Finished | None:
+        """The finished dictionary that a row names, which then fills the row; None if it names none, or after refusing
+        it."""
+        named = named_sources(draft.row)
+        if len(named) > 1:
+            message = "sae.from is finished and is not trained, so nothing can start from here: leave one of both empty"
+            draft.refuse(INIT_FROM, message)
+        if len(named) != 1:
+            return None
+        ((column, name),) = named.items()
+        found = self._find_or_refuse(("dictionary", name), lambda: self.finder.find(name), draft, column)
+        if found is not None:
+            adopt = adopt_finished if column == SAE_FROM else adopt_start
+            draft.row = adopt(draft.row, found, draft.refuse)
+        return found
 
     def _find_models(self, draft: Draft, section: ModelSection | None) -> list[ResolvedModel]:
         """The model and the further ones over the same tokens; none if one cannot be found."""
@@ -157,22 +188,47 @@ def _of(sections: Mapping[str, Frozen], kind: type[Section]) -> Section | None:
     return next((section for section in sections.values() if isinstance(section, kind)), None)
 
 
-def _read_sections(draft: Draft) -> dict[str, Frozen]:
-    """The sections of the row that are valid, but for that of the dictionary."""
+def _read_sections(draft: Draft, idle: Collection[str]) -> dict[str, Frozen]:
+    """The sections of the row that are valid, but for that of the dictionary and those that mean nothing to the row."""
     sections = {}
-    for name in (name for name in SECTIONS if name != SAE):
+    for name in (name for name in SECTIONS if name != SAE and name not in idle):
         section = read_section(draft.row, name, draft.row.section(name), draft.refuse)
         if draft.learn(name, section) is not None:
             sections[name] = section
     return sections
 
 
-def _settle(sections: Mapping[str, Frozen], dictionary: DictionaryConfig) -> dict[str, Frozen]:
-    """The same sections, with the values that empty columns stand for in a row of this dictionary."""
-    return {
+def _settle(sections: Mapping[str, Frozen], dictionary: DictionaryConfig, is_trained: bool) -> dict[str, Frozen]:
+    """The same sections, with the values that empty columns stand for in a row of this dictionary. A row that is not
+    trained stores activations of the calibration split alone."""
+    settled = {
         name: section.settled(dictionary) if isinstance(section, InitConfig) else section
         for name, section in sections.items()
     }
+    if not is_trained:
+        settled |= {
+            name: section.model_copy(update={"source": "live"})
+            for name, section in sections.items()
+            if isinstance(section, Capture)
+        }
+    return settled
+
+
+def _take_finished(
+    draft: Draft, finished: Finished, reads: Sequence[int], writes: Sequence[int], known: bool
+) -> tuple[DictionaryConfig, Objective] | None:
+    """The finished dictionary, which has learned by now; None after refusing hook points of other widths."""
+    dictionary = finished.content.dictionary
+    if known and dictionary.widths != (found := Widths(reads=tuple(reads), writes=tuple(writes))):
+        message = f"{finished.name} reads and writes widths {_pair(dictionary.widths)}, and the hook points here have "
+        draft.refuse(SAE_FROM, f"{message}{_pair(found)}: name those of the model that it was trained on")
+        return None
+    return dictionary, Objective(losses=(), unit_norm_decoder=False)
+
+
+def _pair(widths: Widths) -> str:
+    read, written = (" ".join(map(str, side)) for side in (widths.reads, widths.writes))
+    return read if read == written else f"{read} -> {written}"
 
 
 def _read_sae(draft: Draft) -> tuple[SaeSection | None, Parts | None]:
@@ -190,6 +246,8 @@ def _read_sae(draft: Draft) -> tuple[SaeSection | None, Parts | None]:
     if not isinstance(section, SaeSection):
         return None, None
     columns = {name: value for name, value in values.items() if name not in common and value is not None}
+    if values.get("from") is not None:
+        return section, None
     draft.learn("own_columns", draft.row.own_columns)
     return draft.learn(SAE, section), draft.learn("parts", read_parts(section, columns, draft.refuse))
 

@@ -95,7 +95,7 @@ def _page(costs: Sequence[Cost], by_row: dict[str, list[Cost]], stages: Iterable
     stages = [stage for stage in stages if stage in made]
     return template.render(
         stages={stage: _summary([cost for cost in costs if cost.stage == stage]) for stage in stages},
-        rows={name: (_total(all_), next(c for c in all_ if c.stage == "train")) for name, all_ in by_row.items()},
+        rows={name: (_total(all_), _training_of(all_)) for name, all_ in by_row.items()},
         stage_names=stages,
         seconds={
             name: {stage: _total(c for c in all_ if c.stage == stage) for stage in stages}
@@ -117,6 +117,11 @@ def _summary(costs: Sequence[Cost]) -> dict[str, object]:
         "device_memory": _of(max, costs, "device_memory"),
         "machines": sorted({f"{cost.device} on {cost.host}" for cost in costs if cost.device}),
     }
+
+
+def _training_of(costs: Sequence[Cost]) -> Cost:
+    """The cost of a row's training; of a dictionary that was not trained here, nothing is known."""
+    return next((cost for cost in costs if cost.stage == "train"), Cost("train", ""))
 
 
 def _total(costs: Iterable[Cost]) -> float:

@@ -49,7 +49,7 @@ def complete(report: Path, rows: Sequence[Row], artifacts: Artifacts, out: Path)
 
     from lmsae.report.tables import write_table
 
-    known = {stage: [Provenance.of(artifacts[row.artifacts[stage]]) for row in rows] for stage in STAGES}
+    known = {stage: [_of_row(row, stage, artifacts) for row in rows] for stage in STAGES}
     done = {}
     if (report / PAGE).exists():
         told = "".join(_tell(word, known[stage]) for stage, word in STAGES.items())
@@ -65,6 +65,11 @@ def complete(report: Path, rows: Sequence[Row], artifacts: Artifacts, out: Path)
         write_table({**columns, **added}, out / TABLE)
         done |= {f"{TABLE}.{kind}": out / f"{TABLE}.{kind}" for kind in ("csv", "parquet")}
     return done
+
+
+def _of_row(row: Row, stage: str, artifacts: Artifacts) -> Provenance:
+    """That of a row's artifact of a stage; nothing where it has none, as a dictionary that was trained elsewhere."""
+    return Provenance.of(artifacts[row.artifacts[stage]]) if stage in row.artifacts else Provenance()
 
 
 def shows(completed: Path, page: Path) -> bool:

@@ -104,7 +104,8 @@ class Result:
 
 
 def read_results(sweep: Sweep, inputs: Mapping[str, Artifact]) -> list[Result]:
-    """The results of every row that has any: of `inputs`, `eval/<row>` has its metrics and `train/<row>` its curves."""
+    """The results of every row that has any: of `inputs`, `eval/<row>` has its metrics, and `train/<row>` is
+    its dictionary, which has its curves if it was trained here."""
     missing = find_missing(sweep.rows, inputs)
     there = [row for row in sweep.rows if row.name not in missing]
     return [_read(row, sweep.shared, inputs[f"eval/{row.name}"], inputs[f"train/{row.name}"]) for row in there]
@@ -155,7 +156,10 @@ def _read(row: Row, shared: Mapping[str, object], evaluation: Artifact, train: A
 
 
 def _read_curves(path: Path) -> dict[str, list[float]]:
-    """The curves of a file by name: whole numbers where all of a curve were written so."""
+    """The curves of a file by name: whole numbers where all of a curve were written so. None where there is no file: a
+    dictionary that was not trained here has no curves."""
+    if not path.exists():
+        return {}
     with open(path, newline="") as file:
         header, *lines = csv.reader(file)
     return {name: _parse([line[i] for line in lines]) for i, name in enumerate(header)}

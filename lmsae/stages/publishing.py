@@ -112,15 +112,18 @@ def _link(link: Path, artifact: Path) -> None:
 
 def _export(row: Row, artifacts: Artifacts, folder: Path) -> None:
     """Write the row's SAELens folder, unless it is there and of the same artifacts."""
-    source = {"lmsae": __version__, "train": row.artifacts["train"], "eval": row.artifacts["eval"]}
+    from lmsae.stages import DICTIONARIES  # whose modules import this one
+
+    made_by = next(stage for stage in DICTIONARIES if stage in row.artifacts)
+    source = {"lmsae": __version__, made_by: row.artifacts[made_by], "eval": row.artifacts["eval"]}
     marker = json.dumps(source, indent=1) + "\n"
     if (folder / SOURCE).exists() and (folder / SOURCE).read_text() == marker:
         return
-    train, evaluation = (artifacts[source[stage]].require_intact() for stage in ("train", "eval"))
+    made, evaluation = (artifacts[source[stage]].require_intact() for stage in (made_by, "eval"))
     draft = name_draft(folder)
     draft.mkdir(parents=True)
     try:
-        _write_saelens(train, evaluation, artifacts, draft)
+        _write_saelens(made, evaluation, artifacts, draft)
         (draft / SOURCE).write_text(marker)
         if folder.exists():
             _swap(draft, folder)
@@ -130,18 +133,20 @@ def _export(row: Row, artifacts: Artifacts, folder: Path) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _write_saelens(train: Artifact, evaluation: Artifact, artifacts: Artifacts, folder: Path) -> None:
+def _write_saelens(made: Artifact, evaluation: Artifact, artifacts: Artifacts, folder: Path) -> None:
     from safetensors.torch import load_file
 
     from lmsae.dictionary.dictionary import Dictionary
     from lmsae.interop import saelens
 
     density = load_file(evaluation.path / "latents.safetensors")["density"]
-    dictionary = Dictionary.load(train.path)
+    dictionary = Dictionary.load(made.path)
+    was_trained = "tokens" in made.spec().inputs
+    metadata = saelens_metadata(made, artifacts) if was_trained else _metadata_of_evaluated(made, evaluation)
     try:
-        saelens.export(dictionary, folder, provenance=saelens_metadata(train, artifacts), density=density)
+        saelens.export(dictionary, folder, provenance=metadata, density=density)
     except ExportError as error:
-        (folder / WHY_NOT).write_text(f"There is no SAELens folder of {train.reference}: {error}\n")
+        (folder / WHY_NOT).write_text(f"There is no SAELens folder of {made.reference}: {error}\n")
 
 
 def saelens_metadata(train: Artifact, artifacts: Artifacts) -> dict[str, Any]:
@@ -158,6 +163,18 @@ def saelens_metadata(train: Artifact, artifacts: Artifacts) -> dict[str, Any]:
         "prepend_bos": text["packing"]["prepend_bos"],
         "dataset_path": text["dataset"]["name"],
         "lmsae_artifact": train.reference,
+    }
+
+
+def _metadata_of_evaluated(made: Artifact, evaluation: Artifact) -> dict[str, Any]:
+    """The same for a dictionary that was trained elsewhere: what its evaluation knows. Its text is not known."""
+    config = evaluation.spec().config
+    names = [place["hook_point"] for place in config["places"]]
+    return {
+        "model_name": config["models"][0]["source"]["name"],
+        "hook_name": names[config["sites"]["reads"][0]],
+        "hook_name_out": names[config["sites"]["writes"][0]],
+        "lmsae_artifact": made.reference,
     }
 
 

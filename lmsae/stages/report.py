@@ -29,15 +29,16 @@ class Config(Frozen):
 
 
 def of_sweep(rows: Sequence[PlannedRow]) -> SweepShare:
-    """Every row of the sweep; curves come from training, metrics from evaluation."""
-    inputs = {f"{stage}/{row.name}": row.specs[stage].reference for row in rows for stage in ("train", "eval")}
+    """Every row of the sweep; curves come from its dictionary's training, metrics from its evaluation."""
+    parts = {row.name: {"train": row.dictionary, "eval": row.specs["eval"]} for row in rows}
+    inputs = {f"{name}/{row}": spec.reference for row, specs in parts.items() for name, spec in specs.items()}
     settings = {row.name: _settings(row) for row in rows}
     first, *others = settings.values()
     shared = {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
     described = [
         ReportRow(
             name=row.name,
-            artifacts=row.lineage("train", "eval"),
+            artifacts=row.lineage(*parts[row.name].values()),
             settings={name: value for name, value in settings[row.name].items() if name not in shared},
         )
         for row in rows
@@ -123,5 +124,5 @@ STAGE = Stage(
     is_wanted=True,
     publisher=Publisher(_publish, _is_published, _summarize),
     # Of a dictionary the curves alone are read: its weights may be large, and are not checked for them.
-    reads={"eval": frozenset({"metrics.json"}), "train": frozenset({"curves.csv"})},
+    reads={"eval": frozenset({"metrics.json"}), "train": frozenset({"curves.csv"}), "import": frozenset()},
 )

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from lmsae.artifacts.artifact import Spec
 from lmsae.config import Frozen
 from lmsae.dictionary.config import DictionaryConfig
+from lmsae.interop.finished import Finished
 from lmsae.lm import ResolvedModel
 from lmsae.stages.models import LMConfig
 from lmsae.stages.sites import Places
@@ -29,6 +30,9 @@ class ResolvedRow:
     """Of `places.all`."""
     dictionary: DictionaryConfig
     objective: Objective
+    finished: Finished | None = None
+    """The dictionary that it evaluates or, if it `is_trained`, starts from."""
+    is_trained: bool = True
 
     def section(self, kind: type[Section]) -> Section:
         """The row's section of a class: its columns, validated."""
@@ -58,14 +62,23 @@ class PlannedRow:
     given: frozenset[str]
     """The columns that the user wrote, for this row or for all."""
     specs: Mapping[str, Spec]
+    finished: Finished | None = None
+    """The dictionary that it evaluates or starts from, if it names one."""
 
     def of(self, stage: str) -> list[Spec]:
         """The row's specs of one stage."""
         return [spec for name, spec in self.specs.items() if name.partition(".")[0] == stage]
 
-    def lineage(self, *stages: str) -> dict[str, str]:
-        """The references of its specs of some stages, and of all that those are made from, by name."""
-        wanted = {spec.reference for stage in stages for spec in self.of(stage)}
+    @property
+    def dictionary(self) -> Spec:
+        """The spec of its dictionary, which training makes, or the stage that stands for it: what `eval` takes."""
+        from lmsae.stages import DICTIONARIES  # whose modules import this one
+
+        return next(spec for stage in DICTIONARIES for spec in self.of(stage))
+
+    def lineage(self, *specs: Spec) -> dict[str, str]:
+        """The references of some of its specs, and of all that those are made from, by name."""
+        wanted = {spec.reference for spec in specs}
         lineage = {}
         for name, spec in reversed([*self.specs.items()]):  # what is made from others comes behind them
             if spec.reference in wanted:

@@ -85,7 +85,8 @@ class Stage:
     """One line for `lmsae --help`: inputs -> artifact."""
     config: type[Frozen]
     inputs: Mapping[str, str]
-    """The names of its inputs, and the stages that they come from."""
+    """The names of its inputs, and the stages that they come from. An input of which a row has no artifact is left out,
+    unless another stage `stands_for` that one: then it is the artifact of that stage."""
     make: Callable[[Sequence[Job], Runtime], Done]
     """Takes the jobs of one pass, writes each one's payload into `job.out`, and yields the job as soon as it is whole.
     The failure of one job is yielded too, and costs no other job its result. What `make` raises ends all the jobs that
@@ -108,6 +109,8 @@ class Stage:
     lessen: Callable[[Spec, Container[str]], Spec | None] | None = None
     """The spec of what can be made of those inputs that are finished, where some cannot be made; None if that is
     nothing. It is another artifact, and is published in the place of the whole one."""
+    stands_for: str | None = None
+    """The stage whose place it takes: where a row has no artifact of that stage, those that take one take its own."""
     is_per_hook_point: bool = False
     """It makes an artifact for each hook point of a row, from the inputs of that hook point."""
     shares: Callable[[Spec], Hashable] = lambda spec: spec.key
@@ -133,7 +136,8 @@ class Stage:
         return Spec(stage=self.name, version=self.version, config=dumped, inputs=dict(inputs))
 
     def specs(self, row: ResolvedRow, parents: "Mapping[str, Sequence[Spec]]") -> list[Spec]:
-        """The specs of a row. `parents` maps each stage that it takes inputs from to the row's specs of that stage."""
+        """The specs of a row. `parents` maps each stage that it takes inputs from to the row's specs of that stage, or
+        of the one that stands for it."""
         assert self.configs is not None, f"{self.name} has no share of a row"
         configs = self.configs(row)
         return [self.spec(config, self._references(number, parents)) for number, config in enumerate(configs)]

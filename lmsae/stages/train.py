@@ -54,7 +54,9 @@ class Config(Learning, Reading):
 
 
 def configs(row: ResolvedRow) -> list[Config]:
-    """The training of the row's dictionary."""
+    """The training of the row's dictionary, unless that is finished."""
+    if not row.is_trained:
+        return []
     spliced = None
     if row.objective.needs_model:
         spliced = Spliced(model=row.models[0], hook_points=tuple(place.hook_point for place in row.places.writes))

@@ -49,7 +49,8 @@ def plan(fresh: Path) -> Plan:
 
 
 def test_what_was_never_measured_has_no_estimate(plan: Plan) -> None:
-    assert all(estimator().seconds(stage, plan.specs(stage)[:1]) is None for stage in STAGES)
+    wanted = {stage: plan.specs(stage)[:1] for stage in STAGES if plan.specs(stage)}
+    assert all(estimator().seconds(stage, specs) is None for stage, specs in wanted.items())
 
 
 def test_training_takes_its_flops_at_the_measured_rate(plan: Plan) -> None:

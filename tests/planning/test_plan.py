@@ -176,8 +176,8 @@ MOVES: list[tuple[str, str, Sequence[str], str]] = [
     ("train.resample_times", "2", ["train"], "top"),
     ("train.weight_decay", "0.1", ["train"], "top"),
 ]
-# Only a model or dataset of the hub has revisions.
-NOT_MOVED_HERE = {"model.revision", "dataset.revision"}
+# Only a model or dataset of the hub has revisions. tests/planning/test_adopting.py is about finished dictionaries.
+NOT_MOVED_HERE = {"model.revision", "dataset.revision", "sae.from", "init.from"}
 # What a value needs beside it, in the row before the change as in the row after it.
 NO_L1 = ["sae.l1_coefficient=null"]
 LP = [*NO_L1, "sae.losses=lp", "sae.lp_coefficient=1", "sae.p=0.5"]
@@ -209,8 +209,8 @@ BESIDE = {
     "sae.expansion_factor": ["sae.d_sae=null", "sae.expansion_factor=2"],
 }
 BELOW = {
-    "tokenize": {*ROW_STAGES},
-    "activations": {*ROW_STAGES} - {"tokenize"},
+    "tokenize": {*ROW_STAGES} - {"import"},
+    "activations": {*ROW_STAGES} - {"import", "tokenize"},
     "norm": {"norm", "init", "train", "eval"},
     "init": {"init", "train", "eval"},
     "train": {"train", "eval"},
@@ -348,7 +348,8 @@ def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down
     }
     specs: dict[str, Spec] = {}
     for stage, config in configs.items():
-        inputs = {name: specs[parent].reference for name, parent in STAGES[stage].inputs.items()}
+        taken = {name: parent for name, parent in STAGES[stage].inputs.items() if parent != "import"}
+        inputs = {name: specs[parent].reference for name, parent in taken.items()}
         dumped = config.model_dump(mode="json")
         specs[stage] = Spec(stage=stage, version=STAGES[stage].version, config=dumped, inputs=inputs)
     assert {stage: spec.key for stage, spec in specs.items()} == {
@@ -368,7 +369,7 @@ def test_the_inputs_of_every_spec_are_those_that_its_stage_names() -> None:
         for name, spec in row.specs.items():
             assert name.partition(".")[0] == spec.stage
             of = {name.partition(".")[0]: reference.partition("/")[0] for name, reference in spec.inputs.items()}
-            assert of == STAGES[spec.stage].inputs
+            assert of == {name: parent for name, parent in STAGES[spec.stage].inputs.items() if parent != "import"}
 
 
 @pytest.mark.usefixtures("fresh")
@@ -426,6 +427,7 @@ def test_hook_points_side_by_side_are_numbered_and_shared_with_rows_that_read_on
     ]
     assert {stage: len(plan.specs(stage)) for stage in ROW_STAGES} == {
         "tokenize": 1,
+        "import": 0,
         "activations": 4,
         "norm": 4,
         "init": 5,
@@ -461,7 +463,8 @@ def test_only_dictionaries_of_one_stream_are_trained_in_one_pass(fresh: Path) ->
 def test_rows_share_every_stage_that_they_agree_on() -> None:
     plan = planned()
     counts = {stage: len(plan.specs(stage)) for stage in STAGES}
-    assert counts == {"tokenize": 1, "activations": 2, "norm": 2, "init": 4, "train": 4, "eval": 4, "report": 1}
+    wanted = {"tokenize": 1, "activations": 2, "norm": 2, "init": 4, "train": 4, "eval": 4, "report": 1}
+    assert counts == {"import": 0, **wanted}
     assert {stage: len(plan.passes(stage, 16)) for stage in STAGES} == counts | {
         "activations": 1,
         "init": 2,
@@ -501,7 +504,8 @@ def test_a_thousand_rows_share_what_they_agree_on(fresh: Path) -> None:
     write_sweep(fresh, rows)
     plan = planned()
     counts = {stage: len(plan.specs(stage)) for stage in STAGES}
-    assert counts == {"tokenize": 1, "activations": 2, "norm": 2, "init": 2, "train": 1000, "eval": 1000, "report": 1}
+    wanted = {"tokenize": 1, "activations": 2, "norm": 2, "init": 2, "train": 1000, "eval": 1000, "report": 1}
+    assert counts == {"import": 0, **wanted}
     assert len(plan.passes("train", 16)) == 2 * 32  # 500 dictionaries of each hook point, 16 at a time
 
 

@@ -14,7 +14,7 @@ pre * norm, codes are multiplied by decoder norms. And the codes of matching pur
 """
 
 from lmsae.interop.saelens.exporting import export, obstacle
-from lmsae.interop.saelens.importing import load
+from lmsae.interop.saelens.importing import describe, load
 from lmsae.interop.saelens.names import ARCHITECTURES
 
-__all__ = ["ARCHITECTURES", "export", "load", "obstacle"]
+__all__ = ["ARCHITECTURES", "describe", "export", "load", "obstacle"]

@@ -11,6 +11,8 @@ from lmsae.dictionary.reading import Fields, open_safetensors, read_config
 from lmsae.errors import FolderError
 from lmsae.geometry.config import GEOMETRIES
 from lmsae.interop.filling import fill_dictionary, make_config
+from lmsae.interop.finished import Origin
+from lmsae.interop.foreign_names import hook_point, model_name, texts
 from lmsae.interop.saelens.names import (
     ACT_FNS,
     ARCHITECTURES,
@@ -49,6 +51,9 @@ class _Versioned(Fields):
 
 class _OwnMetadata(BaseModel):
     own: DictionaryConfig | None = Field(default=None, alias=OWN_CONFIG)
+    model_name: object = None
+    hook_name: object = None
+    hook_name_out: object = None
 
 
 class _Fields(Fields):
@@ -64,6 +69,15 @@ class _Fields(Fields):
     residual_threshold: float | None = None
     stop_on_duplicate_support: bool | None = None
     metadata: _OwnMetadata
+
+    @property
+    def origin(self) -> Origin:
+        """The model and the hook points that its metadata names."""
+        said = self.metadata
+        read, written = (tuple(map(hook_point, texts([name]))) for name in (said.hook_name, said.hook_name_out))
+        elsewhere = GEOMETRIES[ARCHITECTURES[self.architecture][0]].autoencodes is False
+        models = tuple(map(model_name, texts([said.model_name])))
+        return Origin(models=models, reads=read, writes=written if elsewhere else read)
 
     def obstacle(self) -> str | None:
         """The reason why lmsae has no exact counterpart of this cfg.json, or None if it has one."""
@@ -95,11 +109,7 @@ def load(folder: Path | str) -> Dictionary:
     folded in. Raises FolderError if a file is missing or damaged, or if lmsae has no exact counterpart.
     """
     file = Path(folder) / CONFIG
-    if reason := read_config(file, _Versioned).obstacle():
-        raise FolderError(f"{folder}: {reason}")
-    fields = read_config(file, _Fields)
-    if reason := fields.obstacle():
-        raise FolderError(f"{folder}: {reason}")
+    fields = _read_fields(file)
     config = _config_of(file, fields)
     act_fn, found = ACT_FNS[config.act_fn.kind], open_safetensors(Path(folder) / WEIGHTS)
     names = _geometry_names(config)
@@ -113,6 +123,22 @@ def load(folder: Path | str) -> Dictionary:
     if fields.selects_by_norm and "k" in act_fn.options(fields.model_dump()):
         dictionary.geometry.fold_norms()
     return dictionary
+
+
+def describe(folder: Path) -> tuple[DictionaryConfig, Origin]:
+    """The config of the dictionary in a SAELens folder, and its origin, by cfg.json alone. Raises FolderError."""
+    fields = _read_fields(folder / CONFIG)
+    return _config_of(folder / CONFIG, fields), fields.origin
+
+
+def _read_fields(file: Path) -> _Fields:
+    """The fields of a cfg.json. Raises FolderError if lmsae has no exact counterpart of what it describes."""
+    if reason := read_config(file, _Versioned).obstacle():
+        raise FolderError(f"{file.parent}: {reason}")
+    fields = read_config(file, _Fields)
+    if reason := fields.obstacle():
+        raise FolderError(f"{file.parent}: {reason}")
+    return fields
 
 
 def _geometry_names(config: DictionaryConfig) -> list[str]:

@@ -29,9 +29,11 @@ def test_every_check_is_run_for_a_sound_row_whose_tokens_are_counted(
     monkeypatch.setattr(resolver, "Draft", Kept)
     plan_of(made / "config/config.yaml", made / "config/sweep.tsv", [], {})
     assert len(drafts) == len(ROWS)
-    names = {name for check in CHECKS for name in inspect.signature(check).parameters}
+    # A start from a finished dictionary is known of rows that have one (tests/planning/test_adopting.py).
+    checks = {check for check in CHECKS if "start" not in inspect.signature(check).parameters}
+    names = {name for check in checks for name in inspect.signature(check).parameters}
     assert all(names <= draft.known.keys() for draft in drafts)
-    assert all(draft.checked == {*CHECKS} for draft in drafts)
+    assert all(draft.checked == checks for draft in drafts)
 
 
 def test_a_check_is_run_once_and_only_where_all_is_known_that_it_reads(fresh: Path, lmsae: Callable[..., Said]) -> None:
