@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -393,7 +394,7 @@ def test_a_damaged_plan_says_how_to_get_another(made: Path, lmsae: Lmsae) -> Non
     (made / "artifacts/plan/train.json").write_text("")
     said = lmsae("train")
     assert said.code == 2
-    assert "train.json: cannot be read; write it again with `lmsae plan`" in said.err
+    assert re.search(r"train\.json: cannot be read as a plan .*; write it again with `lmsae plan`", said.err)
 
 
 def test_an_artifact_of_another_version_of_its_stage_is_refused(made: Path, lmsae: Lmsae) -> None:

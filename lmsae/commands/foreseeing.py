@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from lmsae.artifacts.artifact import Artifacts, Spec
-from lmsae.errors import ConfigError, NotEnoughTokens
+from lmsae.errors import ConfigError, DamagedArtifact, NotEnoughTokens
 from lmsae.planning.estimates import Estimator
 from lmsae.planning.plan import Plan, passes_on_disk
 from lmsae.stages import STAGES
@@ -20,10 +20,11 @@ def wanted_by(plan: Plan) -> Wanted:
 
 
 def wanted_on_disk(artifacts: Artifacts) -> Wanted:
-    """Artifacts that the last written plan wants of them; none without a plan."""
+    """Artifacts that the last written plan wants of them; none without a plan, or if it is damaged: a job that was told
+    what to make goes on without it."""
     found: dict[str, str] = {}
     for stage in (stage for stage in STAGES.values() if stage.require):
-        with suppress(ConfigError):
+        with suppress(ConfigError, DamagedArtifact):
             found |= {one: one for group in passes_on_disk(stage.name, artifacts) for one in group}
     return found
 

@@ -40,14 +40,18 @@ class Pass:
 
     @classmethod
     def read(cls, root: Path, reference: str) -> "Pass":
-        """The pass of a reference, from the folder of artifacts `root`. Raises DamagedArtifact if its file is none."""
-        path = root / FOLDER / f"{reference}.json"
+        """The pass of a reference, from the folder of artifacts `root`. Raises DamagedArtifact if its file is none, or
+        another pass than its name says."""
+        path = root / FOLDER / f"{require_reference(reference, root / FOLDER)}.json"
         try:
             found = json.loads(path.read_text())
             lists = [[require_reference(name, path) for name in found[field]] for field in ("artifacts", "needs")]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            read = cls(*lists)
+            if read.reference != reference:
+                raise ValueError(f"it is {read.reference}")
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise DamagedArtifact(f"{path}: it is no pass ({error!r}). Delete it, and plan again.") from None
-        return cls(*lists)
+        return read
 
 
 def passes_of(plan: Plan, together: int) -> dict[str, list[Pass]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from lmsae.artifacts.artifact import Artifacts, Spec, write_atomically
 from lmsae.artifacts.inside import require_reference
-from lmsae.errors import ConfigError, Fault
+from lmsae.errors import ConfigError, DamagedArtifact, Fault
 from lmsae.planning.resolver import Resolver
 from lmsae.planning.sheet import Row, read, read_runtime
 from lmsae.planning.specs import specs_of
@@ -93,15 +93,22 @@ class Plan:
 
 
 def passes_on_disk(stage: str, artifacts: Artifacts) -> list[list[str]]:
-    """The references that the last written plan wants of a stage, by pass."""
+    """The references that the last written plan wants of a stage, by pass.
+
+    Raises ConfigError if there is no plan, DamagedArtifact if its file holds something else.
+    """
     path = artifacts.root / "plan" / f"{stage}.json"
     if not path.exists():
         raise ConfigError([Fault(str(path), None, None, "there is no plan yet; write one with `lmsae plan`")])
     try:
         passes = json.loads(path.read_text())["passes"]
-        return [[require_reference(reference, path) for reference in group] for group in passes]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ConfigError([Fault(str(path), None, None, "cannot be read; write it again with `lmsae plan`")]) from None
+        found = [[require_reference(reference, path) for reference in group] for group in passes]
+        if others := [one for group in found for one in group if not one.startswith(f"{stage}/")]:
+            raise ValueError(f"{others[0]} is not of {stage}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        message = f"{path}: cannot be read as a plan ({error!r}); write it again with `lmsae plan`."
+        raise DamagedArtifact(message) from None
+    return found
 
 
 def make_plan(rows: Iterable[Row], artifacts: Artifacts, faults: Iterable[Fault] = ()) -> Plan:
