@@ -23,7 +23,7 @@ class HookedDictionary:
     activation and the mean norm of calibration text.
 
     `groups` are the metric groups to measure. `conversion` is what conversion to jumprelu has cost it, by metric; empty
-    if it was not converted.
+    if it was not converted. `text` is what is known of the text without any model, by metric.
     """
 
     dictionary: Dictionary
@@ -33,6 +33,7 @@ class HookedDictionary:
     mean_norms: Sequence[float]
     groups: Collection[str] = tuple(GROUPS)
     conversion: dict[str, float] = field(default_factory=dict)
+    text: dict[str, float] = field(default_factory=dict)
 
     @property
     def models(self) -> list[int]:

@@ -184,6 +184,11 @@ def score_conversion(hooked: HookedDictionary) -> Score:
     return Score(hooked.conversion)
 
 
+def score_text(hooked: HookedDictionary) -> Score:
+    """What the text costs without any model."""
+    return Score(hooked.text)
+
+
 ON_TEXT: dict[str, Callable[[HookedDictionary, ModelPasses], Measure]] = {
     "reconstruction": ReconstructionMeasure,
     "sparsity": SparsityMeasure,
@@ -195,8 +200,9 @@ ON_TEXT: dict[str, Callable[[HookedDictionary, ModelPasses], Measure]] = {
 WITHOUT_TEXT: dict[str, Callable[[HookedDictionary], Score]] = {
     "decoder": score_decoder,
     "conversion": score_conversion,
+    "text": score_text,
 }
-"""The groups that the dictionary alone is enough for."""
+"""The groups that need no model."""
 
 
 def _by_model(vectors: Mapping[HookPoint, Tensor], *, everywhere: bool = False) -> dict[int, Ablation]:

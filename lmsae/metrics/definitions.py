@@ -113,6 +113,14 @@ _ALL = (
             "conversion_tokens": "Calibration tokens on which the cost of conversion was measured.",
         },
     ),
+    Group(
+        "text",
+        1,
+        {
+            "ce_unigram": "Cross-entropy of the evaluated text by how often each token comes in the training text; "
+            "nats a token.",
+        },
+    ),
 )
 
 GROUPS: dict[str, Group] = {group.name: group for group in _ALL}

@@ -2,8 +2,9 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from lmsae.evaluation.hooked import HookedDictionary, HookPoint
     from lmsae.evaluation.scores import Score
     from lmsae.evaluation.scoring import HeldOutText
+
+Unigram = Callable[[], float]
+"""The unigram loss of a pass's text."""
 
 
 class EvalSection(Frozen):
@@ -61,6 +65,8 @@ def configs(row: ResolvedRow) -> list[Config]:
     return [config]
 
 
+COUNTED_TOKENS = 10_000_000
+"""The most tokens of the training text whose ids are counted."""
 SHARED = ("models", *EvalSection.model_fields, *Reading.model_fields)
 
 
@@ -103,6 +109,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     from lmsae.evaluation.measures import ON_TEXT
     from lmsae.evaluation.scoring import score_without_text
 
+    unigram = cache(lambda: _unigram(jobs[0]))
     on_text = []
     for job in jobs:
         try:
@@ -110,12 +117,12 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
             if _on_text(evaluation, ON_TEXT):
                 on_text.append(evaluation)
                 continue
-            ended = evaluation.finish(score_without_text(_hook(evaluation, runtime.torch_device())), {})
+            ended = evaluation.finish(score_without_text(_hook(evaluation, runtime.torch_device(), unigram)), {})
         except Exception as error:
             ended = error
         yield job, ended
     if on_text:
-        yield from _one_pass(on_text, runtime)
+        yield from _one_pass(on_text, runtime, unigram)
 
 
 def _begin(job: Job) -> _Evaluation:
@@ -154,7 +161,7 @@ def _on_text(evaluation: _Evaluation, groups: Mapping[str, object]) -> bool:
     return any(name in groups and (known or name != "recovery") for name in evaluation.missing)
 
 
-def _one_pass(evaluations: Sequence[_Evaluation], runtime: Runtime) -> Done:
+def _one_pass(evaluations: Sequence[_Evaluation], runtime: Runtime, unigram: Unigram) -> Done:
     from lmsae.evaluation.scoring import score
     from lmsae.runtime.progress import show_progress
 
@@ -165,7 +172,7 @@ def _one_pass(evaluations: Sequence[_Evaluation], runtime: Runtime) -> Done:
     hooked: list[tuple[_Evaluation, HookedDictionary]] = []
     for evaluation in evaluations:
         try:
-            hooked.append((evaluation, _hook(evaluation, str(models[0].device))))
+            hooked.append((evaluation, _hook(evaluation, str(models[0].device), unigram)))
         except Exception as error:
             yield evaluation.job, error
     if not hooked:
@@ -197,7 +204,22 @@ def _text(job: Job) -> "HeldOutText":
     return HeldOutText(tokens.held_out, usable, max_norms)
 
 
-def _hook(evaluation: _Evaluation, device: str) -> "HookedDictionary":
+def _unigram(job: Job) -> float:
+    """The unigram loss of the text that a job is scored on, which all jobs of a pass share."""
+    from lmsae.evaluation.unigram import count_following, unigram_cross_entropy
+    from lmsae.text.tokens import CHUNK_TOKENS, open_tokens
+
+    config, text, tokens = job.config, _text(job), open_tokens(job.inputs["tokens"].path)
+    size = tokens.context_size
+    step, contexts = max(1, CHUNK_TOKENS // size), min(len(tokens.train), max(1, COUNTED_TOKENS // size))
+    slices = [slice(start, min(start + step, contexts)) for start in range(0, contexts, step)]
+    skips = config.skip_first_positions, config.skip_last_positions
+    train = ((tokens.train[part], tokens.usable("train", part, *skips)) for part in slices)
+    held_out = [(text.ids[: len(text.usable)], text.usable)]
+    return unigram_cross_entropy(*(count_following(blocks, tokens.d_vocab) for blocks in (train, held_out)))
+
+
+def _hook(evaluation: _Evaluation, device: str, unigram: Unigram) -> "HookedDictionary":
     """The dictionary of an evaluation at its hook points, to be measured in the groups that are missing."""
     from lmsae.dictionary.dictionary import Dictionary
     from lmsae.evaluation.hooked import HookedDictionary
@@ -214,6 +236,7 @@ def _hook(evaluation: _Evaluation, device: str) -> "HookedDictionary":
         mean_norms=[moments[number]["mean_norm"].item() for number in sites.writes],
         groups=evaluation.missing,
         conversion=_conversion(trained),
+        text={"ce_unigram": unigram()} if "text" in evaluation.missing else {},
     )
 
 

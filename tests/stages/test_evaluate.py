@@ -125,6 +125,15 @@ def test_recovery_needs_no_model_where_no_features_are_known(
     assert [payload(artifact) for artifact in evaluate(made, lmsae)] == there
 
 
+def test_the_unigram_loss_is_measured_anew_without_the_model(
+    made: Path, before: list[Artifact], lmsae: Lmsae, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = [payload(artifact) for artifact in before]
+    raise_version(monkeypatch, "text")
+    monkeypatch.setattr(LMConfig, "load", refuse)
+    assert [payload(artifact) for artifact in evaluate(made, lmsae)] == there
+
+
 def test_a_group_in_another_version_than_this_lmsae_measures_is_refused(
     made: Path, before: list[Artifact], lmsae: Lmsae, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +156,7 @@ def test_the_metrics_of_each_version_of_a_group_are_those_of_the_day_they_were_w
         "decoder": (1, 3, 0),
         "recovery": (1, 2, 0),
         "conversion": (1, 5, 0),
+        "text": (1, 1, 0),
     }
 
 
