@@ -1,0 +1,72 @@
+"""The page of a dictionary's latents: a folder that opens from disk, in any browser, without a network."""
+
+import base64
+import hashlib
+import html
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from lmsae.interpretation.leaves import LATENTS_A_FILE, details, name_places, overview, script
+from lmsae.interpretation.schema import CONTEXTS, INFO, LATENTS, Info
+
+SCRIPTS = ("text.js", "charts.js", "overview.js", "detail.js", "page.js")
+"""The parts of the page's script, in order: each may use what stands before it."""
+_SHOWN_OF_ALL = ("active_tokens", "firing_rate", "mean_active", "max_activation", "decoder_norm")
+_TOKENS_OF_ALL = ("top_tokens", "promoted", "suppressed")
+
+
+def write_page(measured: Path, out: Path) -> None:
+    """Write `index.html` and `data/*.js` into `out`, from the payload of the stage `features`.
+
+    The same bytes for the same payload. An explanation of each latent is shown if latents.parquet has such a column.
+    """
+    info = Info.model_validate_json((measured / INFO).read_text("utf-8"))
+    latents, contexts = pq.ParquetFile(measured / LATENTS), pq.ParquetFile(measured / CONTEXTS)
+    there = set(latents.schema_arrow.names)
+    (out / "data").mkdir(exist_ok=True)
+    shown = [name for name in (*_SHOWN_OF_ALL, *_TOKENS_OF_ALL, "explanation") if name in there]
+    _write(out, "latents", overview(latents.read(shown), info))
+    for group in range(latents.num_row_groups):
+        # No latent is in two groups, and those of both tables have the same latents.
+        described, found = latents.read_row_group(group), contexts.read_row_group(group)
+        owners = found["latent"].to_numpy()
+        for begin in range(0, len(described), LATENTS_A_FILE):
+            some = described.slice(begin, LATENTS_A_FILE)
+            first, last = some["latent"][0].as_py(), some["latent"][-1].as_py()
+            low, high = np.searchsorted(owners, [first, last + 1])
+            _write(out, str(first // LATENTS_A_FILE), details(some, found.slice(low, high - low)))
+    (out / "index.html").write_text(render(info), "utf-8")
+
+
+def render(info: Info) -> str:
+    """The HTML of the page, with its style and script. Its policy lets it run those and the scripts beside it, and
+    nothing else: no request, image, font or form."""
+    folder = files("lmsae.interpretation") / "assets"
+    style = (folder / "page.css").read_text("utf-8")
+    parts = "\n".join((folder / name).read_text("utf-8") for name in SCRIPTS)
+    code = f'"use strict";\n{{\n{parts}}}\n'  # a block, so that the names in it are not the window's
+    policy = (
+        f"default-src 'none'; script-src 'self' file: '{_digest(code)}'; style-src '{_digest(style)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    page = (folder / "page.html").read_text("utf-8")
+    values = {"title": html.escape(title(info)), "policy": policy, "style": style, "script": code}
+    return re.sub(r"{{ (\w+) }}", lambda place: values[place[1]], page)
+
+
+def title(info: Info) -> str:
+    """The facts that tell a dictionary from others: its size, models and hook points."""
+    return " · ".join([f"{info.latents:,} latents", *info.models, name_places(info)])
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _write(out: Path, name: str, data: dict[str, Any]) -> None:
+    (out / "data" / f"{name}.js").write_text(script(name, data), "utf-8")
