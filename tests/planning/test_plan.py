@@ -353,11 +353,11 @@ def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down
         specs[stage] = Spec(stage=stage, version=STAGES[stage].version, config=dumped, inputs=inputs)
     assert {stage: spec.key for stage, spec in specs.items()} == {
         "tokenize": "ba024671e1ca38f7",
-        "activations": "821a631f1c0e2a00",
-        "norm": "6351a56ab543ce59",
-        "init": "f98daacfe06f3196",
-        "train": "9c7896cd2faaac39",
-        "eval": "414440edcf6ffac5",
+        "activations": "4e57291618b4953b",
+        "norm": "f15a4cb5617c3122",
+        "init": "2307d6dd671627a7",
+        "train": "c3d3ba96f0f13609",
+        "eval": "0134a6518802c597",
     }
 
 
