@@ -70,7 +70,7 @@ def lines(folder: Path, dtypes: Sequence[StoreDtype]) -> list[str]:
     table = []
     for dtype in dtypes:
         store = stores[dtype]
-        size = sum(file.stat().st_size for file in store.path.glob("c.*"))
+        size = sum(file.stat().st_size for file in store.path.glob("c/*/0/0"))
         lost = float((store.read(0, contexts).double().flatten(0, 1) - exact).square().sum() / variance)
         learned = [_spread([row[metric] for name, row in rows.items() if name.startswith(dtype)]) for metric in METRICS]
         tokens = store.contexts * store.context_size

@@ -45,7 +45,7 @@ def write_store(path: Path, layout: Layout) -> None:
 
 def drop_from_cache(path: Path) -> None:
     """Drop a store's files from the file cache. This needs no rights."""
-    for file in path.glob("c.*"):
+    for file in path.glob("c/*/0/0"):
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -60,7 +60,7 @@ def touch_free_memory(nbytes: int) -> None:
 def read_raw(path: Path) -> None:
     """Read all files, one after the other, into one buffer."""
     buffer = np.empty(RAW_BYTES, dtype=np.uint8)
-    for file in sorted(path.glob("c.*"), key=lambda file: int(file.name.split(".")[1])):
+    for file in sorted(path.glob("c/*/0/0"), key=lambda file: int(file.parts[-3])):
         with file.open("rb", buffering=0) as opened:
             while opened.readinto(buffer.data):
                 pass
@@ -106,7 +106,7 @@ def lines(dtype: StoreDtype, folder: Path, arguments: argparse.Namespace) -> Ite
             f"{layout.nbytes / ours / 1e9:.2f} | **{ratio[1]:.2f}** ({ratio[0]:.2f}-{ratio[2]:.2f}) | "
             f"{steps * arguments.batch / ours / 1e6:.2f} |"
         )
-    for file in path.glob("c.*"):
+    for file in path.glob("c/*/0/0"):
         file.unlink()
 
 

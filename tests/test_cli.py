@@ -350,7 +350,7 @@ def test_a_disk_without_room_is_noticed_before_anything_is_written(
 def damaged_shard(made: Path) -> Path:
     """A shard of the first row's activations with one bit flipped, behind what norm and init read."""
     store = made / "artifacts" / "activations" / keys(made, "activations")[0]
-    shard = max(store.glob("activations.zarr/c.*"), key=lambda path: path.stat().st_size)
+    shard = max(store.glob("activations.zarr/c/*/0/0"), key=lambda path: path.stat().st_size)
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
@@ -434,7 +434,8 @@ def test_a_stage_killed_half_way_leaves_no_trace_when_it_is_run_again(
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert (folder / ".claim").exists()
     assert any(path.is_file() for path in folder.rglob(f"*{DRAFT}")), "it was killed before it had written anything"
-    (folder / "activations.zarr" / "c.7.0.0").touch()  # and whatever else it might have left
+    (stray := folder / "activations.zarr/c/7/0/0").parent.mkdir(parents=True)
+    stray.touch()  # and whatever else it might have left
     said = lmsae("activations", key)
     assert (said.code, said.err) == (0, "activations: 1 made, 0 there already\n")
     assert manifests(made) == undisturbed

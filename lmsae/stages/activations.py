@@ -126,8 +126,8 @@ class _Capture:
         self.job, self.kept = job, finished_contexts(path, layout)
         drop_unfinished(path, layout, self.kept)
         self.resumed = note_resumption(job.out, self.kept)
-        there = sum(shard.stat().st_size for folder in (STORE, NORMS) for shard in (job.out / folder).glob("c.*"))
-        self.bytes_to_come = layout.nbytes + layout.norms_nbytes - there
+        kept = (file for folder in (STORE, NORMS) for file in (job.out / folder / "c").rglob("*") if file.is_file())
+        self.bytes_to_come = layout.nbytes + layout.norms_nbytes - sum(file.stat().st_size for file in kept)
         self._writer = StoreWriter(path, layout, self.kept, self.job.require_claim)
 
     def take(self, activations: "Tensor", start: int) -> None:
@@ -209,7 +209,7 @@ def _shares(spec: Spec) -> str:
 
 STAGE = Stage(
     name="activations",
-    version=2,
+    version=3,
     help="tokens + model -> activations of one hook point",
     config=Config,
     inputs={"tokens": "tokenize"},

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import NamedTuple
 
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
@@ -10,6 +11,22 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 from lmsae.config import JsonObject
 from lmsae.errors import DamagedArtifact, MissingArtifact
 from lmsae.store.layout import STORED_FORMATS, Layout
+
+SEPARATOR = "/"
+"""Between the parts of a shard's name, c/0/0/0: Zarr's default, which some readers take for granted."""
+
+
+class FoundStore(NamedTuple):
+    """The metadata of a store."""
+
+    layout: Layout
+    codec_attributes: JsonObject
+    separator: str
+    """Between the parts of a shard's name. A store of activations of version 2 or 1 has `.`: c.0.0.0."""
+
+    def can_go_on(self, layout: Layout) -> bool:
+        """True if a writer of this layout would write the shards that are not there yet."""
+        return (self.layout, self.separator) == (layout, SEPARATOR)
 
 
 def create_array(path: Path, layout: Layout, codec_attributes: JsonObject | None = None) -> None:
@@ -25,14 +42,14 @@ def create_array(path: Path, layout: Layout, codec_attributes: JsonObject | None
         compressors=[Crc32cCodec()],
         fill_value=0,
         attributes={**asdict(layout), **(codec_attributes or {})},
-        chunk_key_encoding={"name": "default", "separator": "."},
+        chunk_key_encoding={"name": "default", "separator": SEPARATOR},
         dimension_names=("context", "position", "width"),
         overwrite=True,
     )
 
 
-def layout_at(path: Path) -> tuple[Layout, JsonObject]:
-    """The layout of the store at `path`, and the attributes of its codec.
+def find_store(path: Path) -> FoundStore:
+    """The layout of the store at `path`, the attributes of its codec, and how its shards are named.
 
     Raises:
         MissingArtifact: if no array is there.
@@ -57,7 +74,11 @@ def layout_at(path: Path) -> tuple[Layout, JsonObject]:
     found = (array.shape, array.shards, array.dtype.name, getattr(array.metadata, "codecs", None))
     if found != wanted:
         raise DamagedArtifact(f"{path / 'zarr.json'}: attributes and array disagree: wanted {wanted}, found {found}.")
-    return layout, attributes
+    first = array.metadata.encode_chunk_key((0, 0, 0))
+    for separator in (SEPARATOR, "."):
+        if path / first == shard_path(path, 0, separator):
+            return FoundStore(layout, attributes, separator)
+    raise DamagedArtifact(f"{path / 'zarr.json'}: names the first shard {first}; wanted c/0/0/0.")
 
 
 def metadata_error(path: Path, error: Exception) -> DamagedArtifact:
@@ -68,9 +89,9 @@ def metadata_error(path: Path, error: Exception) -> DamagedArtifact:
     )
 
 
-def shard_path(path: Path, shard: int) -> Path:
+def shard_path(path: Path, shard: int, separator: str = SEPARATOR) -> Path:
     """The file of one shard."""
-    return path / f"c.{shard}.0.0"
+    return path / separator.join(("c", str(shard), "0", "0"))
 
 
 def _serializer(layout: Layout) -> BytesCodec:

@@ -14,8 +14,9 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 from lmsae.errors import MissingArtifact
 from lmsae.runtime.disk import explain_full_disk
 from lmsae.runtime.drafts import draft_of
+from lmsae.store.array import SEPARATOR
 from lmsae.store.layout import CHECKSUM_BYTES, Layout
-from lmsae.store.shard import checksum, damage_error
+from lmsae.store.shard import MISSING, checksum, damage_error
 
 
 def norms_path(store: Path) -> Path:
@@ -25,7 +26,7 @@ def norms_path(store: Path) -> Path:
 
 def norms_file(store: Path, shard: int) -> Path:
     """The file of one shard's norms."""
-    return norms_path(store) / f"c.{shard}.0"
+    return norms_path(store) / SEPARATOR.join(("c", str(shard), "0"))
 
 
 def create_norms(store: Path, layout: Layout) -> None:
@@ -39,7 +40,7 @@ def create_norms(store: Path, layout: Layout) -> None:
         serializer=BytesCodec(endian="little"),
         compressors=[Crc32cCodec()],
         fill_value=0,
-        chunk_key_encoding={"name": "default", "separator": "."},
+        chunk_key_encoding={"name": "default", "separator": SEPARATOR},
         dimension_names=("context", "position"),
         overwrite=True,
     )
@@ -47,18 +48,20 @@ def create_norms(store: Path, layout: Layout) -> None:
 
 def write_norms(path: Path, norms: np.ndarray) -> None:
     """Write the norms of one shard. The file takes its name when it is whole and on the disk."""
-    with explain_full_disk(path), draft_of(path) as draft, draft.open("wb") as file:
-        file.write(norms.data)
-        file.write(checksum(norms))
-        file.flush()
-        os.fsync(file.fileno())
+    with explain_full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with draft_of(path) as draft, draft.open("wb") as file:
+            file.write(norms.data)
+            file.write(checksum(norms))
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def check_norms(path: Path, layout: Layout) -> None:
     """Raise DamagedArtifact unless the norms of one shard are as `write_norms` writes them."""
     try:
         data = path.read_bytes()
-    except FileNotFoundError:
+    except MISSING:
         raise damage_error(path, "the file is missing") from None
     whole = len(data) == layout.norms_nbytes // layout.shards
     norms, behind = np.frombuffer(data[:-CHECKSUM_BYTES], np.uint8), data[-CHECKSUM_BYTES:]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmsae.store.array import layout_at, metadata_error, shard_path
+from lmsae.store.array import find_store, metadata_error, shard_path
 from lmsae.store.codec import CODECS, Codec
 from lmsae.store.layout import StoreDtype
 from lmsae.store.shard import read_chunk, read_index
@@ -36,7 +36,7 @@ class StoreReader:
             DamagedArtifact: if its metadata is not that of a store.
         """
         self.path = path
-        self.layout, attributes = layout_at(path)
+        self.layout, attributes, self._separator = find_store(path)
         try:
             self.codec: Codec = CODECS[self.dtype].from_attributes(self.layout, attributes)
         except (KeyError, TypeError, ValueError) as error:
@@ -108,7 +108,7 @@ class StoreReader:
         """Yield the location of each chunk, shard by shard."""
         shards = chunks // self.layout.shard_chunks
         for shard in np.unique(shards).tolist():
-            path, index = shard_path(self.path, shard), self._index(shard)
+            path, index = self._shard_path(shard), self._index(shard)
             with path.open("rb", buffering=0) as file:
                 for position in np.flatnonzero(shards == shard).tolist():
                     chunk = int(chunks[position]) % self.layout.shard_chunks
@@ -117,5 +117,8 @@ class StoreReader:
     def _index(self, shard: int) -> np.ndarray:
         """The index of a shard, which is read once."""
         if shard not in self._indexes:
-            self._indexes[shard] = read_index(shard_path(self.path, shard), self.layout, shard)
+            self._indexes[shard] = read_index(self._shard_path(shard), self.layout, shard)
         return self._indexes[shard]
+
+    def _shard_path(self, shard: int) -> Path:
+        return shard_path(self.path, shard, self._separator)

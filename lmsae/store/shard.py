@@ -20,6 +20,8 @@ from lmsae.store.layout import CHECKSUM_BYTES, Layout
 
 NOWHERE = np.uint64(2**64 - 1)
 """Zarr's mark for a chunk that a shard does not hold."""
+MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+"""The errors of a file that is not there, or where a file and a folder have taken each other's place."""
 
 
 class ShardWriter:
@@ -32,6 +34,7 @@ class ShardWriter:
         self._written = 0
         self._offset = 0
         with explain_full_disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._draft.open("wb")
 
     @property
@@ -74,7 +77,7 @@ def read_index(path: Path, layout: Layout, shard: int) -> np.ndarray:
         with path.open("rb") as file:
             start = os.fstat(file.fileno()).st_size - layout.index_bytes
             whole = start >= 0 and _read_checked(file.fileno(), start, entries)
-    except FileNotFoundError:
+    except MISSING:
         raise damage_error(path, "the file is missing") from None
     index = entries[: layout.chunks - shard * layout.shard_chunks]
     offsets, lengths = index.T

@@ -1,8 +1,8 @@
 """Writes the activations of one hook point in token order, as they come from the model."""
 
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmsae.errors import ArtifactError, DamagedArtifact, NotEnoughTokens, ShapeError
-from lmsae.store.array import create_array, layout_at, shard_path
+from lmsae.store.array import create_array, find_store, shard_path
 from lmsae.store.codec import CODECS, Codec, require_storable
 from lmsae.store.layout import Layout
 from lmsae.store.norms import check_norms, create_norms, norms_file, norms_path, write_norms
@@ -41,17 +41,20 @@ class StoreWriter:
         before a shard is given its name.
 
         Raises:
-            ArtifactError: if the store to continue has another layout.
+            ArtifactError: if the store to continue has another layout, or names its shards otherwise.
         """
         assert start_context % layout.shard_contexts == 0 or start_context == layout.contexts
         self._path, self._layout, self._require_claim = path, layout, require_claim
         path.mkdir(parents=True, exist_ok=True)
         self._codec: Codec | None = None
         if start_context:
-            found, attributes = layout_at(path)
-            if found != layout:
-                raise ArtifactError(f"{path}: cannot go on writing: the store there has {found}, wanted {layout}.")
-            self._codec = CODECS[layout.dtype].from_attributes(layout, attributes)
+            found = find_store(path)
+            if not found.can_go_on(layout):
+                raise ArtifactError(
+                    f"{path}: cannot go on writing: the store there has {found.layout} and shards "
+                    f"{shard_path(Path(), 0, found.separator)}, wanted {layout} and {shard_path(Path(), 0)}."
+                )
+            self._codec = CODECS[layout.dtype].from_attributes(layout, found.codec_attributes)
         self._appended = start_context
         self._files = _Files(path, layout, start_context, require_claim)
         self._background = ThreadPoolExecutor(1, "lmsae-writer")
@@ -214,9 +217,10 @@ def finished_contexts(path: Path, layout: Layout) -> int:
     All these shards are read, and their checksums are checked.
     """
     try:
-        if layout_at(path)[0] != layout:
-            return 0
+        found = find_store(path)
     except ArtifactError:
+        return 0
+    if not found.can_go_on(layout):
         return 0
     for shard in range(layout.shards):
         try:
@@ -231,10 +235,21 @@ def drop_unfinished(path: Path, layout: Layout, contexts: int) -> None:
     """Remove all from the folders of a store and its norms but the metadata and the shards of the first contexts."""
     shards = range(-(-contexts // layout.shard_contexts))
     for folder, file in ((path, shard_path), (norms_path(path), norms_file)):
-        kept = {file(path, shard).name for shard in shards}
-        for entry in folder.iterdir() if folder.exists() else ():
-            if contexts == 0 or entry.name not in {"zarr.json", *kept}:
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        metadata = [folder / "zarr.json"] if contexts else []
+        _remove_all_but({*metadata, *(file(path, shard) for shard in shards)}, folder)
+
+
+def _remove_all_but(files: Collection[Path], folder: Path) -> None:
+    """Remove all that is below a folder, but some files and the folders that they are in."""
+    kept = {*files, *(above for file in files for above in file.parents)}
+    for entry in sorted(folder.rglob("*"), reverse=True):  # what is in a folder comes before it
+        if entry in kept:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            with suppress(OSError):  # not empty: a process that was taken over from is just writing there
+                entry.rmdir()
+        else:
+            entry.unlink(missing_ok=True)
 
 
 def _check_shard(path: Path, layout: Layout, shard: int) -> None:

@@ -176,11 +176,11 @@ def test_opening_refuses_a_file_of_the_right_size_with_other_bytes(artifact: Art
 def test_opening_leaves_the_chunks_of_arrays_to_their_own_checksums(tmp_path: Path) -> None:
     artifact = Artifacts(tmp_path).add(a_spec())
     array = artifact.path / "activations.zarr"
-    array.mkdir()
+    (array / "c/0/0").mkdir(parents=True)
     (array / "zarr.json").write_text("{}")
-    (array / "c.0.0.0").write_bytes(b"chunk")
+    (array / "c/0/0/0").write_bytes(b"chunk")
     artifact.publish({})
-    (array / "c.0.0.0").write_bytes(b"CHUNK")
+    (array / "c/0/0/0").write_bytes(b"CHUNK")
     artifact.require_intact()
     (array / "zarr.json").write_text("[]")
     with pytest.raises(DamagedArtifact, match=r"zarr\.json"):

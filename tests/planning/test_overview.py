@@ -29,7 +29,8 @@ def test_a_plan_of_nothing_made_says_what_is_to_come(fresh: Path, lmsae: Lmsae) 
 
 def test_once_the_tokens_are_counted_a_plan_knows_the_bytes_to_come(made: Path, lmsae: Lmsae) -> None:
     counts = json.loads(next((made / "artifacts").glob("tokenize/*/counts.json")).read_text())
-    there = sum(file.stat().st_size for file in (made / "artifacts").glob("activations/*/*.zarr/c.*"))
+    shards = (file for file in (made / "artifacts").glob("activations/*/*.zarr/c/**/*") if file.is_file())
+    there = sum(file.stat().st_size for file in shards)
     for key in keys(made, "activations"):
         Artifact(made / "artifacts" / "activations" / key).clear()
     tokens = 2 * 32 * counts["train_contexts"]  # two hook points

@@ -1,5 +1,6 @@
 """Small real stores: chunks of 4 contexts, shards of 3 chunks, contexts of 8 tokens."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,3 +49,12 @@ def numbered_tokens() -> Callable[[int, int], Tensor]:
         return tokens + torch.arange(width) / 4
 
     return make
+
+
+def rename_shards(array: Path) -> None:
+    """Give the shards of an array, or the chunks of its norms, the names of activations of version 2: c.0.0.0."""
+    metadata = json.loads((array / "zarr.json").read_text())
+    metadata["chunk_key_encoding"]["configuration"]["separator"] = "."
+    (array / "zarr.json").write_text(json.dumps(metadata))
+    for shard in [file for file in (array / "c").rglob("*") if file.is_file()]:
+        shard.rename(array / shard.relative_to(array).as_posix().replace("/", "."))

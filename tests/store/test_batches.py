@@ -162,7 +162,7 @@ def test_what_is_wrong_with_a_window_is_said_when_it_is_due(store: Path, usable:
     order = WindowOrder(usable, chunk_contexts=4, seed=5, window_tokens=WINDOW)
     first, second = (set((order.chunks(0, window) // 3).tolist()) for window in (0, 1))
     for shard in second - first:
-        (store / f"c.{shard}.0.0").unlink()
+        (store / f"c/{shard}/0/0").unlink()
     assert second - first
     steps = len(order.tokens(0, 0)) // 23
     batches = shuffled([store], usable).batches(0, steps + 2)
@@ -267,6 +267,6 @@ def test_a_batch_that_holds_no_whole_context_is_refused(store: Path, usable: np.
 
 def damage_chunk(path: Path, chunk: int) -> None:
     """Overwrite the beginning of a chunk of a store with three float32 values a token."""
-    with (path / f"c.{chunk // 3}.0.0").open("r+b") as shard:
+    with (path / f"c/{chunk // 3}/0/0").open("r+b") as shard:
         shard.seek(chunk % 3 * (32 * 3 * 4 + 4))
         shard.write(b"\xff\xff")

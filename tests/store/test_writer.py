@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from lmsae.store.norms import TokenNorms, norms_path
 from lmsae.store.reader import StoreReader
 from lmsae.store.writer import StoreWriter, drop_unfinished, finished_contexts
 
-from .conftest import MakeLayout, MakeStore
+from .conftest import MakeLayout, MakeStore, rename_shards
 
 
 def write(writer: StoreWriter, *batches: Tensor) -> None:
@@ -26,7 +27,9 @@ def write(writer: StoreWriter, *batches: Tensor) -> None:
 
 
 def files(path: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in path.iterdir()}
+    """Every file below a folder; a folder with nothing in it counts as a file without bytes."""
+    below = [entry for entry in path.rglob("*") if entry.is_file() or not any(entry.iterdir())]
+    return {entry.relative_to(path).as_posix(): entry.read_bytes() if entry.is_file() else b"" for entry in below}
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
@@ -37,21 +40,15 @@ def test_activations_come_back_as_written(make_store: MakeStore, contexts: int, 
     reader = StoreReader(path)
     assert (reader.contexts, reader.context_size, reader.width, reader.dtype) == (contexts, 8, 3, dtype)
     assert torch.equal(reader.read(0, contexts), activations.to(getattr(torch, dtype)).float())
-    assert sum(file.stat().st_size for file in path.glob("c.*")) == reader.layout.nbytes
+    assert sum(file.stat().st_size for file in path.glob("c/*/0/0")) == reader.layout.nbytes
 
 
-@pytest.mark.parametrize("pipeline", ["zarr.core.codec_pipeline.BatchedCodecPipeline", "zarrs.ZarrsCodecPipeline"])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-def test_plain_zarr_reads_the_same(make_store: MakeStore, dtype: str, pipeline: str) -> None:
-    pytest.importorskip(pipeline.split(".")[0])
-    activations = torch.randn(41, 8, 3)
-    path = make_store(activations, dtype)
-    with zarr.config.set({"codec_pipeline.path": pipeline}):
-        array = zarr.open_array(path, mode="r")
-        values = torch.from_numpy(np.asarray(array[:])).view(getattr(torch, dtype))
-    assert torch.equal(values, activations.to(getattr(torch, dtype)))
-    assert array.attrs["dtype"] == dtype
-    assert array.metadata.to_dict()["dimension_names"] == ("context", "position", "width")
+def test_the_metadata_say_what_the_dimensions_are_and_name_shards_as_zarr_does(make_store: MakeStore) -> None:
+    path = make_store(torch.randn(41, 8, 3), "bfloat16")
+    metadata = json.loads((path / "zarr.json").read_text())
+    assert metadata["dimension_names"] == ["context", "position", "width"]
+    assert metadata["attributes"]["dtype"] == "bfloat16"
+    assert metadata["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
 
 
 def test_shards_are_byte_for_byte_those_of_zarr_python(make_store: MakeStore, tmp_path: Path) -> None:
@@ -82,8 +79,8 @@ def test_a_killed_writer_leaves_whole_shards_and_another_goes_on_behind_them(
     assert finished_contexts(path, layout) == 0
     with pytest.raises(NotEnoughTokens, match="30 of 41"):
         write(StoreWriter(path, layout), activations[:30])
-    assert sorted(files(path)) == ["c.0.0.0", "c.1.0.0", "zarr.json"]
-    (path / ".c.2.0.0.0123.draft").write_bytes(b"what a writer leaves that had no time to clean up")
+    assert sorted(files(path)) == ["c/0/0/0", "c/1/0/0", "c/2/0", "zarr.json"]
+    (path / "c/2/0/.0.0123.draft").write_bytes(b"what a writer leaves that had no time to clean up")
     assert finished_contexts(path, layout) == 24
     drop_unfinished(path, layout, 24)
     write(StoreWriter(path, layout, start_context=24), activations[24:])
@@ -96,15 +93,47 @@ def test_a_damaged_shard_or_another_layout_is_not_finished(make_store: MakeStore
     assert finished_contexts(path, small_layout(40)) == 0
     with pytest.raises(ArtifactError, match="cannot go on writing"):
         StoreWriter(path, small_layout(40), start_context=12)
-    with (path / "c.1.0.0").open("r+b") as shard:
+    with (path / "c/1/0/0").open("r+b") as shard:
         shard.truncate(1000)
     assert finished_contexts(path, small_layout(41)) == 12
+
+
+def test_a_store_whose_shards_have_their_older_names_is_not_gone_on_with(
+    make_store: MakeStore, small_layout: MakeLayout
+) -> None:
+    path, layout = make_store(torch.randn(41, 8, 3)), small_layout(41)
+    for array in (path, norms_path(path)):
+        rename_shards(array)
+    assert finished_contexts(path, layout) == 0
+    with pytest.raises(ArtifactError, match=r"cannot go on writing: .* shards c\.0\.0\.0, wanted .* and c/0/0/0"):
+        StoreWriter(path, layout, start_context=12)
+    drop_unfinished(path, layout, 0)
+    assert files(path) == files(norms_path(path)) == {}
+
+
+def test_all_that_is_no_whole_shard_is_dropped_whatever_it_is(make_store: MakeStore, small_layout: MakeLayout) -> None:
+    path, layout = make_store(activations := torch.randn(41, 8, 3)), small_layout(41)
+    whole = files(path), files(norms_path(path))
+    for array in (path, norms_path(path)):
+        (array / "c/1/0").unlink() if (array / "c/1/0").is_file() else shutil.rmtree(array / "c/1/0")
+        (array / "c/1/0/0/0").mkdir(parents=True)  # a folder in a file's place
+        (array / "c/7/0").mkdir(parents=True)
+        (array / "c/7/0/.0.0123.draft").write_bytes(b"half")
+        (array / "c/8").write_bytes(b"a file in a folder's place")
+        (array / "elsewhere").symlink_to(array.parent)
+        (array / "nowhere").symlink_to(array / "gone")
+    assert finished_contexts(path, layout) == 12
+    drop_unfinished(path, layout, 12)
+    assert sorted(files(path)) == ["c/0/0/0", "zarr.json"]
+    assert sorted(files(norms_path(path))) == ["c/0/0", "zarr.json"]
+    write(StoreWriter(path, layout, start_context=12), activations[12:])
+    assert (files(path), files(norms_path(path))) == whole
 
 
 def test_a_new_store_takes_the_place_of_an_old_one(make_store: MakeStore) -> None:
     make_store(torch.zeros(41, 8, 3))
     path = make_store(torch.ones(5, 8, 3))
-    assert sorted(files(path)) == ["c.0.0.0", "zarr.json"]
+    assert sorted(files(path)) == ["c/0/0/0", "zarr.json"]
     assert torch.equal(StoreReader(path).read(0, 5), torch.ones(5, 8, 3))
 
 
@@ -142,10 +171,11 @@ def test_a_disk_that_fills_up_is_reported_and_leaves_no_unfinished_file(
     path = tmp_path / "full"
     writer = StoreWriter(path, Layout(64, 256, 64, "float32", target_shard_bytes=1 << 20))
     writer.append(torch.zeros(1, 256, 64))
-    (path / ".c.1.0.0").symlink_to("/dev/full")  # the second shard meets a full disk
+    (path / "c/1/0").mkdir(parents=True)
+    (path / "c/1/0/.0").symlink_to("/dev/full")  # the second shard meets a full disk
     with pytest.raises(NoSpaceError, match="the disk became full"):
         write(writer, torch.zeros(63, 256, 64))
-    assert sorted(files(path)) == ["c.0.0.0", "zarr.json"]
+    assert sorted(files(path)) == ["c/0/0/0", "c/1/0", "zarr.json"]  # of the second shard only its empty folder
 
 
 def test_a_disk_found_full_only_at_the_end_of_a_shard_is_reported_too(
@@ -156,10 +186,11 @@ def test_a_disk_found_full_only_at_the_end_of_a_shard_is_reported_too(
         tmp_path / "full", small_layout(5)
     )  # so small that all is written from Python's buffer, at once
     writer.append(torch.zeros(1, 8, 3))
-    (tmp_path / "full" / ".c.0.0.0").symlink_to("/dev/full")
+    (tmp_path / "full" / "c/0/0").mkdir(parents=True)
+    (tmp_path / "full" / "c/0/0/.0").symlink_to("/dev/full")
     with pytest.raises(NoSpaceError, match="the disk became full"):
         write(writer, torch.zeros(4, 8, 3))
-    assert sorted(files(tmp_path / "full")) == ["zarr.json"]
+    assert sorted(files(tmp_path / "full")) == ["c/0/0", "zarr.json"]
 
 
 # int8: a scale for each token, after a mean and a standard deviation for each channel
@@ -253,7 +284,7 @@ def test_the_norms_of_raw_activations_lie_beside_every_store(make_store: MakeSto
     np.testing.assert_allclose(TokenNorms(path)[10:14], expected[10:14], rtol=1e-6)
     plain = zarr.open_array(norms_path(path), mode="r")
     np.testing.assert_array_equal(plain[:], TokenNorms(path)[0:41])
-    assert sum(file.stat().st_size for file in norms_path(path).glob("c.*")) == StoreReader(path).layout.norms_nbytes
+    assert sum(file.stat().st_size for file in norms_path(path).glob("c/*/0")) == StoreReader(path).layout.norms_nbytes
 
 
 def test_norms_do_not_depend_on_how_contexts_were_appended(make_store: MakeStore) -> None:
@@ -266,7 +297,7 @@ def test_a_shard_whose_norms_are_damaged_or_missing_is_not_finished(
     make_store: MakeStore, small_layout: MakeLayout
 ) -> None:
     path = make_store(torch.randn(41, 8, 3))
-    file = norms_path(path) / "c.2.0"
+    file = norms_path(path) / "c/2/0"
     data = file.read_bytes()
     file.write_bytes(data[:9] + bytes([data[9] ^ 1]) + data[10:])
     assert finished_contexts(path, small_layout(41)) == 24
@@ -277,4 +308,4 @@ def test_a_shard_whose_norms_are_damaged_or_missing_is_not_finished(
     file.unlink()
     assert finished_contexts(path, small_layout(41)) == 24
     drop_unfinished(path, small_layout(41), 12)
-    assert sorted(files(norms_path(path))) == ["c.0.0", "zarr.json"]
+    assert sorted(files(norms_path(path))) == ["c/0/0", "zarr.json"]
