@@ -178,6 +178,23 @@ def test_after_snakemake_alone_is_killed_in_any_stage_the_next_makes_everything(
 
 
 @pytest.mark.slow
+def test_the_log_of_a_job_that_is_killed_for_its_memory_says_what_that_means(sweep: Sweep) -> None:
+    """A shell stands in for the kernel: it kills itself in the place of a training."""
+    write_config(sweep.folder, train={"tokens": 6144})
+    real, killed = shutil.which("lmsae", path=environment()["PATH"]), sweep.folder / "bin/lmsae"
+    killed.parent.mkdir()
+    killed.write_text(f'#!/bin/sh\n[ "$1" = train ] && kill -9 $$\nexec {real} "$@"\n')
+    killed.chmod(0o755)
+    path = os.pathsep.join([str(killed.parent), environment()["PATH"]])
+    command = ["snakemake", "--cores", "1", "train_all"]
+    env = {**environment(), "PATH": path}
+    done = subprocess.run(command, cwd=sweep.folder, env=env, capture_output=True, text=True)
+    assert done.returncode != 0
+    logs = [log.read_text() for log in (sweep.folder / "logs/train").glob("*.log")]
+    assert any("lmsae train: killed (exit code 137)" in log and "lower runtime.together" in log for log in logs), done
+
+
+@pytest.mark.slow
 def test_a_dictionary_deleted_from_a_finished_chain_comes_back(sweep: Sweep) -> None:
     before = manifests(sweep.folder)
     shutil.rmtree(sweep.artifacts / "train")
