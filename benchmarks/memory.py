@@ -22,7 +22,7 @@ import torch
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.planning.resolver import dictionary_of
 from lmsae.runtime.memory import reuse_freed_memory
-from lmsae.stages.footprint import DictionarySize, training_bytes
+from lmsae.stages.footprint import DictionarySize, training_footprint
 from lmsae.stages.inputs.stored import batch_of
 from lmsae.stages.sites import Sites
 from lmsae.store.batches import ShuffledBatches
@@ -62,14 +62,14 @@ class Case:
         """The bytes that the formula predicts."""
         parameters = sum(weights.numel() for weights in self.dictionary()[0].parameters())
         layout = Layout(self.tokens // CONTEXT_SIZE, CONTEXT_SIZE, self.width, "float16")
-        return training_bytes(
+        return training_footprint(
             window_tokens=self.window,
             token_bytes=layout.token_bytes,
             batch_size=self.batch,
             width=self.width,
             dictionaries=[DictionarySize(parameters, self.d_sae, self.architecture == "batchtopk")] * self.dictionaries,
             dataset_tokens=self.tokens,
-        )
+        ).nbytes
 
 
 TINY = Case(tokens=8192, window=1024, batch=64, d_sae=16)

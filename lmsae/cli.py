@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lmsae.errors import ConfigError, LmsaeError
+from lmsae.runtime.memory import explain_no_memory
 from lmsae.runtime.version import __version__
 from lmsae.stages import STAGES
 
@@ -22,10 +23,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `lmsae plan | head`: the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (LmsaeError, OSError) as error:
+    except Exception as error:
+        said = explain_no_memory(error, "this command", "end other programs")
+        if not isinstance(said, LmsaeError | OSError):
+            raise
         if parsed.trace:
             traceback.print_exc()
-        print(f"lmsae {parsed.name}: {error}", file=sys.stderr)
+        print(f"lmsae {parsed.name}: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"lmsae {parsed.name}: interrupted; run it again to go on", file=sys.stderr)

@@ -8,6 +8,7 @@ LmsaeError
  ├── NotEnoughTokens      more tokens were asked for than there are
  ├── ShapeError           two things that must have the same width do not
  ├── NoSpaceError         the disk cannot hold what is about to be written
+ ├── NoMemoryError        the memory cannot hold what is about to be computed
  ├── TrainingError        training broke down (a loss that is no longer a number)
  ├── Unmade               some artifacts cannot be made, and all others are
  ├── ExportError          a dictionary has no exact counterpart in the wanted format
@@ -76,6 +77,10 @@ class ShapeError(LmsaeError):
 
 class NoSpaceError(LmsaeError):
     """The disk cannot hold what is about to be written."""
+
+
+class NoMemoryError(LmsaeError):
+    """The memory cannot hold what is about to be computed, or could not."""
 
 
 class TrainingError(LmsaeError):

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lmsae.artifacts.artifact import Artifacts, write_atomically
-from lmsae.commands.foreseeing import Wanted, find_useless, wanted_by, wanted_on_disk
+from lmsae.commands.foreseeing import Wanted, divide_to_fit, find_useless, wanted_by, wanted_on_disk
 from lmsae.config import canonical_json, key_of
 from lmsae.errors import LmsaeError, MissingArtifact, Unmade
 from lmsae.planning.plan import Plan, passes_on_disk
 from lmsae.planning.sweeps import known_sweeps
+from lmsae.runtime.memory import explain_no_memory
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages import STAGES
 from lmsae.stages.making import Outcome, try_artifacts
@@ -105,7 +106,7 @@ class _Work:
         before, made_of = len(self.outcome.made), {}
         for references in passes:
             chosen = {one: fewer for one in references if (fewer := self._choose(stage, one))}
-            self._try(stage, list(chosen.values()))
+            self._foresee(stage, list(chosen.values()))
             made_of |= chosen
         made = self.outcome.made[before:]
         there = sum(self.artifacts[reference].is_finished for reference in {*asked}.difference(made))
@@ -148,22 +149,33 @@ class _Work:
             return None
         return reference
 
-    def _try(self, stage: Stage, references: Sequence[str]) -> None:
-        """Make artifacts. What goes wrong with all of them at once is the failure of each that is not finished."""
+    def _foresee(self, stage: Stage, references: Sequence[str]) -> None:
+        """Make those artifacts of a pass that are of use and fit into memory, in as many passes as that takes."""
         useless = find_useless(references, self.wanted, self.artifacts, self.runtime.device)
         self.outcome.failures.update(useless)
-        references = [reference for reference in references if reference not in useless]
+        useful = [reference for reference in references if reference not in useless]
+        groups, too_large = divide_to_fit(stage, useful, self.artifacts, self.runtime)
+        self.outcome.failures.update(too_large)
+        if len(groups) > 1:
+            self.say(f"{stage.name}: {len(groups)} passes in the place of one, which does not fit into memory")
+        for group in groups:
+            self._try(stage, group)
+
+    def _try(self, stage: Stage, references: Sequence[str]) -> None:
+        """Make artifacts. What goes wrong with all of them at once is the failure of each that is not finished."""
         try:
             outcome = try_artifacts(stage, references, self.artifacts, self.runtime)
-        except (LmsaeError, OSError) as error:
+        except Exception as error:
+            told = explain_no_memory(error, stage.name, stage.effort.lessen)
             unfinished = [one for one in references if not self.artifacts[one].is_finished]
-            if not unfinished:
+            if not (unfinished and isinstance(told, LmsaeError | OSError)):
                 raise
-            outcome = Outcome(failures=dict.fromkeys(unfinished, error))
+            outcome = Outcome(failures=dict.fromkeys(unfinished, told))
         for error in dict.fromkeys(outcome.failures.values()):
             if not isinstance(error, LmsaeError | OSError):
                 traceback.print_exception(error, file=sys.stderr)
-            traceback.clear_frames(error.__traceback__)  # they hold what was in memory
+            for one in (error, error.__cause__):  # their frames hold what was in memory
+                traceback.clear_frames(one.__traceback__ if one else None)
         self.outcome.add(outcome)
 
 

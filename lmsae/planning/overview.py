@@ -9,6 +9,8 @@ from lmsae.planning.plan import Plan
 from lmsae.runtime.numbers import format_bytes, format_count, format_duration, format_share
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages import ROW_STAGES, STAGES
+from lmsae.stages.fitting import Room, total
+from lmsae.stages.footprint import Footprint
 
 MOST_ROWS = 40
 
@@ -20,7 +22,7 @@ def overview(plan: Plan, artifacts: Artifacts, runtime: Runtime) -> str:
     }
     wanted = [stage for stage in STAGES if plan.specs(stage)]
     header = ["stage", "wanted", "shared by", "done", "to do", "passes to run", "to come"]
-    lines, times = [header], dict[str, float | None]()
+    lines, times, lacks, room = [header], dict[str, float | None](), list[str](), Room.to_plan(runtime)
     estimator = Estimator(artifacts, runtime.device, {s.reference: s for stage in STAGES for s in plan.specs(stage)})
     for stage in wanted:
         specs = plan.specs(stage)
@@ -30,7 +32,10 @@ def overview(plan: Plan, artifacts: Artifacts, runtime: Runtime) -> str:
         shared = f"{plan.count_uses(stage) / len(specs):.3g} rows"
         times |= {stage: _time(estimator, stage, passes)} if passes else {}
         size = STAGES[stage].effort.size(todo, estimator) if todo else ""
-        cost = ", ".join(filter(None, [size, format_estimate(times.get(stage)), _memory(estimator, stage, passes)]))
+        footprint = _footprint(estimator, stage, passes)
+        lacks += _lack(stage, footprint, room)
+        memory = f"{format_bytes(total(footprint))} of memory" if footprint else ""
+        cost = ", ".join(filter(None, [size, format_estimate(times.get(stage)), memory]))
         counts = (len(specs) - len(todo), len(todo), len(passes))
         lines.append([stage, str(len(specs)), shared, *map(str, counts), cost])
     of_rows = [stage for stage in ROW_STAGES if stage in wanted]
@@ -39,7 +44,7 @@ def overview(plan: Plan, artifacts: Artifacts, runtime: Runtime) -> str:
         rows.append([row.name, *(_mark(row.of(stage), finished) for stage in of_rows)])
     more = [f"... and {len(plan.rows) - MOST_ROWS} more rows"] if len(plan.rows) > MOST_ROWS else []
     remarks = _remarks(plan, finished, estimator)
-    return "\n".join([*_table(lines), *_format_times(times), *remarks, "", *_table(rows), *more])
+    return "\n".join([*_table(lines), *_format_times(times), *lacks, *remarks, "", *_table(rows), *more])
 
 
 def describe(artifact: Artifact, plan: Plan | None, artifacts: Artifacts) -> str:
@@ -86,10 +91,16 @@ def _time(estimator: Estimator, stage: str, passes: list[list[Spec]]) -> float |
     return None if None in times else sum(filter(None, times))
 
 
-def _memory(estimator: Estimator, stage: str, passes: list[list[Spec]]) -> str:
-    """The most memory that a pass of the stage takes, beyond its libraries; empty where nobody knows it."""
-    peaks = [peak for group in passes if (peak := STAGES[stage].effort.memory(group, estimator)) is not None]
-    return f"{format_bytes(max(peaks))} of memory" if peaks else ""
+def _footprint(estimator: Estimator, stage: str, passes: list[list[Spec]]) -> Footprint | None:
+    """The memory of that pass of a stage that takes the most; None where nobody knows it."""
+    footprints = [found for group in passes if (found := STAGES[stage].effort.memory(group, estimator)) is not None]
+    return max(footprints, key=lambda footprint: footprint.nbytes, default=None)
+
+
+def _lack(stage: str, footprint: Footprint | None, room: Room) -> list[str]:
+    """A warning of a pass that does not fit into this machine, which need not be the one that makes it."""
+    lack = footprint and room.lack(footprint)
+    return ["", f"{stage}: on this machine, {lack}"] if lack else []
 
 
 def _format_times(times: dict[str, float | None]) -> list[str]:

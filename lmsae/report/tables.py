@@ -18,11 +18,17 @@ Cell = str | float | bool | None
 
 
 def write_tables(results: Sequence[Result], given: Sequence[str], out: Path) -> None:
-    """Write table.csv, table.parquet, metrics.json, pareto.csv, density.csv and curves.csv. The settings whose names
-    are `given` stand before the metrics, and the defaults at the end."""
+    """Write table.csv, table.parquet, metrics.json, metrics/<row>.json, pareto.csv, density.csv and curves.csv.
+
+    The settings whose names are `given` stand before the metrics, and the defaults at the end. `metrics.json` has every
+    metric, a file of `metrics/` the main ones of a row: `dvc metrics show` makes a line of each file.
+    """
     write_table(table(results, given), out / "table")
     by_row = {r.name: {name: _number_or_null(r.metrics[name]) for name in in_order(r.metrics)} for r in results}
-    (out / "metrics.json").write_text(json.dumps(by_row, indent=1, allow_nan=False) + "\n")
+    _write_json(out / "metrics.json", by_row)
+    (out / "metrics").mkdir(exist_ok=True)
+    for name, metrics in by_row.items():
+        _write_json(out / "metrics" / f"{name}.json", {one.name: metrics.get(one.name) for one in MAIN_METRICS})
     _write_csv(out / "pareto.csv", _pareto(results))
     densities = [(r.name, *pair) for r in results for pair in zip(bin_centers(), r.histogram, strict=True)]
     names = ("row", "log10_density", "latents")
@@ -104,6 +110,10 @@ def _curves(results: Sequence[Result]) -> dict[str, Sequence[Cell]]:
 def _number_or_null(value: float) -> float | None:
     """Strict JSON has no NaN, and a table has an empty cell instead."""
     return value if math.isfinite(value) else None
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def _write_csv(path: Path, columns: Mapping[str, Sequence[Cell]], nothing: str = "") -> None:

@@ -11,13 +11,17 @@ from lmsae.errors import NoSpaceError
 from lmsae.runtime.numbers import format_bytes
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_TOO_LARGE = errno.EFBIG
 _MAKE_ROOM = "Make room (`lmsae gc` lists artifacts that no row wants)"
 
 
-def require_space(path: Path, nbytes: int, instead: str) -> None:
+def require_space(
+    path: Path, nbytes: int, instead: str, elsewhere: str = "set runtime.artifacts to another disk"
+) -> None:
     """Raise NoSpaceError if the disk of `path`, which need not exist yet, has fewer than `nbytes` bytes free.
 
-    `instead` tells the user in the message what to change so that fewer bytes are written.
+    `instead` tells the user in the message what to change so that fewer bytes are written, and `elsewhere` how to write
+    to another disk.
     """
     existing = path.absolute()
     while not existing.exists():
@@ -25,8 +29,8 @@ def require_space(path: Path, nbytes: int, instead: str) -> None:
     free = shutil.disk_usage(existing).free
     if nbytes > free:
         raise NoSpaceError(
-            f"{path} needs {_exactly(nbytes)} and its disk has {_exactly(free)} free. {_MAKE_ROOM}, {instead}, or set "
-            "runtime.artifacts to another disk."
+            f"{path} needs {_exactly(nbytes)} and its disk has {_exactly(free)} free. {_MAKE_ROOM}, {instead}, or "
+            f"{elsewhere}."
         )
 
 
@@ -39,7 +43,14 @@ def explain_full_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, NoSpaceError) or not _says_full(error):
+        if isinstance(error, NoSpaceError):
+            raise
+        if _says(error, _TOO_LARGE):
+            raise NoSpaceError(
+                f"{path}: a file became larger than its disk, or `ulimit -f`, allows. Raise that limit, or choose "
+                "another disk, and run again: what is finished is kept."
+            ) from error
+        if not _says(error, *_FULL):
             raise
         raise NoSpaceError(
             f"{path}: the disk became full while writing. {_MAKE_ROOM} and run again: what is finished is kept."
@@ -55,10 +66,10 @@ def explained(error: Exception, path: Path) -> Exception:
         return said
 
 
-def _says_full(error: Exception) -> bool:
+def _says(error: Exception, *numbers: int) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in _FULL
-    return any(os.strerror(number) in str(error) for number in _FULL)
+        return error.errno in numbers
+    return any(os.strerror(number) in str(error) for number in numbers)
 
 
 def _exactly(nbytes: int) -> str:

@@ -9,11 +9,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+from lmsae.errors import LmsaeError, NoMemoryError
+from lmsae.runtime.limits import tightest_limit
+from lmsae.runtime.numbers import format_bytes
+
 # glibc's mallopt parameters, from malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 
-# torch raises RuntimeError of its CPU allocator ("can't allocate memory"), and OutOfMemoryError of CUDA's.
-_NO_MEMORY = ("out of memory", "allocate memory", "not enough memory")
+# torch raises RuntimeError of its CPU allocator ("can't allocate memory"), and OutOfMemoryError of CUDA's. Under a
+# limit of `ulimit` libraries cannot be mapped, nor threads be given a stack. pybind passes C++'s bad_alloc on by name.
+_NO_MEMORY = (
+    "out of memory",
+    "allocate memory",
+    "not enough memory",
+    "failed to map segment",
+    "can't start new thread",
+    "bad_alloc",
+)
+_LONGEST = 300
 
 
 def reuse_freed_memory() -> None:
@@ -67,7 +80,28 @@ def peak_memory() -> dict[str, int]:
 
 def says_no_memory(error: BaseException) -> bool:
     """True for the error of a library that got no memory, on the CPU or a GPU."""
+    if isinstance(error, LmsaeError):
+        return False
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY)
+
+
+def explain_no_memory(error: Exception, what: str, mend: str) -> Exception:
+    """NoMemoryError for the error of a library that got no memory, and any other error itself.
+
+    `what` names the work, and `mend` the settings with which it takes less.
+    """
+    if not says_no_memory(error):
+        return error
+    said = " ".join(str(error).split())[:_LONGEST]
+    limit = tightest_limit()
+    has = f" What it may take at most is {limit.name}, {format_bytes(limit.nbytes)}." if limit else ""
+    kind = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    told = NoMemoryError(
+        f"{what}: out of memory ({kind}).{has} {mend[:1].upper()}{mend[1:]}, or give it more memory, and run again: "
+        "what is finished is kept."
+    )
+    told.__cause__ = error
+    return told
 
 
 def _peak_of_host() -> int:

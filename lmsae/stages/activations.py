@@ -14,6 +14,7 @@ from lmsae.runtime.numbers import format_bytes, format_count
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.effort import Effort, Kind, Outlook, fact
 from lmsae.stages.flops import forward_flops
+from lmsae.stages.footprint import Footprint, capturing_footprint, model_bytes, widest
 from lmsae.stages.models import LMConfig, ModelSection
 from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Reading
@@ -200,6 +201,18 @@ def _size(specs: Sequence[Spec], outlook: Outlook) -> str:
     return f"{at_most}{format_count(tokens)} tokens, {format_bytes(size)}"
 
 
+def _memory(specs: Sequence[Spec], outlook: Outlook) -> Footprint:
+    """The memory of a pass over all of its hook points."""
+    config = Config.model_validate(specs[0].config)
+    model, contexts = read_config(config.model.source), estimate_contexts(specs[0], outlook)
+    return capturing_footprint(
+        model_bytes=model_bytes(model, config.model.dtype),
+        batch_tokens=min(config.batch_contexts, contexts or config.batch_contexts) * _context_size(specs[0], outlook),
+        widest=widest(model),
+        width=sum(spec.config["width"] for spec in specs),
+    )
+
+
 def _shares(spec: Spec) -> str:
     """All hook points of a model are read in one forward pass, up to the last of them."""
     return canonical_json(
@@ -219,5 +232,13 @@ STAGE = Stage(
     keeps=frozenset({STORE, NORMS, NOTE}),
     is_per_hook_point=True,
     shares=_shares,
-    effort=Effort(_flops_to_come, fact("flops_per_second"), _kind, max, _size),
+    effort=Effort(
+        _flops_to_come,
+        fact("flops_per_second"),
+        _kind,
+        max,
+        _size,
+        memory=_memory,
+        lessen="lower activations.batch_contexts, or name fewer hook points",
+    ),
 )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lmsae.artifacts.artifact import Spec
+from lmsae.stages.footprint import Footprint
 
 Kind = tuple[object, ...]
 """The traits by which two artifacts of a stage are alike, the weightiest first."""
@@ -29,8 +30,8 @@ class Effort:
     """The work of an artifact, in a unit that its time is in proportion to, and how a finished one tells its rate.
 
     `work` is None where it cannot be known yet; `rate`, of the work of a whole pass, where a finished artifact does not
-    say it. `combine` makes one work of those of a pass. `size` is a few words on what a plan will make; `memory` the
-    peak of a pass in bytes, None where nobody knows it.
+    say it. `combine` makes one work of those of a pass. `size` is a few words on what a plan will make; `memory` that
+    of a pass, None where nobody knows it. `lessen` tells how to take less of it.
     """
 
     work: Callable[[Spec, Outlook], float | None]
@@ -38,7 +39,8 @@ class Effort:
     kind: Callable[[Spec, Outlook], Kind] = lambda spec, outlook: ()
     combine: Callable[[Sequence[float]], float] = sum
     size: Callable[[Sequence[Spec], Outlook], str] = lambda specs, outlook: ""
-    memory: Callable[[Sequence[Spec], Outlook], int | None] = lambda specs, outlook: None
+    memory: Callable[[Sequence[Spec], Outlook], Footprint | None] = lambda specs, outlook: None
+    lessen: str = "lower runtime.threads"
 
 
 def count_one(spec: Spec, outlook: Outlook) -> float:

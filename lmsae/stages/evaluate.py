@@ -12,12 +12,14 @@ from pydantic import Field
 
 from lmsae.artifacts.artifact import SPEC, Spec
 from lmsae.config import Frozen, canonical_json
+from lmsae.dictionary.config import DictionaryConfig
 from lmsae.errors import ArtifactError, ConfigError, Fault, NotEnoughTokens
-from lmsae.lm.resolving import features_of
+from lmsae.lm.resolving import features_of, read_config
 from lmsae.metrics.definitions import GROUPS, current_versions
 from lmsae.runtime.numbers import format_count
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.effort import Effort, Facts, Kind, Outlook
+from lmsae.stages.footprint import Footprint, model_bytes, scoring_footprint, size_of
 from lmsae.stages.models import LMConfig
 from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Place, Reading, Sites, inputs_from
@@ -276,6 +278,20 @@ def _size(specs: Sequence[Spec], outlook: Outlook) -> str:
     return f"{format_count(sum(spec.config['tokens'] for spec in specs))} tokens"
 
 
+def _memory(specs: Sequence[Spec], outlook: Outlook) -> Footprint:
+    """The memory of a pass that measures every metric group."""
+    config = Config.model_validate(specs[0].config)
+    context_size = outlook.spec(specs[0].inputs["tokens"]).config["packing"]["context_size"]
+    models = [read_config(model.source) for model in config.models]
+    dictionaries = [outlook.spec(spec.inputs["dictionary"]).config["dictionary"] for spec in specs]
+    return scoring_footprint(
+        model_bytes=sum(model_bytes(read, one.dtype) for read, one in zip(models, config.models, strict=True)),
+        vocabulary=max(read.get("vocab_size", 0) for read in models),
+        batch_tokens=min(config.batch_contexts, max(1, config.tokens // context_size)) * context_size,
+        dictionaries=[size_of(DictionaryConfig.model_validate(one)) for one in dictionaries],
+    )
+
+
 STAGE = Stage(
     name="eval",
     version=2,
@@ -288,5 +304,12 @@ STAGE = Stage(
     shares=pass_of,
     fills_memory=True,
     relatives_differ_in=frozenset({"groups"}),
-    effort=Effort(_count_scored_tokens, _rate_of_each, _kind, size=_size),
+    effort=Effort(
+        _count_scored_tokens,
+        _rate_of_each,
+        _kind,
+        size=_size,
+        memory=_memory,
+        lessen="lower eval.batch_contexts, runtime.together or sae.d_sae",
+    ),
 )

@@ -1,17 +1,29 @@
-"""The memory of training, from the values of a row, without torch. The size of the dataset hardly enters the formula.
+"""The memory of a pass, from the values of its rows, without torch, beyond that of a process with all libraries loaded.
 
-Two windows of activations, as they are stored, are held at a time: one that batches come from, one that is being read.
-Of each dictionary there are its weights and Adam's two moments. Dictionaries that share a pass take their steps in
-turn, so what a step needs besides, gradients among it, is needed once. `benchmarks/memory.py` holds this against what
-processes take.
+Training: the size of the dataset hardly enters. Two windows of activations, as they are stored, are held at a time: one
+that batches come from, one that is being read. Of each dictionary there are its weights and Adam's two moments.
+Dictionaries that share a pass take their steps in turn, so what a step needs besides, gradients among it, is needed
+once. `benchmarks/memory.py` holds this against what processes take.
+
+When steps are done, thresholds are calibrated, and where latents are few that takes more than a step.
+
+The passes of other stages are counted by what is large in them: weights, and the arrays of one batch. The numbers of
+arrays are those of the demo and of models with large vocabularies, wide layers or many calibration tokens, by the
+`peak_memory_bytes` of their run.json (torch 2.13.0 on a CPU): the formulas give 0.65 to 1.2 of what was measured. The
+pages of a model's file, which the kernel can drop, are not counted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lmsae.dictionary.config import DictionaryConfig
+from lmsae.lm.hook_points import hook_points
+from lmsae.sparsity.config import SelectsK
+from lmsae.stages.flops import MULTIPLY_ADD, model_flops
 
 FLOAT_BYTES = 4
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ORDER_BYTES = 49
 """Of a token of a window: its place in two permutations, whether it may be used, and four arrays of 8 bytes while one
 of them is sorted."""
@@ -25,15 +37,62 @@ STEP_ACTIVATIONS = 6
 """Arrays (batch, width): raw, normalized, reconstructed, the error, and two gradients."""
 STEP_CODES, STEP_CODES_SORTED = 3.0, 5.5
 """Arrays (batch, latents) that live at once in a step; where codes are selected over a whole batch, sorted ones too."""
+CALIBRATED_AT_ONCE = 1 << 25
+"""Pre-activations in memory while a threshold is calibrated: 128 MiB an array."""
+CALIBRATED_ARRAYS = 8
+"""Arrays of so many pre-activations that live at once meanwhile: they are selected over, and the largest sorted."""
+FORWARD_ARRAYS = 3
+"""Arrays (tokens, widest hook point) that live at once in a forward pass of a language model."""
+SCORED_LOGITS = 13
+"""Arrays (tokens, vocabulary) that live at once while a pass of the model is scored against its clean pass."""
+SCORED_CODES = 6
+"""Arrays (tokens, latents) that live at once while a dictionary is scored."""
+STARTING_CODES = 4
+"""Arrays (`init.tokens`, latents) that live at once while the norm of a decoder is searched."""
+CALIBRATION_COPIES = 4
+"""Arrays (calibration tokens, width) of float32 that live at once while moments are computed, in float64, or weights
+are placed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of the memory of a pass: bytes, what it is, the settings that lessen it, and if the device holds it."""
+
+    nbytes: float
+    what: str
+    mend: str
+    on_device: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """The memory of a pass at its peak, beyond that of the libraries."""
+
+    parts: Sequence[Part]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts, which one memory holds if the device is a CPU."""
+        return round(sum(part.nbytes for part in self.parts))
+
+    @property
+    def largest(self) -> Part:
+        """The part that most is for."""
+        return max(self.parts, key=lambda part: part.nbytes)
+
+    def on(self, *, device: bool) -> "Footprint":
+        """The parts that the device holds, or those that the host does beside a device of its own memory."""
+        return Footprint([part for part in self.parts if part.on_device == device])
 
 
 @dataclass(frozen=True, slots=True)
 class DictionarySize:
-    """The size of a dictionary: its parameters, and its latents."""
+    """The size of a dictionary: its parameters and latents, and how its latents are selected."""
 
     parameters: int
     latents: int
     selects_over_batch: bool = False
+    calibrates: bool = False
 
     @property
     def step_codes(self) -> float:
@@ -47,10 +106,12 @@ def size_of(dictionary: DictionaryConfig) -> DictionarySize:
     geometry = dictionary.geometry
     weights = geometry.products(dictionary.widths, dictionary.d_sae, context_size=0)
     latents = geometry.latents(dictionary.widths, dictionary.d_sae)
-    return DictionarySize(round(sum(weights)), latents, dictionary.act_fn.selects_over_batch)
+    act_fn = dictionary.act_fn
+    calibrates = isinstance(act_fn, SelectsK) and act_fn.kind not in ("abstopk", "matching_pursuit")
+    return DictionarySize(round(sum(weights)), latents, act_fn.selects_over_batch, calibrates)
 
 
-def training_bytes(
+def training_footprint(
     *,
     window_tokens: int,
     token_bytes: int,
@@ -58,8 +119,9 @@ def training_bytes(
     width: int,
     dictionaries: Sequence[DictionarySize],
     dataset_tokens: int,
-) -> int:
-    """Bytes at the peak of a training pass on the CPU, beyond those of a process that has all libraries loaded.
+    calibration_tokens: int = 0,
+) -> Footprint:
+    """The memory of a training pass.
 
     Args:
         window_tokens: `train.window_tokens`; fewer if the dataset has fewer.
@@ -68,10 +130,100 @@ def training_bytes(
         width: of what is read and written, side by side, both counted if they differ.
         dictionaries: those of the pass.
         dataset_tokens: in the whole store.
+        calibration_tokens: those of the calibration split, on which thresholds are calibrated.
     """
-    data = 2 * window_tokens * token_bytes + window_tokens * ORDER_BYTES + DATASET_BYTES * dataset_tokens
-    states = FLOAT_BYTES * COPIES * sum(size.parameters for size in dictionaries)
+    count = len(dictionaries)
+    fewer = "lower runtime.together or sae.d_sae" if count > 1 else "lower sae.d_sae"
+    largest = max(size.parameters for size in dictionaries)
     codes = max(size.step_codes for size in dictionaries)
-    gradient = STEP_COPIES * max(size.parameters for size in dictionaries)
-    step = FLOAT_BYTES * (batch_size * (codes + STEP_ACTIVATIONS * width) + gradient)
-    return round(data + states + step)
+    calibrated = max(calibration_tokens * size.latents * size.calibrates for size in dictionaries)
+    calibrating = Part(
+        FLOAT_BYTES * CALIBRATED_ARRAYS * min(calibrated, CALIBRATED_AT_ONCE),
+        "the pre-activations that thresholds are calibrated on",
+        "lower tokenize.calibration_tokens",
+    )
+    step = Part(
+        FLOAT_BYTES * batch_size * (codes + STEP_ACTIVATIONS * width),
+        "the pre-activations and codes of a batch",
+        "lower train.batch_size, raise train.gradient_accumulation, or lower sae.d_sae",
+    )
+    return Footprint(
+        [
+            Part(
+                window_tokens * (2 * token_bytes + ORDER_BYTES) + DATASET_BYTES * dataset_tokens,
+                "two windows of activations",
+                "lower train.window_tokens",
+                on_device=False,
+            ),
+            Part(
+                FLOAT_BYTES * COPIES * sum(size.parameters for size in dictionaries),
+                f"the weights of {count} dictionar{'ies' if count > 1 else 'y'} and their moments",
+                fewer,
+            ),
+            Part(FLOAT_BYTES * STEP_COPIES * largest, "the gradients of a dictionary", "lower sae.d_sae"),
+            max(step, calibrating, key=lambda part: part.nbytes),
+        ]
+    )
+
+
+def model_bytes(config: Mapping[str, Any], dtype: str) -> int:
+    """The bytes of a language model's weights: the matrices that a token is multiplied by, and the embedding if
+    config.json says that it is not the head too. 0 for a model without weights (builtin:features)."""
+    flops = model_flops(config, context_size=0)
+    if flops is None:
+        return 0
+    is_apart = config.get("tie_word_embeddings") is False
+    embedding = hook_points(config)["blocks.0.hook_resid_pre"] * config.get("vocab_size", 0) if is_apart else 0
+    return round(ITEM_BYTES[dtype] * (flops / MULTIPLY_ADD + embedding))
+
+
+def widest(config: Mapping[str, Any]) -> int:
+    """The width of the widest hook point of a language model."""
+    return max(hook_points(config).values())
+
+
+def capturing_footprint(*, model_bytes: int, batch_tokens: int, widest: int, width: int) -> Footprint:
+    """The memory of a pass that captures activations: hook points of so much `width` in all, float32, of a model whose
+    `widest` one is so wide."""
+    batch = FLOAT_BYTES * batch_tokens * (FORWARD_ARRAYS * widest + width)
+    return Footprint([_model(model_bytes), Part(batch, "a batch in the model", "lower activations.batch_contexts")])
+
+
+def calibration_footprint(*, tokens: int, width: int) -> Footprint:
+    """The memory of computing with the calibration split: `width` of the hook points that are read, and written."""
+    nbytes = FLOAT_BYTES * CALIBRATION_COPIES * tokens * width
+    return Footprint([Part(nbytes, "the activations of the calibration split", "lower tokenize.calibration_tokens")])
+
+
+def starting_footprint(*, tokens: int, width: int, dictionary: DictionarySize, tried_tokens: int) -> Footprint:
+    """The memory of placing a dictionary's weights: those, drawn and placed, beside the calibration split, and its
+    codes on the first `tried_tokens` of it."""
+    codes = FLOAT_BYTES * STARTING_CODES * min(tried_tokens, tokens) * dictionary.latents
+    return Footprint(
+        [
+            *calibration_footprint(tokens=tokens, width=width).parts,
+            Part(2 * FLOAT_BYTES * dictionary.parameters, "the weights of a dictionary", "lower sae.d_sae"),
+            Part(codes, "the codes of the tokens that norms are tried on", "lower init.tokens or sae.d_sae"),
+        ]
+    )
+
+
+def scoring_footprint(
+    *, model_bytes: int, vocabulary: int, batch_tokens: int, dictionaries: Sequence[DictionarySize]
+) -> Footprint:
+    """The memory of an evaluation pass: the models' weights, every dictionary's, and what a batch of contexts needs."""
+    together = "lower runtime.together or sae.d_sae" if len(dictionaries) > 1 else "lower sae.d_sae"
+    latents = max(size.latents for size in dictionaries)
+    batch = FLOAT_BYTES * batch_tokens
+    return Footprint(
+        [
+            _model(model_bytes),
+            Part(FLOAT_BYTES * sum(size.parameters for size in dictionaries), "the weights of dictionaries", together),
+            Part(batch * SCORED_LOGITS * vocabulary, "the model's logits of a batch", "lower eval.batch_contexts"),
+            Part(batch * SCORED_CODES * latents, "the codes of a batch", "lower eval.batch_contexts or sae.d_sae"),
+        ]
+    )
+
+
+def _model(nbytes: int) -> Part:
+    return Part(nbytes, "the weights of the language model", "choose a smaller model.name")

@@ -1,6 +1,7 @@
 """init: activations + norm + architecture, or a finished dictionary -> the weights that training starts from."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lmsae.config import with_from
@@ -9,14 +10,15 @@ from lmsae.errors import HookPointError
 from lmsae.initialization.config import InitConfig
 from lmsae.lm.hook_points import layer_of
 from lmsae.runtime.runtime import Runtime
-from lmsae.stages.effort import Facts
+from lmsae.stages.effort import EACH_ALIKE, Facts, Outlook
+from lmsae.stages.footprint import Footprint, size_of, starting_footprint
 from lmsae.stages.models import LMConfig
 from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Reading, Sites, inputs_from
 from lmsae.stages.stage import Done, Job, Stage, make_each
 
 if TYPE_CHECKING:
-    from lmsae.artifacts.artifact import Artifact
+    from lmsae.artifacts.artifact import Artifact, Spec
     from lmsae.dictionary.dictionary import Dictionary
     from lmsae.dictionary.normalizer import Moments
     from lmsae.initialization.from_model import ModelWeights
@@ -140,6 +142,20 @@ def _weights_of(layer: Layer | None, dictionary: DictionaryConfig, runtime: Runt
     return layer_weights(layer.load(runtime), layer.layer, dictionary)
 
 
+def _memory(specs: "Sequence[Spec]", outlook: Outlook) -> Footprint:
+    """The memory of the largest of them: they are made one after the other."""
+    tokens = outlook.spec(specs[0].inputs["tokens"]).config["packing"]["calibration_tokens"]
+
+    def of_one(spec: "Spec") -> Footprint:
+        config = Config.model_validate(spec.config)
+        reads, writes = config.dictionary.widths.reads, config.dictionary.widths.writes
+        width = sum(reads) + (sum(writes) if config.sites.writes != config.sites.reads else 0)
+        size = size_of(config.dictionary)
+        return starting_footprint(tokens=tokens, width=width, dictionary=size, tried_tokens=config.tokens)
+
+    return max((of_one(spec) for spec in specs), key=lambda footprint: footprint.nbytes)
+
+
 STAGE = Stage(
     name="init",
     version=2,
@@ -151,4 +167,5 @@ STAGE = Stage(
     sections={"init": InitSection},
     # Starting weights take seconds, as starting a job does.
     shares=lambda spec: spec.inputs["activations"],
+    effort=replace(EACH_ALIKE, memory=_memory, lessen="lower tokenize.calibration_tokens, init.tokens or sae.d_sae"),
 )

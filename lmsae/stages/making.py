@@ -19,7 +19,7 @@ from lmsae.artifacts.digests import DigestCache
 from lmsae.config import canonical_json, key_of
 from lmsae.errors import BusyArtifact, ChangedSource, ConfigError, Fault, Unmade
 from lmsae.runtime.disk import explained
-from lmsae.runtime.memory import forget_peak, peak_memory, reuse_freed_memory
+from lmsae.runtime.memory import explain_no_memory, forget_peak, peak_memory, reuse_freed_memory
 from lmsae.runtime.runtime import Runtime
 from lmsae.runtime.version import __version__, commit
 from lmsae.stages.stage import Job, Stage
@@ -97,7 +97,7 @@ def _make_pass(
     try:
         for job, ended in stage.make(list(jobs.values()), runtime) if jobs else ():
             if isinstance(ended, Exception):
-                outcome.failures[job.reference] = _explain(ended, [job], artifacts)
+                outcome.failures[job.reference] = _explain(ended, stage, [job], artifacts)
             else:
                 cost = {"seconds": round(time.perf_counter() - began, 3), "in_pass": 1, **ended}
                 Artifact(job.out).publish(_provenance(started, cost, runtime), job.require_claim)
@@ -105,14 +105,14 @@ def _make_pass(
             del jobs[job.reference]
             began = time.perf_counter()
     except Exception as error:
-        said = _explain(error, jobs.values(), artifacts)
+        said = _explain(error, stage, jobs.values(), artifacts)
         if not jobs:
             raise said from error
         outcome.failures.update(dict.fromkeys(jobs, said))
     return outcome
 
 
-def _explain(error: Exception, jobs: Iterable[Job], artifacts: Artifacts) -> Exception:
+def _explain(error: Exception, stage: Stage, jobs: Iterable[Job], artifacts: Artifacts) -> Exception:
     """The error to tell of one that was met in making jobs.
 
     Whatever fails in a folder that another process has taken over may fail because that process is at work there.
@@ -126,7 +126,7 @@ def _explain(error: Exception, jobs: Iterable[Job], artifacts: Artifacts) -> Exc
             job.require_claim()
     except BusyArtifact as busy:
         return busy
-    return explained(error, artifacts.root)
+    return explain_no_memory(explained(error, artifacts.root), stage.name, stage.effort.lessen)
 
 
 def _job(stage: Stage, artifact: Artifact, artifacts: Artifacts, others: Mapping[Path, str], claims: Claims) -> Job:

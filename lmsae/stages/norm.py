@@ -1,10 +1,13 @@
 """norm: activations -> the moments that training and evaluation scale and center by, from calibration contexts."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from lmsae.artifacts.artifact import Spec
 from lmsae.errors import HookPointError
 from lmsae.runtime.runtime import Runtime
-from lmsae.stages.effort import Facts
+from lmsae.stages.effort import EACH_ALIKE, Facts, Outlook
+from lmsae.stages.footprint import Footprint, calibration_footprint
 from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Reading
 from lmsae.stages.stage import Done, Job, Stage, make_each
@@ -50,6 +53,14 @@ def _make(job: Job) -> Facts:
     return {"tokens": len(x)}
 
 
+def _memory(specs: Sequence[Spec], outlook: Outlook) -> Footprint:
+    """The memory of the widest of them: they are made one after the other."""
+    return calibration_footprint(
+        tokens=outlook.spec(specs[0].inputs["tokens"]).config["packing"]["calibration_tokens"],
+        width=max(outlook.spec(spec.inputs["activations"]).config["width"] for spec in specs),
+    )
+
+
 STAGE = Stage(
     name="norm",
     version=2,
@@ -59,4 +70,5 @@ STAGE = Stage(
     make=make,
     configs=configs,
     is_per_hook_point=True,
+    effort=replace(EACH_ALIKE, memory=_memory, lessen="lower tokenize.calibration_tokens"),
 )

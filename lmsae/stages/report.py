@@ -57,7 +57,7 @@ def of_what_is_there(spec: Spec, finished: Container[str]) -> Spec | None:
 
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
-    """Write table.csv, table.parquet, metrics.json, curves.csv, density.csv, plots/ and report.html."""
+    """Write table.csv, table.parquet, metrics.json, metrics/, curves.csv, density.csv, plots/ and report.html."""
     from lmsae.report.writing import write_report
 
     for job in jobs:
@@ -114,7 +114,7 @@ def _summarize(results: Path) -> str:
 
 STAGE = Stage(
     name="report",
-    version=4,
+    version=5,
     help="all evaluations of the sweep -> results/",
     config=Config,
     inputs={"train": "train", "eval": "eval"},

@@ -14,7 +14,7 @@ from lmsae.runtime.runtime import Runtime
 from lmsae.stages.activations import estimate_contexts
 from lmsae.stages.effort import Effort, Facts, Kind, Outlook, fact
 from lmsae.stages.flops import dictionary_flops
-from lmsae.stages.footprint import size_of, training_bytes
+from lmsae.stages.footprint import CALIBRATED_AT_ONCE, Footprint, size_of, training_footprint
 from lmsae.stages.inputs.extending import LENGTH, Extended, extend_shorter_run, step_to_keep
 from lmsae.stages.inputs.live import Live, live_captures
 from lmsae.stages.models import LMConfig
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from lmsae.training.splice import Splice
 
 CONVERSION = "conversion.json"
-CALIBRATED_AT_ONCE = 1 << 25
-"""Pre-activations in memory while a threshold is calibrated: 128 MiB."""
 STREAM = ("epochs", "batch_size", "window_tokens", "seed", "sites", *Reading.model_fields)
 
 
@@ -323,23 +321,25 @@ def _size(specs: Sequence[Spec], outlook: Outlook) -> str:
     return f"{format_count(sum(spec.config['tokens'] for spec in specs))} tokens"
 
 
-def _memory(specs: Sequence[Spec], outlook: Outlook) -> int | None:
-    """The peak of a pass, by the formula of footprint.py; None while nobody knows how much text there is."""
+def _memory(specs: Sequence[Spec], outlook: Outlook) -> Footprint | None:
+    """The memory of a pass; None while nobody knows how much text there is."""
     config = Config.model_validate(specs[0].config)
     captures = [outlook.spec(stored) for stored in inputs_from("activations", specs[0].inputs)]
     contexts = estimate_contexts(captures[0], outlook)
     if contexts is None:
         return None
-    context_size = outlook.spec(specs[0].inputs["tokens"]).config["packing"]["context_size"]
+    packing = outlook.spec(specs[0].inputs["tokens"]).config["packing"]
+    context_size = packing["context_size"]
     layouts = [Layout(contexts, context_size, one.config["width"], one.config["dtype"]) for one in captures]
     dictionaries = [DictionaryConfig.model_validate(spec.config["dictionary"]) for spec in specs]
-    return training_bytes(
+    return training_footprint(
         window_tokens=min(config.window_tokens, contexts * context_size),
         token_bytes=sum(layout.token_bytes for layout in layouts),
         batch_size=config.batch_size // config.gradient_accumulation,
         width=sum(layout.width for layout in layouts),
         dictionaries=[size_of(dictionary) for dictionary in dictionaries],
         dataset_tokens=contexts * context_size,
+        calibration_tokens=packing["calibration_tokens"],
     )
 
 
@@ -357,5 +357,13 @@ STAGE = Stage(
     shares=stream_of,
     fills_memory=True,
     require=_require_tokens,
-    effort=Effort(_work, fact("flops_per_second"), _kind, size=_size, memory=_memory),
+    effort=Effort(
+        _work,
+        fact("flops_per_second"),
+        _kind,
+        size=_size,
+        memory=_memory,
+        lessen="lower runtime.together, train.batch_size (or raise train.gradient_accumulation), train.window_tokens "
+        "or sae.d_sae",
+    ),
 )

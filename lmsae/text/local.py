@@ -28,23 +28,28 @@ class LocalText:
         return path.exists() or name.startswith(("/", ".", "~")) or path.suffix in files.TABLES | files.TEXTS
 
     def columns(self, config: DatasetConfig) -> Collection[str]:
-        """Those of a folder of tables are a hub dataset's without a revision; text files may be divided."""
+        """Those of a folder of tables are a hub dataset's without a revision; text files may be divided, and hold
+        neither token ids nor conversations."""
         found = _files_of(config)
         if found.holds_tables:
             return COLUMNS_OF_ALL | COLUMNS_OF_VALUES | COLUMNS_OF_SPLITS
-        is_text = found.data[0].suffix in files.TEXTS
-        return COLUMNS_OF_ALL | COLUMNS_OF_VALUES | (frozenset({"divide_at"}) if is_text else frozenset())
+        if found.data[0].suffix in files.TEXTS:
+            return COLUMNS_OF_ALL | {"column", "divide_at"}
+        return COLUMNS_OF_ALL | COLUMNS_OF_VALUES
 
     def digest(self, config: DatasetConfig, look_up: DigestLookup) -> str:
-        """The digest of the names and bytes of all files. Raises SourceError if no table has the wanted column."""
+        """The digest of the names and bytes of all files. Raises SourceError if no table has the wanted column, or the
+        first row of the first table holds another kind of value there."""
         found = _files_of(config)
         key = key_of_files(found.all)
         if found.holds_tables:
             # The library that knows the splits is slow to load, so a plan asks it once.
-            wanted = canonical_json([config.subset, config.split, config.values_column])
+            columns = [config.column, config.tokens_column, config.messages_column]
+            wanted = canonical_json([config.subset, config.split, *columns])
             look_up(f"{key}:{wanted}", lambda: _check_split(config, found))
         elif found.data[0].suffix in files.TABLES:
             require_column_somewhere(config.values_column, found.data)
+            _require_first_value(config, found.data[0], f"{found.name_of(found.data[0])}:0")
         return look_up(key, lambda: files.digest_of_files(found))
 
     def documents(self, dataset: ResolvedDataset) -> Iterator[AnyDocument]:
@@ -61,9 +66,18 @@ class LocalText:
 
 
 def _check_split(config: DatasetConfig, found: LocalFiles) -> str:
-    """Raise SourceError unless the folder has the wanted split with the wanted column."""
-    require_column_somewhere(config.values_column, files_of_split(config, found))
+    """Raise SourceError unless the folder has the wanted split with the wanted column, of the wanted kind."""
+    tables = files_of_split(config, found)
+    require_column_somewhere(config.values_column, tables)
+    _require_first_value(config, tables[0], "0")
     return "there"
+
+
+def _require_first_value(config: DatasetConfig, table: Path, name: str) -> None:
+    """Raise SourceError if the first row of a table holds no value of the wanted kind. An array is not read for that:
+    its first row is known only with all others."""
+    if table.suffix != ".json":
+        document_of(config, name, next(read_column(table, config.values_column), None))
 
 
 def _files_of(config: DatasetConfig) -> LocalFiles:
@@ -86,9 +100,6 @@ def _documents_of(dataset: ResolvedDataset, file: Path, name: str) -> Iterator[A
     if file.suffix in files.TABLES:
         for row, value in enumerate(read_column(file, dataset.values_column)):
             yield document_of(dataset, f"{name}:{row}", value)
-    elif dataset.tokens_column or dataset.messages_column:
-        name = "tokens_column" if dataset.tokens_column else "messages_column"
-        raise SourceError(f"{file}: a text file has no column {dataset.values_column!r}. Leave dataset.{name} empty.")
     else:
         with files.open_text(file) as opened:
             if dataset.divide_at is None:

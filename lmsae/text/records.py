@@ -6,11 +6,11 @@ All functions raise SourceError for a value of another kind; in its message `whe
 from collections.abc import Sequence
 
 from lmsae.errors import SourceError
-from lmsae.text.dataset import ResolvedDataset
+from lmsae.text.dataset import DatasetConfig
 from lmsae.text.documents import AnyDocument, ChatDocument, Document, TokenDocument
 
 
-def document_of(dataset: ResolvedDataset, name: str, value: object) -> AnyDocument:
+def document_of(dataset: DatasetConfig, name: str, value: object) -> AnyDocument:
     """The value of a row as a document of the kind that the dataset's column holds."""
     where = f"dataset.name {dataset.name!r}, row {name}, column {dataset.values_column!r}"
     if dataset.tokens_column:

@@ -2,7 +2,11 @@
 
 import json
 import re
-from collections.abc import Callable
+import resource
+import shutil
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +98,47 @@ def test_a_folder_with_something_in_it_is_left_alone(here: Path, tmp_path: Path,
     said = lmsae("convert", keys(here, "train")[TOP], str(tmp_path))
     assert (said.code, f"{tmp_path} is not empty" in said.err) == (2, True)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@contextmanager
+def largest_file(nbytes: int) -> Iterator[None]:
+    """No file that is written within the block may become larger; the kernel says so."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("was_there", [False, True])
+def test_a_disk_that_cannot_hold_the_file_is_told_and_the_folder_left_as_it_was(
+    here: Path, tmp_path: Path, lmsae: Lmsae, was_there: bool
+) -> None:
+    folder, key = tmp_path / "new", keys(here, "train")[TOP]
+    if was_there:
+        folder.mkdir()
+    with largest_file(4096):
+        said = lmsae("convert", key, str(folder))
+    assert (said.code, said.out) == (2, "")
+    assert f"{folder}: a file became larger than its disk, or `ulimit -f`, allows" in said.err
+    assert [path.name for path in tmp_path.rglob("*")] == (["new"] if was_there else [])
+    assert lmsae("convert", key, str(folder)).code == 0
+
+
+def test_room_for_the_folder_is_asked_for_beforehand(
+    here: Path, tmp_path: Path, lmsae: Lmsae, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, usage = keys(here, "train")[TOP], namedtuple("usage", "total used free")
+    assert lmsae("convert", key, str(tmp_path / "first")).code == 0
+    nbytes = sum(value.nbytes for value in Dictionary.load(tmp_path / "first").state_dict().values())
+    assert nbytes > 2 * 16 * 64 * 4
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2000, 1000, 1000))
+    said = lmsae("convert", key, str(tmp_path / "new"))
+    needs = f"({2 * nbytes:,} bytes) and its disk has 1 kB (1,000 bytes) free"  # for lmsae, and for SAELens
+    assert needs in said.err
+    assert said.err.rstrip().endswith("or name a folder on another disk.")
+    assert (said.code, (tmp_path / "new").exists()) == (2, False)
 
 
 @pytest.mark.parametrize(("stage", "why"), [("eval", "is no dictionary"), ("norm", "is no dictionary")])

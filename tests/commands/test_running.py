@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from lmsae.artifacts.artifact import Artifact, Artifacts
 from lmsae.errors import NoSpaceError
+from lmsae.planning.estimates import Estimator
+from lmsae.runtime.limits import LIBRARIES, Limit
 from lmsae.runtime.runtime import Runtime
 from lmsae.runtime.version import __version__
 from lmsae.stages import STAGES
@@ -215,3 +217,48 @@ def test_a_stage_can_be_called_by_itself(finished: Path, tmp_path: Path, stage: 
     assert isinstance(facts, dict)
     for entry in artifact.manifest()["files"]:
         assert (tmp_path / entry["path"]).read_bytes() == (artifact.path / entry["path"]).read_bytes(), entry["path"]
+
+
+def limit_memory(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """Let passes have so much room beside the libraries, as a control group would."""
+    limit = Limit(LIBRARIES["resident"] + room, "the memory limit of its control group (memory.max)")
+    monkeypatch.setattr("lmsae.stages.fitting.tightest_limit", lambda: limit)
+
+
+def test_a_row_that_does_not_fit_into_memory_is_told_and_costs_no_other_its_result(
+    fresh: Path, lmsae: Lmsae, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_sweep(fresh, [ROWS[0], {**ROWS[0], "name": "huge", "sae.d_sae": "5000"}])
+    assert lmsae("plan").code == 0
+    for stage in ("tokenize", "activations", "norm", "init"):
+        assert lmsae(stage).code == 0
+    limit_memory(monkeypatch, 20_000_000)
+    said = lmsae("train")
+    assert said.code == 2
+    assert "train: 1 made, 0 there already, 1 failed" in said.err
+    told = said.err.splitlines()[-1]
+    assert told.startswith(
+        "lmsae train: train needs about 647 MB of memory, 480 MB of them for the libraries, and the "
+    )
+    assert "the memory limit of its control group (memory.max) is 500 MB. 164 MB are the pre-activations that " in told
+    assert "thresholds are calibrated on: lower tokenize.calibration_tokens, or raise the limit" in told
+
+
+def test_a_pass_that_does_not_fit_is_made_in_several_to_the_same_bytes(
+    made: Path, lmsae: Lmsae, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, references = manifests(made), [f"train/{key}" for key in keys(made, "train")[:2]]
+    for reference in references:
+        Artifact(made / "artifacts" / reference).remove()
+    assert lmsae("plan", "--quiet").code == 0
+    artifacts = Artifacts(made / "artifacts")
+    outlook = Estimator(artifacts, "cpu")
+    memory = STAGES["train"].effort.memory
+    footprints = [memory([outlook.spec(one) for one in some], outlook) for some in (references[:1], references)]
+    one, both = (footprint.nbytes for footprint in footprints if footprint)
+    assert one < both
+    limit_memory(monkeypatch, (one + both) // 2)
+    said = lmsae("train")
+    assert said.code == 0, said.err
+    assert "train: 2 passes in the place of one, which does not fit into memory" in said.err
+    assert manifests(made) == before

@@ -1,5 +1,6 @@
 """Snakemake and DVC compute exactly what is missing, and each finds made what the other has made."""
 
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lmsae.report.main_metrics import MAIN_METRICS
 from tests.engines.sweep import REPOSITORY, TWO_ROWS, TWO_ROWS_MAKE, Sweep, environment, new_sweep
 from tests.miniature import manifests, row_of, write_config, write_sweep
 
@@ -176,6 +178,23 @@ def test_after_snakemake_alone_is_killed_in_any_stage_the_next_makes_everything(
 
 
 @pytest.mark.slow
+def test_the_log_of_a_job_that_is_killed_for_its_memory_says_what_that_means(sweep: Sweep) -> None:
+    """A shell stands in for the kernel: it kills itself in the place of a training."""
+    write_config(sweep.folder, train={"tokens": 6144})
+    real, killed = shutil.which("lmsae", path=environment()["PATH"]), sweep.folder / "bin/lmsae"
+    killed.parent.mkdir()
+    killed.write_text(f'#!/bin/sh\n[ "$1" = train ] && kill -9 $$\nexec {real} "$@"\n')
+    killed.chmod(0o755)
+    path = os.pathsep.join([str(killed.parent), environment()["PATH"]])
+    command = ["snakemake", "--cores", "1", "train_all"]
+    env = {**environment(), "PATH": path}
+    done = subprocess.run(command, cwd=sweep.folder, env=env, capture_output=True, text=True)
+    assert done.returncode != 0
+    logs = [log.read_text() for log in (sweep.folder / "logs/train").glob("*.log")]
+    assert any("lmsae train: killed (exit code 137)" in log and "lower runtime.together" in log for log in logs), done
+
+
+@pytest.mark.slow
 def test_a_dictionary_deleted_from_a_finished_chain_comes_back(sweep: Sweep) -> None:
     before = manifests(sweep.folder)
     shutil.rmtree(sweep.artifacts / "train")
@@ -276,10 +295,13 @@ def test_dvc_shows_and_compares_metrics_and_plots(committed: Sweep, tmp_path: Pa
     write_sweep(sweep.folder, TWO_ROWS[:1])
     sweep.dvc("repro")
     shown, compared = sweep.dvc("metrics", "show"), sweep.dvc("metrics", "diff")
-    assert "top.explained_variance" in shown
-    assert "batch.explained_variance" not in shown
-    assert "batch.explained_variance" in compared
-    assert "top.explained_variance" not in compared
+    header, *lines = [line.split() for line in shown.splitlines() if line.strip()]
+    assert header == ["Path", *sorted(metric.name for metric in MAIN_METRICS)]
+    assert [path for path, *_ in lines] == ["results/metrics/top.json"]
+    metrics = json.loads((sweep.folder / "results/metrics.json").read_text())["top"]
+    assert [float(cell) for cell in lines[0][1:]] == [round(metrics[name], 5) for name in header[1:]]
+    gone = {(path, name): float(old) for path, name, old, new, _ in map(str.split, compared.splitlines()[1:])}
+    assert gone.keys() == {("results/metrics/batch.json", name) for name in header[1:]}
     sweep.dvc("plots", "diff", "HEAD")
     page = (sweep.folder / "dvc_plots/index.html").read_text()
     assert all(f"results/{name}.csv" in page for name in ("pareto", "density", "curves"))

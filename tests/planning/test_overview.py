@@ -5,15 +5,19 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from lmsae.artifacts.artifact import Artifact
+from lmsae.runtime.limits import LIBRARIES, Limit
 from tests.miniature import ROWS, Said, keys, write_config, write_sweep
 
 Lmsae = Callable[..., Said]
 
 
 def table(said: Said) -> dict[str, list[str]]:
-    """The lines of both tables, split at two spaces, by their first cell."""
-    lines = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in said.out.splitlines()]
+    """The lines of both tables, split at two spaces, by their first cell, without what they tell of memory."""
+    text = re.sub(r"(, |  )[\d.]+ [kMG]B of memory", "", said.out)
+    lines = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in text.splitlines()]
     return {line[0]: line[1:] for line in lines if line}
 
 
@@ -58,6 +62,30 @@ def test_tokenize_and_the_plan_tell_how_much_held_out_text_stands_in_the_trainin
     key = keys(fresh, "tokenize")[0]
     assert said.startswith(f"tokenize/{key}: {told} too: near-duplicates")
     assert f"\ntokenize {key[:6]}: {told} too: near-duplicates" in lmsae("plan").out
+
+
+def test_a_plan_tells_the_memory_of_passes_and_warns_of_those_that_this_machine_cannot_hold(
+    made: Path, lmsae: Lmsae, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in keys(made, "train"):
+        Artifact(made / "artifacts" / "train" / key).clear()
+    # 2,048 tokens as they are stored and in order, three dictionaries with moments, a gradient, and calibration
+    window, weights = 2048 * (2 * 32 + 49), 4 * 2 * 16 * 64 * (3 * 3 + 2)
+    tokens = json.loads(next((made / "artifacts").glob("tokenize/*/counts.json")).read_text())["train_contexts"] * 32
+    needs = LIBRARIES["resident"] + window + weights + 8 * 4 * 1024 * 64 + 0.05 * tokens
+    said = lmsae("plan")
+    assert re.search(rf"^train .* tokens, .*{needs / 1e6:.3g} MB of memory$", said.out, re.MULTILINE), said
+    assert "on this machine" not in said.out
+    monkeypatch.setattr(
+        "lmsae.stages.fitting.tightest_limit", lambda: Limit(LIBRARIES["resident"] + 10**6, "the limit")
+    )
+    said = lmsae("plan")
+    assert said.code == 0, "jobs may run elsewhere"
+    assert (
+        "train: on this machine, needs about 482 MB of memory, 480 MB of them for the libraries, and the limit is"
+        in said.out
+    )
+    assert "calibrated on: lower tokenize.calibration_tokens, or raise the limit" in said.out
 
 
 def test_a_quiet_plan_prints_nothing_and_is_written_all_the_same(fresh: Path, lmsae: Lmsae) -> None:

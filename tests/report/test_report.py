@@ -78,6 +78,17 @@ def test_metrics_are_strict_json_by_row(sweep: Sweep, tmp_path: Path) -> None:
     assert (metrics["one"]["l0"], metrics["one"]["kl_div_score_mean"]) == (4.0, None)
 
 
+def test_a_row_has_a_file_of_its_main_metrics(sweep: Sweep, tmp_path: Path) -> None:
+    sweep.add("one", {"l0": 4.0, "l2_ratio": math.nan})
+    sweep.add("two", {"l0": 5.0})
+    write_tables(read_results(sweep.config, sweep.inputs), sweep.config.given, tmp_path)
+    every = json.loads((tmp_path / "metrics.json").read_text())
+    found = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "metrics").iterdir()}
+    names = [metric.name for metric in MAIN_METRICS]
+    assert found == {row: {name: every[row][name] for name in names} for row in ("one", "two")}
+    assert (found["one"]["l0"], found["one"]["l2_ratio"], found["two"]["l0"]) == (4.0, None, 5.0)
+
+
 def test_two_reports_of_the_same_artifacts_are_the_same_bytes(sweep: Sweep, tmp_path: Path) -> None:
     sweep.add("one")
     sweep.add("two", {"explained_variance": -3.0, "dead": 3}, settings={"sae.architecture": "batchtopk"})

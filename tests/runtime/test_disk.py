@@ -39,6 +39,15 @@ def test_a_full_disk_is_known_by_its_text_where_an_error_has_no_number(tmp_path:
         raise SafetensorError(f"I/O error: {os.strerror(number)} (os error {number})")
 
 
+def test_a_limit_of_a_files_size_is_told_apart_from_a_full_disk(tmp_path: Path) -> None:
+    for error in (OSError(errno.EFBIG, "File too large"), SafetensorError("I/O error: File too large (os error 27)")):
+        with (
+            pytest.raises(NoSpaceError, match="larger than its disk, or `ulimit -f`, allows"),
+            explain_full_disk(tmp_path),
+        ):
+            raise error
+
+
 def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), explain_full_disk(tmp_path):
         (tmp_path / "none").read_text()

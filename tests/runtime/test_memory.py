@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from lmsae.runtime.memory import collect_new_garbage_only, peak_memory, says_no_memory
+from lmsae.errors import NoMemoryError, SourceError
+from lmsae.runtime.memory import collect_new_garbage_only, explain_no_memory, peak_memory, says_no_memory
 
 MB = 1_000_000
 # In a process of its own: this one may have been told to keep freed memory.
@@ -64,7 +65,42 @@ def test_an_error_for_want_of_memory_is_known_in_every_library(allocate: Callabl
     with pytest.raises((RuntimeError, MemoryError)) as caught:
         allocate()
     assert says_no_memory(caught.value)
+    told = explain_no_memory(caught.value, "train", "lower train.batch_size")
+    assert isinstance(told, NoMemoryError)
+    assert told.__cause__ is caught.value
+    assert str(told).startswith(f"train: out of memory ({type(caught.value).__name__}")
+    assert "Lower train.batch_size, or give it more memory, and run again" in str(told)
 
 
 def test_other_errors_are_not_for_want_of_memory() -> None:
-    assert not says_no_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    for error in (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), SourceError("out of memory, it says")):
+        assert not says_no_memory(error)
+        assert explain_no_memory(error, "train", "lower it") is error
+
+
+# What threads, libraries and mappings say under a limit of addresses, in a process of its own.
+LIMITED = """
+import mmap, resource, sys, threading
+resource.setrlimit(resource.RLIMIT_AS, (300_000_000, 300_000_000))
+from lmsae.runtime.memory import explain_no_memory
+def start():
+    threading.stack_size(290_000_000)
+    threading.Thread(target=print).start()
+works = {"map": lambda: mmap.mmap(-1, 10**9), "thread": start, "library": lambda: __import__("torch")}
+try:
+    works[sys.argv[1]]()
+except Exception as error:
+    print(type(error).__name__, "|", type(explain_no_memory(error, "train", "lower it")).__name__)
+    print(explain_no_memory(error, "train", "lower it"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems may refuse such limits")
+@pytest.mark.parametrize(
+    ("work", "error"), [("map", "OSError"), ("thread", "RuntimeError"), ("library", "ImportError")]
+)
+def test_what_fails_under_a_limit_of_addresses_is_for_want_of_memory(work: str, error: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LIMITED, work], capture_output=True, text=True, check=True)
+    kind, told = done.stdout.splitlines()[:2]
+    assert kind == f"{error} | NoMemoryError", done
+    assert "the limit of `ulimit -v`, 300 MB" in told

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lmsae.artifacts.artifact import Artifact, Artifacts, Spec
 from lmsae.artifacts.claim import NAME
 from lmsae.artifacts.owner import this_process
 from lmsae.config import Frozen
-from lmsae.errors import BusyArtifact, DamagedArtifact, MissingArtifact, ShapeError, Unmade
+from lmsae.errors import BusyArtifact, DamagedArtifact, MissingArtifact, NoMemoryError, ShapeError, Unmade
 from lmsae.runtime.runtime import Runtime
+from lmsae.stages.effort import EACH_ALIKE
 from lmsae.stages.making import make_artifacts, try_artifacts
 from lmsae.stages.stage import Done, Job, Stage
 
@@ -145,6 +147,28 @@ def test_a_job_that_fails_costs_no_other_job_of_its_pass_its_artifact(
     with pytest.raises(Unmade, match=f"{bad.reference} has no width") as raised:
         outcome.require_made()
     assert raised.value.failures == outcome.failures
+
+
+def test_a_job_that_gets_no_memory_says_which_settings_take_less(
+    artifacts: Artifacts, jobs: list[Job], cloth: Artifact
+) -> None:
+    def make(given: Sequence[Job], runtime: Runtime) -> Done:
+        del runtime
+        for job in given:
+            if job.config.width:
+                (job.out / "word.txt").write_text("done")
+                yield job, {}
+        torch.empty(2**60)  # of which no machine has as many bytes
+
+    effort = replace(EACH_ALIKE, lessen="lower cut.length")
+    stage = replace(a_stage_of_one_pass(jobs), make=make, effort=effort)
+    large, small = (add(artifacts, 1, width=width, cloth=cloth.reference) for width in (0, 1))
+    outcome = try_artifacts(stage, [large.reference, small.reference], artifacts, Runtime())
+    assert outcome.made == [small.reference]
+    assert isinstance(outcome.failures[large.reference], NoMemoryError)
+    said = str(outcome.failures[large.reference])
+    assert said.startswith("cut: out of memory (RuntimeError: ")
+    assert "Lower cut.length, or give it more memory" in said
 
 
 def test_what_ends_a_whole_pass_is_the_failure_of_every_job_that_was_still_to_come(

@@ -156,6 +156,34 @@ def test_a_wrong_column_is_known_when_it_is_planned(tmp_path: Path, name: str, c
     assert texts_of(tmp_path / name.partition("/")[0], column="body") == ["a"]
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "set/train.jsonl", "a.parquet", "set/train.parquet", "a.csv"])
+def test_a_column_of_another_kind_is_known_when_it_is_planned(tmp_path: Path, name: str) -> None:
+    path, rows = tmp_path / name, [{"text": "a", "ids": [1, 2], "number": 3}]
+    path.parent.mkdir(exist_ok=True)
+    if path.suffix == ".parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("text,ids,number\na,1,3\n" if path.suffix == ".csv" else json.dumps(rows[0]) + "\n")
+    named = tmp_path / name.partition("/")[0]
+    with pytest.raises(
+        SourceError, match=r"row (a\.\w+:)?0, column 'text': expected a list of token ids, found str 'a'"
+    ):
+        resolved(named, tokens_column="text")
+    with pytest.raises(SourceError, match="expected a list of messages"):
+        resolved(named, messages_column="text")
+    if path.suffix != ".csv":
+        with pytest.raises(SourceError, match=r"column 'number': expected text, found int 3"):
+            resolved(named, column="number")
+        assert resolved(named, tokens_column="ids").digest
+    assert resolved(named).digest
+
+
+@pytest.mark.parametrize("column", ["tokens_column", "messages_column"])
+def test_text_files_have_no_column_of_another_kind(tmp_path: Path, column: str) -> None:
+    with pytest.raises(SourceError, match=rf"such a text has no dataset\.{column}; leave that empty"):
+        resolved(written(tmp_path, {"a.txt": "here"}), **{column: "ids"})
+
+
 def test_a_wrong_split_is_known_when_it_is_planned(tmp_path: Path) -> None:
     folder = written(tmp_path, {"train.jsonl": lines("a"), "test.jsonl": lines("b")})
     with pytest.raises(SourceError, match=r"split 'tst': there is no such split; there is train, test; did you mean"):

@@ -18,7 +18,9 @@ for stage in STAGES.values():
             stage=stage.name,
             artifacts=artifacts(stage.name),
             flags=lambda wildcards: FLAGS,
+            killed=f"lmsae {stage.name}: {KILLED} ({stage.effort.lessen}).",
         message:
             f"{stage.name}: {stage.help}"
         shell:
-            "lmsae {params.stage} {params.artifacts:q} {params.flags:q} --threads {threads} > {log:q} 2>&1 || [ $? -eq 2 ]"
+            "lmsae {params.stage} {params.artifacts:q} {params.flags:q} --threads {threads} > {log:q} 2>&1 "
+            "|| {{ code=$?; [ $code -ne 137 ] || echo {params.killed:q} >> {log:q}; [ $code -eq 2 ]; }}"

@@ -36,6 +36,11 @@ if set("{}") & set(str(RUNTIME.artifacts)):
 
 # The number of threads can change the last bits of a sum, so a job gets as many as without Snakemake, if possible.
 THREADS = RUNTIME.threads or 8
+# What a job's log says that ended with 137, where the kernel lets no process say anything.
+KILLED = (
+    "killed (exit code 137), as the kernel does when memory runs out: give the job more (set-resources of the profile), "
+    "or ask for less"
+)
 FLAGS = ["--config", str(CONFIG / "config.yaml"), "--wait"]
 
 
