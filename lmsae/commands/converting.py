@@ -28,7 +28,10 @@ def convert(artifact: Artifact, artifacts: Artifacts, folder: Path, *, say: Call
 
     spec = artifact.spec()
     if spec.stage != "train":
-        raise ArtifactError(f"{artifact.reference} is no dictionary: name a train artifact (`lmsae plan` lists them).")
+        raise ArtifactError(
+            f"{artifact.reference} is no dictionary that was trained here: name a train "
+            "artifact (`lmsae plan` lists them)."
+        )
     if folder.exists() and any(folder.iterdir()):
         raise ArtifactError(f"{folder} is not empty; name a new folder, or empty it.")
     dictionary = Dictionary.load(artifact.require_intact().path)

@@ -32,12 +32,23 @@ class Repository(Frozen):
     folder: str = ""
 
 
+class Release(Frozen):
+    """An entry of SAELens' table of releases. SAELens reads it, and lmsae what SAELens then writes."""
+
+    name: str
+    entry: str
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.entry}"
+
+
 class Content(Frozen):
     """A finished dictionary by what it is. The digest of its files, or else its repository, says which bytes it has."""
 
     format: Format
     digest: str | None = None
     repository: Repository | None = None
+    release: Release | None = None
     dictionary: DictionaryConfig
 
 

@@ -30,7 +30,7 @@ _MODULE = re.compile(r"(?:\w+\.)*(?:layers|h|blocks)\.(\d+)(?:\.(\w+))?")
 
 def model_name(name: str) -> str:
     """The name of a model on the hub by a short name of TransformerLens. Any other name stays as it is."""
-    for pattern, meant in _MODELS:
+    for pattern, meant in _MODELS if "/" not in name else ():
         if (match := re.fullmatch(pattern, name, re.IGNORECASE)) is not None:
             return match.expand(meant)
     return name

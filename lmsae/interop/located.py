@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from lmsae.errors import FolderError, suggest
-from lmsae.interop.finished import FILES, Format, Repository
+from lmsae.interop.finished import FILES, Format, Release, Repository
 from lmsae.runtime import hub
 
 _ON_HUB = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([^:]+))?(?::(.+))?", re.ASCII)
@@ -29,11 +29,12 @@ class OnHub(NamedTuple):
     name: str
     revision: str | None
     folder: str
+    release: Release | None = None
 
 
 def parse(name: str) -> OnHub | None:
     """The place on the hub that a name means, or None if it has the form of none. Raises FolderError for a release that
-    cannot be looked up, or whose files SAELens alone can read."""
+    cannot be looked up."""
     if (match := _ON_HUB.fullmatch(name)) is not None:
         return OnHub(match[1], match[2], _inside(match[3] or "", name))
     if (match := _RELEASE.fullmatch(name)) is not None:
@@ -112,12 +113,7 @@ def _look_up(release: str, entry: str) -> OnHub:
     known = {one["id"]: one for one in releases[release].get("saes", ())}
     if entry not in known:
         raise FolderError(f"SAELens' release {release} has no {entry!r}{suggest(entry, known)}.")
-    if converter := releases[release].get("conversion_func"):
-        raise FolderError(
-            f"{release}:{entry} is kept in another layout ({converter}), which SAELens alone reads. Write it anew "
-            f"there, SAE.from_pretrained({release!r}, {entry!r}).save_model(folder), and name that folder."
-        )
-    return OnHub(releases[release]["repo_id"], None, known[entry]["path"])
+    return OnHub(releases[release]["repo_id"], None, known[entry]["path"], Release(name=release, entry=entry))
 
 
 def _say_unreachable(what: str, error: Exception) -> str:

@@ -169,7 +169,7 @@ def _origin_cells(row: Row, finished: Finished, refuse: Refuse | None) -> dict[s
             assert refuse is not None
             refuse(
                 column,
-                f"found {_show(cell.value)}, but {finished.name} was trained on {_show(value)}, as "
+                f"found {_show(cell.value)!r}, but {finished.name} was trained on {_show(value)}, as "
                 f"{FILES[finished.content.format][0]} says. Leave the cell empty, or name that",
             )
     return told

@@ -6,7 +6,7 @@ from lmsae.artifacts.artifact import SPEC, Artifact, Artifacts, digest_of_file
 from lmsae.artifacts.digests import DigestCache
 from lmsae.errors import ArtifactError, FolderError
 from lmsae.interop import located
-from lmsae.interop.finished import FILES, Content, Description, Finished, Origin, Repository, format_of
+from lmsae.interop.finished import FILES, Content, Description, Finished, Origin, Release, Repository, format_of
 from lmsae.runtime.version import __version__
 from lmsae.stages import DICTIONARIES
 from lmsae.stages.sites import inputs_from
@@ -63,6 +63,8 @@ class Finder:
 
     def _on_hub(self, name: str, place: located.OnHub) -> Finished:
         repository = Repository(name=place.name, commit=located.commit_of(place), folder=place.folder)
+        if place.release is not None:
+            return self._released(name, repository, place.release)
         folder = located.fetch(repository, located.CONFIGS)
         try:
             described = self._describe(repository.model_dump_json(), folder)
@@ -70,6 +72,18 @@ class Finder:
             located.fetch(repository, FILES[format_of(folder)])
             described = self._describe(repository.model_dump_json(), folder)
         content = Content(format=described.format, repository=repository, dictionary=described.dictionary)
+        return Finished(name, content, described.origin)
+
+    def _released(self, name: str, repository: Repository, release: Release) -> Finished:
+        def compute() -> str:
+            from lmsae.interop.saelens.released import describe_release
+
+            dictionary, origin = describe_release(release)
+            return Description(format="saelens", dictionary=dictionary, origin=origin).model_dump_json()
+
+        key = f"described by {__version__}: {release} {repository.model_dump_json()}"
+        described = Description.model_validate_json(self._digests.look_up(key, compute))
+        content = Content(format="saelens", repository=repository, release=release, dictionary=described.dictionary)
         return Finished(name, content, described.origin)
 
     def _describe(self, key: str, folder: Path) -> Description:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from lmsae.artifacts.artifact import SOURCE, Artifact, digest_of_file, write_atomically
 from lmsae.errors import ChangedSource, FolderError, MissingArtifact
-from lmsae.interop.finished import FILES, Content, Finished
-from lmsae.interop.located import digest_of, fetch
+from lmsae.interop.finished import FILES, Content, Finished, Repository
+from lmsae.interop.located import OnHub, commit_of, digest_of, fetch
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.effort import Facts
 from lmsae.stages.row import ResolvedRow
@@ -42,13 +42,32 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
 
 
 def _make(job: Job) -> Facts:
-    from lmsae.interop.loading import load
-
     config: Config = job.config
-    dictionary = load(_folder_of(job), config.format)
+    dictionary = _load(job)
     _require_as_described(dictionary, config, job)
     dictionary.save(job.out)
     return {}
+
+
+def _load(job: Job) -> "Dictionary":
+    from lmsae.interop.loading import load
+    from lmsae.interop.saelens.released import load_release
+
+    config: Config = job.config
+    if not config.release:
+        return load(_folder_of(job), config.format)
+    assert config.repository, "the table names one for every entry"
+    _require_commit(config.repository)  # SAELens reads the main branch, whatever was planned
+    return load_release(config.release)
+
+
+def _require_commit(repository: Repository) -> None:
+    """Raise ChangedSource if the main branch of a repository is not at the commit that was planned."""
+    found = commit_of(OnHub(repository.name, None, repository.folder))
+    if found != repository.commit:
+        raise ChangedSource(
+            f"{repository.name} is at {found} by now, and planned was {repository.commit}. Plan again: `lmsae plan`."
+        )
 
 
 def _folder_of(job: Job) -> Path:
