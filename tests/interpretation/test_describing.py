@@ -63,3 +63,12 @@ def test_a_piece_shows_the_text_and_the_codes_around_its_peak(described: Describ
         assert "".join(row["texts"]) == "".join(f" w{token}" for token in text.ids[context, here])
         assert row["activations"] == wanted
         assert row["activation"] == wanted[position - here.start]
+
+
+def test_companions_are_right_where_latents_are_many_and_fire_rarely(tmp_path: Path) -> None:
+    """Their kernel then looks at the latents that it has met, and not at all there are."""
+    described = describe_in(tmp_path, make_dictionary("topk", d_sae=600), make_text())
+    active = [row["active_tokens"] for row in described.latents()]
+    assert any(0 < count * 4 <= 600 // 4 for count in active)
+    assert any(count * 4 > 600 // 4 for count in active)
+    test_every_number_of_a_latent_is_that_of_dense_codes(described)
