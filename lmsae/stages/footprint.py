@@ -227,3 +227,38 @@ def scoring_footprint(
 
 def _model(nbytes: int) -> Part:
     return Part(nbytes, "the weights of the language model", "choose a smaller model.name")
+
+
+CODES_AT_ONCE, TOKENS_AT_ONCE = 1 << 24, 8192
+"""The most codes, and the most tokens, that features computes at a time (lmsae/interpretation/gathering.py)."""
+CODE_ARRAYS = 12
+"""Arrays of so many codes, as measured: those of this batch and of the last one, and what lies between them."""
+READ_TOKEN_BYTES = 40
+"""Of a token that is read: its id, whether it counts, its text, its document, its firings, and where they begin."""
+FIRINGS_BYTES = 1 << 29
+"""Firings in memory while latents are described: a block of them, and the rows that pairs are counted in."""
+FIRING_BYTES = 24
+"""Of a firing: in its block, in its row, and while it is sorted."""
+TABLES_BYTES = 1 << 27
+"""The tables of a row group."""
+WAITING_BYTES = 16 << 20
+"""Firings of each dictionary that wait for their file, and what sorts them."""
+
+
+def describing_footprint(*, tokens: int, dictionaries: Sequence[DictionarySize]) -> Footprint:
+    """The memory of a features pass, beyond a language model's. The largest dictionary's rows are there twice while
+    neighbors are looked for."""
+    weights = FLOAT_BYTES * (sum(size.parameters for size in dictionaries) + max(s.parameters for s in dictionaries))
+    latents = max(size.latents for size in dictionaries)
+    at_once = max(latents, min(CODES_AT_ONCE, TOKENS_AT_ONCE * latents))
+    firings = min(FIRINGS_BYTES, FIRING_BYTES * tokens * latents)
+    work = max(FLOAT_BYTES * CODE_ARRAYS * at_once, firings)
+    together = "lower runtime.together or sae.d_sae" if len(dictionaries) > 1 else "lower sae.d_sae"
+    return Footprint(
+        [
+            Part(weights, "the weights of dictionaries", together),
+            Part(work + TABLES_BYTES, "codes, firings and tables", "lower sae.d_sae"),
+            Part(WAITING_BYTES * len(dictionaries), "firings that wait for their file", together, on_device=False),
+            Part(READ_TOKEN_BYTES * tokens, "the tokens that are read", "lower features.tokens", on_device=False),
+        ]
+    )

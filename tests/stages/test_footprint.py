@@ -16,6 +16,7 @@ from lmsae.stages.fitting import total
 from lmsae.stages.footprint import (
     DictionarySize,
     capturing_footprint,
+    describing_footprint,
     model_bytes,
     scoring_footprint,
     starting_footprint,
@@ -135,3 +136,21 @@ def test_processes_take_what_the_formulas_say(fresh: Path) -> None:
         run = json.loads((artifacts.root / stage / key / "run.json").read_text())
         ratios[stage] = run["peak_memory_bytes"]["host"] / total(footprint)
     assert all(0.8 < ratio < 1.4 for ratio in ratios.values()), ratios
+
+
+def test_features_by_hand() -> None:
+    """Few tokens: codes are the most. Many: firings are, up to a bound; then only tokens and weights grow."""
+    few = describing_footprint(tokens=1000, dictionaries=[SMALL]).nbytes
+    assert few == 2 * 4 * SMALL.parameters + 12 * 4 * 2**24 + 2**27 + 2**24 + 40 * 1000
+    assert describing_footprint(tokens=10**6, dictionaries=[SMALL]).nbytes - few == 40 * (10**6 - 1000)
+    small = DictionarySize(parameters=1, latents=64)
+    assert describing_footprint(tokens=10**6, dictionaries=[small]).nbytes == 8 + 2**29 + 2**27 + 2**24 + 40 * 10**6
+    assert describing_footprint(tokens=1000, dictionaries=[SMALL, SMALL]).nbytes - few == 4 * SMALL.parameters + 2**24
+
+
+def test_features_reckon_with_the_batches_that_they_compute() -> None:
+    from lmsae.interpretation.gathering import CODES_AT_ONCE
+    from lmsae.stages import footprint
+    from lmsae.stages.inputs.passages import READ_TOKENS
+
+    assert (footprint.CODES_AT_ONCE, footprint.TOKENS_AT_ONCE) == (CODES_AT_ONCE, READ_TOKENS)
