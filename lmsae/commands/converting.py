@@ -10,8 +10,8 @@ from lmsae.artifacts.artifact import Artifact, Artifacts
 from lmsae.errors import ArtifactError, ExportError
 from lmsae.runtime.disk import explain_full_disk, require_space
 from lmsae.stages import train
+from lmsae.stages.finishing import CONVERSION
 from lmsae.stages.publishing import saelens_metadata
-from lmsae.stages.train import CONVERSION
 
 
 def convert(artifact: Artifact, artifacts: Artifacts, folder: Path, *, say: Callable[[str], None]) -> None:

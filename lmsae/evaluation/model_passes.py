@@ -73,11 +73,24 @@ class ModelPasses:
     def _run_on(self, model: int, replacements: Mapping[HookPoint, Tensor], replaced: Tensor, into: NextToken) -> None:
         """Run a model on with replacements at the tokens that are `replaced` and the activations themselves at the
         others, and add the loss of those that count."""
-        values = {}
-        for hook_point, value in replacements.items():
-            own = self._activations[hook_point]
-            values[hook_point.name] = torch.where(replaced[..., None], value.to(own.dtype), own)
-        edits = {name: lambda _, value=value: value for name, value in values.items()}
         clean, found = self._clean_logits(model), NextToken()
-        found.update(self.models[model].logits_with(self._ids, edits), self._ids, self._counted, clean)
+        logits = run_on(self.models[model], self._ids, self._activations, replacements, replaced)
+        found.update(logits, self._ids, self._counted, clean)
         into.add(found)
+
+
+def run_on(
+    model: LanguageModel,
+    ids: Tensor,
+    activations: Mapping[HookPoint, Tensor],
+    replacements: Mapping[HookPoint, Tensor],
+    replaced: Tensor,
+) -> Tensor:
+    """A model's logits (contexts, context_size, d_vocab) on ids (contexts, context_size), where replacements stand in
+    the place of its activations (contexts, context_size, width) at the tokens that are `replaced`."""
+    values = {}
+    for hook_point, value in replacements.items():
+        own = activations[hook_point]
+        values[hook_point.name] = torch.where(replaced[..., None], value.to(own.dtype), own)
+    edits = {name: lambda _, value=value: value for name, value in values.items()}
+    return model.logits_with(ids, edits)

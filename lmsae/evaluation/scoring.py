@@ -67,7 +67,7 @@ def score(
     some_count = False
     for ids, usable in text.batches(batch_contexts):
         ids, usable = ids.to(models[0].device), usable.to(models[0].device)
-        activations = _read(models, dictionaries, text, ids)
+        activations = read_activations(models, dictionaries, text, ids)
         counted = text.counted(usable, activations)
         some_count = some_count or bool(counted[:, :-1].any())
         passes.begin(ids, counted, activations)
@@ -136,7 +136,7 @@ def _reconstruct(
     return Batch(ids, counted, target, hooked.dictionary.decode(codes, x), codes)
 
 
-def _read(
+def read_activations(
     models: Sequence[LanguageModel], dictionaries: Sequence[HookedDictionary], text: HeldOutText, ids: Tensor
 ) -> dict[HookPoint, Tensor]:
     """The activations at every hook point that any dictionary reads or writes, or that decides which tokens count."""

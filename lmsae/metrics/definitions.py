@@ -153,3 +153,9 @@ def definition(name: str) -> str:
     has none."""
     text, (_, bracket, hook_point) = METRICS.get(plain_name(name), ""), name.partition("[")
     return f"At {hook_point.removesuffix(']')}: {text}" if bracket and text else text
+
+
+def bin_centers() -> list[float]:
+    """The middle of each bin of a density histogram, in log10 of the firing rate."""
+    width = (HISTOGRAM_HIGH - HISTOGRAM_LOW) / HISTOGRAM_BINS
+    return [round(HISTOGRAM_LOW + (i + 0.5) * width, 6) for i in range(HISTOGRAM_BINS)]

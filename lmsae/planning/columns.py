@@ -128,6 +128,8 @@ _WORDS = {
     "typing.": "",
     "pathlib.": "",
     " | None": "",
+    "tuple[int | float | Literal['log'], ...]": "`log` or numbers",
+    "tuple[Union[int, float, Literal['log']], ...]": "`log` or numbers",
     "tuple[str, ...]": "words",
     "tuple[float, ...]": "numbers",
     "Literal": "",

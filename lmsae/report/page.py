@@ -71,7 +71,7 @@ def page(
         in_order=in_order,
         figures={
             kind: [figure for figure in illustrations if figure.kind == kind]
-            for kind in ("pareto", "density", "curves")
+            for kind in ("pareto", "density", "curves", "along")
         },
         open_figures=OPEN_FIGURES,
     )

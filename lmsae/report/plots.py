@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from lmsae.metrics.definitions import bin_centers
 from lmsae.report.main_metrics import MAIN_METRICS
 from lmsae.report.panels import STYLE, WIDTH, Cell, Panels, describe_axes
 from lmsae.report.results import Result
-from lmsae.report.tables import bin_centers
 from lmsae.runtime.numbers import format_count
 
 # Legible on white and on black, and apart for most color-blind readers; the markers are apart for all.
@@ -28,6 +28,12 @@ CURVE_PANELS = (
     ("explained_variance", "Explained variance"),
     ("l0", "L0"),
     ("dead", "Dead latents"),
+)
+ALONG_PANELS = (
+    ("explained_variance", "Explained variance"),
+    ("l0", "L0"),
+    ("ce_loss_score_mean", "CE loss score"),
+    ("ce_difference", "CE difference"),
 )
 # Where training begins says nothing; showing it would flatten everything else.
 LOWEST_EXPLAINED_VARIANCE = -0.1
@@ -68,6 +74,9 @@ def plots(results: Sequence[Result]) -> Iterator[Plot]:
             yield Plot(f"density-{number}", "density", f"{page[0].name} … {page[-1].name}", _densities(page, styles))
         for number, (where, group) in enumerate(comparable.items(), start=1):
             yield Plot(f"curves-{number}", "curves", where, _curves(group, styles))
+        for number, (where, group) in enumerate(comparable.items(), start=1):
+            if evaluated := [result for result in group if result.along]:
+                yield Plot(f"along-{number}", "along", where, _along(evaluated, styles))
 
 
 class _Styles:
@@ -187,6 +196,23 @@ def _curves(group: Sequence[Result], styles: _Styles) -> Panels:
         describe_axes(axes, title, "training tokens")
         _set_ticks(axes, count_y=column in ("l0", "dead"))
         _scale_curves(axes, column)
+    return panels
+
+
+def _along(group: Sequence[Result], styles: _Styles) -> Panels:
+    """The metrics on held-out text in the course of training."""
+    named = len(group) <= MOST_LINES_NAMED
+    lines = _line_styles(group, styles, named)
+    legend = [Line2D([], [], label=_shorten(result.name), **style) for result, style in lines] if named else None
+    count = len(ALONG_PANELS)
+    panels = Panels(count, count, Cell(WIDTH / count, 2.7), legend or styles.legend(group))
+    for axes, (column, title) in zip(panels.axes, ALONG_PANELS, strict=True):
+        for result, style in lines:
+            axes.plot(result.along["tokens"], result.along[column], marker=".", markersize=4, alpha=0.9, **style)
+        describe_axes(axes, title, "training tokens")
+        _set_ticks(axes, count_y=column == "l0")
+        if column in ("explained_variance", "ce_loss_score_mean"):
+            axes.set_ylim(bottom=max(LOWEST_EXPLAINED_VARIANCE, axes.get_ylim()[0]), top=1.02)
     return panels
 
 

@@ -4,7 +4,7 @@ import csv
 import json
 import math
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -72,6 +72,8 @@ class Result:
     metrics: Mapping[str, float]
     histogram: Sequence[int]
     curves: Mapping[str, Sequence[float]]
+    along: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """The metrics on held-out text in the course of training, by column; empty if none were wanted."""
 
     @cached_property
     def verdict(self) -> Verdict:
@@ -144,6 +146,7 @@ def text_of(setting: object) -> str:
 def _read(row: Row, shared: Mapping[str, object], evaluation: Artifact, train: Artifact) -> Result:
     measured = json.loads((evaluation.path / "metrics.json").read_text())
     histogram = measured.pop("density_histogram")
+    along = train.path / "along.csv"
     metrics = {name: math.nan if value is None else value for name, value in measured.items()}
     return Result(
         name=row.name,
@@ -152,6 +155,7 @@ def _read(row: Row, shared: Mapping[str, object], evaluation: Artifact, train: A
         metrics={**metrics, "dense_share": dense_share(metrics)},
         histogram=histogram,
         curves=_read_curves(train.path / "curves.csv"),
+        along=_read_curves(along) if along.exists() else {},
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lmsae.metrics.definitions import HISTOGRAM_BINS, HISTOGRAM_HIGH, HISTOGRAM_LOW
+from lmsae.metrics.definitions import bin_centers
 from lmsae.report.main_metrics import MAIN_METRICS, in_order
 from lmsae.report.results import MAIN_SETTINGS, Result, names_of, settings_of, text_of
 
@@ -69,12 +69,6 @@ def of_one_type(values: Sequence[Cell]) -> Sequence[Cell]:
     if kinds == {int, float}:
         return [None if value is None else float(value) for value in values]
     return [None if value is None else text_of(value) for value in values]
-
-
-def bin_centers() -> list[float]:
-    """The middle of each bin of a density histogram, in log10 of the firing rate."""
-    width = (HISTOGRAM_HIGH - HISTOGRAM_LOW) / HISTOGRAM_BINS
-    return [round(HISTOGRAM_LOW + (i + 0.5) * width, 6) for i in range(HISTOGRAM_BINS)]
 
 
 def _array(values: Sequence[Cell]) -> pa.Array:

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -23,6 +23,10 @@ class Display(Protocol):
         """Count more units as done."""
         ...
 
+    def say(self, line: str) -> None:
+        """Show a line."""
+        ...
+
 
 @dataclass
 class ProgressBar:
@@ -40,6 +44,11 @@ class ProgressBar:
         """Count `count` more units as done."""
         self.done += count
         self.display.update(count)
+
+    def say(self, lines: Iterable[str]) -> None:
+        """Show lines where people see the work go on."""
+        for line in lines:
+            self.display.say(line)
 
     def facts(
         self, in_pass: int = 1, flops: float | None = None, pass_flops: float | None = None
@@ -68,6 +77,9 @@ class Nowhere:
     def update(self, count: int) -> None:
         del count
 
+    def say(self, line: str) -> None:
+        del line
+
 
 @dataclass
 class Log:
@@ -90,7 +102,10 @@ class Log:
         if now >= self.due:
             gone = now - self.started
             self.due = now + min(max(PAUSE_SHARE * gone, FIRST_LINE_S), LONGEST_PAUSE_S)
-            print(f"{self.title}: {'; '.join(filter(None, (self._tell(gone), self.describe())))}", file=sys.stderr)
+            self.say("; ".join(filter(None, (self._tell(gone), self.describe()))))
+
+    def say(self, line: str) -> None:
+        print(f"{self.title}: {line}", file=sys.stderr)
 
     def _tell(self, gone: float) -> str:
         rate = self.done / gone
@@ -116,6 +131,10 @@ class Bar:
             self._due = now + BAR_PAUSE_S
             self._bar.set_postfix_str(self._describe(), refresh=False)
         self._bar.update(count)
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._bar.write(f"{self._bar.desc}: {line}", file=sys.stderr)
 
     def close(self) -> None:
         self._bar.set_postfix_str(self._describe())

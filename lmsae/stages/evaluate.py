@@ -10,40 +10,30 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from lmsae.artifacts.artifact import SPEC, Spec
-from lmsae.config import Frozen, canonical_json
+from lmsae.artifacts.artifact import Spec
+from lmsae.config import canonical_json
 from lmsae.dictionary.config import DictionaryConfig
-from lmsae.errors import ArtifactError, ConfigError, Fault, NotEnoughTokens
+from lmsae.errors import ArtifactError
 from lmsae.lm.resolving import features_of, read_config
-from lmsae.metrics.definitions import GROUPS, current_versions
+from lmsae.metrics.definitions import current_versions
 from lmsae.runtime.numbers import format_count
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.effort import Effort, Facts, Kind, Outlook
+from lmsae.stages.finishing import CONVERSION
 from lmsae.stages.footprint import Footprint, model_bytes, scoring_footprint, size_of
+from lmsae.stages.inputs.held_out import EvalSection, hook_up, read_held_out, require_current
 from lmsae.stages.models import LMConfig
 from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Place, Reading, Sites, inputs_from
 from lmsae.stages.stage import Done, Job, Stage
-from lmsae.stages.train import CONVERSION
 
 if TYPE_CHECKING:
-    from lmsae.evaluation.hooked import HookedDictionary, HookPoint
+    from lmsae.evaluation.hooked import HookedDictionary
     from lmsae.evaluation.scores import Score
     from lmsae.evaluation.scoring import HeldOutText
 
 Unigram = Callable[[], float]
 """The unigram loss of a pass's text."""
-
-
-class EvalSection(Frozen):
-    """The columns `eval.*`."""
-
-    tokens: int = Field(
-        default=100_000,
-        gt=0,
-        description="Largest number of held-out tokens to evaluate on, in whole contexts, at least one.",
-    )
-    batch_contexts: int = Field(default=16, gt=0, description="Number of contexts in one forward pass of the model.")
 
 
 class Config(EvalSection, Reading):
@@ -131,7 +121,7 @@ def _begin(job: Job) -> _Evaluation:
     """Take over from a job's finished relatives what they have of its metric groups."""
     from lmsae.evaluation.scores import Score
 
-    _require_current(job)
+    require_current(job.config.groups, job.out)
     score, taken_over = Score(), {}
     for relative in job.relatives:
         there = relative.spec().config["groups"] if relative.is_finished else {}
@@ -145,16 +135,6 @@ def _begin(job: Job) -> _Evaluation:
         else:
             taken_over |= dict.fromkeys(sorted(new), relative.reference)
     return _Evaluation(job, score, taken_over, frozenset(job.config.groups.keys() - taken_over.keys()))
-
-
-def _require_current(job: Job) -> None:
-    """Refuse metric groups in another version than this lmsae's."""
-    for name, version in job.config.groups.items():
-        now = GROUPS[name].version if name in GROUPS else None
-        if now != version:
-            known = f"this lmsae measures version {now}" if now else "this lmsae knows no such group"
-            message = f"wants the metric group {name} in version {version}; {known}. Plan the sweep again"
-            raise ConfigError([Fault(str(job.out / SPEC), None, None, message)])
 
 
 def _on_text(evaluation: _Evaluation, groups: Mapping[str, object]) -> bool:
@@ -187,23 +167,9 @@ def _one_pass(evaluations: Sequence[_Evaluation], runtime: Runtime, unigram: Uni
 
 def _text(job: Job) -> "HeldOutText":
     """The held-out text that a job is scored on. Raises NotEnoughTokens if no token counts."""
-    from lmsae.evaluation.scoring import HeldOutText
-    from lmsae.stages.inputs.stored import moments_of
-    from lmsae.text.tokens import open_tokens
-
     config: Config = job.config
-    tokens = open_tokens(job.inputs["tokens"].path)
-    contexts = max(1, min(len(tokens.held_out), config.tokens // tokens.held_out.shape[1]))
-    usable = tokens.usable("held_out", slice(0, contexts), config.skip_first_positions, config.skip_last_positions)
-    if not usable[:, :-1].any():
-        raise NotEnoughTokens(
-            f"of {usable.size:,} held-out tokens none counts that has a next token: raise eval.tokens or "
-            "tokenize.held_out_tokens, lower activations.skip_*_positions, or see what tokenize masks"
-        )
-    limits = [float(moments_of(norm)["max_norm"]) for norm in inputs_from("norm", job.inputs)]
-    limited = config.max_norm_factor is not None
-    max_norms = dict(zip(_hook_points(config), limits, strict=True)) if limited else {}
-    return HeldOutText(tokens.held_out, usable, max_norms)
+    norms = inputs_from("norm", job.inputs)
+    return read_held_out(job.inputs["tokens"], norms, config.places, config, config.tokens, "eval.tokens")
 
 
 def _unigram(job: Job) -> float:
@@ -224,29 +190,12 @@ def _unigram(job: Job) -> float:
 def _hook(evaluation: _Evaluation, device: str, unigram: Unigram) -> "HookedDictionary":
     """The dictionary of an evaluation at its hook points, to be measured in the groups that are missing."""
     from lmsae.dictionary.dictionary import Dictionary
-    from lmsae.evaluation.hooked import HookedDictionary
-    from lmsae.stages.inputs.stored import moments_of
 
     job, trained = evaluation.job, evaluation.job.inputs["dictionary"].path
-    moments = [moments_of(norm) for norm in inputs_from("norm", job.inputs)]
-    points, sites = _hook_points(job.config), job.config.sites
-    return HookedDictionary(
-        dictionary=Dictionary.load(trained).to(device),
-        reads=[points[number] for number in sites.reads],
-        writes=[points[number] for number in sites.writes],
-        means=[moments[number]["mean"].float().to(device) for number in sites.writes],
-        mean_norms=[moments[number]["mean_norm"].item() for number in sites.writes],
-        groups=evaluation.missing,
-        conversion=_conversion(trained),
-        text={"ce_unigram": unigram()} if "text" in evaluation.missing else {},
-    )
-
-
-def _hook_points(config: Config) -> "list[HookPoint]":
-    """The hook points of a config, by number."""
-    from lmsae.evaluation.hooked import HookPoint
-
-    return [HookPoint(place.model, place.hook_point) for place in config.places]
+    dictionary, norms = Dictionary.load(trained).to(device), inputs_from("norm", job.inputs)
+    places, sites = job.config.places, job.config.sites
+    text = {"ce_unigram": unigram()} if "text" in evaluation.missing else {}
+    return hook_up(dictionary, places, sites, norms, evaluation.missing, _conversion(trained), text)
 
 
 def _conversion(dictionary: Path) -> dict[str, float]:

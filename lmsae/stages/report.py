@@ -123,6 +123,10 @@ STAGE = Stage(
     lessen=of_what_is_there,
     is_wanted=True,
     publisher=Publisher(_publish, _is_published, _summarize),
-    # Of a dictionary the curves alone are read: its weights may be large, and are not checked for them.
-    reads={"eval": frozenset({"metrics.json"}), "train": frozenset({"curves.csv"}), "import": frozenset()},
+    # Of a training no dictionary is read: weights may be large, and are not checked for its curves.
+    reads={
+        "eval": frozenset({"metrics.json"}),
+        "train": frozenset({"curves.csv", "along.csv"}),
+        "import": frozenset(),
+    },
 )

@@ -9,13 +9,16 @@ from lmsae.artifacts.resuming import NOTE, discard, note_resumption
 from lmsae.config import Frozen, canonical_json
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.geometry.config import GEOMETRIES
-from lmsae.runtime.numbers import format_count
+from lmsae.runtime.numbers import format_bytes, format_count
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.activations import estimate_contexts
+from lmsae.stages.along import KEPT, Along, HeldOut, Line, Scorings, held_out_of, tell
+from lmsae.stages.along_cost import RUNS_BEFORE, evaluation_flops, evaluation_part
 from lmsae.stages.effort import Effort, Facts, Kind, Outlook, fact
+from lmsae.stages.finishing import finish
 from lmsae.stages.flops import dictionary_flops
-from lmsae.stages.footprint import CALIBRATED_AT_ONCE, Footprint, size_of, training_footprint
-from lmsae.stages.inputs.extending import LENGTH, Extended, extend_shorter_run, step_to_keep
+from lmsae.stages.footprint import FLOAT_BYTES, Footprint, size_of, training_footprint
+from lmsae.stages.inputs.extending import LENGTH, ON_THE_WAY, Extended, extend_shorter_run, step_to_keep, take_over_twin
 from lmsae.stages.inputs.live import Live, live_captures
 from lmsae.stages.models import LMConfig
 from lmsae.stages.row import ResolvedRow
@@ -31,11 +34,12 @@ if TYPE_CHECKING:
     from lmsae.lm.protocol import LanguageModel
     from lmsae.store.batches import ShuffledBatches
     from lmsae.training.batch import Batch
-    from lmsae.training.checkpoints import Checkpoints
+    from lmsae.training.checkpoints import Checkpoints, Keeper
+    from lmsae.training.interruption import Interruption
     from lmsae.training.run import Run
     from lmsae.training.splice import Splice
 
-CONVERSION = "conversion.json"
+CURVES = "curves.csv"
 STREAM = ("epochs", "batch_size", "window_tokens", "seed", "sites", *Reading.model_fields)
 
 
@@ -49,6 +53,7 @@ class Spliced(Frozen):
 class Config(Learning, Reading):
     sites: Sites
     spliced: Spliced | None = None
+    held_out: HeldOut | None = None
 
 
 def configs(row: ResolvedRow) -> list[Config]:
@@ -65,6 +70,7 @@ def configs(row: ResolvedRow) -> list[Config]:
         sites=row.places.sites,
         objective=row.objective,
         spliced=spliced,
+        held_out=held_out_of(row) if row.section(TrainConfig).eval_steps else None,
     )
     return [config]
 
@@ -79,9 +85,28 @@ def stream_of(spec: Spec) -> str:
 
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
-    """Write `dictionary.safetensors`, `dictionary.json` and `curves.csv` of every job, over one stream of batches."""
+    """Write `dictionary.safetensors`, `dictionary.json` and `curves.csv` of every job, over one stream of batches, and
+    what it wants of the way there.
+
+    A job whose dictionary a finished relative has, with all that is wanted of the way, takes it over.
+    """
+    to_train = []
+    for job in jobs:
+        try:
+            taken = take_over_twin(job)
+        except Exception as error:
+            yield job, error
+            continue
+        if taken is None:
+            to_train.append(job)
+        else:
+            yield job, taken
+    if to_train:
+        yield from _train(to_train, runtime)
+
+
+def _train(jobs: Sequence[Job], runtime: Runtime) -> Done:
     from lmsae.runtime.progress import show_progress
-    from lmsae.training.checkpoints import Keeper
     from lmsae.training.curves import describe
     from lmsae.training.interruption import hear_interruptions
     from lmsae.training.together import BrokenRuns, train_together
@@ -89,10 +114,11 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     models = _models(jobs, runtime)
     splice = _splice(jobs, models)
     stream = _Stream(jobs[0], models, with_ids=splice is not None)
+    scorings, heard = Scorings(models), list[Line]()
     trainings: dict[Run, _Training] = {}
     for job in jobs:
         try:
-            training = _begin(job, stream, splice, runtime)
+            training = _begin(job, stream, splice, Along(job, scorings, heard.append), runtime)
         except Exception as error:
             yield job, error
         else:
@@ -111,11 +137,16 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
             describe=lambda: describe([run.curves[-1] for run in runs if run.curves]),
         ) as progress,
     ):
-        checkpoints = {run: training.checkpoints for run, training in trainings.items()}
-        keeper = Keeper(checkpoints, runtime.checkpoint_seconds, interruption, runtime.checkpoint_steps)
+        keeper = _keeper(trainings, interruption, runtime)
         stream.source.while_waiting = keeper.while_waiting
+
+        def after_step(active: "Sequence[Run]") -> None:
+            progress.say(tell(heard))
+            heard.clear()
+            keeper.after_step(active)
+
         try:
-            for run in train_together(runs, stream, device, progress.advance, keeper.after_step):
+            for run in train_together(runs, stream, device, progress.advance, after_step):
                 progress.waited_s = stream.source.waited_s
                 flops = {one: _flops(trainings[one], stream) for one in runs}
                 cost = {**progress.facts(len(jobs), flops[run], sum(flops.values())), **keeper.facts()}
@@ -123,15 +154,17 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
         except BrokenRuns as broken:
             for run, error in broken.errors.items():
                 yield trainings[run].job, error
+        progress.say(tell(heard))
 
 
 @dataclass(frozen=True, slots=True)
 class _Training:
-    """A job of a pass in training: its run, its checkpoints, the steps that were done when it began, where it was
-    resumed, and the shorter run that it goes on from."""
+    """A job of a pass in training: its run, what is found along the way, its checkpoints, the steps that were done when
+    it began, where it was resumed, and the shorter run that it goes on from."""
 
     job: Job
     run: "Run"
+    along: Along
     checkpoints: "Checkpoints"
     began: int
     resumed: list[int]
@@ -140,18 +173,20 @@ class _Training:
     def finish(self, cost: Facts) -> Facts | Exception:
         """Write what the job is to make; returns the facts for its provenance, or the error that it met."""
         try:
-            _calibrate(self.run.dictionary, self.job)
-            _convert(self.run.dictionary, self.job).save(self.job.out)
-            self.run.write_curves(self.job.out / "curves.csv")
+            dictionary = finish(self.run.dictionary, self.job)
+            dictionary.save(self.job.out)
+            self.along.end(self.run, dictionary.eval())
+            self.run.write_curves(self.job.out / CURVES)
             self.checkpoints.finish()
             discard(self.job.out / NOTE)
         except Exception as error:
             return error
         extends = asdict(self.extends) if self.extends else None
-        return {**cost, "resumed_from_steps": self.resumed, "extends": extends}
+        facts = {**cost, "resumed_from_steps": self.resumed, "extends": extends}
+        return facts | {"evaluations": self.along.evaluations, "along_s": round(self.along.seconds, 3)}
 
 
-def _begin(job: Job, stream: "_Stream", splice: "Splice | None", runtime: Runtime) -> _Training:
+def _begin(job: Job, stream: "_Stream", splice: "Splice | None", along: Along, runtime: Runtime) -> _Training:
     """The run of a job, where its last checkpoint or a shorter run has brought it."""
     from lmsae.runtime.wandb_log import curves_logger
     from lmsae.stages.inputs.stored import stores_for
@@ -163,18 +198,28 @@ def _begin(job: Job, stream: "_Stream", splice: "Splice | None", runtime: Runtim
     stores_for(config.dictionary, config.sites, job.inputs)
     log = curves_logger(job.reference, config.model_dump(mode="json"), runtime)
     start = _load_start(job).to(runtime.torch_device())
-    run = Run(start, config.objective, config, job.reference, log, splice if config.spliced else None)
+    run = Run(start, config.objective, config, job.reference, log, splice if config.spliced else None, along)
     keeps = step_to_keep(job) if runtime.keep_training_state else 0
     checkpoints, extends = Checkpoints(job.out / CHECKPOINT, run, keeps, job.require_claim), None
     if not checkpoints.restore():
         extends = extend_shorter_run(job, checkpoints)
-    return _Training(job, run, checkpoints, run.steps_done, note_resumption(job.out, run.steps_done), extends)
+    along.drop_leftovers()
+    return _Training(job, run, along, checkpoints, run.steps_done, note_resumption(job.out, run.steps_done), extends)
+
+
+def _keeper(trainings: "Mapping[Run, _Training]", interruption: "Interruption", runtime: Runtime) -> "Keeper":
+    from lmsae.training.checkpoints import Keeper
+
+    checkpoints = {run: training.checkpoints for run, training in trainings.items()}
+    return Keeper(checkpoints, runtime.checkpoint_seconds, interruption, runtime.checkpoint_steps)
 
 
 def _flops(training: _Training, stream: "_Stream") -> float:
-    """The FLOPs of the steps that a dictionary has done in this pass."""
+    """The FLOPs of the steps that a dictionary has done in this pass, and of its evaluations on the way."""
+    config, along = training.job.config, training.along
     steps = training.run.steps_done - training.began
-    return dictionary_flops(training.job.config.dictionary, stream.context_size).step * steps * stream.batch_size
+    learning = dictionary_flops(config.dictionary, stream.context_size).step * steps * stream.batch_size
+    return learning + along.evaluations * evaluation_flops(config, training.job.inputs["tokens"].spec())
 
 
 def _require_tokens(spec: Spec, outlook: Outlook) -> None:
@@ -187,10 +232,12 @@ def _require_tokens(spec: Spec, outlook: Outlook) -> None:
 
 
 def _models(jobs: Sequence[Job], runtime: Runtime) -> "dict[LMConfig, LanguageModel]":
-    """The language models that a pass runs, each loaded once: those spliced, and those that activations come from."""
+    """The language models that a pass runs, each loaded once: those spliced, those that read held-out
+    text, and those that activations come from."""
     spliced = [job.config.spliced.model for job in jobs if job.config.spliced]
+    held_out = [model for job in jobs if job.config.held_out for model in job.config.held_out.models]
     live = [capture.model for capture in live_captures(jobs[0].inputs)]
-    return {model: model.load(runtime) for model in dict.fromkeys(spliced + live)}
+    return {model: model.load(runtime) for model in dict.fromkeys(spliced + held_out + live)}
 
 
 def _splice(jobs: Sequence[Job], models: "Mapping[LMConfig, LanguageModel]") -> "Splice | None":
@@ -212,39 +259,6 @@ def _load_start(job: Job) -> "Dictionary":
     dictionary = Dictionary(job.config.dictionary)
     dictionary.load_state_dict(load_file(job.inputs["init"].path / "weights.safetensors"))
     return dictionary
-
-
-def _calibrate(dictionary: "Dictionary", job: Job) -> None:
-    """Set a threshold that training has estimated by the weights that are saved, on calibration tokens."""
-    from lmsae.sparsity.selection import LearnsThreshold
-    from lmsae.stages.inputs.stored import calibration_parts
-
-    if not isinstance(dictionary.sparsity, LearnsThreshold):
-        return
-    config: Config = job.config
-    at_once = max(1, CALIBRATED_AT_ONCE // dictionary.geometry.latents)
-    tokens, batches = calibration_parts(dictionary.config, config.sites, job.inputs, config, at_once)
-    device = str(next(dictionary.parameters()).device)
-    dictionary.calibrate_threshold(tokens, ((batch.x, batch.usable) for batch in (one.to(device) for one in batches)))
-
-
-def _convert(dictionary: "Dictionary", job: Job) -> "Dictionary":
-    """The dictionary to save: as jumprelu if the row says so, and then what that costs in `conversion.json`."""
-    if not job.config.objective.convert_to_jumprelu:
-        return dictionary
-    import json
-
-    from lmsae.dictionary.as_jumprelu import convert_to_jumprelu, measure_cost
-    from lmsae.stages.inputs.stored import calibration_batch
-
-    converted, batch = (
-        convert_to_jumprelu(dictionary),
-        calibration_batch(dictionary.config, job.config.sites, job.inputs, job.config),
-    )
-    batch = batch.to(str(next(dictionary.parameters()).device))
-    paid = measure_cost(dictionary, converted, batch.x, batch.target, batch.usable)
-    (job.out / CONVERSION).write_text(json.dumps(paid.as_metrics(), indent=1) + "\n")
-    return converted
 
 
 class _Stream:
@@ -297,10 +311,10 @@ class _Stream:
 
 
 def _work(spec: Spec, outlook: Outlook) -> float | None:
-    dictionary = DictionaryConfig.model_validate(spec.config["dictionary"])
-    context_size = outlook.spec(spec.inputs["tokens"]).config["packing"]["context_size"]
-    batch = spec.config["batch_size"]
-    return dictionary_flops(dictionary, context_size).step * (spec.config["tokens"] // batch) * batch
+    config, tokens = Config.model_validate(spec.config), outlook.spec(spec.inputs["tokens"])
+    learning = dictionary_flops(config.dictionary, tokens.config["packing"]["context_size"]).step
+    evaluations = len(config.evaluated_steps) + RUNS_BEFORE if config.held_out else 0
+    return learning * config.steps * config.batch_size + evaluations * evaluation_flops(config, tokens)
 
 
 def _kind(spec: Spec, outlook: Outlook) -> Kind:
@@ -308,6 +322,7 @@ def _kind(spec: Spec, outlook: Outlook) -> Kind:
     return (
         outlook.spec(stored[0]).config["source"],
         spec.config["spliced"] is None,
+        spec.config["held_out"] is None,
         dictionary["geometry"]["kind"],
         dictionary["act_fn"]["kind"],
         spec.config["precision"],
@@ -317,8 +332,12 @@ def _kind(spec: Spec, outlook: Outlook) -> Kind:
 
 
 def _size(specs: Sequence[Spec], outlook: Outlook) -> str:
+    """The tokens to train on, and what the dictionaries on the way take on the disk."""
     del outlook
-    return f"{format_count(sum(spec.config['tokens'] for spec in specs))} tokens"
+    configs = [Config.model_validate(spec.config) for spec in specs]
+    kept = sum(FLOAT_BYTES * size_of(one.dictionary).parameters * len(one.kept_steps) for one in configs)
+    tokens = f"{format_count(sum(config.tokens for config in configs))} tokens"
+    return f"{tokens}, {format_bytes(kept)} of dictionaries on the way" if kept else tokens
 
 
 def _memory(specs: Sequence[Spec], outlook: Outlook) -> Footprint | None:
@@ -332,7 +351,7 @@ def _memory(specs: Sequence[Spec], outlook: Outlook) -> Footprint | None:
     context_size = packing["context_size"]
     layouts = [Layout(contexts, context_size, one.config["width"], one.config["dtype"]) for one in captures]
     dictionaries = [DictionaryConfig.model_validate(spec.config["dictionary"]) for spec in specs]
-    return training_footprint(
+    training = training_footprint(
         window_tokens=min(config.window_tokens, contexts * context_size),
         token_bytes=sum(layout.token_bytes for layout in layouts),
         batch_size=config.batch_size // config.gradient_accumulation,
@@ -341,6 +360,10 @@ def _memory(specs: Sequence[Spec], outlook: Outlook) -> Footprint | None:
         dataset_tokens=contexts * context_size,
         calibration_tokens=packing["calibration_tokens"],
     )
+    texts = [outlook.spec(spec.inputs["tokens"]) for spec in specs]
+    evaluations = map(evaluation_part, map(Config.model_validate, (spec.config for spec in specs)), texts)
+    largest = max(evaluations, key=lambda part: part.nbytes)
+    return Footprint([*training.parts, largest]) if largest.nbytes else training
 
 
 STAGE = Stage(
@@ -348,12 +371,12 @@ STAGE = Stage(
     version=6,
     help="activations + starting weights -> a dictionary",
     config=Config,
-    inputs={"activations": "activations", "init": "init", "tokens": "tokenize"},
+    inputs={"activations": "activations", "init": "init", "norm": "norm", "tokens": "tokenize"},
     make=make,
     configs=configs,
     sections={"train": TrainConfig},
-    keeps=frozenset({CHECKPOINT, NOTE}),
-    relatives_differ_in=LENGTH,
+    keeps=frozenset({CHECKPOINT, NOTE, KEPT}),
+    relatives_differ_in=LENGTH | ON_THE_WAY,
     shares=stream_of,
     fills_memory=True,
     require=_require_tokens,

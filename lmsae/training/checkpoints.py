@@ -19,7 +19,7 @@ from lmsae.runtime.version import __version__
 from lmsae.training.interruption import Interruption
 from lmsae.training.run import Run
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 2
 """The newest, and the one before it in case the newest is damaged."""
 DIGEST_DIGITS = 16
@@ -109,6 +109,9 @@ class Checkpoints:
         if path.stem.partition("-")[2] == digest_of_file(path)[:DIGEST_DIGITS]:
             saved = torch.load(path, map_location=self._run.device, weights_only=True)
             reason = _tell_differences(saved["made_by"], {**_describe_maker(self._run), "run": name})
+            if not reason and self._run.onlooker:
+                state = saved["state"]
+                reason = self._run.onlooker.take_over(state["onlooker"], state["steps_done"], path.parent.parent)
             if not reason:
                 self._run.go_on_from(saved["state"])
                 return True

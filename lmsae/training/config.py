@@ -1,11 +1,14 @@
 """The config of training, without torch: the columns `train.*`."""
 
+import contextlib
 import math
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from lmsae.config import Frozen
+from lmsae.config import POINTS_OF_THOUSANDS, Frozen
 from lmsae.errors import NotEnoughTokens
 from lmsae.training import schedules
 
@@ -35,6 +38,34 @@ def _parse_rate(value: object) -> object:
 
 
 Rate = Annotated[float | Literal["auto"], BeforeValidator(_parse_rate)]
+
+
+def _parse_keeping(value: object) -> object:
+    """The dictionaries to keep: log, one duration, or several that rise; one message for what is none of these."""
+    parts = list(value) if isinstance(value, list | tuple) else [value]
+    if parts == ["log"]:
+        return ("log",)
+    numbers = [_parse_duration(part) for part in parts]
+    if len(numbers) == 1 and numbers[0] == 0:
+        return ()
+    if None in numbers or 0 in numbers or any(a >= b for a, b in pairwise(filter(None, numbers)) if type(a) is type(b)):
+        raise ValueError("wanted: log, one duration (every 500 steps), or several that rise (100 1000 10000)")
+    return tuple(_check_share(number) for number in numbers if number)
+
+
+def _parse_duration(value: object) -> int | float | None:
+    """A number as a sheet or a YAML file writes it; None for anything else."""
+    if isinstance(value, str) and not POINTS_OF_THOUSANDS.fullmatch(value):
+        for number in (int, float):
+            with contextlib.suppress(ValueError):
+                return _parse_duration(number(value))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if 0 <= value < math.inf else None
+
+
+_KEEPING = {"anyOf": [{"const": "log"}, {"type": "number"}, {"type": "array", "items": {"type": "number"}}]}
+Keeping = Annotated[tuple[int | float | Literal["log"], ...], BeforeValidator(_parse_keeping), WithJsonSchema(_KEEPING)]
 
 
 class TrainConfig(Frozen):
@@ -159,6 +190,24 @@ class TrainConfig(Frozen):
         description="Precision of matrix products. Weights and sums are float32 in both cases. If few latents are "
         "active, only their selection is in bfloat16, and their codes are computed from the float32 weights.",
     )
+    eval_steps: Duration = Field(
+        default=0,
+        ge=0,
+        description="Time between two evaluations of the dictionary on held-out text in the course of training; the "
+        "last one comes at its end. They run the language model, write `along.csv` and change no weight. 0 is off.",
+    )
+    eval_tokens: int = Field(
+        default=16_384,
+        gt=0,
+        description="Largest number of held-out tokens of each of these evaluations, in whole contexts, at least one. "
+        "They are the first of those that `eval.tokens` counts. Their activations are in memory.",
+    )
+    keep_steps: Keeping = Field(
+        default=(),
+        description="Dictionaries to keep on the way, in `steps/STEPS/` of the artifact. `log`: after 1, 2, 4, 8 ... "
+        "steps. One duration: at this distance (500, or 0.1). Several that rise: after these (100 1000 10000). Empty, "
+        "or 0: none. With `train.eval_steps` they are evaluated too.",
+    )
 
     @model_validator(mode="after")
     def _hangs_together(self) -> "TrainConfig":
@@ -188,6 +237,30 @@ class TrainConfig(Frozen):
     def steps(self) -> int:
         """Whole batches in `tokens`."""
         return self.tokens // self.batch_size
+
+    @property
+    def kept_steps(self) -> tuple[int, ...]:
+        """The numbers of steps after which the dictionary is kept, without the last."""
+        return tuple(sorted({steps for steps in self._keepings() if 0 < steps < self.steps}))
+
+    @property
+    def evaluated_steps(self) -> tuple[int, ...]:
+        """The numbers of steps after which the dictionary is evaluated on held-out text: none, or the last among
+        them."""
+        if not self.eval_steps:
+            return ()
+        every = max(1, schedules.steps_of(self.eval_steps, self.steps))
+        return tuple(sorted({*range(every, self.steps, every), *self.kept_steps, self.steps}))
+
+    def _keepings(self) -> Iterator[int]:
+        marks = [mark if mark == "log" else max(1, schedules.steps_of(mark, self.steps)) for mark in self.keep_steps]
+        match marks:
+            case ["log"]:
+                yield from (1 << power for power in range(self.steps.bit_length()))
+            case [int(every)]:
+                yield from range(every, self.steps, every)
+            case _:
+                yield from (int(mark) for mark in marks)
 
     def peak_lr(self, latents: int) -> float:
         """The learning rate of a dictionary with so many latents, before its schedule."""

@@ -46,6 +46,13 @@ def set_final_weights(optimizer: Optimizer) -> None:
         switch()
 
 
+def set_training_weights(optimizer: Optimizer) -> None:
+    """Set the parameters back to the weights that it trains on, up to rounding."""
+    switch: Callable[[], None] | None = getattr(optimizer, "train", None)
+    if switch:
+        switch()
+
+
 def _make_groups(config: TrainConfig, parameters: Iterable[Named], lr: float) -> list[dict[str, object]]:
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +27,7 @@ from lmsae.training.unit_rows import normalize_rows, remove_radial_gradient
 
 if TYPE_CHECKING:
     from lmsae.training.objective import Objective
+    from lmsae.training.onlooker import Onlooker
     from lmsae.training.splice import Splice
 
 
@@ -42,10 +46,11 @@ class Run:
         name: str,
         log: curves.Log | None = None,
         splice: Splice | None = None,
+        onlooker: Onlooker | None = None,
     ) -> None:
         self.dictionary = dictionary.train().requires_grad_(True)
         self.objective, self.config, self.name, self.log = objective, config, name, log
-        self.splice = splice
+        self.splice, self.onlooker = splice, onlooker
         self.steps_done = 0
         self.curves: list[dict[str, float]] = []
         latents = dictionary.geometry.latents
@@ -85,6 +90,34 @@ class Run:
             self._resample(batch, k)
         if self.is_finished:
             self._finish()
+        elif self.onlooker:
+            self.onlooker.look(self)
+
+    def count_dead(self) -> int:
+        """The latents that have not fired for `train.dead_threshold` tokens."""
+        return int((self.since_fired >= self.config.dead_threshold).sum())
+
+    def copy_dictionary(self) -> Dictionary:
+        """A copy of the dictionary with the weights that would be saved if training ended here, for inference. Its
+        learned threshold is the running one. The run stays as it is, to the last bit."""
+        if self.is_finished:
+            return deepcopy(self.dictionary).eval().requires_grad_(False)
+        with self._weights_to_save():
+            return deepcopy(self.dictionary).eval().requires_grad_(False)
+
+    @contextmanager
+    def _weights_to_save(self) -> Iterator[None]:
+        """Within the block the dictionary has the weights that would be saved, and then its own again."""
+        own = {name: weights.detach().clone() for name, weights in self.dictionary.named_parameters()}
+        try:
+            self._set_weights_to_save()
+            yield
+        finally:
+            for optimizer in self.optimizers:
+                optimizers.set_training_weights(optimizer)
+            with torch.no_grad():
+                for name, weights in self.dictionary.named_parameters():
+                    weights.copy_(own[name])
 
     def _accumulate(self, batch: Batch, dead: Tensor, k: int | None, tally: curves.Tally | None) -> None:
         """Gradients of a batch, part by part, and what is learned from it without them."""
@@ -181,15 +214,18 @@ class Run:
 
     def _finish(self) -> None:
         """Bring the weights to what is saved."""
+        self._set_weights_to_save()
+        for name, weights in self.dictionary.named_parameters():
+            if not weights.isfinite().all():
+                raise self._describe_breakdown(f"{name} is not finite")
+
+    def _set_weights_to_save(self) -> None:
         if self.ema:
             self.ema.copy_to(self.dictionary.named_parameters())
             if self.objective.unit_norm_decoder:
                 normalize_rows(self._decoder_rows)
         for optimizer in self.optimizers:
             optimizers.set_final_weights(optimizer)
-        for name, weights in self.dictionary.named_parameters():
-            if not weights.isfinite().all():
-                raise self._describe_breakdown(f"{name} is not finite")
 
     def state(self) -> State:
         """All that steps change, as tensors, numbers, lists and dicts; what cannot change is the config's."""
@@ -201,6 +237,7 @@ class Run:
             "memory": self.memory,
             "ema": (self.ema.updates, self.ema.sums) if self.ema else None,
             "curves": self.curves,
+            "onlooker": self.onlooker.state() if self.onlooker else None,
         }
 
     def go_on_from(self, state: State) -> None:
@@ -215,7 +252,8 @@ class Run:
         if self.ema:
             self.ema.updates, self.ema.sums = state["ema"]
         if self.log:
-            for point in self.curves:
+            points = [*self.curves, *(self.onlooker.points if self.onlooker else ())]
+            for point in sorted(points, key=lambda point: point["step"]):
                 self.log(point)
 
     def write_curves(self, path: Path) -> None:

@@ -35,6 +35,7 @@ def train_together(
 
     Runs share batches and nothing else; each goes on from the steps that it has done, and lets earlier batches pass.
     One that breaks down, for whatever reason, leaves the others alone: after they have finished, BrokenRuns is raised.
+    A run's log is closed when its caller asks for the next one.
     `advance` is told the tokens of each batch, and `after_step` which runs go on.
     """
     active, broken = list(runs), dict[Run, Exception]()
@@ -51,10 +52,13 @@ def train_together(
                 continue
             if run.is_finished:
                 active.remove(run)
-                run.close()
                 finished.append(run)
         advance(batch.tokens)
-        yield from finished
+        for run in finished:
+            try:
+                yield run
+            finally:
+                run.close()
         after_step(active)
         if not active:
             break

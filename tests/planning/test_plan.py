@@ -180,6 +180,9 @@ MOVES: list[tuple[str, str, Sequence[str], str]] = [
     ("sae.tied_encoder", "true", ["init"], "top"),
     ("train.adam_eps", "1e-6", ["train"], "top"),
     ("train.ema", "0.9", ["train"], "top"),
+    ("train.eval_steps", "7", ["train"], "top"),
+    ("train.eval_tokens", "99", ["train"], "top"),
+    ("train.keep_steps", "log", ["train"], "top"),
     ("train.gradient_accumulation", "2", ["train"], "top"),
     ("train.initial_k", "9", ["train"], "top"),
     ("train.k_cold_boot_steps", "2", ["train"], "top"),
@@ -307,7 +310,7 @@ TEXTS_AND_LISTS = {
     *("dataset.name", "dataset.subset", "dataset.split", "dataset.divide_at"),
     *("dataset.column", "dataset.tokens_column", "dataset.messages_column"),
     *("sae.hook_point", "sae.hook_point_in", "sae.hook_point_out"),
-    *("sae.losses", "sae.molt_ranks", "sae.matryoshka_prefixes"),
+    *("sae.losses", "sae.molt_ranks", "sae.matryoshka_prefixes", "train.keep_steps"),
 }
 DRAWN = [move for move in MOVES if values_of(*move[:2]) is not None]
 
@@ -526,7 +529,16 @@ def test_a_thousand_rows_share_what_they_agree_on(fresh: Path) -> None:
     write_sweep(fresh, rows)
     plan = planned()
     counts = {stage: len(plan.specs(stage)) for stage in STAGES}
-    wanted = {"tokenize": 1, "activations": 2, "norm": 2, "init": 2, "train": 1000, "eval": 1000, "features": 1000, "report": 1}
+    wanted = {
+        "tokenize": 1,
+        "activations": 2,
+        "norm": 2,
+        "init": 2,
+        "train": 1000,
+        "eval": 1000,
+        "features": 1000,
+        "report": 1,
+    }
     assert counts == {"import": 0, **wanted}
     assert len(plan.passes("train", 16)) == 2 * 32  # 500 dictionaries of each hook point, 16 at a time
 

@@ -49,3 +49,20 @@ def test_tokens_are_written_as_everywhere(result: Result) -> None:
     for axes in curves_of(result, tokens=[1e5, 2e5, 3e5, 1.5e6, 2e6]).panels.axes:
         ticks = [axes.xaxis.get_major_formatter()(tick) for tick in (0, 5e5, 2e6)]
         assert ticks == ["0", "500 k", "2 M"]
+
+
+def test_metrics_in_the_course_of_training_have_a_figure_where_some_were_wanted(result: Result) -> None:
+    along = {
+        "steps": [8, 16],
+        "tokens": [2048, 4096],
+        "explained_variance": [0.5, 0.75],
+        "l0": [4.0, 4.0],
+        "ce_loss_score_mean": [0.25, 0.5],
+        "ce_difference": [0.5, 0.25],
+    }
+    assert "along" not in [plot.kind for plot in plots([result])]
+    (plot,) = [plot for plot in plots([result, replace(result, name="two", along=along)]) if plot.kind == "along"]
+    titles = [axes.get_title(loc="left") for axes in plot.panels.axes]
+    assert titles == ["Explained variance", "L0", "CE loss score", "CE difference"]
+    (line,) = plot.panels.axes[2].lines
+    assert np.asarray(line.get_xydata()).tolist() == [[2048, 0.25], [4096, 0.5]]

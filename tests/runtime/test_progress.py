@@ -77,3 +77,14 @@ def test_without_a_formula_there_are_no_flops_per_second() -> None:
     with show_progress("norm", unit="token", total=None, runtime=Runtime()) as progress:
         progress.advance(10)
     assert progress.facts()["flops_per_second"] is None
+
+
+@pytest.mark.parametrize(("progress", "said"), [(None, 1), (True, 1), (False, 0)])
+def test_lines_are_said_in_a_log_and_above_a_bar_and_nowhere_else(
+    progress: bool | None, said: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with show_progress("train", unit="token", total=30, runtime=Runtime(progress=progress)) as shown:
+        shown.say(["it learns"])
+        shown.advance(30)
+    lines = capfd.readouterr().err.replace("\r", "\n").splitlines()
+    assert lines.count("train: it learns") == said

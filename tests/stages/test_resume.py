@@ -22,8 +22,10 @@ from tests.miniature import HERE, Said, keys, write_config, write_sweep
 from tests.stages.zygote import Order, Zygote
 
 ROWS = [
-    {"name": "batch", "sae.architecture": "batchtopk", "sae.k": "4", "sae.convert_to_jumprelu": "true"},
-    {"name": "muon", "sae.architecture": "topk", "sae.k": "2", "train.optimizer": "muon", "train.ema": "0.9"},
+    {"name": "batch", "sae.architecture": "batchtopk", "sae.k": "4", "sae.convert_to_jumprelu": "true"}
+    | {"train.keep_steps": "log"},
+    {"name": "muon", "sae.architecture": "topk", "sae.k": "2", "train.optimizer": "muon", "train.ema": "0.9"}
+    | {"train.eval_steps": "7", "train.eval_tokens": "512", "train.keep_steps": "5 17"},
     {"name": "long", "sae.architecture": "p_anneal", "sae.p_anneal_coefficient": "0.1", "train.tokens": "12288"},
     {"name": "e2e", "sae.architecture": "topk", "sae.k": "4", "sae.losses": "e2e_kl", "sae.e2e_kl_coefficient": "100"},
 ]

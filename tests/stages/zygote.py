@@ -123,6 +123,7 @@ def prepare() -> None:
     import lmsae.cli
     import lmsae.commands.running
     import lmsae.dictionary.as_jumprelu
+    import lmsae.evaluation.repeated
     import lmsae.initialization.initialize
     import lmsae.planning.overview
     import lmsae.stages

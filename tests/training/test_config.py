@@ -1,8 +1,11 @@
 """Training's columns: whole batches, and a store that is too small is refused with advice that helps."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from lmsae.config import read_cells
 from lmsae.errors import NotEnoughTokens
 from lmsae.training.config import TrainConfig
 
@@ -83,3 +86,61 @@ def test_an_automatic_learning_rate_is_2e_4_at_16384_latents_and_falls_with_thei
 def test_settings_that_do_not_hang_together_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TrainConfig.model_validate({"tokens": 4096 * 100, **settings})
+
+
+@pytest.mark.parametrize(
+    ("cell", "kept", "spec"),
+    [
+        ("log", (1, 2, 4, 8, 16, 32, 64), ("log",)),
+        ("30", (30, 60, 90), (30,)),
+        (30, (30, 60, 90), (30,)),
+        ("0.25", (25, 50, 75), (0.25,)),
+        ("1 10 99", (1, 10, 99), (1, 10, 99)),
+        ("1, 10, 99", (1, 10, 99), (1, 10, 99)),
+        ([1, 10, 99], (1, 10, 99), (1, 10, 99)),
+        ("0.1 0.5", (10, 50), (0.1, 0.5)),
+        ("10 1000", (10,), (10, 1000)),
+        ("", (), ()),
+        ("0", (), ()),
+    ],
+)
+def test_dictionaries_are_kept_on_the_way_as_a_cell_says(cell: object, kept: tuple[int, ...], spec: object) -> None:
+    config = read_cells(TrainConfig, {"tokens": 100 * 4096, "keep_steps": cell})
+    assert (config.kept_steps, config.keep_steps) == (kept, spec)
+    again = TrainConfig.model_validate_json(config.model_dump_json())
+    assert [type(mark) for mark in again.keep_steps] == [type(mark) for mark in config.keep_steps]
+    assert again == config
+
+
+@pytest.mark.parametrize("cell", ["often", "log 5", "5 5", "9 5", "-1", "nan", "1.000", "5 0", True, None, ["log", 5]])
+def test_what_says_nothing_of_what_to_keep_is_one_fault(cell: object) -> None:
+    with pytest.raises(ValidationError, match=r"wanted: log, one duration .every 500 steps.") as raised:
+        read_cells(TrainConfig, {"tokens": 1, "keep_steps": cell})
+    assert [error["loc"] for error in raised.value.errors()] == [("keep_steps",)]
+
+
+def test_a_share_to_keep_at_is_at_most_all_steps() -> None:
+    with pytest.raises(ValidationError, match="share of all steps"):
+        read_cells(TrainConfig, {"tokens": 1, "keep_steps": "1.5"})
+
+
+marks = st.just(("log",)) | st.tuples(st.integers(1, 400) | st.floats(0.001, 1)) | st.just(()) | st.just((2, 30, 200))
+
+
+@given(st.integers(1, 300), st.integers(0, 400) | st.floats(0, 1), marks, st.integers(1, 9))
+def test_the_way_is_looked_at_within_the_run_and_at_its_end(
+    steps: int, eval_steps: float, keep_steps: tuple[object, ...], more: int
+) -> None:
+    """What is kept is evaluated; and what is counted in steps lies where it does in a longer run."""
+    given_ = {"batch_size": 10, "eval_steps": eval_steps, "keep_steps": keep_steps}
+    config = TrainConfig.model_validate({"tokens": 10 * steps, **given_})
+    assert all(0 < kept < steps for kept in config.kept_steps)
+    assert list(config.evaluated_steps) == sorted(set(config.evaluated_steps))
+    if not eval_steps:
+        assert config.evaluated_steps == ()
+        return
+    assert config.evaluated_steps[-1] == steps
+    assert set(config.kept_steps) < set(config.evaluated_steps)
+    if isinstance(eval_steps, int) and not any(isinstance(mark, float) for mark in keep_steps):
+        longer = TrainConfig.model_validate({"tokens": 10 * (steps + more), **given_})
+        assert [one for one in longer.evaluated_steps if one < steps] == list(config.evaluated_steps[:-1])

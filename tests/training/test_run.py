@@ -437,3 +437,35 @@ def test_training_at_few_entries_goes_where_dense_training_goes(
     assert not was_dense_too
     for key, value in dense.items():
         torch.testing.assert_close(sparse[key], value, rtol=1e-3, atol=1e-4, msg=key)
+
+
+COPIED: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain": ("topk", {}),
+    "mean of weights": ("batchtopk", {"ema": 0.9}),
+    "mean of unit rows": ("standard", {"ema": 0.9}),
+    "schedule-free": ("topk", {"optimizer": "schedule_free"}),
+    "two optimizers": ("gated", {"optimizer": "muon"}),
+    "resampled": ("standard_new", {"resample_steps": 4, "dead_threshold": 32, "ema": 0.9}),
+    "contexts": ("lorsa", {}),
+}
+
+
+@pytest.mark.parametrize("case", COPIED)
+def test_a_copy_of_the_dictionary_is_that_of_a_run_which_ends_there_and_leaves_this_one_alone(
+    case: str, make_run: Any, batches_for: Any, tmp_path: Path
+) -> None:
+    name, options = COPIED[case]
+    options = {"lr": 1e-2, "lr_schedule": "constant", "lr_warm_up_steps": 0, "sparsity_warm_up_steps": 3, **options}
+    batches, copied = batches_for(name), make_run(name, 12, **options)
+    while not copied.is_finished:
+        copied.step(batches[copied.steps_done])
+        if copied.config.resamples_after(copied.steps_done - 1):
+            continue  # no run resamples after its last step
+        copy, shorter = copied.copy_dictionary(), learn(make_run(name, copied.steps_done, **options), batches)
+        assert not copy.training
+        for (tensor, mine), theirs in zip(
+            copy.state_dict().items(), shorter.dictionary.state_dict().values(), strict=True
+        ):
+            assert mine.equal(theirs), (tensor, copied.steps_done)
+    whole = learn(make_run(name, 12, **options), batches)
+    assert saved(copied, tmp_path / "copied") == saved(whole, tmp_path / "whole")

@@ -106,6 +106,14 @@ def dead_latents_can_be_resampled(train: TrainConfig, dictionary: DictionaryConf
         yield Refusal(column, f"{message}: use the pre_act loss for jumprelu, or another activation function")
 
 
+def kept_steps_are_those_of_the_run(train: TrainConfig) -> Iterator[Refusal]:
+    """Steps that all rows share may be more than a short row has."""
+    beyond = [steps for steps in train.keep_steps if isinstance(steps, int) and steps >= train.steps > 0]
+    if beyond:
+        message = f"this row trains for {train.steps:,} steps; wanted: fewer than that, and not {beyond[0]:,} (the last"
+        yield Refusal("train.keep_steps", f"{message} dictionary is the artifact itself)", only_if_own=True)
+
+
 def columns_have_an_effect(
     init: InitConfig, train: TrainConfig, dictionary: DictionaryConfig, objective: Objective
 ) -> Iterator[Refusal]:
@@ -123,6 +131,7 @@ def columns_have_an_effect(
         ("train.k_cold_boot_steps", train.initial_k, "train.initial_k"),
         ("train.k_warm_up_steps", train.initial_k, "train.initial_k"),
         ("train.k_schedule", train.initial_k, "train.initial_k"),
+        ("train.eval_tokens", train.eval_steps, "train.eval_steps above 0"),
         ("train.resample_times", train.resample_steps, "train.resample_steps above 0"),
         ("train.threshold_lr_factor", act_fn.kind == "jumprelu", "jumprelu, which alone learns thresholds by gradient"),
         ("train.encoder_lr_factor", not getattr(geometry, "tied_encoder", False), "an encoder that is not tied"),
@@ -149,5 +158,6 @@ CHECKS: tuple[Check, ...] = (
     optimizer_keeps_unit_rows,
     k_can_change,
     dead_latents_can_be_resampled,
+    kept_steps_are_those_of_the_run,
     columns_have_an_effect,
 )

@@ -1,9 +1,15 @@
 """Longer runs: a run goes on from the last state that it shares with a shorter one, found among its relatives."""
 
+import shutil
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lmsae.artifacts.artifact import CHECKPOINT, Artifact
+from lmsae.artifacts.resuming import NOTE, discard
+from lmsae.errors import ArtifactError
+from lmsae.stages.along import Along, Scorings
+from lmsae.stages.effort import Facts
 from lmsae.stages.stage import Job
 from lmsae.training.forks import Fork, Schedules, find_fork
 from lmsae.training.objective import Learning
@@ -13,6 +19,10 @@ if TYPE_CHECKING:
 
 LENGTH = frozenset({"tokens", "epochs"})
 """The fields of training that say only how long it is. The order of tokens depends on neither."""
+ON_THE_WAY = frozenset({"eval_steps", "eval_tokens", "keep_steps", "held_out"})
+"""The fields of training that say only what is found out and kept on the way. No weight depends on them."""
+DICTIONARY = ("dictionary.json", "dictionary.safetensors", "conversion.json", "curves.csv")
+"""The files of a training that do not depend on them either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +36,32 @@ class Extended:
 def schedules_of(config: Learning) -> Schedules:
     """The schedules of a run: all that its config changes from step to step."""
     return Schedules(config, config.objective.losses, getattr(config.dictionary.act_fn, "k", None))
+
+
+def take_over_twin(job: Job) -> Facts | None:
+    """Write what a job is to make from a finished relative that trained as long and has all that is wanted of the way.
+
+    Prints which one that is, or what those lack. Returns facts for provenance, None if there is no such relative.
+    """
+    for twin in job.relatives:
+        if not twin.is_finished or twin.spec().config["tokens"] != job.config.tokens:
+            continue
+        try:
+            twin.require_intact()
+        except ArtifactError as error:
+            print(f"{job.reference}: nothing is taken over from {twin.reference}: {error}", file=sys.stderr)
+            continue
+        if missing := Along(job, Scorings({})).take_over_finished(twin):
+            print(f"{job.reference}: {twin.reference} has the same weights and is not enough: {missing}")
+            continue
+        discard(job.out / CHECKPOINT)
+        discard(job.out / NOTE)
+        for name in DICTIONARY:
+            if (twin.path / name).exists():
+                shutil.copyfile(twin.path / name, job.out / name)
+        print(f"{job.reference}: takes over the dictionary of {twin.reference}, which has all that is wanted")
+        return {"taken_over": twin.reference}
+    return None
 
 
 def extend_shorter_run(job: Job, checkpoints: "Checkpoints") -> Extended | None:
@@ -43,7 +79,7 @@ def extend_shorter_run(job: Job, checkpoints: "Checkpoints") -> Extended | None:
             return Extended(reference, steps)
         if shared.differs:
             reasons.append(f"{reference} shares its first {shared.steps:,} steps alone{_explain_fork(shared)}")
-        else:
+        elif not (artifact.path / CHECKPOINT).exists():
             reasons.append(f"{reference} has kept no state (runtime.keep_training_state keeps one)")
     if reasons:
         print(f"{job.reference}: trained from the start: {'; '.join(reasons)}")
@@ -72,11 +108,11 @@ def _explain_fork(shared: Fork) -> str:
 
 
 def _shorter_runs(job: Job) -> list[tuple[Artifact, Learning]]:
-    """The job's relatives that are trained on fewer tokens, with their configs, the longest first."""
+    """The job's relatives that are trained on as many tokens or fewer, with their configs, the longest first."""
     runs = [
         (relative, type(job.config).model_validate(relative.spec().config))
         for relative in job.relatives
         if relative.is_finished or (relative.path / CHECKPOINT).exists()
     ]
-    shorter = [(relative, config) for relative, config in runs if config.tokens < job.config.tokens]
+    shorter = [(relative, config) for relative, config in runs if config.tokens <= job.config.tokens]
     return sorted(shorter, key=lambda run: -run[1].tokens)

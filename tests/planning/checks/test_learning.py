@@ -47,6 +47,7 @@ def test_what_is_idle_is_a_column() -> None:
         ("train.k_cold_boot_steps", "topk", {}, {"train": {"initial_k": 8}}),
         ("train.k_warm_up_steps", "topk", {}, {"train": {"initial_k": 8}}),
         ("train.k_schedule", "topk", {}, {"train": {"initial_k": 8}}),
+        ("train.eval_tokens", "topk", {}, {"train": {"eval_steps": 10}}),
         ("train.resample_times", "topk", {}, {"train": {"resample_steps": 10}}),
         ("train.threshold_lr_factor", "topk", {}, {"act_fn": "jumprelu", "losses": ("l0",)}),
         ("train.encoder_lr_factor", "topk", {"tied_encoder": True}, {}),
