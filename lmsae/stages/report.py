@@ -6,6 +6,7 @@ from typing import Any
 
 from lmsae.artifacts.artifact import Artifact, Artifacts, Spec
 from lmsae.config import Frozen
+from lmsae.health.config import DoctorSection
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.origin import Origin
 from lmsae.stages.row import PlannedRow
@@ -113,13 +114,14 @@ def _summarize(results: Path) -> str:
 
 STAGE = Stage(
     name="report",
-    version=4,
+    version=5,
     help="all evaluations of the sweep -> results/",
     config=Config,
     inputs={"train": "train", "eval": "eval"},
     make=make,
     of_sweep=of_sweep,
     lessen=of_what_is_there,
+    sections={"doctor": DoctorSection},
     is_wanted=True,
     publisher=Publisher(_publish, _is_published, _summarize),
     # Of a dictionary the curves alone are read: its weights may be large, and are not checked for them.
