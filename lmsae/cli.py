@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lmsae.errors import ConfigError, LmsaeError
+from lmsae.health.config import PRESETS
 from lmsae.runtime.memory import explain_no_memory
 from lmsae.runtime.version import __version__
 from lmsae.stages import STAGES
@@ -16,7 +17,8 @@ _NAMES = "a row's name (its dictionary), ROW/STAGE, or the first digits of a key
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code: 0 done, 1 `verify` found damage, 2 an error that the user can mend."""
+    """Run one command; returns its exit code: 0 done, 1 `verify` found damage or `doctor` an unhealthy dictionary, 2 an
+    error that the user can mend."""
     parsed = parser().parse_args(arguments)
     try:
         return parsed.command(parsed)
@@ -53,6 +55,9 @@ def parser() -> argparse.ArgumentParser:
             _add_choice_of_dictionary(command)
     show = _command(commands, "show", "an artifact's config, lineage, provenance and who wants it", _show, True)
     show.add_argument("key", help=f"the artifact: {_NAMES}")
+    doctor = _command(commands, "doctor", "what is wrong with dictionaries, and what to change", _doctor, sweep=True)
+    doctor.add_argument("names", nargs="*", metavar="NAME", help=f"{_NAMES}; all, or none, is every row of the sweep")
+    doctor.add_argument("--preset", choices=[*PRESETS], help="thresholds of health (default: doctor.preset)")
     verify = _command(commands, "verify", "recompute the digests of artifacts; name each damaged file", _verify)
     verify.add_argument("keys", nargs="*", metavar="KEY", help="artifacts to verify; without any, all of them")
     convert = _command(commands, "convert", "a trained dictionary of the topk family -> jumprelu", _convert, True)
@@ -187,6 +192,20 @@ def _show(arguments: argparse.Namespace) -> int:
     artifact, artifacts, plan = _find(arguments)
     print(describe(artifact, plan(), artifacts))
     return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from functools import cache
+
+    from lmsae.artifacts.artifact import Artifacts
+    from lmsae.commands.doctoring import doctor
+    from lmsae.commands.finding import plan_if_faultless
+
+    runtime = _runtime(arguments)
+    own = [text for text in arguments.set if text.startswith("doctor.")]
+    own += [f"doctor.preset={arguments.preset}"] if arguments.preset else []
+    plan = cache(lambda: plan_if_faultless(lambda: _make_plan(arguments)[0]))
+    return doctor(arguments.names, plan, Artifacts(runtime.artifacts), runtime.results, own, say=print)
 
 
 def _verify(arguments: argparse.Namespace) -> int:

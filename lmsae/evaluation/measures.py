@@ -185,7 +185,7 @@ def score_conversion(hooked: HookedDictionary) -> Score:
 
 
 def score_text(hooked: HookedDictionary) -> Score:
-    """What the text costs without any model."""
+    """The cost of the text without any model."""
     return Score(hooked.text)
 
 

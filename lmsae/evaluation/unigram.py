@@ -9,7 +9,8 @@ Block = tuple[np.ndarray, np.ndarray]
 
 
 def count_following(blocks: Iterable[Block], d_vocab: int) -> np.ndarray:
-    """How often each id (d_vocab,) follows a token that counts. The last token of a context has none behind it."""
+    """The number of times that each id (d_vocab,) follows a token that counts. The last token of a context has none
+    behind it."""
     counts = np.zeros(d_vocab, np.int64)
     for ids, counted in blocks:
         counts += np.bincount(ids[:, 1:][counted[:, :-1]], minlength=d_vocab)

@@ -1,6 +1,7 @@
 """The report as one HTML page that needs no other file and no network."""
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -8,8 +9,8 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from lmsae.health.ranges import ranges
 from lmsae.metrics.definitions import METRICS, definition
-from lmsae.report.health import CHECKS
 from lmsae.report.main_metrics import MAIN_METRICS, in_order
 from lmsae.report.provenance import BEGIN, END
 from lmsae.report.results import MAIN_SETTINGS, SPARSITY_SETTINGS, Result, settings_of, text_of
@@ -66,7 +67,8 @@ def page(
         main=MAIN_METRICS,
         definitions=METRICS,
         definition=definition,
-        checks=[(check, _failures(results, check.metric)) for check in CHECKS],
+        ranges=_ranges(results),
+        diagnoses=Counter(one.name for result in results for one in result.verdict.diagnoses),
         healthy=sum(result.verdict.ok for result in results),
         in_order=in_order,
         figures={
@@ -113,5 +115,13 @@ def _shorten(setting: str) -> str:
     return setting.partition(".")[2].removesuffix("_coefficient") or setting
 
 
-def _failures(results: Sequence[Result], metric: str) -> int:
-    return sum(metric in result.verdict.outside for result in results)
+def _ranges(results: Sequence[Result]) -> list[tuple[str, str, str, int]]:
+    """Each metric with a range: what is healthy in one row or another, what being outside means, and how many rows
+    are."""
+    by_row = [ranges(result.thresholds) for result in results]
+    table = []
+    for same in zip(*by_row, strict=True):
+        outside = sum(same[0].metric in result.verdict.outside for result in results)
+        healthy = " or ".join(dict.fromkeys(one.text for one in same))
+        table.append((same[0].metric, healthy, same[0].meaning, outside))
+    return table

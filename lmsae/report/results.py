@@ -1,24 +1,17 @@
 """Results: each row's settings, and the numbers and curves that its artifacts hold."""
 
-import csv
 import json
-import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
-from pathlib import Path
 from typing import Protocol
 
 from lmsae.artifacts.artifact import Artifact
-from lmsae.report.health import Verdict, dense_share, verdict
-
-# Settings by which dictionaries trade reconstruction for sparsity: rows that differ in nothing else form one line.
-SPARSITY_SETTINGS = frozenset(
-    {"sae.k", "sae.target_l0"}
-    | {f"sae.{loss}_coefficient" for loss in ("l0", "l1", "lp", "p_anneal", "tanh", "tanh_quad")}
-)
-
+from lmsae.health.case import Case, read_case, read_curves
+from lmsae.health.config import Thresholds, thresholds_of
+from lmsae.health.knobs import SPARSITY_SETTINGS
+from lmsae.health.verdict import Verdict, examine
 
 # What people ask for first: which model, text and place, how large, how long. The page shows them whoever set them.
 MAIN_SETTINGS = (
@@ -63,21 +56,38 @@ class Sweep(Protocol):
 
 @dataclass(frozen=True)
 class Result:
-    """One dictionary, and what training and evaluation found of it. `settings` has those that all rows share too,
-    `metrics` those that the report derives, and `curves` maps a column to its values."""
+    """One dictionary, and what training and evaluation found of it. `settings` has those that all rows share too."""
 
     name: str
     settings: Mapping[str, object]
     artifacts: Mapping[str, str]
-    metrics: Mapping[str, float]
-    histogram: Sequence[int]
-    curves: Mapping[str, Sequence[float]]
+    case: Case
+
     along: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """The metrics on held-out text in the course of training, by column; empty if none were wanted."""
 
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The metrics, with those that are derived from others."""
+        return self.case.metrics
+
+    @property
+    def histogram(self) -> Sequence[int]:
+        return self.case.histogram
+
+    @property
+    def curves(self) -> Mapping[str, Sequence[float]]:
+        """The values of each column of the training curves."""
+        return self.case.curves
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """The ends of what is healthy for this row."""
+        return thresholds_of(self.settings)
+
     @cached_property
     def verdict(self) -> Verdict:
-        return verdict(self.metrics)
+        return examine(self.case, self.thresholds)
 
     @property
     def architecture(self) -> str:
@@ -144,32 +154,5 @@ def text_of(setting: object) -> str:
 
 
 def _read(row: Row, shared: Mapping[str, object], evaluation: Artifact, train: Artifact) -> Result:
-    measured = json.loads((evaluation.path / "metrics.json").read_text())
-    histogram = measured.pop("density_histogram")
-    along = train.path / "along.csv"
-    metrics = {name: math.nan if value is None else value for name, value in measured.items()}
-    return Result(
-        name=row.name,
-        settings={**shared, **row.settings},
-        artifacts=dict(row.artifacts),
-        metrics={**metrics, "dense_share": dense_share(metrics)},
-        histogram=histogram,
-        curves=_read_curves(train.path / "curves.csv"),
-        along=_read_curves(along) if along.exists() else {},
-    )
-
-
-def _read_curves(path: Path) -> dict[str, list[float]]:
-    """The curves of a file by name: whole numbers where all of a curve were written so. None where there is no file: a
-    dictionary that was not trained here has no curves."""
-    if not path.exists():
-        return {}
-    with open(path, newline="") as file:
-        header, *lines = csv.reader(file)
-    return {name: _parse([line[i] for line in lines]) for i, name in enumerate(header)}
-
-
-def _parse(texts: Sequence[str]) -> list[float]:
-    if all(text.isdecimal() for text in texts):
-        return [int(text) for text in texts]
-    return [float(text or "nan") for text in texts]
+    settings, along = {**shared, **row.settings}, train.path / "along.csv"
+    return Result(row.name, settings, dict(row.artifacts), read_case(train, evaluation), read_curves(along))

@@ -44,8 +44,8 @@ def write_table(columns: Mapping[str, Sequence[Cell]], path: Path) -> None:
 
 
 def table(results: Sequence[Result], given: Sequence[str]) -> dict[str, Sequence[Cell]]:
-    """The columns of the table, a value for each dictionary: name, settings, metrics, health, artifact keys, and the
-    settings that are defaults."""
+    """The columns of the table, a value for each dictionary: name, settings, metrics, health with its diagnoses,
+    artifact keys, and the settings that are defaults."""
     settings = {name: [_cell(result.settings.get(name)) for result in results] for name in settings_of(results)}
     metrics = in_order(names_of([result.metrics for result in results]))
     stages = names_of([result.artifacts for result in results])
@@ -55,6 +55,7 @@ def table(results: Sequence[Result], given: Sequence[str]) -> dict[str, Sequence
         **first,
         **{name: [_number_or_null(result.metrics.get(name, math.nan)) for result in results] for name in metrics},
         "healthy": [result.verdict.ok for result in results],
+        "diagnoses": [" ".join(one.name for one in result.verdict.diagnoses) for result in results],
         "findings": ["; ".join(result.verdict.findings) for result in results],
         **{f"artifacts.{stage}": [result.artifacts.get(stage) for result in results] for stage in stages},
         **{name: values for name, values in settings.items() if name not in first},

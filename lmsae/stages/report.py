@@ -6,6 +6,7 @@ from typing import Any
 
 from lmsae.artifacts.artifact import Artifact, Artifacts, Spec
 from lmsae.config import Frozen
+from lmsae.health.config import DoctorSection
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.origin import Origin
 from lmsae.stages.row import PlannedRow
@@ -121,6 +122,7 @@ STAGE = Stage(
     make=make,
     of_sweep=of_sweep,
     lessen=of_what_is_there,
+    sections={"doctor": DoctorSection},
     is_wanted=True,
     publisher=Publisher(_publish, _is_published, _summarize),
     # Of a training no dictionary is read: weights may be large, and are not checked for its curves.

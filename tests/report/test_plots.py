@@ -24,7 +24,11 @@ def result(sweep: Sweep) -> Result:
 
 def curves_of(result: Result, **curves: list[float]) -> Plot:
     """The figure of the training curves of a result, some of them these."""
-    (plot,) = [p for p in plots([replace(result, curves={**result.curves, **curves})]) if p.kind == "curves"]
+    (plot,) = [
+        p
+        for p in plots([replace(result, case=replace(result.case, curves={**result.curves, **curves}))])
+        if p.kind == "curves"
+    ]
     return plot
 
 

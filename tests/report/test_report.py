@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import pyarrow.parquet as pq
 import pytest
 
-from lmsae.artifacts.artifact import Artifact
+from lmsae.artifacts.artifact import Artifacts, Spec
 from lmsae.losses import LOSSES
 from lmsae.metrics.definitions import HISTOGRAM_BINS, METRICS, definition
 from lmsae.report.main_metrics import MAIN_METRICS, in_order
@@ -41,7 +41,7 @@ def test_the_table_has_a_row_a_dictionary_with_settings_metrics_health_and_artif
     assert (good["name"], good["sae.k"], good["train.lr"], good["l0"]) == ("good=1+1", "2", "", "4.25")
     assert (weak["name"], weak["sae.k"], weak["train.lr"], weak["l2_ratio"]) == ("weak", "3", "0.001", "0.5")
     assert (good["healthy"], good["findings"]) == ("True", "")
-    assert (weak["healthy"], weak["findings"].split(":")[0]) == ("False", "l2_ratio is 0.5 (healthy")
+    assert (weak["healthy"], weak["findings"].split(":")[0]) == ("False", "shrinkage")
     assert weak["artifacts.train"] != good["artifacts.train"] == f"train/{good['artifacts.train'].partition('/')[2]}"
     header = list(good)
     assert (
@@ -164,10 +164,9 @@ def test_a_row_of_nulls_is_drawn_and_judged(sweep: Sweep) -> None:
 def test_curves_are_those_of_the_dictionaries_among_the_inputs(sweep: Sweep, tmp_path: Path) -> None:
     """And not of any folder that lies beside the evaluation."""
     sweep.add("one")
-    elsewhere = tmp_path / "elsewhere/train/0"
-    elsewhere.mkdir(parents=True)
-    (elsewhere / "curves.csv").write_text("step,tokens,loss\n1,256,0.5\n")
-    (result,) = read_results(sweep.config, {**sweep.inputs, "train/one": Artifact(elsewhere)})
+    elsewhere = Artifacts(tmp_path / "elsewhere").add(Spec(stage="train", version=1, config={}, inputs={}))
+    (elsewhere.path / "curves.csv").write_text("step,tokens,loss\n1,256,0.5\n")
+    (result,) = read_results(sweep.config, {**sweep.inputs, "train/one": elsewhere})
     assert result.curves == {"step": [1], "tokens": [256], "loss": [0.5]}
 
 

@@ -1,0 +1,1 @@
+"""Health: what is wrong with a dictionary, the evidence, and what to change."""

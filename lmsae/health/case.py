@@ -1,0 +1,74 @@
+"""A case: all that is known of a trained dictionary when its health is judged."""
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lmsae.artifacts.artifact import Artifact
+from lmsae.config import JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """The metrics of a dictionary, NaN where one has no value, its training curves by name, and the config that it was
+    trained with; what is not known is missing."""
+
+    metrics: Mapping[str, float]
+    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    histogram: Sequence[int] = ()
+
+    def metric(self, name: str) -> float:
+        """A metric; NaN if it was not measured."""
+        return self.metrics.get(name, math.nan)
+
+    @property
+    def dictionary(self) -> JsonObject:
+        """The dictionary's config; empty if it is not known."""
+        return self.training.get("dictionary", {})
+
+    @property
+    def width(self) -> int | None:
+        """The width of the widest hook point that it reads."""
+        reads = self.dictionary.get("widths", {}).get("reads")
+        return max(reads) if reads else None
+
+    @property
+    def losses(self) -> dict[str, JsonObject]:
+        """The losses beside reconstruction, by kind."""
+        return {loss["kind"]: loss for loss in self.training.get("objective", {}).get("losses", ())}
+
+
+def read_case(train: Artifact, evaluation: Artifact) -> Case:
+    """The case of a finished dictionary, from its training and its evaluation."""
+    measured = json.loads((evaluation.path / "metrics.json").read_text())
+    histogram = measured.pop("density_histogram")
+    metrics = {name: math.nan if value is None else value for name, value in measured.items()}
+    metrics["dense_share"] = dense_share(metrics)
+    return Case(metrics, read_curves(train.path / "curves.csv"), train.spec().config, histogram)
+
+
+def dense_share(metrics: Mapping[str, float]) -> float:
+    """Share of latents that fire on more than a tenth of all tokens; NaN where it was not measured."""
+    latents = metrics.get("d_sae", 0)
+    return metrics.get("dense_1e-1", math.nan) / latents if latents else math.nan
+
+
+def read_curves(path: Path) -> dict[str, list[float]]:
+    """The curves of a file by name: whole numbers where all of a curve were written so. None where there is no file: a
+    dictionary that was not trained here has no curves."""
+    if not path.exists():
+        return {}
+    with open(path, newline="") as file:
+        header, *lines = csv.reader(file)
+    return {name: _parse([line[i] for line in lines]) for i, name in enumerate(header)}
+
+
+def _parse(texts: Sequence[str]) -> list[float]:
+    if all(text.isdecimal() for text in texts):
+        return [int(text) for text in texts]
+    return [float(text or "nan") for text in texts]

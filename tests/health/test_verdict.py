@@ -1,0 +1,254 @@
+"""When a dictionary is healthy, and what is said when it is not."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmsae.health.case import Case
+from lmsae.health.config import PRESETS, DoctorSection, Thresholds, thresholds_of
+from lmsae.health.ranges import ranges
+from lmsae.health.verdict import examine
+
+DEMO = PRESETS["demo"]
+METRICS = {
+    "explained_variance": 0.7,
+    "ce_loss_score_mean": 0.8,
+    "dead_share": 0.1,
+    "dense_share": 0.25,
+    "l2_ratio": 0.8,
+    "l0": 32,
+    "d_sae": 1000,
+    "dead": 100,
+    "ce_clean": 3.0,
+    "ce_unigram": 6.0,
+}
+STEPS = 400
+CURVES = {
+    "tokens": [1000.0 * (step + 1) for step in range(STEPS)],
+    "loss": [1 + math.exp(-step / 20) for step in range(STEPS)],
+    "explained_variance": [0.72] * STEPS,
+    "l0": [32.0] * STEPS,
+    "dead": [0.0] * STEPS,
+    "lr": [1e-3] * STEPS,
+}
+TRAINING: dict[str, Any] = {
+    "lr": 1e-3,
+    "lr_warm_up_steps": 0.01,
+    "tokens": 400_000,
+    "epochs": 1,
+    "batch_size": 1000,
+    "dead_threshold": 100_000,
+    "threshold_lr_factor": 1.0,
+    "dictionary": {
+        "d_sae": 1000,
+        "widths": {"reads": [256], "writes": [256]},
+        "geometry": {"kind": "sae"},
+        "act_fn": {"kind": "relu"},
+    },
+    "objective": {"losses": [{"kind": "l1", "l1_coefficient": 1.0}]},
+}
+HISTOGRAM = [0] * 40 + [900] + [0] * 19  # a hundredth of all tokens
+HEALTHY = Case(METRICS, CURVES, TRAINING, HISTOGRAM)
+RANGED = ("explained_variance", "ce_loss_score_mean", "dead_share", "dense_share", "l2_ratio")
+
+
+def case(metrics: dict[str, float] | None = None, curves: dict[str, Any] | None = None, **training: Any) -> Case:
+    """The healthy case with some of its numbers changed."""
+    return replace(
+        HEALTHY, metrics=METRICS | (metrics or {}), curves=CURVES | (curves or {}), training=TRAINING | training
+    )
+
+
+def part(act_fn: dict[str, Any] | None = None, **dictionary: Any) -> dict[str, Any]:
+    changed = {"act_fn": act_fn} if act_fn else {}
+    return {**TRAINING["dictionary"], **changed, **dictionary}
+
+
+def names(found: Case, limits: Thresholds = DEMO) -> list[str]:
+    return [one.name for one in examine(found, limits).diagnoses]
+
+
+def test_a_dictionary_at_every_threshold_is_healthy() -> None:
+    found = examine(HEALTHY, DEMO)
+    assert found.ok
+    assert found.findings == found.outside == ()
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "name"),
+    [
+        ("explained_variance", 0.699, "missing_variance"),
+        ("ce_loss_score_mean", 0.799, "model_loss"),
+        ("dead_share", 0.101, "dead_latents"),
+        ("l2_ratio", 0.799, "shrinkage"),
+        ("l2_ratio", 1.101, "shrinkage"),
+    ],
+)
+def test_one_value_beyond_its_threshold_is_the_one_diagnosis(metric: str, value: float, name: str) -> None:
+    found = examine(case({metric: value}), DEMO)
+    assert not found.ok
+    assert found.outside == (metric,)
+    (diagnosis,) = found.diagnoses
+    assert diagnosis.name == name
+    (evidence,) = diagnosis.evidence
+    assert (evidence.source, evidence.name, evidence.value) == ("metrics.json", metric, value)
+    assert f"{metric} is " in found.findings[0]
+
+
+@pytest.mark.parametrize("metric", RANGED)
+def test_what_is_not_a_number_or_not_there_is_never_healthy(metric: str) -> None:
+    assert not examine(case({metric: math.nan}), DEMO).ok
+    assert not examine(replace(HEALTHY, metrics={k: v for k, v in METRICS.items() if k != metric}), DEMO).ok
+
+
+def test_nothing_but_metrics_is_enough_for_the_ranges() -> None:
+    assert examine(Case(METRICS), DEMO).ok
+    assert names(Case({})) == ["missing_variance", "model_loss", "dead_latents", "dense_latents", "shrinkage"]
+
+
+RISING = {"reconstruction_loss": [1.0, 50.0, *[0.5] * (STEPS - 2)]}
+FALLING = {"loss": [10 - step / STEPS for step in range(STEPS)]}
+SLOW = {"lr": [1e-6] * STEPS}
+JUMPRELU = part({"kind": "jumprelu"})
+MOVING = {"l0": [60.0] * 320 + [30.0] * 80}
+
+
+@pytest.mark.parametrize(
+    ("found", "name", "said"),
+    [
+        (case({"ce_clean": 4.51}), "unknown_text", "ce_clean is 4.51 (healthy: at most 0.75 of ce_unigram 6)"),
+        (case(dictionary=part(d_sae=256)), "too_few_latents", "d_sae is 256 (healthy: above 256"),
+        (case({"dead_share": 0.5}, RISING), "lr_too_high", "early rise of the loss is 50 (healthy: at most 3 times)"),
+        (
+            case({"dead_share": 0.5}, {"dead": [0.0] * 100 + [300.0] * 300}),
+            "lr_too_high",
+            "early dead share is 0.3 (healthy: at most 0.2)",
+        ),
+        (case(None, MOVING, dictionary=JUMPRELU), "threshold_not_settled", "l0 over the last fifth is -0.5"),
+        (case({"l0_over_k": 0.85, "l0": 32}), "threshold_not_settled", "l0_over_k is 0.85 (healthy: 0.9 to 1.1)"),
+        (case({"explained_variance": 0.3}, FALLING), "lr_too_low", "late gain is 0.5 (healthy: at most 0.35)"),
+        (case({"explained_variance": 0.3}, SLOW), "lr_too_low", "path of a weight is 0.0064 (healthy: at least 1 of"),
+        (
+            case({"l0": 3, "explained_variance": 0.3, "l2_ratio": 0.5, "dead_share": 0.3}),
+            "sparsity_too_strong",
+            "l0 is 3 (healthy: at least 25)",
+        ),
+        (case({"dead": 260, "dead_share": 0.26}), "too_wide", "firings in training is 0.26 (healthy: at most 0.15)"),
+        (
+            case({"explained_variance": 0.5}),
+            "too_wide",
+            "explained variance lost from training to held-out text is 0.22 (healthy: at most 0.12)",
+        ),
+        (case({"l0": 129}), "sparsity_too_weak", "l0 is 129 (healthy: at most 0.5 of the width 256)"),
+        (case({"dense_share": 0.3}), "sparsity_too_weak", "dense_share is 0.3 (healthy: at most 0.25)"),
+    ],
+)
+def test_a_cause_is_named_alone_with_its_evidence_and_advice(found: Case, name: str, said: str) -> None:
+    verdict = examine(found, DEMO)
+    assert [one.name for one in verdict.diagnoses] == [name]
+    assert said in verdict.findings[0]
+    assert "sae." in verdict.diagnoses[0].advice or "train." in verdict.diagnoses[0].advice or name == "unknown_text"
+
+
+def test_a_rate_that_is_too_high_rules_out_what_follows_from_it() -> None:
+    """After such a start nothing is active, and all else is wrong too."""
+    ruined = {"dead_share": 0.9, "dead": 900, "l0": 0.1, "explained_variance": -0.2, "ce_loss_score_mean": 0.0}
+    assert names(case({**ruined, "l2_ratio": 0.5}, RISING | FALLING | SLOW, dictionary=JUMPRELU)) == ["lr_too_high"]
+
+
+def test_a_high_start_that_leaves_latents_alive_is_no_illness() -> None:
+    assert names(case(None, RISING)) == []
+
+
+def test_a_rate_that_is_too_low_rules_out_a_verdict_on_sparsity() -> None:
+    assert names(case({"l0": 400, "dense_share": 1.0}, SLOW)) == ["lr_too_low"]
+    assert names(case({"l0": 2, "explained_variance": 0.1}, SLOW)) == ["lr_too_low"]
+
+
+def test_a_frozen_dictionary_has_no_rate_that_could_be_too_low() -> None:
+    """A random control learns nothing, and is not to."""
+    assert names(case(None, FALLING | SLOW, encoder_lr_factor=0.0, decoder_lr_factor=0.0)) == []
+
+
+def test_a_falling_loss_of_thresholds_that_still_move_is_put_down_to_them() -> None:
+    assert names(case(None, MOVING | FALLING, dictionary=JUMPRELU)) == ["threshold_not_settled"]
+
+
+def test_a_molt_may_have_fewer_latents_than_dimensions() -> None:
+    assert names(case(dictionary=part(d_sae=200, geometry={"kind": "molt"}))) == []
+
+
+@pytest.mark.parametrize(
+    ("act_fn", "losses", "metrics", "advice"),
+    [
+        ({"kind": "topk", "k": 400}, [], {"l0": 400}, "Lower sae.k from 400 to about 133"),
+        ({"kind": "topk", "k": 2}, [], {"l0": 2, "explained_variance": 0.3}, "Raise sae.k from 2 to about 6"),
+        (
+            {"kind": "relu"},
+            [{"kind": "l1", "l1_coefficient": 0.1}],
+            {"l0": 300},
+            "Raise sae.l1_coefficient from 0.1 to",
+        ),
+        (
+            {"kind": "jumprelu"},
+            [{"kind": "target_l0", "target_l0": 300, "target_l0_coefficient": 1}],
+            {"l0": 300},
+            "Lower sae.target_l0 from 300 to about 100",
+        ),
+    ],
+)
+def test_advice_names_the_setting_its_value_and_the_next_to_try(
+    act_fn: dict[str, Any], losses: list[dict[str, Any]], metrics: dict[str, float], advice: str
+) -> None:
+    found = case(metrics, dictionary=part(act_fn), objective={"losses": losses})
+    assert advice in examine(found, DEMO).diagnoses[0].advice
+
+
+def test_a_rate_without_warm_up_is_advised_to_have_one() -> None:
+    (sick,) = examine(case({"dead_share": 0.5}, RISING, lr_warm_up_steps=0), DEMO).diagnoses
+    assert sick.advice == "Lower train.lr from 0.001 to about 0.0001, and set train.lr_warm_up_steps to 0.05"
+    (warmed,) = examine(case({"dead_share": 0.5}, RISING), DEMO).diagnoses
+    assert "warm_up" not in warmed.advice
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.945, "5.5 % below k"), (1.02, "2.0 % above k")])
+def test_an_l0_that_is_not_k_is_told_whatever_the_health(share: float, said: str) -> None:
+    found = examine(case({"l0": 32 * share, "l0_over_k": share}), DEMO)
+    assert found.ok
+    assert found.findings == (f"l0 is {32 * share:.4g}, {said}",)
+
+
+def test_an_l0_within_a_hundredth_of_k_is_not_worth_a_word() -> None:
+    assert examine(case({"l0": 31.7, "l0_over_k": 0.9906}), DEMO).findings == ()
+
+
+def test_published_practice_asks_for_more() -> None:
+    assert names(HEALTHY, PRESETS["published"]) == ["sparsity_too_strong", "sparsity_too_weak"]
+    good = {"explained_variance": 0.91, "l2_ratio": 0.95, "dead_share": 0.04, "dense_share": 0.05, "l0": 60}
+    fine = case({**good, "dead": 40}, {"explained_variance": [0.92] * STEPS})
+    assert names(fine, PRESETS["published"]) == []
+    assert names(fine) == []
+
+
+def test_a_row_has_its_presets_thresholds_and_those_of_its_own() -> None:
+    assert thresholds_of({"train.lr": 1.0}) == DEMO
+    own = thresholds_of({"doctor.preset": "published", "doctor.max_dead_share": 0.5})
+    assert own == PRESETS["published"].model_copy(update={"max_dead_share": 0.5})
+
+
+def test_every_threshold_is_a_column() -> None:
+    assert [*DoctorSection.model_fields] == ["preset", *Thresholds.model_fields]
+
+
+def test_docs_name_every_threshold_with_its_values_and_every_range() -> None:
+    root = Path(__file__).parents[2]
+    page = (root / "docs/doctor.md").read_text()
+    for name in Thresholds.model_fields:
+        demo, published = (getattr(PRESETS[preset], name) for preset in ("demo", "published"))
+        assert f"| `doctor.{name}` | {demo:g} | {published:g} |" in page
+    for one in ranges(DEMO):
+        assert f"| `{one.metric}` | {one.text} |" in (root / "docs/metrics.md").read_text()
+        assert f"`{one.name}`" in page
