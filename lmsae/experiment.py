@@ -7,11 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmsae.artifacts.artifact import Artifacts
 from lmsae.planning.plan import plan_of
 from lmsae.stages import STAGES
 
 if TYPE_CHECKING:
     from lmsae.dictionary.dictionary import Dictionary
+    from lmsae.interpretation.opening import Features
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,29 @@ class Experiment:
     def metrics(self) -> dict[str, Any]:
         """The metrics that evaluation measured on held-out text."""
         return json.loads((self.artifacts["eval"] / "metrics.json").read_text())
+
+    @cached_property
+    def features(self) -> "Features":
+        """The meaning of each latent. Raises KeyError if `features.tokens` is 0."""
+        from lmsae.interpretation.opening import open_features
+
+        return open_features(self.artifacts["features"])
+
+
+def features(name: Path | str, *, artifacts: Path | str = "artifacts", results: Path | str = "results") -> "Features":
+    """The meaning of each latent of a dictionary, as the stage `features` described it (docs/features.md).
+
+    `name` is a row, the first digits of a key, or a folder. `artifacts` is the folder of all artifacts, and `results`
+    one of those where rows are published. Raises MissingArtifact if the name means nothing, or the artifact is not
+    finished, and FolderError for a folder of another version.
+
+        found = lmsae.features("resid2-topk-32")
+        found.latent(7)["top_tokens"], found.contexts(7).to_pandas()
+    """
+    from lmsae.commands.finding import find_described
+    from lmsae.interpretation.opening import open_features
+
+    return open_features(find_described(name, Artifacts(Path(artifacts)), Path(results)))
 
 
 def run(experiment: Path | str | Mapping[str, Any], *, name: str | None = None, **runtime: Any) -> Experiment:

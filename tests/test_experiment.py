@@ -55,11 +55,12 @@ def test_an_experiments_own_runtime_is_the_one_that_counts(made: Path, lmsae: Ca
 def test_run_from_python_gives_the_dictionary_the_metrics_and_the_folders(fresh: Path) -> None:
     made = package.run(EXPERIMENT, name="mine", artifacts="art", results="out")
     assert made.name == "mine"
-    assert list(made.artifacts) == ["tokenize", "activations", "norm", "init", "train", "eval", "report"]
+    assert list(made.artifacts) == ["tokenize", "activations", "norm", "init", "train", "eval", "features", "report"]
     assert all((folder / "manifest.json").exists() for folder in made.artifacts.values())
     assert made.artifacts["train"].is_relative_to("art")
     assert made.results == Path("out")
     assert made.metrics["l0"] <= 4
+    assert made.features.info.latents == 64
     codes = made.dictionary.encode(torch.randn(3, 16))
     assert codes.shape == (3, 64)
     assert (fresh / "out").is_dir()

@@ -46,7 +46,7 @@ ROWS = [
 ]
 LATER = row_of("skip_transcoder")
 """The row that a test adds when the others are made."""
-SMALL = {"train": {"tokens": 2048}, "eval": {"tokens": 256}, "init": {"tokens": 256}}
+SMALL = {"train": {"tokens": 2048}, "eval": {"tokens": 256}, "features": {"tokens": 256}, "init": {"tokens": 256}}
 SEVERAL = {"crosscoder": [HERE, THERE], "clt": ["blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"]}
 
 
@@ -104,6 +104,7 @@ def test_the_whole_zoo_shares_tokens_and_activations(zoo: Path) -> None:
         "init": 7,
         "train": 7,
         "eval": 7,
+        "features": 7,
         "report": 1,
     }
 
@@ -190,6 +191,7 @@ def test_gc_keeps_a_store_as_long_as_any_row_reads_it(mine: Path, lmsae: Lmsae) 
         "init": 2,
         "train": 2,
         "eval": 2,
+        "features": 2,
     }
     said = lmsae("run")
     assert [line for line in said.err.splitlines() if " 0 made" not in line] == ["report: 1 made, 0 there already"]

@@ -1,17 +1,19 @@
 """Finding an artifact by what a person calls it: a row, a row and a stage, or the first digits of its key."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lmsae.artifacts.artifact import Artifact, Artifacts
 from lmsae.errors import ConfigError, MissingArtifact, suggest
 from lmsae.planning.plan import Plan
 from lmsae.planning.sheet import ROW_NAME
+from lmsae.planning.sweeps import known_sweeps
 from lmsae.stages import ROW_STAGES
 
 WHOLE_KEY = re.compile(r"([a-z]+/)?[0-9a-f]{16}")
 OF_A_ROW = "train"
+DESCRIBED = "features"
 
 
 def plan_if_faultless(make_plan: Callable[[], Plan]) -> Plan | None:
@@ -20,6 +22,39 @@ def plan_if_faultless(make_plan: Callable[[], Plan]) -> Plan | None:
         return make_plan()
     except ConfigError:
         return None
+
+
+def find_described(name: Path | str, artifacts: Artifacts, results: Path) -> Path:
+    """The folder of the features that a name means: a folder, a row of any sweep that was planned, or a key.
+
+    Raises MissingArtifact if it means nothing, if rows of several sweeps have this name, or if it is not finished.
+    """
+    if isinstance(name, Path) or ("/" in name and Path(name).is_dir()):
+        return Path(name)
+    row = name.removesuffix(f"/{DESCRIBED}")
+    sweeps = list(known_sweeps(artifacts))
+    wants = {one for sweep in sweeps for one in sweep.wants.get(row, ()) if one.startswith(f"{DESCRIBED}/")}
+    if len(wants) > 1:
+        raise MissingArtifact(f"several sweeps have a row {row}: name one of {', '.join(sorted(wants))}.")
+    published = results / "rows" / row / DESCRIBED
+    if wants:
+        found = artifacts[wants.pop()]
+    elif ROW_NAME.fullmatch(row) and published.is_dir():
+        found = artifacts.find("/".join(published.resolve().parts[-2:]))
+    else:
+        found = _find_by_key(name, artifacts, sorted({row for sweep in sweeps for row in sweep.wants if row}))
+    return found.require_intact(read=()).path
+
+
+def _find_by_key(key: str, artifacts: Artifacts, rows: Sequence[str]) -> Artifact:
+    try:
+        return artifacts.find(key if "/" in key else f"{DESCRIBED}/{key}")
+    except MissingArtifact as error:
+        if key in rows:
+            listed = f" Row {key} wants none: its features.tokens is 0."
+        else:
+            listed = f" No row is called {key!r} either{suggest(key, rows) or '.'}" if rows else ""
+        raise MissingArtifact(f"{error}{listed}") from None
 
 
 def find_artifact(name: str, artifacts: Artifacts, results: Path, plan: Callable[[], Plan | None]) -> Artifact:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
@@ -63,6 +63,17 @@ class Lorsa(Geometry):
         values = (x @ self.W_enc).unflatten(-1, (len(self.W_Q), -1)).transpose(-3, -2)
         pre = scaled_dot_product_attention(queries, keys, values, is_causal=True).transpose(-3, -2).flatten(-2)
         return pre if self.b_enc is None else pre + self.b_enc
+
+    def attend(
+        self, x: Float[Tensor, "position d_in"], latents: Int[Tensor, " rows"], positions: Int[Tensor, " rows"]
+    ) -> Float[Tensor, "rows position"]:
+        """The rows of patterns by which some latents see a context from some positions; 0 behind those."""
+        heads = latents.to(x.device) // (self.latents // len(self.W_Q))
+        queries = self._rotate(torch.einsum("td,hdk->htk", x, self.W_Q) + self.b_Q[:, None])
+        keys = self._rotate(torch.einsum("td,hdk->htk", x, self.W_K) + self.b_K[:, None])
+        scores = torch.einsum("rk,rtk->rt", queries[heads, positions], keys[heads]) / self.W_Q.shape[-1] ** 0.5
+        behind = torch.arange(len(x), device=x.device) > positions.to(x.device)[:, None]
+        return scores.masked_fill(behind, -torch.inf).softmax(-1)
 
     def _rotate(self, vectors: Float[Tensor, "*batch position d_qk"]) -> Float[Tensor, "*batch position d_qk"]:
         """Queries or keys with rotary positions: dimension i and i + rotated/2 turn together (GPT-NeoX)."""

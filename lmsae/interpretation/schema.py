@@ -26,6 +26,9 @@ def quantile_kind(number: int) -> str:
     return f"q{number + 1}"
 
 
+Split = Literal["train", "held_out"]
+
+
 class Location(Frozen):
     """A hook point of one of the models, by the model's number."""
 
@@ -34,7 +37,7 @@ class Location(Frozen):
 
 
 class Info(Frozen):
-    """What holds for all latents: what was counted, and how."""
+    """The facts that hold for all latents: what was counted, and in which way."""
 
     model_config = ConfigDict(extra="ignore")  # a later lmsae may say more
 
@@ -48,7 +51,7 @@ class Info(Frozen):
     reads: tuple[Location, ...] = Field(description="Hook points that the dictionary reads.")
     writes: tuple[Location, ...] = Field(description="Hook points that it writes.")
     dataset: str = Field(description="Name of the text.")
-    split: Literal["train", "held_out"] = Field(description="Split of the text that was counted.")
+    split: Split = Field(description="Split of the text that was counted.")
     contexts: int = Field(description="Number of contexts that were read.")
     context_size: int = Field(description="Tokens of a context.")
     tokens: int = Field(description="Tokens that count: all of these contexts but special, masked and skipped ones.")

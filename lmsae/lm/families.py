@@ -22,6 +22,15 @@ class Projections(NamedTuple):
     """Products of queries and keys are divided by sqrt(d_head)."""
 
 
+class Ending(NamedTuple):
+    """The way from the residual stream to logits: the final norm's module, the kind of norm, and the embedding, whose
+    weights are those of the unembedding (`lm_head`) in models that are tied."""
+
+    norm: str
+    kind: Literal["layer", "rms", "rms_around_one"]
+    embedding: str
+
+
 class ModuleSide(NamedTuple):
     """A module inside a layer ("" is the layer itself), and the side of it that carries the activations."""
 
@@ -35,14 +44,16 @@ class Family:
 
     `hook_points` lists the hook points of a layer in the order in which a forward pass meets them. `keys` holds the
     name of each size in config.json, and `defaults` the size that transformers takes if config.json leaves it out.
-    `missing` reads from config.json the hook points that this model lacks, each with the reason. `unusable` reads from
-    it the reasons why the weights of the model's "mlp" or "attention" cannot be those of a dictionary.
+    `ending` is None of a model without logits. `missing` reads from config.json the hook points that this model lacks,
+    each with the reason. `unusable` reads from it the reasons why the weights of the model's "mlp" or "attention"
+    cannot be those of a dictionary.
     """
 
     layers: str
     hook_points: Mapping[str, ModuleSide]
     projections: Projections
     keys: Mapping[str, str]
+    ending: Ending | None
     defaults: Mapping[str, int] = field(default_factory=dict)
     missing: Callable[[Mapping[str, object]], Mapping[str, str]] = lambda config: {}
     unusable: Callable[[Mapping[str, object]], Mapping[str, str]] = lambda config: {}
@@ -144,35 +155,64 @@ _GPT2_KEYS = {
     "max_context": "n_positions",
 }
 
+_GPT2_ENDING = Ending("transformer.ln_f", "layer", "transformer.wte")
+_GPT_NEOX_ENDING = Ending("gpt_neox.final_layer_norm", "layer", "gpt_neox.embed_in")
+_LLAMA_EMBEDDING = "model.embed_tokens"
+_LLAMA_ENDING = Ending("model.norm", "rms", _LLAMA_EMBEDDING)
+_GEMMA_ENDING = Ending("model.norm", "rms_around_one", _LLAMA_EMBEDDING)
+_PHI_ENDING = Ending("model.final_layernorm", "layer", _LLAMA_EMBEDDING)
+
 FAMILIES: dict[str, Family] = {
-    "gpt2": Family("transformer.h", _GPT2_POINTS, _GPT2_WEIGHTS, _GPT2_KEYS, unusable=_gpt2_unusable),
+    "gpt2": Family("transformer.h", _GPT2_POINTS, _GPT2_WEIGHTS, _GPT2_KEYS, _GPT2_ENDING, unusable=_gpt2_unusable),
     "gpt_neo": Family(
         "transformer.h",
         _GPT_NEO_POINTS,
         _GPT_NEO_WEIGHTS,
         _KEYS | {"n_layers": "num_layers", "n_heads": "num_heads"},
+        _GPT2_ENDING,
     ),
     "gpt_neox": Family(
         "gpt_neox.layers",
         _GPT_NEOX_POINTS,
         _GPT_NEOX_WEIGHTS,
         _KEYS,
+        _GPT_NEOX_ENDING,
         missing=lambda config: _PARALLEL if config.get("use_parallel_residual", True) else {},
     ),
-    "llama": Family("model.layers", _LLAMA_POINTS, _LLAMA_WEIGHTS, _KEYS),
-    "mistral": Family("model.layers", _LLAMA_POINTS, _LLAMA_WEIGHTS, _KEYS),
-    "qwen2": Family("model.layers", _LLAMA_POINTS, _LLAMA_WEIGHTS, _KEYS),
+    "llama": Family("model.layers", _LLAMA_POINTS, _LLAMA_WEIGHTS, _KEYS, _LLAMA_ENDING),
+    "mistral": Family("model.layers", _LLAMA_POINTS, _LLAMA_WEIGHTS, _KEYS, _LLAMA_ENDING),
+    "qwen2": Family("model.layers", _LLAMA_POINTS, _LLAMA_WEIGHTS, _KEYS, _LLAMA_ENDING),
     "qwen3": Family(
-        "model.layers", _LLAMA_POINTS, _LLAMA_WEIGHTS, _KEYS, {"d_head": 128}, unusable=lambda config: _QK_NORM
+        "model.layers",
+        _LLAMA_POINTS,
+        _LLAMA_WEIGHTS,
+        _KEYS,
+        _LLAMA_ENDING,
+        {"d_head": 128},
+        unusable=lambda config: _QK_NORM,
     ),
-    "gemma": Family("model.layers", _LLAMA_POINTS, _LLAMA_WEIGHTS, _KEYS, {"d_head": 256}),
+    "gemma": Family("model.layers", _LLAMA_POINTS, _LLAMA_WEIGHTS, _KEYS, _GEMMA_ENDING, {"d_head": 256}),
     "gemma2": Family(
-        "model.layers", _GEMMA2_POINTS, _LLAMA_WEIGHTS, _KEYS, {"d_head": 256}, unusable=lambda config: _POST_NORMS
+        "model.layers",
+        _GEMMA2_POINTS,
+        _LLAMA_WEIGHTS,
+        _KEYS,
+        _GEMMA_ENDING,
+        {"d_head": 256},
+        unusable=lambda config: _POST_NORMS,
     ),
     "gemma3_text": Family(
-        "model.layers", _GEMMA2_POINTS, _LLAMA_WEIGHTS, _KEYS, {"d_head": 256}, unusable=lambda config: _POST_NORMS
+        "model.layers",
+        _GEMMA2_POINTS,
+        _LLAMA_WEIGHTS,
+        _KEYS,
+        _GEMMA_ENDING,
+        {"d_head": 256},
+        unusable=lambda config: _POST_NORMS,
     ),
-    "phi": Family("model.layers", _PHI_POINTS, _PHI_WEIGHTS, _KEYS, missing=lambda config: {**_PARALLEL, **_ONE_NORM}),
+    "phi": Family(
+        "model.layers", _PHI_POINTS, _PHI_WEIGHTS, _KEYS, _PHI_ENDING, missing=lambda config: {**_PARALLEL, **_ONE_NORM}
+    ),
 }
 
 _NOTHING_MOVED = {"hook_attn_out": "its attention moves nothing; add moved=8, or so, to its name"}
@@ -181,6 +221,7 @@ FEATURES = Family(
     {kind: ModuleSide("", "out") for kind in _GPT2_POINTS if kind.startswith("hook_")},
     Projections("", ()),
     _KEYS | {"n_layers": "layers", "d_model": "width"},
+    None,
     {"n_heads": 1},
     missing=lambda config: {} if config["moved"] else _NOTHING_MOVED,
     unusable=lambda config: dict.fromkeys(("mlp", "attention"), "it writes known features, by no neurons or heads"),

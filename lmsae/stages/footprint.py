@@ -1,4 +1,6 @@
-"""The memory of training, from the values of a row, without torch. The size of the dataset hardly enters the formula.
+"""The memory of training and of features, from the values of a row, without torch.
+
+The size of the dataset hardly enters the formula of training.
 
 Two windows of activations, as they are stored, are held at a time: one that batches come from, one that is being read.
 Of each dictionary there are its weights and Adam's two moments. Dictionaries that share a pass take their steps in
@@ -75,3 +77,27 @@ def training_bytes(
     gradient = STEP_COPIES * max(size.parameters for size in dictionaries)
     step = FLOAT_BYTES * (batch_size * (codes + STEP_ACTIVATIONS * width) + gradient)
     return round(data + states + step)
+
+
+CODES_AT_ONCE = 1 << 25
+"""Codes that features computes at a time, or one token's (lmsae/interpretation/gathering.py)."""
+CODE_ARRAYS = 3
+"""Arrays of so many codes: pre-activations, their largest, and codes."""
+READ_TOKEN_BYTES = 40
+"""Of a token that is read: its id, whether it counts, its text, its document, its firings, and where they begin."""
+FIRINGS_BYTES = 1 << 29
+"""Firings in memory while latents are described: a block of them, and the rows that pairs are counted in."""
+FIRING_BYTES = 24
+"""Of a firing: in its block, in its row, and while it is sorted."""
+WAITING_BYTES = 16 << 20
+"""Firings of each dictionary that wait for their file, and what sorts them."""
+
+
+def describing_bytes(*, tokens: int, dictionaries: Sequence[DictionarySize]) -> int:
+    """Bytes at the peak of a features pass on the CPU, likewise, beyond a language model's. The largest dictionary's
+    rows are there twice while neighbors are looked for."""
+    weights = FLOAT_BYTES * (sum(size.parameters for size in dictionaries) + max(s.parameters for s in dictionaries))
+    codes = FLOAT_BYTES * CODE_ARRAYS * max(CODES_AT_ONCE, *(size.latents for size in dictionaries))
+    firings = min(FIRINGS_BYTES, FIRING_BYTES * tokens * max(size.latents for size in dictionaries))
+    waiting = WAITING_BYTES * len(dictionaries)
+    return round(weights + max(codes, firings) + waiting + READ_TOKEN_BYTES * tokens)

@@ -51,7 +51,7 @@ def configs(row: ResolvedRow) -> list[Config]:
 
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
-    """Write `tokens.zarr` and `counts.json` (docs/artifacts.md)."""
+    """Write `tokens.zarr`, `documents.parquet` and `counts.json` (docs/artifacts.md)."""
     from lmsae.runtime.progress import show_progress
     from lmsae.text.overlap import held_out_overlap
     from lmsae.text.pinning import documents, holds_ids
@@ -167,7 +167,7 @@ def _kind(spec: Spec, outlook: Outlook) -> Kind:
 
 STAGE = Stage(
     name="tokenize",
-    version=3,
+    version=4,
     help="text -> packed contexts of token ids",
     config=Config,
     inputs={},

@@ -2,12 +2,13 @@
 
 With a limit, it keeps the first documents of the shuffled order that hold so many tokens. Which they are is known only
 when all documents have come, but a document behind the last of those kept so far can never be among them. So few of
-the documents of a large text need be tokenized. Memory holds 32 bytes a document that is kept.
+the documents of a large text need be tokenized. Memory holds 48 bytes a document that is kept; names stand in a file.
 """
 
 import os
 import tempfile
 from array import array
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -33,13 +34,15 @@ class Spool:
     def __init__(
         self, directory: Path, dtype: np.dtype, seed: int, *, masked: bool = False, most: int | None = None
     ) -> None:
-        self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 (closed by __exit__; nameless on disk)
+        # Closed by __exit__, and nameless on disk.
+        self._file, self._names = (tempfile.TemporaryFile(dir=directory) for _ in range(2))  # noqa: SIM115
         self._record = np.dtype([("id", dtype), ("mask", np.bool_)] if masked else [("id", dtype)])
         self._seed, self.most = seed, most
         self._ranks, self._starts, self._lengths, self._characters = (array("Q") for _ in range(4))
+        self._name_starts, self._name_lengths = array("Q"), array("Q")
         self._left_out = array("Q")
         self._last_rank: int | None = None
-        self._written = 0
+        self._written = self._named = 0
         self.tokens = 0
 
     def __enter__(self) -> Self:
@@ -47,6 +50,7 @@ class Spool:
 
     def __exit__(self, *exception: object) -> None:
         self._file.close()
+        self._names.close()
 
     def __len__(self) -> int:
         return len(self._lengths)
@@ -86,6 +90,9 @@ class Spool:
         self._starts.append(self._written)
         self._lengths.append(len(ids))
         self._characters.append(characters)
+        self._name_starts.append(self._named)
+        self._name_lengths.append(self._names.write(name.encode()))
+        self._named += self._name_lengths[-1]
         self._written += len(ids)
         self.tokens += len(ids)
         if self.most is not None and self.tokens >= self.most * (1 if self._last_rank is None else SLACK):
@@ -104,7 +111,7 @@ class Spool:
         kept = order[: np.searchsorted(ends, self.most) + 1]
         self._last_rank = self._ranks[kept[-1]]
         self.tokens = int(ends[len(kept) - 1])
-        for name in ("_ranks", "_starts", "_lengths", "_characters"):
+        for name in ("_ranks", "_starts", "_lengths", "_characters", "_name_starts", "_name_lengths"):
             values = np.frombuffer(getattr(self, name), np.uint64)[kept]
             setattr(self, name, array("Q", values.tobytes()))
 
@@ -123,12 +130,25 @@ class Spool:
         documents = np.repeat(np.arange(first, last), to - from_)
         return (records["id"], documents, records["mask"]) if self.has_mask else (records["id"], documents)
 
+    def names(self, tokens: int) -> Iterator[str]:
+        """Yield the names of the documents that the first tokens of the shuffled stream come from, in their order."""
+        _, ends = self._layout
+        self._names.flush()
+        count = int(np.searchsorted(ends, tokens, "left")) + 1 if tokens else 0
+        for document in self._order[:count].tolist():
+            start, length = self._name_starts[document], self._name_lengths[document]
+            yield os.pread(self._names.fileno(), length, start).decode()
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        """The numbers of the documents, as they were appended, in shuffled order."""
+        return np.argsort(np.frombuffer(self._ranks, np.uint64), kind="stable")
+
     @cached_property
     def _layout(self) -> tuple[np.ndarray, np.ndarray]:
         """The documents in shuffled order: their starts in the file, and their ends in the stream."""
         self._file.flush()
-        order = np.argsort(np.frombuffer(self._ranks, np.uint64), kind="stable")
-        return _numbers(self._starts)[order], np.cumsum(_numbers(self._lengths)[order])
+        return _numbers(self._starts)[self._order], np.cumsum(_numbers(self._lengths)[self._order])
 
     def _may_keep(self, rank: int) -> bool:
         return self._last_rank is None or rank <= self._last_rank

@@ -4,17 +4,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import numpy as np
 
 from lmsae.errors import SourceError
+from lmsae.text.document_places import NamedDocument, write_documents
 from lmsae.text.documents import AnyDocument, Omission, TokenDocument, is_held_out, shuffle_rank
 from lmsae.text.encoding import Encoder
 from lmsae.text.mixing import interleave
 from lmsae.text.packing import PackingCounts, SpooledText, TokenizeConfig, pack
 from lmsae.text.spool import Spool
-from lmsae.text.tokens import TokenWriter, dtype_of
+from lmsae.text.tokens import Split, TokenWriter, dtype_of
 
 BATCH_CHARACTERS, BATCH_DOCUMENTS = 2**21, 1024
 """The largest batch for the tokenizer: enough for its threads, and little for memory."""
@@ -59,7 +60,7 @@ def tokenize(
     *,
     masked: bool = False,
 ) -> Counts:
-    """Tokenize and pack documents into `out/tokens.zarr`. Returns the counts.
+    """Tokenize and pack documents into `out/tokens.zarr`, and write their names. Returns the counts.
 
     `progress` is called with the tokens of each batch. `require_claim` raises an error if `out` is another process's by
     now; it is asked before each block is written. `masked` says that some documents may have masks. Documents that
@@ -84,6 +85,8 @@ def tokenize(
         for source, text in zip(sources, texts, strict=True):
             _read(source, text, encoder, progress)
         counts: Counts = {**_count_documents(texts), **pack(texts, config, vocabulary.bos, writer)}
+        require_claim()
+        write_documents(_name_documents(texts, counts, config.body), out)
     writer.write_attributes(
         {
             "n_calibration_contexts": config.calibration_contexts,
@@ -136,6 +139,21 @@ def _read(source: TextSource, text: SpooledText, encoder: Encoder, progress: Cal
         )
     for spool in text.spools:
         spool.keep_first()
+
+
+def _name_documents(texts: Sequence[SpooledText], counts: PackingCounts, body: int) -> Iterator[NamedDocument]:
+    """Yield the name of every document that any context holds, by split and by index."""
+    splits: tuple[tuple[Split, Literal["train_contexts", "held_out_contexts"]], ...] = (
+        ("train", "train_contexts"),
+        ("held_out", "held_out_contexts"),
+    )
+    for split, count in splits:
+        first = 0
+        for text, packed in zip(texts, counts["sources"], strict=True):
+            spool = text.spool(split)
+            for number, name in enumerate(spool.names(packed[count] * body), first):
+                yield NamedDocument(split, number, text.name, name)
+            first += len(spool)
 
 
 def _count_documents(texts: Sequence[SpooledText]) -> DocumentCounts:

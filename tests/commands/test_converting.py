@@ -118,6 +118,7 @@ def test_rows_may_be_converted_after_training_and_say_what_that_cost(made: Path,
     assert [line for line in said.err.splitlines() if " 0 made" not in line] == [
         "train: 2 made, 2 there already",
         "eval: 2 made, 2 there already",
+        "features: 2 made, 2 there already",
         "report: 1 made, 0 there already",
     ]
     before, after = metrics_of("batch", made), metrics_of("batch2", made)

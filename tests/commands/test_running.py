@@ -41,6 +41,7 @@ def test_a_finished_sweep_holds_every_artifact_and_its_report(finished: Path) ->
         "init": 4,
         "train": 4,
         "eval": 4,
+        "features": 4,
         "report": 1,
     }
     assert (finished / "results").is_dir()
@@ -88,7 +89,10 @@ def test_training_shows_loss_l0_and_explained_variance_in_its_bar(
 
 def test_a_new_row_makes_only_what_no_earlier_row_has(made: Path, lmsae: Lmsae) -> None:
     write_sweep(made, [*ROWS, {**ROWS[0], "name": "new", "train.lr": "0.002"}])
-    wanted = {"tokenize": 0, "activations": 0, "norm": 0, "init": 0, "train": 1, "eval": 1, "report": 1}
+    wanted = {"tokenize": 0, "activations": 0, "norm": 0, "init": 0, "train": 1, "eval": 1} | {
+        "features": 1,
+        "report": 1,
+    }
     assert counts(lmsae("run")) == wanted
 
 

@@ -20,7 +20,7 @@ from lmsae.planning.plan import Plan, plan_of
 from lmsae.planning.sheet import SECTIONS, columns
 from lmsae.runtime.runtime import Runtime, Wandb
 from lmsae.sparsity.config import TopKConfig
-from lmsae.stages import ROW_STAGES, STAGES, activations, evaluate, init, norm, tokenize, train
+from lmsae.stages import ROW_STAGES, STAGES, activations, evaluate, init, interpret, norm, tokenize, train
 from lmsae.stages.models import LMConfig
 from lmsae.stages.sites import Place, Sites
 from lmsae.text.dataset import ResolvedDataset
@@ -112,6 +112,21 @@ MOVES: list[tuple[str, str, Sequence[str], str]] = [
     ("train.precision", "bfloat16", ["train"], "top"),
     ("eval.tokens", "512", ["eval"], "top"),
     ("eval.batch_contexts", "7", ["eval"], "top"),
+    ("features.tokens", "512", ["features"], "top"),
+    ("features.split", "held_out", ["features"], "top"),
+    ("features.batch_contexts", "7", ["features"], "top"),
+    ("features.top_contexts", "3", ["features"], "top"),
+    ("features.quantiles", "3", ["features"], "top"),
+    ("features.quantile_samples", "3", ["features"], "top"),
+    ("features.tokens_before", "3", ["features"], "top"),
+    ("features.tokens_after", "3", ["features"], "top"),
+    ("features.histogram_bins", "3", ["features"], "top"),
+    ("features.position_bins", "3", ["features"], "top"),
+    ("features.top_tokens", "3", ["features"], "top"),
+    ("features.logits", "3", ["features"], "top"),
+    ("features.neighbors", "3", ["features"], "top"),
+    ("features.companions", "3", ["features"], "top"),
+    ("features.seed", "1", ["features"], "top"),
     ("activations.skip_first_positions", "2", ["norm"], "top"),
     ("activations.skip_last_positions", "2", ["norm"], "top"),
     ("activations.max_norm_factor", "3", ["norm"], "top"),
@@ -211,10 +226,11 @@ BESIDE = {
 BELOW = {
     "tokenize": {*ROW_STAGES},
     "activations": {*ROW_STAGES} - {"tokenize"},
-    "norm": {"norm", "init", "train", "eval"},
-    "init": {"init", "train", "eval"},
-    "train": {"train", "eval"},
+    "norm": {"norm", "init", "train", "eval", "features"},
+    "init": {"init", "train", "eval", "features"},
+    "train": {"train", "eval", "features"},
     "eval": {"eval"},
+    "features": {"features"},
 }
 
 
@@ -338,13 +354,16 @@ def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down
     )
     objective = Objective(losses=(AuxK(),), unit_norm_decoder=False)
     sites = Sites(reads=(0,), writes=(0,))
+    places = (Place(model=0, hook_point=hook_point),)
+    about = {"models": (lm,), "places": places, "sites": sites}
     configs = {
         "tokenize": tokenize.Config(dataset=text, tokenizer=model, packing=TokenizeConfig()),
         "activations": activations.Config(model=lm, hook_point=hook_point, width=256),
         "norm": norm.Config(),
         "init": init.Config(dictionary=dictionary, sites=sites, unit_norm_decoder=False).settled(dictionary),
         "train": train.Config(tokens=1_000_000, dictionary=dictionary, sites=sites, objective=objective),
-        "eval": evaluate.Config(models=(lm,), places=(Place(model=0, hook_point=hook_point),), sites=sites),
+        "eval": evaluate.Config.model_validate(about),
+        "features": interpret.Config.model_validate({**about, "tokenizer": model, "dataset": text.name}),
     }
     specs: dict[str, Spec] = {}
     for stage, config in configs.items():
@@ -352,12 +371,13 @@ def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down
         dumped = config.model_dump(mode="json")
         specs[stage] = Spec(stage=stage, version=STAGES[stage].version, config=dumped, inputs=inputs)
     assert {stage: spec.key for stage, spec in specs.items()} == {
-        "tokenize": "ba024671e1ca38f7",
-        "activations": "821a631f1c0e2a00",
-        "norm": "6351a56ab543ce59",
-        "init": "f98daacfe06f3196",
-        "train": "9c7896cd2faaac39",
-        "eval": "414440edcf6ffac5",
+        "tokenize": "e8d99ca799f3a58f",
+        "activations": "842ecc76827a1e2a",
+        "norm": "d93557921d381048",
+        "init": "3a665b48701e5844",
+        "train": "a0698f2cb66bd72b",
+        "eval": "b908b3fe4fd56ceb",
+        "features": "de52c8bcbfa47ed2",
     }
 
 
@@ -431,6 +451,7 @@ def test_hook_points_side_by_side_are_numbered_and_shared_with_rows_that_read_on
         "init": 5,
         "train": 5,
         "eval": 5,
+        "features": 5,
     }
     assert len(plan.passes("activations", 16)) == 1
 
@@ -461,12 +482,16 @@ def test_only_dictionaries_of_one_stream_are_trained_in_one_pass(fresh: Path) ->
 def test_rows_share_every_stage_that_they_agree_on() -> None:
     plan = planned()
     counts = {stage: len(plan.specs(stage)) for stage in STAGES}
-    assert counts == {"tokenize": 1, "activations": 2, "norm": 2, "init": 4, "train": 4, "eval": 4, "report": 1}
+    assert counts == {"tokenize": 1, "activations": 2, "norm": 2, "init": 4, "train": 4, "eval": 4} | {
+        "features": 4,
+        "report": 1,
+    }
     assert {stage: len(plan.passes(stage, 16)) for stage in STAGES} == counts | {
         "activations": 1,
         "init": 2,
         "train": 2,
         "eval": 1,
+        "features": 2,
     }
 
 
@@ -501,7 +526,10 @@ def test_a_thousand_rows_share_what_they_agree_on(fresh: Path) -> None:
     write_sweep(fresh, rows)
     plan = planned()
     counts = {stage: len(plan.specs(stage)) for stage in STAGES}
-    assert counts == {"tokenize": 1, "activations": 2, "norm": 2, "init": 2, "train": 1000, "eval": 1000, "report": 1}
+    assert counts == {"tokenize": 1, "activations": 2, "norm": 2, "init": 2, "train": 1000, "eval": 1000} | {
+        "features": 1000,
+        "report": 1,
+    }
     assert len(plan.passes("train", 16)) == 2 * 32  # 500 dictionaries of each hook point, 16 at a time
 
 

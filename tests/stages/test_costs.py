@@ -11,7 +11,7 @@ from lmsae.stages.flops import dictionary_flops, forward_flops
 from lmsae.stages.train import Config
 from tests.miniature import HERE, THERE, keys
 
-STAGES = ("tokenize", "activations", "norm", "init", "train", "eval", "report")
+STAGES = ("tokenize", "activations", "norm", "init", "train", "eval", "features", "report")
 
 
 def runs(folder: Path, stage: str) -> list[dict[str, Any]]:
@@ -29,7 +29,7 @@ def test_every_artifact_says_where_it_was_made_how_long_that_took_and_in_how_muc
         assert run["facts"]["in_pass"] >= 1
 
 
-@pytest.mark.parametrize("stage", ["tokenize", "activations", "train", "eval"])
+@pytest.mark.parametrize("stage", ["tokenize", "activations", "train", "eval", "features"])
 def test_stages_that_go_through_tokens_say_how_many_and_how_fast(stage: str, finished: Path) -> None:
     for run in runs(finished, stage):
         facts = run["facts"]

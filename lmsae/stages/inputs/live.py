@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -15,13 +15,20 @@ if TYPE_CHECKING:
 
     from lmsae.lm.protocol import LanguageModel
     from lmsae.store.reader import StoreReader
-    from lmsae.store.spilled import SpilledArray
 
 
 def live_captures(inputs: Mapping[str, Artifact]) -> list[Config]:
     """The captures, by number, of those inputs that are captured while a job trains; none if all are stored."""
     captures = [Config.model_validate(one.spec().config) for one in inputs_from("activations", inputs)]
     return [capture for capture in captures if capture.source == "live"]
+
+
+class ContextIds(Protocol):
+    """Token ids (contexts, context_size) that are read by the numbers of contexts."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __getitem__(self, contexts: np.ndarray, /) -> np.ndarray: ...
 
 
 class _Batch(NamedTuple):
@@ -42,7 +49,7 @@ class Live:
         self,
         captures: Sequence[Config],
         stores: "Sequence[StoreReader]",
-        ids: "np.ndarray | SpilledArray",
+        ids: ContextIds,
         models: "Mapping[LMConfig, LanguageModel]",
     ) -> None:
         """A capture and the store that it has begun for each hook point; `ids` are (contexts, context_size)."""

@@ -1,0 +1,79 @@
+"""Reading what the stage `features` wrote: `lmsae.features(KEY)`."""
+
+from functools import cached_property
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from lmsae.config import JsonObject
+from lmsae.errors import FolderError
+from lmsae.interpretation.schema import CONTEXTS, GROUP_LATENTS, INFO, LATENTS, Info
+
+
+class Features:
+    """The latents of a dictionary as the stage `features` described them (docs/features.md)."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open a folder. Raises FolderError, naming the file, if one is missing or of another version."""
+        self.folder = folder
+        self.info = _read_info(folder / INFO)
+
+    def latents(self) -> pa.Table:
+        """A row for each latent: `.to_pandas()` makes a data frame of it."""
+        return self._latents.read()
+
+    def latent(self, number: int) -> JsonObject:
+        """The row of one latent. Only its row group is read."""
+        return self._rows(self._latents, number)[0]
+
+    def contexts(self, number: int | None = None) -> pa.Table:
+        """The pieces of text that show a latent, or all pieces of all latents."""
+        if number is None:
+            return self._contexts.read()
+        return pa.Table.from_pylist(self._rows(self._contexts, number), schema=self._contexts.schema_arrow)
+
+    @cached_property
+    def _latents(self) -> pq.ParquetFile:
+        return _open(self.folder / LATENTS)
+
+    @cached_property
+    def _contexts(self) -> pq.ParquetFile:
+        return _open(self.folder / CONTEXTS)
+
+    def _rows(self, file: pq.ParquetFile, number: int) -> list[JsonObject]:
+        if not 0 <= number < self.info.latents:
+            raise IndexError(f"latent {number}: {self.folder} has {self.info.latents:,}, counted from 0")
+        group = file.read_row_group(number // GROUP_LATENTS)
+        here = pa.array(group["latent"].to_numpy() == number)
+        return group.filter(here).to_pylist()
+
+
+def open_features(folder: Path | str) -> Features:
+    """The features in a folder. Raises FolderError if there are none, or of another version."""
+    return Features(Path(folder))
+
+
+def _read_info(file: Path) -> Info:
+    try:
+        return Info.model_validate_json(file.read_text())
+    except FileNotFoundError:
+        raise FolderError(
+            f"{file} is missing, so this is no folder of features. `lmsae run` makes one for each row of a sweep "
+            "(artifacts/features/KEY, or results/rows/ROW/features)."
+        ) from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise FolderError(
+            f"{file}, {where}: found {problem.get('input')!r}; {problem['msg']}. It was written by another version of "
+            "lmsae, or is damaged: delete the artifact and run the sweep again."
+        ) from None
+
+
+def _open(file: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise FolderError(f"{file} cannot be read ({error}). Delete the artifact and run the sweep again.") from None
