@@ -51,7 +51,7 @@ class Browser:
         page.on("request", lambda request: self.requests.append(request.url))
         page.on("console", self._note)
         page.on("pageerror", lambda error: self.complaints.append(f"thrown: {error}"))
-        page.goto(file.resolve().as_uri() + fragment)
+        page.goto(file.absolute().as_uri() + fragment)  # a link stays one, as where a user clicks
         return page
 
     def _note(self, message: "playwright.ConsoleMessage") -> None:

@@ -43,6 +43,13 @@ def test_a_page_that_reads_files_beside_it_is_well(browser: Browser, tmp_path: P
     assert browser.files(".js") == ["beside.js"]
 
 
+def test_a_page_behind_a_link_is_at_the_address_of_the_link(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    page(tmp_path / "there", "")
+    (tmp_path / "here").symlink_to("there")
+    assert browser.open(tmp_path / "here" / "page.html").url.endswith("/here/page.html")
+
+
 def test_a_page_is_opened_on_a_desktop_or_a_phone_in_light_or_dark(browser: Browser, tmp_path: Path) -> None:
     ask = "[innerWidth, innerHeight, matchMedia('(prefers-color-scheme: dark)').matches]"
     file = page(tmp_path, "")

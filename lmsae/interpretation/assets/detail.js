@@ -52,7 +52,7 @@ function fill_detail(overview, latent, { facts, rest }, found, words) {
   const parts = [
     element("section", { class: "top" }, ...(kinds.includes("top") ? list("top") : [nothing(overview, latent)])),
     element("div", { class: "side" }, ...[
-      histogram(found, largest),
+      histogram(found, largest, overview.info.signed),
       logits(found, text),
       top_tokens(found, text),
       positions(found, overview.info.position_bins),
@@ -139,11 +139,11 @@ function show_tip(target) {
 const part = (title, note, ...children) => element("section", { class: "part" },
   element("h2", {}, title, ...(note ? [" ", element("small", {}, note)] : [])), ...children);
 
-function histogram({ histogram: counts }, largest) {
+function histogram({ histogram: counts }, largest, signed) {
   if (!counts?.some(Boolean)) return null;
   const most = Math.log10(1 + Math.max(...counts)), width = largest / counts.length;
   const words = counts.map((number, bin) => `${count(number)} tokens from ${digits(bin * width)} to ${digits((bin + 1) * width)}`);
-  return part("Activations", "tokens, on a log scale",
+  return part("Activations", `tokens${signed ? " by size" : ""}, on a log scale`,
     bars(counts.map(number => Math.log10(1 + number) / most), words, "Histogram of activations"), axis("0", digits(largest / 2), digits(largest)));
 }
 

@@ -153,6 +153,13 @@ function start(data) {
     Escape: () => { if (current !== null) location.hash = ""; },
   };
 
+  // A table that nothing is focused in is scrolled too.
+  const scroll = share => { find("scroller").scrollTop += share * find("scroller").clientHeight; };
+  const SCROLLS = {
+    PageDown: () => scroll(0.9), PageUp: () => scroll(-0.9),
+    Home: () => go_to_row(overview, place = 0), End: () => go_to_row(overview, place = overview.order.length - 1),
+  };
+
   addEventListener("keydown", event => {
     if (event.ctrlKey || event.metaKey || event.altKey || find("help").open) return;
     if (event.target === find("search")) {
@@ -163,7 +170,7 @@ function start(data) {
     if (event.target.closest?.("select, input")) return;
     // In a latent's page the arrows up and down scroll.
     if (current !== null && /^Arrow(Up|Down)$/.test(event.key)) return;
-    const act = KEYS[event.key];
+    const act = KEYS[event.key] ?? (current === null ? SCROLLS[event.key] : undefined);
     if (act) { event.preventDefault(); act(); }
   });
 
