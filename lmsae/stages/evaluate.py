@@ -230,13 +230,14 @@ def _size(specs: Sequence[Spec], outlook: Outlook) -> str:
 def _memory(specs: Sequence[Spec], outlook: Outlook) -> Footprint:
     """The memory of a pass that measures every metric group."""
     config = Config.model_validate(specs[0].config)
-    context_size = outlook.spec(specs[0].inputs["tokens"]).config["packing"]["context_size"]
+    packing = outlook.spec(specs[0].inputs["tokens"]).config["packing"]
+    contexts = max(1, min(config.tokens, packing["held_out_tokens"]) // packing["context_size"])
     models = [read_config(model.source) for model in config.models]
     dictionaries = [outlook.spec(spec.inputs["dictionary"]).config["dictionary"] for spec in specs]
     return scoring_footprint(
         model_bytes=sum(model_bytes(read, one.dtype) for read, one in zip(models, config.models, strict=True)),
         vocabulary=max(read.get("vocab_size", 0) for read in models),
-        batch_tokens=min(config.batch_contexts, max(1, config.tokens // context_size)) * context_size,
+        batch_tokens=min(config.batch_contexts, contexts) * packing["context_size"],
         dictionaries=[size_of(DictionaryConfig.model_validate(one)) for one in dictionaries],
     )
 

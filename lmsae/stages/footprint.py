@@ -9,7 +9,7 @@ When steps are done, thresholds are calibrated, and where latents are few that t
 
 The passes of other stages are counted by what is large in them: weights, and the arrays of one batch. The numbers of
 arrays are those of the demo and of models with large vocabularies, wide layers or many calibration tokens, by the
-`peak_memory_bytes` of their run.json (torch 2.13.0 on a CPU): the formulas give 0.65 to 1.2 of what was measured. The
+`peak_memory_bytes` of their run.json (torch 2.13.0 on a CPU): the formulas give 0.65 to 1.25 of what was measured. The
 pages of a model's file, which the kernel can drop, are not counted.
 """
 
@@ -47,7 +47,7 @@ SCORED_LOGITS = 13
 """Arrays (tokens, vocabulary) that live at once while a pass of the model is scored against its clean pass."""
 SCORED_CODES = 6
 """Arrays (tokens, latents) that live at once while a dictionary is scored."""
-STARTING_CODES = 4
+STARTING_CODES = 5
 """Arrays (`init.tokens`, latents) that live at once while the norm of a decoder is searched."""
 CALIBRATION_COPIES = 4
 """Arrays (calibration tokens, width) of float32 that live at once while moments are computed, in float64, or weights
