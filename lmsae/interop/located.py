@@ -45,7 +45,19 @@ def parse(name: str) -> OnHub | None:
 def commit_of(place: OnHub) -> str:
     """The commit that a place's revision means now or, without a network, meant last. Raises FolderError."""
     try:
-        commit = hub.ask_commit("model", place.name, place.revision)
+        commit = _ask_commit(place)
+    except hub.Unreachable as error:
+        if (cached := hub.cached_commit("model", place.name, place.revision)) is not None:
+            return cached
+        raise FolderError(_say_unreachable(place.name, error)) from None
+    hub.remember_commit("model", place.name, place.revision, commit)
+    return commit
+
+
+def _ask_commit(place: OnHub) -> str:
+    """The commit by the hub itself. Raises FolderError if the hub refuses, and hub.Unreachable."""
+    try:
+        return hub.ask_commit("model", place.name, place.revision)
     except hub.Refused as refused:
         reason = {
             "name": "that is no possible name on the hub",
@@ -55,12 +67,6 @@ def commit_of(place: OnHub) -> str:
             "spelling, or `hf auth login`",
         }[refused.reason]
         raise FolderError(f"{place.name}: {reason}.") from None
-    except hub.Unreachable as error:
-        if (cached := hub.cached_commit("model", place.name, place.revision)) is not None:
-            return cached
-        raise FolderError(_say_unreachable(place.name, error)) from None
-    hub.remember_commit("model", place.name, place.revision, commit)
-    return commit
 
 
 def fetch(repository: Repository, names: Sequence[str]) -> Path:
@@ -74,6 +80,9 @@ def fetch(repository: Repository, names: Sequence[str]) -> Path:
         if len(known) == len(patterns) or names == CONFIGS:
             return cached / folder
     try:
+        _ask_commit(
+            OnHub(name, commit, folder)
+        )  # offline, a download would give back the folder as it is, and no error
         return hub.download_files(name, commit, patterns) / folder
     except hub.Unreachable as error:
         raise FolderError(_say_unreachable(f"{name} at {commit}", error)) from None

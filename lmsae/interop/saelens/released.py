@@ -28,7 +28,7 @@ def load_release(release: Release) -> Dictionary:
 
 
 def _read(release: Release, write: Callable[[Release, Path], None], read: Callable[[Path], Read]) -> Read:
-    """What `read` makes of a folder that SAELens writes."""
+    """The result of `read` on a folder that SAELens writes of an entry."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             with warnings.catch_warnings():  # on how SAELens would run the model
