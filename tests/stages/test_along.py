@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from lmsae.artifacts.artifact import Artifact
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.lm.huggingface import HuggingFaceModel
+from lmsae.metrics.definitions import GROUPS
 from lmsae.planning.plan import plan_of
 from lmsae.stages.along import COLUMNS, DENSITIES, KEPT, LINES, METRICS
 from lmsae.training.run import Run
@@ -342,15 +344,22 @@ def test_what_cannot_be_is_refused_in_planning(fresh: Path, lmsae: Command, cell
 
 
 @pytest.mark.usefixtures("made")
-def test_a_row_without_a_held_out_token_that_counts_fails_and_its_companion_is_trained(lmsae: Command) -> None:
-    """A context's last position has no next token."""
-    few = {"activations.skip_first_positions": "31", "train.tokens": "512", "train.batch_size": "64"}
-    write_sweep(Path(), [row_of("topk", **few), row_of("topk", **few, **{"name": "blind", "train.eval_steps": "2"})])
+def test_a_row_planned_with_metrics_of_another_version_fails_and_its_companion_is_trained(
+    lmsae: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an update of lmsae."""
+    write_sweep(Path(), [row_of("gated"), row_of("topk", **{"name": "before", "train.eval_steps": "8"})])
     make_until("init")
+    trainings = found("train")
+    newer = replace(GROUPS["sparsity"], version=GROUPS["sparsity"].version + 1)
+    monkeypatch.setitem(GROUPS, "sparsity", newer)
+    planned_anew = found("train")
+    assert planned_anew["gated"] == trainings["gated"]
+    assert planned_anew["before"] != trainings["before"], "its key knows the version"
     said = lmsae("train")
     assert said.code == 2
-    assert "none counts that has a next token: raise train.eval_tokens" in said.err
-    assert {name: Artifact(path).is_finished for name, path in found("train").items()} == {"topk": True, "blind": False}
+    assert "wants the metric group sparsity in version" in said.err
+    assert {name: Artifact(path).is_finished for name, path in trainings.items()} == {"gated": True, "before": False}
 
 
 @pytest.mark.usefixtures("made")
