@@ -24,9 +24,12 @@ from lmsae.stages.stage import Done, Job, Stage
 from lmsae.stages.train import CONVERSION
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from lmsae.evaluation.hooked import HookedDictionary, HookPoint
     from lmsae.evaluation.scores import Score
     from lmsae.evaluation.scoring import HeldOutText
+    from lmsae.text.tokens import TokenSet
 
 
 class EvalSection(Frozen):
@@ -60,6 +63,9 @@ def configs(row: ResolvedRow) -> list[Config]:
     )
     return [config]
 
+
+RATE_TOKENS = 2**20
+"""Training tokens in which ids are counted, for bins by token frequency."""
 
 SHARED = ("models", *EvalSection.model_fields, *Reading.model_fields)
 
@@ -95,7 +101,8 @@ class _Evaluation:
 
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
-    """Write `metrics.json` and `latents.safetensors`; the models' clean and ablated passes are shared.
+    """Write `metrics.json`, `standard_errors.json`, `breakdown.json` and `latents.safetensors`; the models' clean and
+    ablated passes are shared.
 
     Metric groups that a finished relative has at the same version are taken over from it, and the models are loaded
     only where a group is missing that needs them.
@@ -194,7 +201,15 @@ def _text(job: Job) -> "HeldOutText":
     limits = [float(moments_of(norm)["max_norm"]) for norm in inputs_from("norm", job.inputs)]
     limited = config.max_norm_factor is not None
     max_norms = dict(zip(_hook_points(config), limits, strict=True)) if limited else {}
-    return HeldOutText(tokens.held_out, usable, max_norms)
+    return HeldOutText(tokens.held_out, usable, max_norms, _count_ids(tokens))
+
+
+def _count_ids(tokens: "TokenSet") -> "np.ndarray":
+    """The number of usable tokens of each id at the head of the training text, (d_vocab,) int."""
+    import numpy as np
+
+    head = slice(0, max(1, RATE_TOKENS // tokens.context_size))
+    return np.bincount(tokens.train[head][tokens.usable("train", head)], minlength=tokens.d_vocab)
 
 
 def _hook(evaluation: _Evaluation, device: str) -> "HookedDictionary":

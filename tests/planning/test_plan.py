@@ -357,7 +357,7 @@ def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down
         "norm": "6351a56ab543ce59",
         "init": "f98daacfe06f3196",
         "train": "9c7896cd2faaac39",
-        "eval": "414440edcf6ffac5",
+        "eval": "dd75da12217e6b5d",
     }
 
 
