@@ -30,7 +30,8 @@ if not RUN_NETWORK_TESTS:
 
 # Shapes and dtypes of these rooms' signatures are checked at every call. Not of the whole package: beartype decorates
 # methods one by one and so refuses `Self`, which pydantic models need. An int may stand where a float is annotated.
-SHAPE_CHECKED = ["lmsae.geometry", "lmsae.sparsity", "lmsae.losses", "lmsae.dictionary", "lmsae.metrics.formulas"]
+METRICS = [f"lmsae.metrics.{name}" for name in ("bins", "contexts", "formulas", "splicing")]
+SHAPE_CHECKED = ["lmsae.geometry", "lmsae.sparsity", "lmsae.losses", "lmsae.dictionary", *METRICS]
 install_import_hook(SHAPE_CHECKED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 REQUIRE_ALL_TESTS = os.environ.get("LMSAE_REQUIRE_ALL_TESTS") == "1"

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -14,16 +14,11 @@ from lmsae.errors import ExportError
 from lmsae.evaluation.hooked import HookedDictionary, HookPoint
 from lmsae.evaluation.known import known_features
 from lmsae.evaluation.model_passes import Ablation, ModelPasses
-from lmsae.evaluation.scores import Score
-from lmsae.metrics.formulas import (
-    Firing,
-    NextToken,
-    Reconstruction,
-    decoder_geometry,
-    density_counts,
-    density_histogram,
-    splice_scores,
-)
+from lmsae.evaluation.scores import Breakdown, Score
+from lmsae.metrics.bins import Bins
+from lmsae.metrics.contexts import Places
+from lmsae.metrics.formulas import Firing, Reconstruction, decoder_geometry, density_counts, density_histogram
+from lmsae.metrics.splicing import NextToken, SpliceSums, splice_scores
 
 NEGLIGIBLE = 1e-6
 """A token with less than this share of the mean norm has none: one such token would outweigh all others in a mean of
@@ -35,14 +30,19 @@ class Batch:
     """Contexts of text and one dictionary's pass over them.
 
     `ids` and `counted` (the tokens that count) are (contexts, context_size). Behind these two dimensions, `target` and
-    `reconstruction` have the hook points written side by side, and `codes` the latents.
+    `reconstruction` have the hook points written side by side, and `codes` the latents. `places` has the tokens' bins.
     """
 
     ids: Tensor
-    counted: Tensor
+    places: Places
     target: Tensor
     reconstruction: Tensor
     codes: Tensor
+
+    @property
+    def counted(self) -> Tensor:
+        """The tokens that count, (contexts, context_size) bool."""
+        return self.places.counted
 
     @cached_property
     def counted_target(self) -> Tensor:
@@ -67,8 +67,8 @@ class Measure(Protocol):
         """Take in a batch."""
         ...
 
-    def score(self) -> Score:
-        """The group's metrics, when all text has been seen."""
+    def score(self, kinds: Sequence[Bins]) -> Score:
+        """The group's metrics, when all text has been seen; `kinds` are the bins that batches had, in their order."""
         ...
 
 
@@ -86,19 +86,19 @@ class ReconstructionMeasure:
         ]
 
     def update(self, batch: Batch) -> None:
-        self._total.update(batch.counted_target, batch.counted_reconstruction)
+        self._total.update(batch.counted_target, batch.counted_reconstruction, batch.places)
         widths = [len(mean) for mean in self._hooked.means]
         sides = (side.split(widths, dim=-1) for side in (batch.counted_target, batch.counted_reconstruction))
         for sums, target, reconstruction in zip(self._each, *sides, strict=False):
-            sums.update(target, reconstruction)
+            sums.update(target, reconstruction, batch.places.whole())
 
-    def score(self) -> Score:
-        metrics = self._total.result()
+    def score(self, kinds: Sequence[Bins]) -> Score:
+        metrics, errors = self._total.result(), self._total.errors()
         for hook_point, sums in zip(self._hooked.writes, self._each, strict=False):
             where = f"{hook_point.name}@{hook_point.model}" if len(self._hooked.models) > 1 else hook_point.name
-            result = sums.result()
-            metrics |= {f"{name}[{where}]": result[name] for name in ("explained_variance", "mse", "cossim")}
-        return Score(metrics)
+            for found, own in ((metrics, sums.result()), (errors, sums.errors())):
+                found |= {f"{name}[{where}]": own[name] for name in ("explained_variance", "mse", "cossim")}
+        return Score(metrics, errors=errors, breakdowns=Breakdown.of_each(kinds, *self._total.by_bin()))
 
 
 class SparsityMeasure:
@@ -109,18 +109,22 @@ class SparsityMeasure:
         self._firing, self._kept = Firing(), hooked.dictionary.sparsity.kept
 
     def update(self, batch: Batch) -> None:
-        self._firing.update(batch.counted_codes)
+        self._firing.update(batch.counted_codes, batch.places)
 
-    def score(self) -> Score:
+    def score(self, kinds: Sequence[Bins]) -> Score:
         density = self._firing.density()
         vectors = {"density": density, "mean_activation": self._firing.mean_activation()}
         metrics = {**self._firing.result(), **density_counts(density), "d_sae": len(density)}
+        errors = self._firing.errors()
         if self._kept:
-            metrics["l0_over_k"] = metrics["l0"] / self._kept
+            for found in (metrics, errors):
+                found["l0_over_k"] = found["l0"] / self._kept
         return Score(
             metrics,
             {"density_histogram": density_histogram(density)},
             {name: vector.float().cpu() for name, vector in vectors.items()},
+            errors,
+            Breakdown.of_each(kinds, *self._firing.by_bin()),
         )
 
 
@@ -129,7 +133,7 @@ class ModelMeasure:
 
     def __init__(self, hooked: HookedDictionary, passes: ModelPasses) -> None:
         self._hooked, self._passes = hooked, passes
-        self._spliced = NextToken()
+        self._spliced, self._sums = NextToken(), SpliceSums()
         means = dict(zip(hooked.writes, hooked.means, strict=True))
         zeros = {hook_point: torch.zeros_like(mean) for hook_point, mean in means.items()}
         self._ablations = (_by_model(zeros), _by_model(means), _by_model(zeros, everywhere=True))
@@ -137,19 +141,23 @@ class ModelMeasure:
     def update(self, batch: Batch) -> None:
         widths = [len(mean) for mean in self._hooked.means]
         parts = dict(zip(self._hooked.writes, batch.reconstruction.split(widths, dim=-1), strict=True))
+        found = []
         for model in self._hooked.models:
-            for ablations in self._ablations:
-                self._passes.ablate(ablations[model])
+            ablated = [self._passes.ablate(ablations[model]) for ablations in self._ablations]
             own = {hook_point: part for hook_point, part in parts.items() if hook_point.model == model}
-            self._passes.splice(model, own, self._spliced)
+            spliced = self._passes.splice(model, own, self._spliced)
+            found.append((self._passes.leave(model), spliced, *ablated))
+        self._sums.update(found, batch.places)
 
-    def score(self) -> Score:
+    def score(self, kinds: Sequence[Bins]) -> Score:
         clean = NextToken.pooled(self._passes.clean[model] for model in self._hooked.models)
         ablated = [
             NextToken.pooled(self._passes.ablated[ablation.key] for ablation in ablations.values())
             for ablations in self._ablations
         ]
-        return Score(splice_scores(clean, self._spliced, *ablated))
+        scores = splice_scores(clean, self._spliced, *ablated)
+        breakdowns = Breakdown.of_each(kinds, *self._sums.by_bin())
+        return Score(scores, errors=self._sums.errors(scores), breakdowns=breakdowns)
 
 
 class RecoveryMeasure:
@@ -163,7 +171,8 @@ class RecoveryMeasure:
         if self._known:
             self._known.update(batch.ids, batch.counted, batch.counted_codes)
 
-    def score(self) -> Score:
+    def score(self, kinds: Sequence[Bins]) -> Score:
+        del kinds
         return Score(self._known.metrics(self._dictionary) if self._known else {})
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lmsae.evaluation.hooked import HookPoint
 from lmsae.lm.protocol import LanguageModel
-from lmsae.metrics.formulas import NextToken
+from lmsae.metrics.splicing import NextToken, TokenLosses, token_losses
 
 
 @dataclass(frozen=True)
@@ -48,35 +48,44 @@ class ModelPasses:
         points, (contexts, context_size, width)."""
         self._ids, self._counted, self._activations = ids, counted, activations
         self._logits: dict[int, Tensor] = {}
-        self._done: set[Hashable] = set()
+        self._losses: dict[Hashable, TokenLosses] = {}
 
-    def splice(self, model: int, reconstructions: Mapping[HookPoint, Tensor], into: NextToken) -> None:
-        """Run a model on from reconstructions, (contexts, context_size, width) at its hook points, and add the loss."""
-        self._run_on(model, reconstructions, self._counted, into)
+    def splice(self, model: int, reconstructions: Mapping[HookPoint, Tensor], into: NextToken) -> TokenLosses:
+        """Run a model on from reconstructions (contexts, context_size, width), at tokens that count; the losses of the
+        batch, which are added to a dictionary's sums."""
+        return self._run_on(model, reconstructions, self._counted, into)
 
-    def ablate(self, ablation: Ablation) -> None:
+    def ablate(self, ablation: Ablation) -> TokenLosses:
         """Run a model on from vectors in place of its activations, unless that was done in this batch."""
         key = ablation.key
-        if key not in self._done:
+        if key not in self._losses:
             replaced = torch.ones_like(self._counted) if ablation.everywhere else self._counted
-            self._run_on(ablation.model, ablation.vectors, replaced, self.ablated[key])
-            self._done.add(key)
+            self._losses[key] = self._run_on(ablation.model, ablation.vectors, replaced, self.ablated[key])
+        return self._losses[key]
+
+    def leave(self, model: int) -> TokenLosses:
+        """The losses of a model whose activations are left as they are."""
+        self._clean_logits(model)
+        return self._losses[model]
 
     def _clean_logits(self, model: int) -> Tensor:
         if model not in self._logits:
-            logits, found = self.models[model].logits(self._ids), NextToken()
-            found.update(logits, self._ids, self._counted)
-            self.clean[model].add(found)
-            self._logits[model] = logits
+            logits = self.models[model].logits(self._ids)
+            losses = token_losses(logits, self._ids, self._counted)
+            self.clean[model].add_losses(losses, self._counted)
+            self._logits[model], self._losses[model] = logits, losses
         return self._logits[model]
 
-    def _run_on(self, model: int, replacements: Mapping[HookPoint, Tensor], replaced: Tensor, into: NextToken) -> None:
+    def _run_on(
+        self, model: int, replacements: Mapping[HookPoint, Tensor], replaced: Tensor, into: NextToken
+    ) -> TokenLosses:
         """Run a model on with replacements at the tokens that are `replaced` and the activations themselves at the
         others, and add the loss of those that count."""
-        clean, found = self._clean_logits(model), NextToken()
+        clean = self._clean_logits(model)
         logits = run_on(self.models[model], self._ids, self._activations, replacements, replaced)
-        found.update(logits, self._ids, self._counted, clean)
-        into.add(found)
+        losses = token_losses(logits, self._ids, self._counted, clean)
+        into.add_losses(losses, self._counted)
+        return losses
 
 
 def run_on(

@@ -14,7 +14,8 @@ from lmsae.evaluation.model_passes import Ablation, ModelPasses, run_on
 from lmsae.evaluation.scores import Score
 from lmsae.evaluation.scoring import HeldOutText, read_activations
 from lmsae.lm.protocol import LanguageModel
-from lmsae.metrics.formulas import Firing, NextToken, Reconstruction, density_histogram, splice_scores
+from lmsae.metrics.formulas import Firing, Reconstruction, density_histogram
+from lmsae.metrics.splicing import NextToken, splice_scores
 
 
 @dataclass(frozen=True, slots=True)

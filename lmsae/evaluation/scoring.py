@@ -14,6 +14,8 @@ from lmsae.evaluation.measures import ON_TEXT, WITHOUT_TEXT, Batch, Measure
 from lmsae.evaluation.model_passes import ModelPasses
 from lmsae.evaluation.scores import Score
 from lmsae.lm.protocol import LanguageModel
+from lmsae.metrics.bins import Bins, members_of, position_bins, rate_bins
+from lmsae.metrics.contexts import Places
 
 
 class TokenIds(Protocol):
@@ -26,12 +28,19 @@ class TokenIds(Protocol):
 class HeldOutText:
     """The text to score on: token ids and which of them count, both (contexts, context_size).
 
-    Tokens whose activation has a norm above `max_norms` at any of its hook points do not count either.
+    Tokens whose activation has a norm above `max_norms` at any of its hook points do not count either. `counts` says
+    how often each id occurs in training text, (d_vocab,) int; without it, nothing is broken down by token frequency.
     """
 
     ids: TokenIds
     usable: np.ndarray
     max_norms: Mapping[HookPoint, float] = field(default_factory=dict)
+    counts: np.ndarray | None = None
+
+    def bins(self) -> list[Bins]:
+        """The bins of tokens, of every kind, by which metrics are broken down."""
+        kinds = [position_bins(self.usable.shape[1])]
+        return kinds if self.counts is None else [*kinds, rate_bins(self.counts)]
 
     def counted(self, usable: Tensor, activations: Mapping[HookPoint, Tensor]) -> Tensor:
         """The tokens of a batch that count, (contexts, context_size) bool."""
@@ -64,21 +73,22 @@ def score(
     """
     passes = ModelPasses(models)
     scorings = [_Scoring(hooked, passes) for hooked in dictionaries]
-    some_count = False
+    kinds, some_count = text.bins(), False
     for ids, usable in text.batches(batch_contexts):
         ids, usable = ids.to(models[0].device), usable.to(models[0].device)
         activations = read_activations(models, dictionaries, text, ids)
         counted = text.counted(usable, activations)
         some_count = some_count or bool(counted[:, :-1].any())
         passes.begin(ids, counted, activations)
+        places = Places(counted, members_of(kinds, ids, counted))
         for scoring in scorings:
-            scoring.update(activations, ids, counted)
+            scoring.update(activations, ids, places)
         advance(ids.numel())
     if not some_count:
         raise NotEnoughTokens(
             "every held-out token that has a next token is above the largest norm: raise activations.max_norm_factor"
         )
-    return [scoring.result() for scoring in scorings]
+    return [scoring.result(kinds) for scoring in scorings]
 
 
 class _Scoring:
@@ -93,25 +103,25 @@ class _Scoring:
         except Exception as error:
             self._error = error
 
-    def update(self, activations: Mapping[HookPoint, Tensor], ids: Tensor, counted: Tensor) -> None:
-        """Take in a batch: the activations of its contexts, its token ids, and which of them count."""
+    def update(self, activations: Mapping[HookPoint, Tensor], ids: Tensor, places: Places) -> None:
+        """Take in a batch: the activations of its contexts, its token ids, and the places of those that count."""
         if self._error:
             return
         try:
-            batch = _reconstruct(self._hooked, activations, ids, counted)
+            batch = _reconstruct(self._hooked, activations, ids, places)
             for measure in self._measures:
                 measure.update(batch)
         except Exception as error:
             self._error = error
 
-    def result(self) -> Score | Exception:
+    def result(self, kinds: Sequence[Bins]) -> Score | Exception:
         """The score of all text, or the error that ended it."""
         if self._error:
             return self._error
         try:
             found = score_without_text(self._hooked)
             for measure in self._measures:
-                found |= measure.score()
+                found |= measure.score(kinds)
         except Exception as error:
             return error
         return found
@@ -128,12 +138,12 @@ def score_without_text(hooked: HookedDictionary) -> Score:
 
 
 def _reconstruct(
-    hooked: HookedDictionary, activations: Mapping[HookPoint, Tensor], ids: Tensor, counted: Tensor
+    hooked: HookedDictionary, activations: Mapping[HookPoint, Tensor], ids: Tensor, places: Places
 ) -> Batch:
     x = torch.cat([activations[hook_point].float() for hook_point in hooked.reads], dim=-1)
     target = torch.cat([activations[hook_point].float() for hook_point in hooked.writes], dim=-1)
     codes = hooked.dictionary.encode(x)
-    return Batch(ids, counted, target, hooked.dictionary.decode(codes, x), codes)
+    return Batch(ids, places, target, hooked.dictionary.decode(codes, x), codes)
 
 
 def read_activations(

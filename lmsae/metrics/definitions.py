@@ -24,7 +24,7 @@ class Group:
 _ALL = (
     Group(
         "reconstruction",
-        2,
+        3,
         {
             "explained_variance": "1 - sum ‖y - ŷ‖² / sum ‖y - mean(y)‖², over all evaluated tokens at once.",
             "l2_ratio": "Mean of ‖ŷ‖ / ‖y‖; below 1 is shrinkage.",
@@ -43,7 +43,7 @@ _ALL = (
     ),
     Group(
         "sparsity",
-        2,
+        3,
         {
             "l0": "Active latents a token, on average.",
             "l0_over_k": "L0 over the number of codes that the activation function is to keep, in all layers together.",
@@ -63,7 +63,7 @@ _ALL = (
     ),
     Group(
         "model",
-        2,
+        3,
         {
             "ce_difference": "Cross-entropy of the model with the reconstruction in place, minus its own; nats a "
             "token.",

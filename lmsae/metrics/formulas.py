@@ -5,20 +5,18 @@ number. Every name says which formula it is, because published tables use severa
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from lmsae.metrics.contexts import ContextSums, Places, Ratio, mean_of
 from lmsae.metrics.definitions import HISTOGRAM_BINS, HISTOGRAM_HIGH, HISTOGRAM_LOW
 
 ROUNDING = 1e-12
 """A variance below this share of the squared norm is the rounding of sums in float64, and divides nothing."""
-LEAST_DIVERGENCE = 1e-7
-"""Nats a token. An ablation that moves the model's predictions by less is the rounding of logits and of activations as
-they are stored: its cost divides nothing."""
 
 
 @dataclass
@@ -28,7 +26,8 @@ class Reconstruction:
     `center` (d_out,) is the mean activation of calibration text. Only explained_variance_legacy needs it: a mean of
     ratios cannot be centered afterwards, and a batch's own mean would make the metric depend on how batches are cut.
     Means of ratios leave out tokens that divide by nothing: l2_ratio and cossim those of a norm up to `smallest_norm`,
-    explained_variance_legacy those at the center. A metric is nan where no token is left, or no variance.
+    explained_variance_legacy those at the center. A metric is nan where no token is left, or no variance. Batches that
+    come with the places of their tokens give standard errors, too, and explained variance by bins.
     """
 
     center: Float[Tensor, " d_out"]
@@ -36,8 +35,14 @@ class Reconstruction:
     tokens: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     vectors: dict[str, Tensor] = field(default_factory=dict)
+    by_context: ContextSums = field(default_factory=lambda: ContextSums(*RECONSTRUCTION_SUMS))
 
-    def update(self, target: Float[Tensor, "tokens d_out"], reconstruction: Float[Tensor, "tokens d_out"]) -> None:
+    def update(
+        self,
+        target: Float[Tensor, "tokens d_out"],
+        reconstruction: Float[Tensor, "tokens d_out"],
+        places: Places | None = None,
+    ) -> None:
         """Take in a batch of unmasked tokens."""
         y, y_hat = target.double(), reconstruction.double()
         error = y - y_hat
@@ -52,12 +57,27 @@ class Reconstruction:
         self._add("tokens_with_norm", has_norm.sum())
         self._add("norm_ratio", (norm_hat / norm)[has_norm].sum())
         self._add("cossim", (dot / (norm * norm_hat).clamp(min=1e-30))[has_norm].sum())
-        self.vectors = _add_each(self.vectors, target=y.sum(0), error=error.sum(0))
+        self.vectors |= _add_each(self.vectors, target=y.sum(0), error=error.sum(0))
         variance = (y - self.center.double()).pow(2).sum(1)
         varies = variance > ROUNDING * norm.pow(2)
         self._add("tokens_that_vary", varies.sum())
         self._add("legacy", (1 - error.pow(2).sum(1) / variance)[varies].sum())
         self._add_batch(y, norm_hat.pow(2).sum(), dot.sum(), error.pow(2).sum(1))
+        if places is not None:
+            values = {
+                "tokens": torch.ones_like(dot),
+                "squared_error": error.pow(2).sum(1),
+                "squared_norm_hat": norm_hat.pow(2),
+                "dot": dot,
+                "tokens_with_norm": has_norm,
+                "norm_ratio": torch.where(has_norm, norm_hat / norm, 0.0),
+                "cossim": torch.where(has_norm, dot / (norm * norm_hat).clamp(min=1e-30), 0.0),
+                "tokens_that_vary": varies,
+                "legacy": torch.where(varies, 1 - error.pow(2).sum(1) / variance, 0.0),
+                "variance": variance,
+            }
+            self.by_context.update(values, places)
+            self._add_places(y, error, values, places)
 
     def result(self) -> dict[str, float]:
         """The metrics by name; see docs/metrics.md for each formula."""
@@ -65,7 +85,7 @@ class Reconstruction:
         variance = s["squared_norm"] - self.vectors["target"].pow(2).sum().item() / n
         error_variance = s["squared_error"] - self.vectors["error"].pow(2).sum().item() / n
         explained = explain_variance(s["squared_error"], variance, s["squared_norm"])
-        legacy = _divide(s["legacy"], s["tokens_that_vary"])
+        legacy = divide(s["legacy"], s["tokens_that_vary"])
         return {
             "tokens": n,
             "explained_variance": explained,
@@ -73,12 +93,73 @@ class Reconstruction:
             "explained_variance_legacy": math.nan if math.isnan(explained) else legacy,
             "frac_variance_explained": explain_variance(error_variance, variance, s["squared_norm"]),
             "mse": s["squared_error"] / n,
-            "l2_ratio": _divide(s["norm_ratio"], s["tokens_with_norm"]),
-            "cossim": _divide(s["cossim"], s["tokens_with_norm"]),
-            "relative_reconstruction_bias": _divide(s["squared_norm_hat"], s["dot"]),
-            "saelens_relative_reconstruction_bias": _divide(s["batch_biases"], s["batches_with_bias"]),
-            "saelens_explained_variance_legacy": _divide(s["batch_legacy"], s["tokens_off_batch_mean"]),
+            "l2_ratio": divide(s["norm_ratio"], s["tokens_with_norm"]),
+            "cossim": divide(s["cossim"], s["tokens_with_norm"]),
+            "relative_reconstruction_bias": divide(s["squared_norm_hat"], s["dot"]),
+            "saelens_relative_reconstruction_bias": divide(s["batch_biases"], s["batches_with_bias"]),
+            "saelens_explained_variance_legacy": divide(s["batch_legacy"], s["tokens_off_batch_mean"]),
         }
+
+    def errors(self) -> dict[str, float]:
+        """The standard errors over contexts of those metrics that are ratios of sums over tokens."""
+        result = self.result()
+        errors = {"explained_variance": self.by_context.error(self._explained(), more=self._covary())}
+        errors |= {name: self.by_context.error(ratio) for name, ratio in RECONSTRUCTION_RATIOS.items()}
+        return {name: math.nan if math.isnan(result[name]) else error for name, error in errors.items()}
+
+    def by_bin(self) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+        """Tokens and explained variance in each bin, and the standard errors of the latter.
+
+        The variance in a bin is that around the mean of all tokens, so that the bins' sums add up to those of all.
+        """
+        members, mean = self.vectors["members"][1:], self.vectors["target"] / self.tokens
+        squared_norm, target = self.vectors["bin_squared_norm"][1:], self.vectors["bin_target"][1:]
+        variance = squared_norm - 2 * target @ mean + members * mean.square().sum()
+        squared_error = self.vectors["bin_squared_error"][1:]
+        explained = [
+            explain_variance(*sums)
+            for sums in zip(squared_error.tolist(), variance.tolist(), squared_norm.tolist(), strict=True)
+        ]
+        _, errors = self.by_context.of_every_bin(self._explained())
+        return {"tokens": members.tolist(), "explained_variance": explained}, {"explained_variance": errors}
+
+    def _explained(self) -> Ratio:
+        """Explained variance as a ratio of sums over tokens: of squared distances from the center, less what the mean
+        of all text, which is not known while it is read, is off it."""
+        variance = {"variance": 1.0, "tokens": -self._shift().square().sum().item()}
+        return Ratio({**variance, "squared_error": -1.0}, variance)
+
+    def _shift(self) -> Tensor:
+        return self.vectors["target"] / self.tokens - self.center.double()
+
+    def _covary(self) -> float:
+        """The gain of the squared residuals of explained variance if distances are taken from the mean of all text.
+
+        A residual is then F V - E with V less by 2 s·m, where F is the unexplained share, m the mean and s the
+        context's sum, both from the center, and s without what m makes of it. Its product with the residual is summed
+        here, and its own square is left out: it is the square of two sampling errors.
+        """
+        shift, ratio = self._shift(), self._explained()
+        unexplained = 1 - self.by_context.ratio(ratio)
+        along = self.vectors["products"] @ shift  # of variance, tokens and squared error with s·m
+        coefficients = torch.tensor([unexplained, ratio.below["tokens"] * unexplained, -1.0], dtype=torch.float64)
+        with_tokens = torch.tensor([self.by_context.product(name, "tokens") for name in COVARYING])
+        residual = along.cpu() + ratio.below["tokens"] * with_tokens
+        return float(-4 * unexplained * coefficients @ residual)
+
+    def _add_places(self, y: Tensor, error: Tensor, values: Mapping[str, Tensor], places: Places) -> None:
+        """Take in what explained variance by bins, and its standard error, are made of."""
+        members = places.members[places.counted].T
+        contexts = torch.nn.functional.one_hot(places.counted.nonzero()[:, 0], len(places.counted)).double()
+        sums = contexts.T @ torch.stack([values[name] for name in COVARYING], dim=1)
+        self.vectors |= _add_each(
+            self.vectors,
+            products=sums.T @ (contexts.T @ (y - self.center.double())),
+            members=members.sum(1),
+            bin_target=members @ y,
+            bin_squared_norm=members @ y.square().sum(1),
+            bin_squared_error=members @ error.square().sum(1),
+        )
 
     def _add_batch(self, y: Tensor, squared_norm_hat: Tensor, dot: Tensor, squared_error: Tensor) -> None:
         """Take in what SAELens averages over batches, or measures from the mean of a batch."""
@@ -93,12 +174,31 @@ class Reconstruction:
         self.sums[name] = self.sums.get(name, 0.0) + value.item()
 
 
+RECONSTRUCTION_RATIOS = {
+    "explained_variance_legacy": mean_of("legacy", "tokens_that_vary"),
+    "mse": mean_of("squared_error"),
+    "l2_ratio": mean_of("norm_ratio", "tokens_with_norm"),
+    "cossim": mean_of("cossim", "tokens_with_norm"),
+    "relative_reconstruction_bias": mean_of("squared_norm_hat", "dot"),
+}
+"""The metrics of reconstruction that have a standard error, as ratios of sums over tokens; explained_variance has one,
+too."""
+
+COVARYING = ("variance", "tokens", "squared_error")
+"""The sums of which explained variance is made."""
+
+RECONSTRUCTION_SUMS = (
+    *dict.fromkeys(name for ratio in RECONSTRUCTION_RATIOS.values() for name in (*ratio.above, *ratio.below)),
+    "variance",
+)
+
+
 def explain_variance(squared_error: float, variance: float, squared_norm: float) -> float:
     """1 - error / variance, from sums over the same tokens; nan where all of them are the same."""
-    return 1 - _divide(squared_error, variance, ROUNDING * squared_norm)
+    return 1 - divide(squared_error, variance, ROUNDING * squared_norm)
 
 
-def _divide(numerator: float, denominator: float, least: float = 0.0) -> float:
+def divide(numerator: float, denominator: float, least: float = 0.0) -> float:
     """The quotient; nan where the denominator, whatever its sign, is not above `least`."""
     return numerator / denominator if abs(denominator) > least else math.nan
 
@@ -110,17 +210,31 @@ class Firing:
     tokens: int = 0
     l1: float = 0.0
     vectors: dict[str, Tensor] = field(default_factory=dict)
+    by_context: ContextSums = field(default_factory=lambda: ContextSums("tokens", "firings", "l1"))
 
-    def update(self, codes: Float[Tensor, "tokens d_sae"]) -> None:
+    def update(self, codes: Float[Tensor, "tokens d_sae"], places: Places | None = None) -> None:
         """Take in a batch of unmasked tokens."""
+        # As floats, which count up to 2^24 and are summed ten times as fast as truth values.
+        fired, l1 = (codes != 0).float(), codes.abs().sum(1, dtype=torch.float64)
         self.tokens += len(codes)
-        self.l1 += codes.abs().sum(dtype=torch.float64).item()
-        firings, code_sums = (codes != 0).sum(0).double(), codes.sum(0, dtype=torch.float64)
+        self.l1 += l1.sum().item()
+        firings, code_sums = fired.sum(0).double(), codes.sum(0, dtype=torch.float64)
         self.vectors = _add_each(self.vectors, firings=firings, code_sums=code_sums)
+        if places is not None:
+            self.by_context.update({"tokens": torch.ones_like(l1), "firings": fired.sum(1), "l1": l1}, places)
 
     def result(self) -> dict[str, float]:
         """Active latents a token and the sum of |codes|; see docs/metrics.md."""
         return {"l0": self.vectors["firings"].sum().item() / self.tokens, "l1": self.l1 / self.tokens}
+
+    def errors(self) -> dict[str, float]:
+        """The standard errors over contexts of both."""
+        return {name: self.by_context.error(ratio) for name, ratio in FIRING_RATIOS.items()}
+
+    def by_bin(self) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+        """Active latents a token in each bin, and their standard errors."""
+        l0, errors = self.by_context.of_every_bin(FIRING_RATIOS["l0"])
+        return {"l0": l0}, {"l0": errors}
 
     def density(self) -> Float[Tensor, " d_sae"]:
         """Firing rate of each latent."""
@@ -129,6 +243,10 @@ class Firing:
     def mean_activation(self) -> Float[Tensor, " d_sae"]:
         """Mean code of each latent over the tokens where it fires; 0 where it never does."""
         return self.vectors["code_sums"] / self.vectors["firings"].clamp(min=1)
+
+
+FIRING_RATIOS = {"l0": mean_of("firings"), "l1": mean_of("l1")}
+"""The metrics of sparsity that have a standard error, as ratios of sums over tokens."""
 
 
 def _add_each(sums: dict[str, Tensor], **batch: Tensor) -> dict[str, Tensor]:
@@ -172,103 +290,3 @@ def decoder_geometry(
             nearest.append(cosines.amax(1))
         metrics["nearest_decoder_cossim"] = torch.cat(nearest).mean().item()
     return metrics
-
-
-@dataclass
-class NextToken:
-    """Sums of the model's next-token cross-entropy, and of its divergence from the clean model, over positions.
-
-    The last position of a context has no next token. Its divergence is summed apart: SAELens counts it.
-    """
-
-    positions: int = 0
-    cross_entropy: float = 0.0
-    divergence: float = 0.0
-    last_positions: int = 0
-    last_divergence: float = 0.0
-
-    def update(
-        self,
-        logits: Float[Tensor, "batch position vocab"],
-        tokens: Int[Tensor, "batch position"],
-        counted: Bool[Tensor, "batch position"],
-        clean: Float[Tensor, "batch position vocab"] | None = None,
-    ) -> None:
-        """Take in a batch. A position counts if `counted` (its own token is not special) and a next token is there."""
-        keep = counted[:, :-1]
-        log_p = logits[:, :-1][keep].float().log_softmax(-1)
-        following = tokens[:, 1:][keep]
-        self.positions += len(following)
-        picked = log_p.gather(1, following[:, None])
-        self.cross_entropy -= picked.sum(dtype=torch.float64).item()
-        if clean is not None:
-            self.divergence += _sum_divergence(clean[:, :-1][keep], log_p)
-            last = counted[:, -1]
-            self.last_positions += int(last.sum())
-            self.last_divergence += _sum_divergence(clean[:, -1][last], logits[:, -1][last].float().log_softmax(-1))
-
-    def add(self, other: "NextToken") -> None:
-        """Take in the sums of other positions."""
-        self.positions += other.positions
-        self.cross_entropy += other.cross_entropy
-        self.divergence += other.divergence
-        self.last_positions += other.last_positions
-        self.last_divergence += other.last_divergence
-
-    @classmethod
-    def pooled(cls, parts: Iterable["NextToken"]) -> "NextToken":
-        """The sums of several models together."""
-        pooled = cls()
-        for part in parts:
-            pooled.add(part)
-        return pooled
-
-    def mean_cross_entropy(self) -> float:
-        """Nats a position."""
-        return self.cross_entropy / self.positions
-
-    def mean_divergence(self) -> float:
-        """KL(clean || this), nats a position."""
-        return self.divergence / self.positions
-
-    def mean_divergence_with_last(self) -> float:
-        """The same over last positions too."""
-        return (self.divergence + self.last_divergence) / (self.positions + self.last_positions)
-
-
-def _sum_divergence(clean: Tensor, log_p: Tensor) -> float:
-    """KL(clean || p), summed over positions; logits of the clean model and log p are (positions, vocab)."""
-    log_q = clean.float().log_softmax(-1)
-    return (log_q.exp() * (log_q - log_p)).sum(dtype=torch.float64).item()
-
-
-def splice_scores(
-    clean: NextToken, spliced: NextToken, zero: NextToken, mean: NextToken, zero_everywhere: NextToken
-) -> dict[str, float]:
-    """The losses of the model when the dictionary's reconstruction takes the activations' place.
-
-    ce_loss_score = (CE_ablated - CE_spliced) / (CE_ablated - CE_clean), under zero and under mean ablation; likewise
-    kl_div_score = (KL_ablated - KL_spliced) / KL_ablated. They are nan where ablation costs nothing. What begins with
-    `saelens_` is as SAELens defines it: ablation takes the tokens that do not count too, and KL counts last positions.
-    """
-    base, ce_spliced = clean.mean_cross_entropy(), spliced.mean_cross_entropy()
-
-    def shares(ce: float, kl: float, kl_spliced: float) -> tuple[float, float]:
-        moves = kl > LEAST_DIVERGENCE
-        return _divide(ce - ce_spliced, ce - base if moves else 0.0), _divide(kl - kl_spliced, kl if moves else 0.0)
-
-    scores = {
-        "ce_clean": base,
-        "ce_spliced": ce_spliced,
-        "ce_difference": ce_spliced - base,
-        "kl_div": spliced.mean_divergence(),
-        "saelens_kl_div_with_sae": spliced.mean_divergence_with_last(),
-    }
-    for name, ablated in (("zero", zero), ("mean", mean)):
-        ce, kl = ablated.mean_cross_entropy(), ablated.mean_divergence()
-        scores[f"ce_{name}_ablated"] = ce
-        scores[f"ce_loss_score_{name}"], scores[f"kl_div_score_{name}"] = shares(ce, kl, scores["kl_div"])
-    ce, kl = zero_everywhere.mean_cross_entropy(), zero_everywhere.mean_divergence_with_last()
-    scores["saelens_ce_loss_with_ablation"], scores["saelens_kl_div_with_ablation"] = ce, kl
-    ce_share, kl_share = shares(ce, kl, scores["saelens_kl_div_with_sae"])
-    return {**scores, "saelens_ce_loss_score": ce_share, "saelens_kl_div_score": kl_share}

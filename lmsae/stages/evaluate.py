@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,9 +28,12 @@ from lmsae.stages.sites import Place, Reading, Sites, inputs_from
 from lmsae.stages.stage import Done, Job, Stage
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from lmsae.evaluation.hooked import HookedDictionary
     from lmsae.evaluation.scores import Score
     from lmsae.evaluation.scoring import HeldOutText
+    from lmsae.text.tokens import TokenSet
 
 Unigram = Callable[[], float]
 """The unigram loss of a pass's text."""
@@ -59,6 +62,9 @@ def configs(row: ResolvedRow) -> list[Config]:
 
 COUNTED_TOKENS = 10_000_000
 """The most tokens of the training text whose ids are counted."""
+RATE_TOKENS = 2**20
+"""Training tokens in which ids are counted, for bins by token frequency."""
+
 SHARED = ("models", *EvalSection.model_fields, *Reading.model_fields)
 
 
@@ -93,7 +99,8 @@ class _Evaluation:
 
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
-    """Write `metrics.json` and `latents.safetensors`; the models' clean and ablated passes are shared.
+    """Write `metrics.json`, `standard_errors.json`, `breakdown.json` and `latents.safetensors`; the models' clean and
+    ablated passes are shared.
 
     Metric groups that a finished relative has at the same version are taken over from it, and the models are loaded
     only where a group is missing that needs them.
@@ -167,9 +174,20 @@ def _one_pass(evaluations: Sequence[_Evaluation], runtime: Runtime, unigram: Uni
 
 def _text(job: Job) -> "HeldOutText":
     """The held-out text that a job is scored on. Raises NotEnoughTokens if no token counts."""
+    from lmsae.text.tokens import open_tokens
+
     config: Config = job.config
     norms = inputs_from("norm", job.inputs)
-    return read_held_out(job.inputs["tokens"], norms, config.places, config, config.tokens, "eval.tokens")
+    text = read_held_out(job.inputs["tokens"], norms, config.places, config, config.tokens, "eval.tokens")
+    return replace(text, counts=_count_ids(open_tokens(job.inputs["tokens"].path)))
+
+
+def _count_ids(tokens: "TokenSet") -> "np.ndarray":
+    """The number of usable tokens of each id at the head of the training text, (d_vocab,) int."""
+    import numpy as np
+
+    head = slice(0, max(1, RATE_TOKENS // tokens.context_size))
+    return np.bincount(tokens.train[head][tokens.usable("train", head)], minlength=tokens.d_vocab)
 
 
 def _unigram(job: Job) -> float:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from lmsae.dictionary.dictionary import Dictionary
 from lmsae.errors import NotEnoughTokens
 from lmsae.evaluation.hooked import HookedDictionary, HookPoint
 from lmsae.evaluation.measures import ON_TEXT, WITHOUT_TEXT
-from lmsae.evaluation.scores import Score
+from lmsae.evaluation.scores import Breakdown, Score
 from lmsae.evaluation.scoring import HeldOutText, score
 from lmsae.geometry.config import Widths
 from lmsae.lm import load, resolve
@@ -82,7 +83,8 @@ Scoring = Callable[..., list[Score]]
 
 @pytest.fixture(scope="module")
 def text(tokens: TokenSet) -> HeldOutText:
-    return HeldOutText(tokens.held_out, tokens.usable("held_out"))
+    counts = np.bincount(tokens.train[:].ravel(), minlength=VOCAB)
+    return HeldOutText(tokens.held_out, tokens.usable("held_out"), counts=counts)
 
 
 @pytest.fixture(scope="module")
@@ -226,12 +228,23 @@ def test_reconstruction_metrics_are_over_text_tokens(
     torch.testing.assert_close(found.latents["density"], (codes != 0).float().mean(0), rtol=1e-5, atol=1e-6)
 
 
+def as_text(breakdowns: dict[str, Breakdown]) -> str:
+    """Every number, so that nan, of a bin without tokens, is what it is."""
+    return json.dumps({kind: dataclasses.asdict(one) for kind, one in breakdowns.items()}, sort_keys=True)
+
+
 def require_close(found: Score, expected: Score, rel: float) -> None:
     assert found.metrics.keys() == expected.metrics.keys()
     for name, value in expected.metrics.items():
         assert found.metrics[name] == pytest.approx(value, rel=rel, abs=rel), name
     for name, value in expected.latents.items():
         torch.testing.assert_close(found.latents[name], value, rtol=rel, atol=rel)
+    assert found.errors.keys() == expected.errors.keys()
+    for name, value in expected.errors.items():
+        assert found.errors[name] == pytest.approx(value, rel=max(rel, 1e-5), abs=rel), name
+    for kind, breakdown in expected.breakdowns.items():
+        for name, values in breakdown.metrics.items():
+            assert found.breakdowns[kind].metrics[name] == pytest.approx(values, rel=rel, abs=1e-5, nan_ok=True), name
 
 
 @pytest.mark.parametrize("name", SAES)
@@ -256,7 +269,8 @@ def test_company_changes_nothing(scored: Scoring, mean: Tensor) -> None:
     together = scored(*hooked)
     for one, found in zip(hooked, together, strict=True):
         alone = scored(one)[0]
-        assert found.metrics == alone.metrics
+        assert (found.metrics, found.errors) == (alone.metrics, alone.errors)
+        assert as_text(found.breakdowns) == as_text(alone.breakdowns)
         assert all(torch.equal(found.latents[name], value) for name, value in alone.latents.items())
     assert len({found.metrics["ce_mean_ablated"] for found in together}) == 4
 
@@ -312,6 +326,8 @@ def test_a_group_measured_alone_is_what_it_is_beside_the_others(group: str, scor
     alone, _ = scored(dataclasses.replace(whole, groups=[group]), beside)
     expected = scored(whole)[0].select([group])
     assert (alone.metrics, alone.histograms) == (expected.metrics, expected.histograms)
+    assert alone.errors == expected.errors
+    assert as_text(alone.breakdowns) == as_text(expected.breakdowns)
     assert alone.latents.keys() == expected.latents.keys()
     assert all(torch.equal(alone.latents[name], value) for name, value in expected.latents.items())
 
@@ -321,6 +337,78 @@ def test_every_group_has_a_measure_and_measures_what_is_defined_and_nothing_else
     found = scored(attach(random(), HOOK, mean))[0]
     wanted = {"reconstruction", "sparsity", "model", "decoder"}  # the features are not known, and nothing is converted
     assert {*found.metrics, *found.histograms, *found.latents} == names_in(wanted)
+
+
+NO_ERRORS = {"tokens", "d_sae", "dead", "dead_share", "rare_1e-5", "dense_1e-2", "dense_1e-1"} | {
+    "saelens_relative_reconstruction_bias",
+    "saelens_explained_variance_legacy",
+    "frac_variance_explained",
+}
+
+
+def test_every_metric_of_text_has_a_standard_error_but_counts_and_what_is_defined_by_batches(
+    scored: Scoring, mean: Tensor
+) -> None:
+    found = scored(attach(random(), HOOK, mean))[0]
+    assert found.errors.keys() == found.metrics.keys() - NO_ERRORS - {*GROUPS["decoder"].metrics}
+    assert all(value > 0 for name, value in found.errors.items() if not name.startswith("l0"))
+    assert found.errors["l0"] == found.errors["l0_over_k"] == 0, "each token has k latents"
+    page = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
+    section = page.split("## Standard errors", 1)[1].split("\n## ", 1)[0]
+    assert [name for name in NO_ERRORS if f"`{name}`" not in section] == []
+
+
+def test_errors_and_breakdowns_are_those_of_losses_worked_out_context_by_context(
+    scored: Scoring, model: Any, ids: Tensor, mean: Tensor, tokens: TokenSet
+) -> None:
+    dictionary = random("jumprelu")
+    found = scored(attach(dictionary, HOOK, mean))[0]
+    counted = (ids != SPECIAL).numpy()
+    y = model.read(ids, [HOOK])[HOOK]
+    with torch.no_grad():
+        y_hat, codes = dictionary(y), dictionary.encode(y)
+    spliced = torch.where((ids != SPECIAL)[..., None], y_hat, y)
+
+    def losses(logits: Tensor) -> np.ndarray:
+        log_p = logits.double().log_softmax(-1)[:, :-1]
+        nothing = torch.zeros(len(ids), 1)
+        return torch.cat([-log_p.gather(-1, ids[:, 1:, None])[..., 0], nothing], dim=1).numpy()
+
+    dearer = losses(model.logits_with(ids, {HOOK: lambda _: spliced})) - losses(model.logits(ids))
+    has_next = counted.copy()
+    has_next[:, -1] = False
+    fired, error = (codes != 0).sum(-1).numpy(), (y - y_hat).double().square().sum(-1).numpy()
+    own = y.double().numpy()
+    variance = ((own - own[counted].mean(0)) ** 2).sum(-1)
+
+    def require(where: np.ndarray, above: np.ndarray, below: np.ndarray, value: float, error: float) -> None:
+        n, d = (above * where).sum(1), (below * where).sum(1)
+        c, r = (counted & where).any(1).sum(), n.sum() / d.sum()
+        assert value == pytest.approx(r, rel=1e-4)
+        assert error == pytest.approx(math.sqrt(c / (c - 1) * ((n - r * d) ** 2).sum()) / d.sum(), rel=0.01)
+
+    everywhere = np.ones_like(counted)
+    require(has_next, dearer, everywhere, found.metrics["ce_difference"], found.errors["ce_difference"])
+    require(counted, fired, everywhere, found.metrics["l0"], found.errors["l0"])
+    require(counted, error, everywhere, found.metrics["mse"], found.errors["mse"])
+    count = np.bincount(tokens.train[:].ravel(), minlength=VOCAB)
+    rate = count[ids.numpy()] / count.sum()
+    by = {"position": np.broadcast_to(np.arange(CONTEXT_SIZE), counted.shape), "token_frequency": rate}
+    assert found.breakdowns.keys() == by.keys()
+    for kind, breakdown in found.breakdowns.items():
+        assert len(breakdown.low) > 3
+        for i, (low, high) in enumerate(zip(breakdown.low, breakdown.high, strict=True)):
+            inside = (by[kind] >= low) & (by[kind] <= high)
+            there = inside & counted
+            assert breakdown.metrics["tokens"][i] == there.sum()
+            if not there.any():
+                assert math.isnan(breakdown.metrics["l0"][i])
+                continue
+            explained = 1 - error[there].sum() / variance[there].sum()
+            assert breakdown.metrics["explained_variance"][i] == pytest.approx(explained, rel=1e-5)
+            sides = (breakdown.metrics, breakdown.errors)
+            require(there, fired, everywhere, *(side["l0"][i] for side in sides))
+            require(inside & has_next, dearer, everywhere, *(side["ce_difference"][i] for side in sides))
 
 
 def test_scales_and_their_fold_score_alike(scored: Scoring, mean: Tensor) -> None:
@@ -338,9 +426,14 @@ def test_only_the_contexts_asked_for_are_scored(model: Any, tokens: TokenSet, me
 
 
 def test_a_score_is_saved_as_json_and_vectors(scored: Scoring, mean: Tensor, tmp_path: Path) -> None:
-    found = scored(attach(random(), HOOK, mean))[0]
+    found = scored(attach(random("jumprelu"), HOOK, mean))[0]
     found.save(tmp_path)
     assert json.loads((tmp_path / "metrics.json").read_text()) == {**found.metrics, **found.histograms}
+    assert json.loads((tmp_path / "standard_errors.json").read_text()) == found.errors
+    breakdown = json.loads((tmp_path / "breakdown.json").read_text())["position"]
+    assert (breakdown["from"], breakdown["to"]) == ([0, 1, 2, 4, 8], [0, 1, 3, 7, 9])
+    assert breakdown["metrics"]["l0"][0] is None, "special tokens open all contexts"
+    assert breakdown["metrics"]["l0"][1:] == found.breakdowns["position"].metrics["l0"][1:]
     latents = load_file(tmp_path / "latents.safetensors")
     assert {name: (value.shape, value.dtype) for name, value in latents.items()} == {
         name: ((24,), torch.float32) for name in ("density", "mean_activation")
@@ -350,16 +443,23 @@ def test_a_score_is_saved_as_json_and_vectors(scored: Scoring, mean: Tensor, tmp
 
 def test_a_score_is_read_as_it_was_saved_and_chosen_from_by_group(tmp_path: Path) -> None:
     metrics = {"mse": 0.1, "mse[here@1]": 1e-17, "l0": 3.0, "dead": 3, "kl_div": float("inf")}
-    Score(metrics, {"density_histogram": [1, 2]}, {"density": torch.rand(3)}).save(tmp_path)
+    errors = {"mse": 0.01, "mse[here@1]": math.nan, "l0": 0.5}
+    breakdowns = {"position": Breakdown([0, 1], [0, 1], {"l0": [1.5, 2.0], "tokens": [3, 4]}, {"l0": [0.5, 0.0]})}
+    Score(metrics, {"density_histogram": [1, 2]}, {"density": torch.rand(3)}, errors, breakdowns).save(tmp_path)
     found = Score.load(tmp_path)
-    assert found.select(["reconstruction"]) == Score({"mse": 0.1, "mse[here@1]": 1e-17})
+    chosen = found.select(["reconstruction"])
+    assert chosen.metrics == {"mse": 0.1, "mse[here@1]": 1e-17}
+    assert math.isnan(chosen.errors.pop("mse[here@1]"))
+    assert chosen.errors == {"mse": 0.01}
+    assert chosen.breakdowns == {"position": Breakdown([0, 1], [0, 1], {"tokens": [3, 4]})}
+    assert found.select(["decoder"]) == Score()
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics | {
         "kl_div": None,
         "density_histogram": [1, 2],
     }
     (tmp_path / "again").mkdir()
     (found.select(["sparsity"]) | found.select(["model", "reconstruction"])).save(tmp_path / "again")
-    for name in ("metrics.json", "latents.safetensors"):
+    for name in ("metrics.json", "standard_errors.json", "breakdown.json", "latents.safetensors"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
@@ -393,11 +493,13 @@ def test_every_other_geometry_is_scored(name: str, scored: Scoring, mean: Tensor
         if config.geometry.autoencodes
         else [HookPoint(0, "blocks.0.hook_mlp_out"), HookPoint(0, OTHER_HOOK)][: len(read)]
     )
-    found = scored(HookedDictionary(filled(config), read, written, [mean] * len(written), [1.0] * len(written)))[0]
+    hooked = HookedDictionary(filled(config), read, written, [mean] * len(written), [1.0] * len(written))
+    found = scored(hooked)[0]
     assert found.metrics["tokens"] == CONTEXTS * (CONTEXT_SIZE - 1) - 2
     assert 0 < found.metrics["l0"] < found.metrics["d_sae"]
     assert found.metrics["kl_div"] > 0
     sites = [metric for metric in found.metrics if metric.startswith("explained_variance[")]
+    assert [metric for metric in found.errors if metric.startswith("explained_variance[")] == sites
     assert sites == ([f"explained_variance[{hook}]" for _, hook in written] if len(written) > 1 else [])
 
 

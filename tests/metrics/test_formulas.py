@@ -9,13 +9,12 @@ from torch import Tensor
 
 from lmsae.metrics.formulas import (
     Firing,
-    NextToken,
     Reconstruction,
     decoder_geometry,
     density_counts,
     density_histogram,
-    splice_scores,
 )
+from lmsae.metrics.splicing import NextToken, splice_scores
 
 GENERATOR = torch.Generator().manual_seed(0)
 TOKENS, WIDTH, D_SAE = 50, 4, 6
