@@ -4,7 +4,7 @@ import csv
 import json
 import math
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -72,6 +72,8 @@ class Result:
     metrics: Mapping[str, float]
     histogram: Sequence[int]
     curves: Mapping[str, Sequence[float]]
+    has_page: bool = False
+    """There is a page of its latents."""
 
     @cached_property
     def verdict(self) -> Verdict:
@@ -107,7 +109,13 @@ def read_results(sweep: Sweep, inputs: Mapping[str, Artifact]) -> list[Result]:
     """The results of every row that has any: of `inputs`, `eval/<row>` has its metrics and `train/<row>` its curves."""
     missing = find_missing(sweep.rows, inputs)
     there = [row for row in sweep.rows if row.name not in missing]
-    return [_read(row, sweep.shared, inputs[f"eval/{row.name}"], inputs[f"train/{row.name}"]) for row in there]
+    return [
+        replace(
+            _read(row, sweep.shared, inputs[f"eval/{row.name}"], inputs[f"train/{row.name}"]),
+            has_page=f"page/{row.name}" in inputs,
+        )
+        for row in there
+    ]
 
 
 def find_missing(rows: Sequence[Row], inputs: Container[str]) -> dict[str, str]:

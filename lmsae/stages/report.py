@@ -29,15 +29,16 @@ class Config(Frozen):
 
 
 def of_sweep(rows: Sequence[PlannedRow]) -> SweepShare:
-    """Every row of the sweep; curves come from training, metrics from evaluation."""
+    """Every row of the sweep; curves come from training, metrics from evaluation. It links to pages of latents."""
     inputs = {f"{stage}/{row.name}": row.specs[stage].reference for row in rows for stage in ("train", "eval")}
+    inputs |= {f"page/{row.name}": spec.reference for row in rows for spec in row.of("page")}
     settings = {row.name: _settings(row) for row in rows}
     first, *others = settings.values()
     shared = {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
     described = [
         ReportRow(
             name=row.name,
-            artifacts=row.lineage("train", "eval"),
+            artifacts=row.lineage("train", "eval", "page"),
             settings={name: value for name, value in settings[row.name].items() if name not in shared},
         )
         for row in rows
@@ -113,15 +114,15 @@ def _summarize(results: Path) -> str:
 
 STAGE = Stage(
     name="report",
-    version=4,
+    version=5,
     help="all evaluations of the sweep -> results/",
     config=Config,
-    inputs={"train": "train", "eval": "eval"},
+    inputs={"train": "train", "eval": "eval", "page": "page"},
     make=make,
     of_sweep=of_sweep,
     lessen=of_what_is_there,
     is_wanted=True,
     publisher=Publisher(_publish, _is_published, _summarize),
     # Of a dictionary the curves alone are read: its weights may be large, and are not checked for them.
-    reads={"eval": frozenset({"metrics.json"}), "train": frozenset({"curves.csv"})},
+    reads={"eval": frozenset({"metrics.json"}), "train": frozenset({"curves.csv"}), "page": frozenset({"index.html"})},
 )
