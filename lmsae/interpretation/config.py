@@ -14,11 +14,11 @@ class Shown(Frozen):
     quantiles: int = Field(
         default=5,
         ge=0,
-        le=1000,
+        le=100,
         description="Quantile bins: the range of a latent's codes, from 0 to the largest, is divided in so many bins "
         "of equal width, and samples of each are kept. 0: none.",
     )
-    quantile_samples: int = Field(default=5, ge=0, le=1000, description="Tokens sampled from each quantile bin.")
+    quantile_samples: int = Field(default=5, ge=0, le=100, description="Tokens sampled from each quantile bin.")
     tokens_before: int = Field(default=20, ge=0, description="Tokens shown before the peak, within its context.")
     tokens_after: int = Field(default=10, ge=0, description="Tokens shown behind it.")
     histogram_bins: int = Field(default=40, gt=0, description="Bins of the histogram of a latent's codes.")

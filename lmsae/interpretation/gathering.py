@@ -11,8 +11,8 @@ from lmsae.dictionary.dictionary import Dictionary
 from lmsae.interpretation.firings import Firings
 from lmsae.kernels.entries import Entries
 
-CODES_AT_ONCE = 1 << 25
-"""Codes that are computed at a time: 128 MiB. A constant, because rounding depends on the number of tokens."""
+CODES_AT_ONCE = 1 << 24
+"""Codes that are computed at a time: 64 MiB. A constant, because rounding depends on the number of tokens."""
 
 
 @torch.inference_mode()

@@ -79,16 +79,18 @@ def training_bytes(
     return round(data + states + step)
 
 
-CODES_AT_ONCE = 1 << 25
-"""Codes that features computes at a time, or one token's (lmsae/interpretation/gathering.py)."""
-CODE_ARRAYS = 3
-"""Arrays of so many codes: pre-activations, their largest, and codes."""
+CODES_AT_ONCE, TOKENS_AT_ONCE = 1 << 24, 8192
+"""The most codes, and the most tokens, that features computes at a time (lmsae/interpretation/gathering.py)."""
+CODE_ARRAYS = 12
+"""Arrays of so many codes, as measured: those of this batch and of the last one, and what lies between them."""
 READ_TOKEN_BYTES = 40
 """Of a token that is read: its id, whether it counts, its text, its document, its firings, and where they begin."""
 FIRINGS_BYTES = 1 << 29
 """Firings in memory while latents are described: a block of them, and the rows that pairs are counted in."""
 FIRING_BYTES = 24
 """Of a firing: in its block, in its row, and while it is sorted."""
+TABLES_BYTES = 1 << 27
+"""The tables of a row group."""
 WAITING_BYTES = 16 << 20
 """Firings of each dictionary that wait for their file, and what sorts them."""
 
@@ -97,7 +99,8 @@ def describing_bytes(*, tokens: int, dictionaries: Sequence[DictionarySize]) -> 
     """Bytes at the peak of a features pass on the CPU, likewise, beyond a language model's. The largest dictionary's
     rows are there twice while neighbors are looked for."""
     weights = FLOAT_BYTES * (sum(size.parameters for size in dictionaries) + max(s.parameters for s in dictionaries))
-    codes = FLOAT_BYTES * CODE_ARRAYS * max(CODES_AT_ONCE, *(size.latents for size in dictionaries))
-    firings = min(FIRINGS_BYTES, FIRING_BYTES * tokens * max(size.latents for size in dictionaries))
-    waiting = WAITING_BYTES * len(dictionaries)
-    return round(weights + max(codes, firings) + waiting + READ_TOKEN_BYTES * tokens)
+    latents = max(size.latents for size in dictionaries)
+    at_once = max(latents, min(CODES_AT_ONCE, TOKENS_AT_ONCE * latents))
+    firings = min(FIRINGS_BYTES, FIRING_BYTES * tokens * latents)
+    work = max(FLOAT_BYTES * CODE_ARRAYS * at_once, firings) + TABLES_BYTES
+    return round(weights + work + WAITING_BYTES * len(dictionaries) + READ_TOKEN_BYTES * tokens)

@@ -39,6 +39,12 @@ def test_every_number_of_a_latent_is_that_of_dense_codes(described: Described) -
 
 
 def test_the_pieces_are_around_the_right_peaks(described: Described) -> None:
+    require_peaks(described)
+    assert len({row["kind"] for row in described.contexts()}) == 1 + SHOWN.quantiles
+
+
+def require_peaks(described: Described) -> None:
+    """The peaks are those of dense codes."""
     text, rows = described.text, described.contexts()
     found = [(row["latent"], row["kind"], (row["context"] - 7) * SIZE + row["position"]) for row in rows]
     latents = range(described.codes.shape[-1])
@@ -48,7 +54,6 @@ def test_the_pieces_are_around_the_right_peaks(described: Described) -> None:
         for kind, slot in peaks_of(described.codes, text.counted, latent, described.shown, text.first_slot)
     ]
     assert found == wanted
-    assert len({kind for _, kind, _ in found}) == 1 + SHOWN.quantiles
 
 
 def test_a_piece_shows_the_text_and_the_codes_around_its_peak(described: Described) -> None:
@@ -63,3 +68,29 @@ def test_a_piece_shows_the_text_and_the_codes_around_its_peak(described: Describ
         assert "".join(row["texts"]) == "".join(f" w{token}" for token in text.ids[context, here])
         assert row["activations"] == wanted
         assert row["activation"] == wanted[position - here.start]
+
+
+def test_companions_are_right_where_latents_are_many_and_fire_rarely(tmp_path: Path) -> None:
+    """Their kernel then looks at the latents that it has met, and not at all there are."""
+    described = describe_in(tmp_path, make_dictionary("topk", d_sae=600), make_text())
+    active = [row["active_tokens"] for row in described.latents()]
+    assert any(0 < count * 4 <= 600 // 4 for count in active)
+    assert any(count * 4 > 600 // 4 for count in active)
+    test_every_number_of_a_latent_is_that_of_dense_codes(described)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"top_contexts": 0, "quantiles": 0},
+        {"quantile_samples": 0, "tokens_before": 0, "tokens_after": 0},
+        {"top_tokens": 0, "neighbors": 0, "companions": 0, "logits": 0},
+        {"top_tokens": 99, "neighbors": 99, "companions": 99, "top_contexts": 99, "position_bins": 99},
+        {"histogram_bins": 1, "position_bins": 1},
+    ],
+)
+def test_nothing_of_a_kind_may_be_wanted_or_more_than_there_is(changes: dict[str, int], tmp_path: Path) -> None:
+    shown = SHOWN.model_copy(update=changes)
+    described = describe_in(tmp_path, make_dictionary("lorsa"), make_text(), shown)
+    test_every_number_of_a_latent_is_that_of_dense_codes(described)
+    require_peaks(described)

@@ -1,10 +1,10 @@
-"""What training takes of memory, worked out by hand; benchmarks/memory.py holds the formula against processes."""
+"""The memory that training and features take, by hand; benchmarks/memory.py holds the formula against processes."""
 
 from typing import Any
 
 import pytest
 
-from lmsae.stages.footprint import DictionarySize, training_bytes
+from lmsae.stages.footprint import DictionarySize, describing_bytes, training_bytes
 
 SMALL = DictionarySize(parameters=2 * 256 * 2048, latents=2048)
 CASE: dict[str, Any] = {
@@ -46,3 +46,21 @@ def test_codes_grow_with_batch_and_latents(selects: bool) -> None:
     one, two = (DictionarySize(SMALL.parameters, latents, selects) for latents in (2048, 4096))
     arrays = 5.5 if selects else 3
     assert grown(dictionaries=[two]) - grown(dictionaries=[one]) == 2048 * 2048 * 4 * arrays
+
+
+def test_features_by_hand() -> None:
+    """Few tokens: codes are the most. Many: firings are, up to a bound; then only tokens and weights grow."""
+    few = describing_bytes(tokens=1000, dictionaries=[SMALL])
+    assert few == 2 * 4 * SMALL.parameters + 12 * 4 * 2**24 + 2**27 + 2**24 + 40 * 1000
+    assert describing_bytes(tokens=10**6, dictionaries=[SMALL]) - few == 40 * (10**6 - 1000)
+    small = DictionarySize(parameters=1, latents=64)
+    assert describing_bytes(tokens=10**6, dictionaries=[small]) == 8 + 2**29 + 2**27 + 2**24 + 40 * 10**6
+    assert describing_bytes(tokens=1000, dictionaries=[SMALL, SMALL]) - few == 4 * SMALL.parameters + 2**24
+
+
+def test_features_reckon_with_the_batches_that_they_compute() -> None:
+    from lmsae.interpretation.gathering import CODES_AT_ONCE
+    from lmsae.stages import footprint
+    from lmsae.stages.inputs.passages import READ_TOKENS
+
+    assert (footprint.CODES_AT_ONCE, footprint.TOKENS_AT_ONCE) == (CODES_AT_ONCE, READ_TOKENS)

@@ -17,7 +17,7 @@ from lmsae.interpretation.opening import Features
 from lmsae.store.reader import StoreReader
 from lmsae.text.tokens import open_tokens
 from tests.interpretation.brute_force import numbers_of, peaks_of
-from tests.miniature import ROWS, Said, keys, make_until, write_config, write_sweep
+from tests.miniature import ROWS, Said, keys, make_until, row_of, write_config, write_sweep
 
 Lmsae = Callable[..., Said]
 WANTED = {"tokens": 3000, "top_contexts": 3, "quantiles": 2, "quantile_samples": 2, "companions": 3}
@@ -89,6 +89,26 @@ def test_features_on_held_out_text_run_the_model(swept: Path, lmsae: Lmsae) -> N
         codes = Dictionary.load(inputs["dictionary"]).encode(torch.cat(parts)).numpy()
     require_true(features, codes, tokens.held_out[here], tokens.usable("held_out", here), 0)
     assert features.info.split == "held_out"
+
+
+def test_a_lorsas_peaks_say_where_they_attend_to(swept: Path, lmsae: Lmsae) -> None:
+    write_sweep(swept, [row_of("lorsa")])
+    assert lmsae("plan", "--quiet").code == 0
+    for command in ("activations", "norm", "init", "train", "features"):
+        assert lmsae(command).code == 0
+    features = found("lorsa")
+    inputs = inputs_of(features)
+    dictionary, store = Dictionary.load(inputs["dictionary"]), StoreReader(inputs["activations"] / "activations.zarr")
+    top = [row for row in features.contexts().to_pylist() if row["kind"] == "top"]
+    assert len(top) > 50
+    for row in top:
+        x = dictionary.read(store.read(row["context"], row["context"] + 1)[0])
+        at = torch.tensor([row["latent"]]), torch.tensor([row["position"]])
+        pattern = dictionary.geometry.attend(x, *at)[0]  # pyright: ignore[reportCallIssue]
+        kept = min(8, row["position"] + 1)
+        wanted = pattern.topk(kept)
+        np.testing.assert_allclose(row["source_weights"], wanted.values, atol=1e-6)
+        np.testing.assert_allclose(pattern[row["source_positions"]], wanted.values, atol=1e-6)
 
 
 def test_live_activations_give_the_bytes_of_stored_ones(swept: Path, lmsae: Lmsae) -> None:

@@ -96,10 +96,12 @@ def find_companions(
     counts = fired.astype(np.float64)
     deviations = np.sqrt(counts * (tokens - counts))
 
+    # An unsigned index costs no look at its sign.
+    where = slots.view(np.uint32), row_starts, rows.view(np.uint32)
+
     def work(first: int, last: int) -> None:
-        scratch = np.zeros(len(fired), np.int32), np.empty(len(fired), np.int64)
-        arrays = starts, slots, row_starts, rows, fired, deviations, tokens, latent, found, phi
-        _find_companions(*arrays, *scratch, first, last)
+        count = np.zeros(len(fired), np.int32)
+        _find_companions(starts, *where, fired, deviations, tokens, latent, found, phi, count, first, last)
 
     if most:
         pairs = len(slots) * (len(rows) // max(len(row_starts), 1) + 1)
@@ -271,40 +273,51 @@ def _stands_behind(value, number, other_value, other_number):
 
 @compile_loop
 def _find_companions(
-    starts, slots, row_starts, rows, fired, deviations, tokens, first_latent, found, phi, count, touched, first, last
+    starts, slots, row_starts, rows, fired, deviations, tokens, first_latent, found, phi, count, first, last
 ):
-    most = found.shape[1]
+    """Count without looking, then look at every latent or, where those are more than pairs, at the rows once more."""
     for latent in range(first, last):
-        me, seen = first_latent + latent, 0
+        me, pairs = first_latent + latent, 0
         if deviations[me] == 0:
             continue
         for i in range(starts[latent], starts[latent + 1]):
-            slot = slots[i]
-            for j in range(row_starts[slot], row_starts[slot + 1]):
-                other = rows[j]
-                if count[other] == 0:
-                    touched[seen] = other
-                    seen += 1
-                count[other] += 1
+            begin, end = row_starts[slots[i]], row_starts[slots[i] + 1]
+            pairs += end - begin
+            for j in range(begin, end):
+                count[rows[j]] += 1
+        count[me] = 0
+        arrays = fired, deviations, tokens, me, found[latent], phi[latent], count
         filled = 0
-        for i in range(seen):
-            other = touched[i]
-            together = np.int64(count[other])
-            count[other] = 0
-            if other == me or deviations[other] == 0:
-                continue
-            both = np.float64(tokens * together - fired[me] * fired[other])
-            value, at = both / (deviations[me] * deviations[other]), filled
-            if at == most:
-                if _stands_behind(value, other, phi[latent, at - 1], found[latent, at - 1]):
-                    continue
-                at -= 1
-            else:
-                filled += 1
-            while at > 0 and not _stands_behind(value, other, phi[latent, at - 1], found[latent, at - 1]):
-                found[latent, at], phi[latent, at] = found[latent, at - 1], phi[latent, at - 1]
-                at -= 1
-            found[latent, at], phi[latent, at] = other, value
+        if pairs > count.size // 4:
+            for other in range(count.size):
+                if count[other] > 0:
+                    filled = _insert_companion(*arrays, other, filled)
+        else:
+            for i in range(starts[latent], starts[latent + 1]):
+                for j in range(row_starts[slots[i]], row_starts[slots[i] + 1]):
+                    if count[rows[j]] > 0:
+                        filled = _insert_companion(*arrays, np.int64(rows[j]), filled)
+
+
+@compile_loop
+def _insert_companion(fired, deviations, tokens, me, found, phi, count, other, filled):
+    """Insert a latent among the companions found, unless they are filled with better ones, and forget its count.
+    Returns how many there are."""
+    together = np.int64(count[other])
+    count[other] = 0
+    if deviations[other] == 0:
+        return filled
+    both = np.float64(tokens * together - fired[me] * fired[other])
+    value, at = both / (deviations[me] * deviations[other]), filled
+    if at == found.size:
+        if _stands_behind(value, other, phi[at - 1], found[at - 1]):
+            return filled
+        at -= 1
+    while at > 0 and not _stands_behind(value, other, phi[at - 1], found[at - 1]):
+        found[at], phi[at] = found[at - 1], phi[at - 1]
+        at -= 1
+    found[at], phi[at] = other, value
+    return min(filled + 1, found.size)
 
 
 @compile_loop
