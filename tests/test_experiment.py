@@ -55,7 +55,17 @@ def test_an_experiments_own_runtime_is_the_one_that_counts(made: Path, lmsae: Ca
 def test_run_from_python_gives_the_dictionary_the_metrics_and_the_folders(fresh: Path) -> None:
     made = package.run(EXPERIMENT, name="mine", artifacts="art", results="out")
     assert made.name == "mine"
-    assert list(made.artifacts) == ["tokenize", "activations", "norm", "init", "train", "eval", "features", "report"]
+    assert list(made.artifacts) == [
+        "tokenize",
+        "activations",
+        "norm",
+        "init",
+        "train",
+        "eval",
+        "features",
+        "page",
+        "report",
+    ]
     assert all((folder / "manifest.json").exists() for folder in made.artifacts.values())
     assert made.artifacts["train"].is_relative_to("art")
     assert made.results == Path("out")

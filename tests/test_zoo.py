@@ -105,6 +105,7 @@ def test_the_whole_zoo_shares_tokens_and_activations(zoo: Path) -> None:
         "train": 7,
         "eval": 7,
         "features": 7,
+        "page": 7,
         "report": 1,
     }
 
@@ -174,7 +175,7 @@ def test_show_names_every_row_that_wants_a_store_whatever_its_number_there(
     assert "wanted by transcoder, crosscoder, clt, lorsa, molt\n" in lmsae("show", second).out
     lineage = lmsae("show", made_of("clt", zoo, "eval").name).out.split("lineage\n")[1].split("\n\n")[0].split()
     stages = [word.partition("/")[0] for word in lineage if "/" in word]
-    assert [stages.count(stage) for stage in ROW_STAGES] == [1, 4, 4, 1, 1, 1]
+    assert [stages.count(stage) for stage in ROW_STAGES] == [1, 4, 4, 1, 1, 1, 0, 0]  # no features, no page
     assert lmsae("verify").out == f"{len(manifests(zoo))} whole, 0 damaged, 0 wanted but not made\n"
 
 
@@ -192,6 +193,7 @@ def test_gc_keeps_a_store_as_long_as_any_row_reads_it(mine: Path, lmsae: Lmsae) 
         "train": 2,
         "eval": 2,
         "features": 2,
+        "page": 2,
     }
     said = lmsae("run")
     assert [line for line in said.err.splitlines() if " 0 made" not in line] == ["report: 1 made, 0 there already"]

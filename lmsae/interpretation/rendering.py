@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lmsae.interpretation.leaves import LATENTS_A_FILE, details, name_places, overview, script
@@ -31,15 +32,13 @@ def write_page(measured: Path, out: Path) -> None:
     (out / "data").mkdir(exist_ok=True)
     shown = [name for name in (*_SHOWN_OF_ALL, *_TOKENS_OF_ALL, "explanation") if name in there]
     _write(out, "latents", overview(latents.read(shown), info))
+    pieces = _Pieces(contexts)
     for group in range(latents.num_row_groups):
-        # No latent is in two groups, and those of both tables have the same latents.
-        described, found = latents.read_row_group(group), contexts.read_row_group(group)
-        owners = found["latent"].to_numpy()
+        described = latents.read_row_group(group)
         for begin in range(0, len(described), LATENTS_A_FILE):
             some = described.slice(begin, LATENTS_A_FILE)
             first, last = some["latent"][0].as_py(), some["latent"][-1].as_py()
-            low, high = np.searchsorted(owners, [first, last + 1])
-            _write(out, str(first // LATENTS_A_FILE), details(some, found.slice(low, high - low)))
+            _write(out, str(first // LATENTS_A_FILE), details(some, pieces.before(last + 1)))
     (out / "index.html").write_text(render(info), "utf-8")
 
 
@@ -70,3 +69,22 @@ def _digest(text: str) -> str:
 
 def _write(out: Path, name: str, data: dict[str, Any]) -> None:
     (out / "data" / f"{name}.js").write_text(script(name, data), "utf-8")
+
+
+class _Pieces:
+    """The rows of contexts.parquet, which come by latent, read once from the first to the last."""
+
+    def __init__(self, file: pq.ParquetFile) -> None:
+        self._groups = (file.read_row_group(number) for number in range(file.num_row_groups))
+        self._read = file.schema_arrow.empty_table()
+
+    def before(self, latent: int) -> pa.Table:
+        """The rows of the latents before this one that were not given before."""
+        found = []
+        while True:
+            count = int(np.searchsorted(self._read["latent"].to_numpy(), latent))
+            found.append(self._read.slice(0, count))
+            self._read = self._read.slice(count)
+            if len(self._read) or (group := next(self._groups, None)) is None:
+                return pa.concat_tables(found).combine_chunks()
+            self._read = group

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from typing import Protocol
@@ -62,9 +62,10 @@ class Result:
     settings: Mapping[str, object]
     artifacts: Mapping[str, str]
     case: Case
-
     along: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """The metrics on held-out text in the course of training, by column; empty if none were wanted."""
+    has_page: bool = False
+    """There is a page of its latents."""
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -120,7 +121,13 @@ def read_results(sweep: Sweep, inputs: Mapping[str, Artifact]) -> list[Result]:
     its dictionary, which has its curves if it was trained here."""
     missing = find_missing(sweep.rows, inputs)
     there = [row for row in sweep.rows if row.name not in missing]
-    return [_read(row, sweep.shared, inputs[f"eval/{row.name}"], inputs[f"train/{row.name}"]) for row in there]
+    return [
+        replace(
+            _read(row, sweep.shared, inputs[f"eval/{row.name}"], inputs[f"train/{row.name}"]),
+            has_page=f"page/{row.name}" in inputs,
+        )
+        for row in there
+    ]
 
 
 def find_missing(rows: Sequence[Row], inputs: Container[str]) -> dict[str, str]:

@@ -30,8 +30,11 @@ class Config(Frozen):
 
 
 def of_sweep(rows: Sequence[PlannedRow]) -> SweepShare:
-    """Every row of the sweep; curves come from its dictionary's training, metrics from its evaluation."""
+    """Every row of the sweep; curves come from its dictionary's training, metrics from its evaluation. It links to pages
+    of latents."""
     parts = {row.name: {"train": row.dictionary, "eval": row.specs["eval"]} for row in rows}
+    for row in rows:
+        parts[row.name] |= {"page": spec for spec in row.of("page")}
     inputs = {f"{name}/{row}": spec.reference for row, specs in parts.items() for name, spec in specs.items()}
     settings = {row.name: _settings(row) for row in rows}
     first, *others = settings.values()
@@ -118,7 +121,7 @@ STAGE = Stage(
     version=5,
     help="all evaluations of the sweep -> results/",
     config=Config,
-    inputs={"train": "train", "eval": "eval"},
+    inputs={"train": "train", "eval": "eval", "page": "page"},
     make=make,
     of_sweep=of_sweep,
     lessen=of_what_is_there,
@@ -130,5 +133,6 @@ STAGE = Stage(
         "eval": frozenset({"metrics.json"}),
         "train": frozenset({"curves.csv", "along.csv"}),
         "import": frozenset(),
+        "page": frozenset({"index.html"}),
     },
 )

@@ -21,7 +21,7 @@ def test_gc_lists_what_no_row_wants_and_removes_nothing(made: Path, lmsae: Lmsae
     said = lmsae("gc")
     assert said.code == 0
     assert f"unwanted train/{lost}" in said.out
-    assert "7 artifacts" in said.out  # the last row's own six, and the report of all four rows
+    assert "8 artifacts" in said.out  # the last row's own seven, and the report of all four rows
     assert "`lmsae gc --delete` removes them" in said.out
     assert manifests(made) == before
 
@@ -30,7 +30,7 @@ def test_gc_removes_what_no_row_wants_and_nothing_else(made: Path, lmsae: Lmsae)
     write_sweep(made, ROWS[:3])
     unwanted = {line.split()[1] for line in lmsae("gc").out.splitlines() if line.startswith("unwanted")}
     before = set(manifests(made))
-    assert lmsae("gc", "--delete").out.count("removed ") == len(unwanted) == 7
+    assert lmsae("gc", "--delete").out.count("removed ") == len(unwanted) == 8
     assert set(manifests(made)) == before - unwanted
     assert not any((made / "artifacts" / reference).exists() for reference in unwanted)
     assert lmsae("gc").out == "0 artifacts, 0 bytes\n"
@@ -65,7 +65,7 @@ def test_gc_keeps_what_another_sweep_wants_and_says_so(shared: Path, lmsae: Lmsa
     assert {reference.split("/")[0] for reference in taken} == {"report"}
     assert "of config/config.yaml + config/sweep.tsv: all rows" in said
     assert "for other/config.yaml + other/sweep.tsv (`lmsae gc --forget other-" in said
-    assert lmsae("run", *OTHER).err.count(" 0 made") == 8
+    assert lmsae("run", *OTHER).err.count(" 0 made") == 9
 
 
 def test_gc_says_what_it_would_take_from_whom_and_takes_it_only_from_the_one_that_is_named(
@@ -80,7 +80,7 @@ def test_gc_says_what_it_would_take_from_whom_and_takes_it_only_from_the_one_tha
     assert lmsae("gc", "--forget", "other", "--delete").code == 0
     assert lmsae("gc").out == "0 artifacts, 0 bytes\n"
     assert {reference.split("/")[0] for reference in manifests(shared)} == {
-        "tokenize", "activations", "norm", "init", "train", "eval", "features",
+        "tokenize", "activations", "norm", "init", "train", "eval", "features", "page",
     }  # fmt: skip
 
 

@@ -164,6 +164,7 @@ def test_rows_may_be_converted_after_training_and_say_what_that_cost(made: Path,
         "train: 2 made, 2 there already",
         "eval: 2 made, 2 there already",
         "features: 2 made, 2 there already",
+        "page: 2 made, 2 there already",
         "report: 1 made, 0 there already",
     ]
     before, after = metrics_of("batch", made), metrics_of("batch2", made)

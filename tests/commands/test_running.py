@@ -45,6 +45,7 @@ def test_a_finished_sweep_holds_every_artifact_and_its_report(finished: Path) ->
         "train": 4,
         "eval": 4,
         "features": 4,
+        "page": 4,
         "report": 1,
     }
     assert (finished / "results").is_dir()
@@ -94,6 +95,7 @@ def test_a_new_row_makes_only_what_no_earlier_row_has(made: Path, lmsae: Lmsae) 
     write_sweep(made, [*ROWS, {**ROWS[0], "name": "new", "train.lr": "0.002"}])
     wanted = {"tokenize": 0, "activations": 0, "norm": 0, "init": 0, "train": 1, "eval": 1} | {
         "features": 1,
+        "page": 1,
         "report": 1,
     }
     assert counts(lmsae("run")) == wanted
@@ -166,7 +168,7 @@ def test_the_report_of_all_rows_takes_the_place_of_one_that_lacked_some(made: Pa
         artifact.clear()
     said = lmsae("report")
     assert said.code == 2
-    assert "1 of its 8 inputs are not finished" in said.err
+    assert "1 of its 12 inputs are not finished" in said.err
     assert "top (not evaluated)" in (made / "results/report.html").read_text()
     assert lmsae("run").code == 0
     assert (made / "results/report.html").read_bytes() == whole

@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parents[2]
 SHIPPED = ["Snakefile", "workflow", "profiles", "slurm", "dvc.yaml", ".dvcignore", ".dvc/config", ".dvc/plots"]
 # Both read the same activations, so they train in one pass.
 TWO_ROWS = [{**row, "train.lr": "0.001"} for row in ROWS[:2]]
-TWO_ROWS_MAKE = Counter(tokenize=1, activations=1, norm=1, init=2, train=2, eval=2, features=2, report=1)
+TWO_ROWS_MAKE = Counter(tokenize=1, activations=1, norm=1, init=2, train=2, eval=2, features=2, page=2, report=1)
 
 
 @dataclass

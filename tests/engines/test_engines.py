@@ -64,7 +64,7 @@ def test_dvc_computes_nothing_after_snakemake_and_then_skips_every_stage(sweep: 
 def test_a_new_row_trains_and_evaluates_one_dictionary(sweep: Sweep, engine: str) -> None:
     write_sweep(sweep.folder, [*TWO_ROWS, {**TWO_ROWS[0], "name": "quicker", "train.lr": "0.01"}])
     sweep.engine(engine)
-    assert sweep.computed() == Counter(train=1, eval=1, features=1, report=1)
+    assert sweep.computed() == Counter(train=1, eval=1, features=1, page=1, report=1)
     assert "quicker" in (sweep.folder / "results/report.html").read_text()
 
 
@@ -72,7 +72,7 @@ def test_a_new_row_trains_and_evaluates_one_dictionary(sweep: Sweep, engine: str
 def test_a_changed_learning_rate_retrains_one_dictionary_and_changed_back_none(sweep: Sweep) -> None:
     write_sweep(sweep.folder, [TWO_ROWS[0], {**TWO_ROWS[1], "train.lr": "0.01"}])
     sweep.dvc("repro")
-    assert sweep.computed() == Counter(train=1, eval=1, features=1, report=1)
+    assert sweep.computed() == Counter(train=1, eval=1, features=1, page=1, report=1)
     report = (sweep.folder / "results/report.html").read_bytes()
     write_sweep(sweep.folder, TWO_ROWS)
     assert jobs(sweep.snakemake()) == Counter(report=1, all=1)
@@ -95,7 +95,7 @@ def test_a_changed_context_size_moves_everything_and_changed_back_nothing(sweep:
 def test_a_row_of_another_hook_point_starts_no_job_of_the_rows_before_it(sweep: Sweep) -> None:
     # The forward pass is now for two hook points, so the pass is another; what hangs on its first one is not run again.
     write_sweep(sweep.folder, [*TWO_ROWS, {**TWO_ROWS[0], "name": "up", "sae.hook_point": "blocks.1.hook_resid_post"}])
-    wanted = Counter(activations=1, norm=1, init=1, train=1, eval=1, features=1, report=1)
+    wanted = Counter(activations=1, norm=1, init=1, train=1, eval=1, features=1, page=1, report=1)
     assert jobs(sweep.snakemake("--dry-run")) == wanted + Counter(all=1)
     assert sweep.computed() == NOTHING
 
@@ -105,7 +105,7 @@ def test_a_row_of_another_hook_point_starts_no_job_of_the_rows_before_it(sweep: 
 def test_a_row_over_two_hook_points_makes_the_store_that_is_missing_and_reads_both(sweep: Sweep, engine: str) -> None:
     write_sweep(sweep.folder, [*TWO_ROWS, row_of("crosscoder")])
     sweep.engine(engine)
-    assert sweep.computed() == Counter(activations=1, norm=1, init=1, train=1, eval=1, features=1, report=1)
+    assert sweep.computed() == Counter(activations=1, norm=1, init=1, train=1, eval=1, features=1, page=1, report=1)
     assert {path.name for path in (sweep.folder / "results/rows/crosscoder").iterdir()} >= {"activations", "norm.1"}
 
 
@@ -152,7 +152,7 @@ def test_a_run_killed_half_way_is_finished_by_the_next(sweep: Sweep) -> None:
     assert sweep.computed() == NOTHING
     sweep.snakemake("--unlock")
     sweep.snakemake()
-    assert sweep.computed() == Counter(train=2, eval=2, features=2, report=1)
+    assert sweep.computed() == Counter(train=2, eval=2, features=2, page=2, report=1)
     sweep.run("lmsae", "verify")
 
 
@@ -212,7 +212,7 @@ def test_a_row_that_fails_costs_no_other_its_results_under_snakemake(sweep: Swee
     said = sweep.snakemake(fails=True)
     assert "the loss is" in said
     assert "Lower train.lr" in said
-    assert sweep.computed() == Counter(activations=1, norm=1, init=1, train=2, eval=2, features=2, report=1)
+    assert sweep.computed() == Counter(activations=1, norm=1, init=1, train=2, eval=2, features=2, page=2, report=1)
     assert "burst (not trained)" in (sweep.folder / "results/report.html").read_text()
     assert {path.name for path in (sweep.folder / "results/saelens").iterdir()} == {"top", "up"}
     assert "the loss is" in sweep.snakemake("train_all", fails=True)
@@ -245,7 +245,7 @@ def test_a_job_works_from_its_pass_and_never_reads_the_sheet(sweep: Sweep) -> No
 
 @pytest.mark.slow
 def test_the_target_of_a_row_leaves_the_other_rows_alone(empty: Sweep) -> None:
-    one_of_each = Counter(tokenize=1, activations=1, norm=1, init=1, train=1, eval=1, features=1)
+    one_of_each = Counter(tokenize=1, activations=1, norm=1, init=1, train=1, eval=1, features=1, page=1)
     assert jobs(empty.snakemake("--dry-run", "row_batch")) == one_of_each + Counter(row_batch=1)
 
 

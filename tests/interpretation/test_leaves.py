@@ -2,16 +2,18 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lmsae.interpretation.leaves import LATENTS_A_FILE, details, name_places, round_digits, script, short
 from lmsae.interpretation.rendering import render, write_page
-from lmsae.interpretation.schema import CONTEXTS_SCHEMA, LATENTS_SCHEMA, Location
+from lmsae.interpretation.schema import CONTEXTS, CONTEXTS_SCHEMA, LATENTS_SCHEMA, Location
 from tests.interpretation.measured import WORDS, contexts, info, latent, write_measured
 
 
@@ -93,6 +95,21 @@ def test_a_page_is_the_same_bytes_whenever_it_is_written(page: Path, tmp_path: P
     write_page(page.parent / "measured", tmp_path)
     for file in page.rglob("*.*"):
         assert (tmp_path / file.relative_to(page)).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("rows", [1, 7, 100_000])
+def test_pieces_of_text_are_found_however_the_file_divides_them(page: Path, tmp_path: Path, rows: int) -> None:
+    shutil.copytree(page.parent / "measured", tmp_path / "measured")
+    table = pq.read_table(tmp_path / "measured" / CONTEXTS)
+    pq.write_table(table, tmp_path / "measured" / CONTEXTS, row_group_size=rows)
+    write_page(tmp_path / "measured", tmp_path)
+    for file in (page / "data").iterdir():
+        assert (tmp_path / "data" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_page_may_have_no_pieces_of_text(tmp_path: Path) -> None:
+    write_page(write_measured(tmp_path / "measured", [latent(number) for number in range(40)], []), tmp_path)
+    assert [one["contexts"] for one in data(tmp_path / "data" / "1.js")["latents"]] == [[]] * 8
 
 
 def test_lists_that_are_missing_stay_missing() -> None:

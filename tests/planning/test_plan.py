@@ -20,7 +20,7 @@ from lmsae.planning.plan import Plan, plan_of
 from lmsae.planning.sheet import SECTIONS, columns
 from lmsae.runtime.runtime import Runtime, Wandb
 from lmsae.sparsity.config import TopKConfig
-from lmsae.stages import ROW_STAGES, STAGES, activations, evaluate, init, interpret, norm, tokenize, train
+from lmsae.stages import ROW_STAGES, STAGES, activations, evaluate, init, interpret, latents_page, norm, tokenize, train
 from lmsae.stages.models import LMConfig
 from lmsae.stages.sites import Place, Sites
 from lmsae.text.dataset import ResolvedDataset
@@ -229,11 +229,11 @@ BESIDE = {
 BELOW = {
     "tokenize": {*ROW_STAGES} - {"import"},
     "activations": {*ROW_STAGES} - {"import", "tokenize"},
-    "norm": {"norm", "init", "train", "eval", "features"},
-    "init": {"init", "train", "eval", "features"},
-    "train": {"train", "eval", "features"},
+    "norm": {"norm", "init", "train", "eval", "features", "page"},
+    "init": {"init", "train", "eval", "features", "page"},
+    "train": {"train", "eval", "features", "page"},
     "eval": {"eval"},
-    "features": {"features"},
+    "features": {"features", "page"},
 }
 
 
@@ -367,6 +367,7 @@ def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down
         "train": train.Config(tokens=1_000_000, dictionary=dictionary, sites=sites, objective=objective),
         "eval": evaluate.Config.model_validate(about),
         "features": interpret.Config.model_validate({**about, "tokenizer": model, "dataset": text.name}),
+        "page": latents_page.Config(),
     }
     specs: dict[str, Spec] = {}
     for stage, config in configs.items():
@@ -382,6 +383,7 @@ def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down
         "train": "a0698f2cb66bd72b",
         "eval": "b908b3fe4fd56ceb",
         "features": "de52c8bcbfa47ed2",
+        "page": "af7014e9ff22cbc2",
     }
 
 
@@ -457,6 +459,7 @@ def test_hook_points_side_by_side_are_numbered_and_shared_with_rows_that_read_on
         "train": 5,
         "eval": 5,
         "features": 5,
+        "page": 5,
     }
     assert len(plan.passes("activations", 16)) == 1
 
@@ -487,7 +490,17 @@ def test_only_dictionaries_of_one_stream_are_trained_in_one_pass(fresh: Path) ->
 def test_rows_share_every_stage_that_they_agree_on() -> None:
     plan = planned()
     counts = {stage: len(plan.specs(stage)) for stage in STAGES}
-    wanted = {"tokenize": 1, "activations": 2, "norm": 2, "init": 4, "train": 4, "eval": 4, "features": 4, "report": 1}
+    wanted = {
+        "tokenize": 1,
+        "activations": 2,
+        "norm": 2,
+        "init": 4,
+        "train": 4,
+        "eval": 4,
+        "features": 4,
+        "page": 4,
+        "report": 1,
+    }
     assert counts == {"import": 0, **wanted}
     assert {stage: len(plan.passes(stage, 16)) for stage in STAGES} == counts | {
         "activations": 1,
@@ -537,6 +550,7 @@ def test_a_thousand_rows_share_what_they_agree_on(fresh: Path) -> None:
         "train": 1000,
         "eval": 1000,
         "features": 1000,
+        "page": 1000,
         "report": 1,
     }
     assert counts == {"import": 0, **wanted}

@@ -161,6 +161,18 @@ def test_a_row_of_nulls_is_drawn_and_judged(sweep: Sweep) -> None:
     assert (line["explained_variance"], line["healthy"]) == ("", "False")
 
 
+def test_a_row_links_to_the_page_of_its_latents_where_there_is_one(sweep: Sweep, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        row = sweep.add(name)
+        sweep.rows[-1] = row.model_copy(update={"artifacts": {**row.artifacts, "page": f"page/{name}"}})
+    write_report(sweep.config, {**sweep.inputs, "page/two": Artifact(tmp_path)}, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert '<a class="latents" href="rows/two/page/index.html">latents</a>' in page
+    assert "rows/two/page/" in page
+    assert "rows/one/page/" not in page
+    assert "rows/one/train/" in page
+
+
 def test_curves_are_those_of_the_dictionaries_among_the_inputs(sweep: Sweep, tmp_path: Path) -> None:
     """And not of any folder that lies beside the evaluation."""
     sweep.add("one")

@@ -11,7 +11,7 @@ from lmsae.stages.flops import dictionary_flops, forward_flops
 from lmsae.stages.train import Config
 from tests.miniature import HERE, THERE, keys
 
-STAGES = ("tokenize", "activations", "norm", "init", "train", "eval", "features", "report")
+STAGES = ("tokenize", "activations", "norm", "init", "train", "eval", "features", "page", "report")
 
 
 def runs(folder: Path, stage: str) -> list[dict[str, Any]]:
