@@ -4,11 +4,11 @@ import csv
 import json
 import math
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from lmsae.artifacts.artifact import Artifact
 from lmsae.report.health import Verdict, dense_share, verdict
@@ -61,10 +61,21 @@ class Sweep(Protocol):
     def given(self) -> Sequence[str]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Breakdown:
+    """Metrics and their standard errors by bins of tokens: the ends of each bin, and numbers in the same order."""
+
+    low: Sequence[float]
+    high: Sequence[float]
+    metrics: Mapping[str, Sequence[float]]
+    errors: Mapping[str, Sequence[float]]
+
+
 @dataclass(frozen=True)
 class Result:
     """One dictionary, and what training and evaluation found of it. `settings` has those that all rows share too,
-    `metrics` those that the report derives, and `curves` maps a column to its values."""
+    `metrics` those that the report derives, `errors` the standard errors of some of them, `breakdowns` metrics by kind
+    of bin, and `curves` maps a column to its values."""
 
     name: str
     settings: Mapping[str, object]
@@ -72,6 +83,8 @@ class Result:
     metrics: Mapping[str, float]
     histogram: Sequence[int]
     curves: Mapping[str, Sequence[float]]
+    errors: Mapping[str, float] = field(default_factory=dict)
+    breakdowns: Mapping[str, Breakdown] = field(default_factory=dict)
 
     @cached_property
     def verdict(self) -> Verdict:
@@ -95,8 +108,13 @@ class Result:
 
     @property
     def line(self) -> tuple[tuple[str, str], ...]:
-        """The settings that this result shares with those that differ from it in sparsity only."""
-        return tuple((name, self.say(name)) for name in sorted(self.settings) if name not in SPARSITY_SETTINGS)
+        """The settings that this result shares with those that differ from it in sparsity and seeds only."""
+        return tuple(pair for pair in self.but_for_seeds if pair[0] not in SPARSITY_SETTINGS)
+
+    @cached_property
+    def but_for_seeds(self) -> tuple[tuple[str, str], ...]:
+        """The settings that this result shares with those that differ from it in seeds only."""
+        return tuple((name, self.say(name)) for name in sorted(self.settings) if not is_seed(name))
 
     def say(self, name: str) -> str:
         """A setting as text; empty if it has no value."""
@@ -131,6 +149,11 @@ def settings_of(results: Sequence[Result]) -> list[str]:
     return [name for name in MAIN_SETTINGS if name in present] + sorted(present - set(MAIN_SETTINGS))
 
 
+def is_seed(setting: str) -> bool:
+    """True of the name of a setting that draws by chance and means nothing else, such as train.seed."""
+    return setting.endswith(".seed")
+
+
 def text_of(setting: object) -> str:
     """A setting as a sheet has it: empty for None, words as they are, a list with spaces, true, false."""
     if setting is None:
@@ -141,9 +164,12 @@ def text_of(setting: object) -> str:
 
 
 def _read(row: Row, shared: Mapping[str, object], evaluation: Artifact, train: Artifact) -> Result:
-    measured = json.loads((evaluation.path / "metrics.json").read_text())
+    measured, errors, breakdowns = (
+        json.loads((evaluation.path / name).read_text())
+        for name in ("metrics.json", "standard_errors.json", "breakdown.json")
+    )
     histogram = measured.pop("density_histogram")
-    metrics = {name: math.nan if value is None else value for name, value in measured.items()}
+    metrics = _without_nulls(measured)
     return Result(
         name=row.name,
         settings={**shared, **row.settings},
@@ -151,7 +177,21 @@ def _read(row: Row, shared: Mapping[str, object], evaluation: Artifact, train: A
         metrics={**metrics, "dense_share": dense_share(metrics)},
         histogram=histogram,
         curves=_read_curves(train.path / "curves.csv"),
+        errors=_without_nulls(errors),
+        breakdowns={kind: _read_breakdown(written) for kind, written in breakdowns.items()},
     )
+
+
+def _without_nulls(numbers: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: math.nan if value is None else value for name, value in numbers.items()}
+
+
+def _read_breakdown(written: Mapping[str, Any]) -> Breakdown:
+    sides = [
+        {name: [math.nan if value is None else value for value in values] for name, values in written[side].items()}
+        for side in ("metrics", "standard_errors")
+    ]
+    return Breakdown(written["from"], written["to"], *sides)
 
 
 def _read_curves(path: Path) -> dict[str, list[float]]:

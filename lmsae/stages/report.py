@@ -56,7 +56,7 @@ def of_what_is_there(spec: Spec, finished: Container[str]) -> Spec | None:
 
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
-    """Write table.csv, table.parquet, metrics.json, curves.csv, density.csv, plots/ and report.html."""
+    """Write tables of metrics, standard errors, curves and bins, plots/ and report.html."""
     from lmsae.report.writing import write_report
 
     for job in jobs:
@@ -113,7 +113,7 @@ def _summarize(results: Path) -> str:
 
 STAGE = Stage(
     name="report",
-    version=4,
+    version=5,
     help="all evaluations of the sweep -> results/",
     config=Config,
     inputs={"train": "train", "eval": "eval"},
@@ -123,5 +123,8 @@ STAGE = Stage(
     is_wanted=True,
     publisher=Publisher(_publish, _is_published, _summarize),
     # Of a dictionary the curves alone are read: its weights may be large, and are not checked for them.
-    reads={"eval": frozenset({"metrics.json"}), "train": frozenset({"curves.csv"})},
+    reads={
+        "eval": frozenset({"metrics.json", "standard_errors.json", "breakdown.json"}),
+        "train": frozenset({"curves.csv"}),
+    },
 )

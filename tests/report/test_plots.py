@@ -49,3 +49,16 @@ def test_tokens_are_written_as_everywhere(result: Result) -> None:
     for axes in curves_of(result, tokens=[1e5, 2e5, 3e5, 1.5e6, 2e6]).panels.axes:
         ticks = [axes.xaxis.get_major_formatter()(tick) for tick in (0, 5e5, 2e6)]
         assert ticks == ["0", "500 k", "2 M"]
+
+
+def test_bins_have_a_line_and_a_band_of_one_standard_error(result: Result) -> None:
+    (plot,) = [p for p in plots([result]) if p.kind == "breakdown"]
+    axes = plot.panels.axes
+    assert [a.get_title(loc="left") for a in axes[1::3]] == ["L0 by position", "L0 by token frequency"]
+    for panel, x in ((axes[1], [1, 2, 12**0.5]), (axes[4], [0.001, 0.0002**0.5, 0.03**0.5])):
+        xy = np.asarray(panel.lines[0].get_xydata())
+        assert xy[:, 0] == pytest.approx(x)
+        assert xy[1:, 1].tolist() == [4.0, 5.0]
+        (band,) = panel.collections
+        corners = {tuple(point) for point in np.asarray(band.get_paths()[0].vertices).round(9).tolist()}
+        assert {(round(x[1], 9), 3.8), (round(x[1], 9), 4.2), (round(x[2], 9), 5.1)} <= corners
