@@ -4,13 +4,14 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
+from tests.browser import Browser, find_chromium, start_browser
 from tests.miniature import ROWS, Said, write_config, write_model, write_sweep, write_text
 
 # Workers share the cores, and subprocesses inherit this. Libraries read these when they are imported.
@@ -52,6 +53,8 @@ def why_not(mark: str) -> str | None:
         return "reaches a model hub; set LMSAE_TEST_NETWORK=1"
     if mark == "slurm" and not (shutil.which("slurmctld") and shutil.which("slurmd")):
         return "needs Slurm: apt install slurmctld slurmd slurm-client"
+    if mark == "browser" and not find_chromium():
+        return "needs a browser: apt install chromium"
     if mark == "gpu":
         import torch
 
@@ -66,7 +69,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         slow = [item for item in items if item.get_closest_marker("slow")]
         items[:] = [item for item in items if item not in slow]
         config.hook.pytest_deselected(items=slow)
-    for mark in ("gpu", "network", "slurm"):
+    for mark in ("browser", "gpu", "network", "slurm"):
         marked = [item for item in items if item.get_closest_marker(mark)]
         if marked and (reason := why_not(mark)):
             for item in marked:
@@ -172,3 +175,19 @@ def lmsae(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
         return Said(code, said.out, said.err)
 
     return command
+
+
+@pytest.fixture(scope="module")
+def _browser() -> Iterator[Browser]:
+    with start_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(_browser: Browser) -> Iterator[Browser]:
+    """A browser to open pages from disk in. What a page complains of, or asks a network for, fails the test."""
+    yield _browser
+    try:
+        _browser.check()
+    finally:
+        _browser.forget()
