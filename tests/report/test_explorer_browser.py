@@ -1,4 +1,4 @@
-"""The interactive figures in a real browser: links, filters, and room for all on every screen."""
+"""The interactive figures in a real browser: hints, links, filters, and room for all on every screen."""
 
 from __future__ import annotations
 
@@ -37,6 +37,24 @@ def test_a_point_is_a_row_that_leads_to_itself_or_to_its_latents(browser: Browse
     targets = json.loads(page.evaluate("JSON.stringify(said.data.rows.map(row => [row.row, row.href]))"))
     assert dict(targets)["topk-4-1"] == "rows/topk-4-1/page/index.html"
     assert dict(targets)["topk-4-0"] == "#row-topk-4-0"
+
+
+@pytest.mark.browser
+def test_the_point_under_the_pointer_tells_its_row_and_a_click_opens_it(browser: Browser, explored: Path) -> None:
+    page = drawn(browser, explored)
+    points = points_of(page)
+    points.first.scroll_into_view_if_needed()
+    box = points.nth(11).bounding_box()
+    assert box
+    page.mouse.move(box["x"] + 5, box["y"] - 60)
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    hint = page.locator("#vg-tooltip-element.visible")
+    hint.wait_for()
+    told = hint.locator("tr").first.locator("td.value").inner_text()
+    assert told == page.evaluate("said.data.rows[11].row")
+    points.nth(11).click(force=True)
+    page.wait_for_function(f"location.hash === '#row-{told}'")
+    assert page.locator(f"[id='row-{told}']").get_attribute("open") is not None
 
 
 @pytest.mark.browser
