@@ -10,10 +10,13 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from lmsae.health.ranges import ranges
-from lmsae.metrics.definitions import METRICS, definition
-from lmsae.report.main_metrics import MAIN_METRICS, in_order
-from lmsae.report.provenance import BEGIN, END
-from lmsae.report.results import MAIN_SETTINGS, SPARSITY_SETTINGS, Result, settings_of, text_of
+from lmsae.metrics.definitions import METRICS, SAME, definition
+from lmsae.report.explorer import as_json, bundle, explore
+from lmsae.report.main_metrics import MAIN_METRICS, MainMetric, in_order
+from lmsae.report.matched import Match
+from lmsae.report.provenance import marks
+from lmsae.report.results import MAIN_SETTINGS, SPARSITY_SETTINGS, Result, is_seed, settings_of, text_of
+from lmsae.report.seeds import SeedGroup
 from lmsae.runtime.numbers import format_share
 
 # Every figure is on the page, but only the first few are open.
@@ -45,22 +48,34 @@ class _Settings:
 
 def page(
     results: Sequence[Result],
+    groups: Sequence[SeedGroup],
     given: Collection[str],
     illustrations: Sequence[Illustration],
     missing: Mapping[str, str],
+    matches: Sequence[Match] = (),
 ) -> str:
     """The page's HTML. Whatever a setting or a name holds is escaped. `given` are the settings that the user wrote;
-    `missing` are the rows without results, each with what it lacks."""
+    `missing` are the rows without results, each with what it lacks; `matches` compare lines at the same L0."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(number=number, setting=_setting, share=format_share)
+    environment.filters.update(number=number, setting=_setting, share=format_share, error=_error, spread=_spread)
     template = environment.from_string((files("lmsae.report") / "report.html.jinja").read_text("utf-8"))
     settings = _sort_settings(results, given)
     headed = [name for name in settings.varied if name in given or name in MAIN_SETTINGS]
+    repeated = [group for group in groups if len(group.results) > 1]
     by_sparsity = [name for name in headed if name in SPARSITY_SETTINGS]
     return template.render(
         results=results,
         missing=missing,
-        provenance=BEGIN + END,
+        is_seed=is_seed,
+        groups=groups if repeated else [],
+        same=SAME,
+        provenance=marks("provenance"),
+        pages=marks("pages"),
+        matches=matches,
+        places=len({result.hook_points for result in results}),
+        explorer=as_json(explore(results, headed, _number_seeds(results, groups))),
+        bundle=bundle(),
+        script=Markup((files("lmsae.report") / "explorer.js").read_text("utf-8")),
         settings=settings,
         headed=[name for name in headed if name not in SPARSITY_SETTINGS],
         sparsity=[_sparsity(result, by_sparsity) for result in results] if by_sparsity else [],
@@ -73,7 +88,7 @@ def page(
         in_order=in_order,
         figures={
             kind: [figure for figure in illustrations if figure.kind == kind]
-            for kind in ("pareto", "density", "curves", "along")
+            for kind in ("pareto", "density", "curves", "along", "breakdown")
         },
         open_figures=OPEN_FIGURES,
     )
@@ -88,6 +103,29 @@ def number(value: float) -> str:
     if value and abs(value) < 0.001:
         return f"{value:.1e}"
     return f"{value:,.{3 if abs(value) < 10 else 2 if abs(value) < 100 else 1}f}"
+
+
+def _spread(group: SeedGroup, metric: MainMetric) -> str:
+    """The mean of a metric over seeds and its standard deviation, if there are several."""
+    show = format_share if metric.is_share else number
+    mean, spread = group.mean(metric.name), group.spread(metric.name)
+    if not math.isfinite(mean):
+        return "—"
+    if not math.isfinite(spread):
+        return show(mean)
+    return f"{show(mean)} ± {show(spread) if metric.is_share else f'{spread:.2g}'}"
+
+
+def _error(result: Result, metric: str, words: str) -> Markup:
+    """The standard error of a metric in these words, if it has one."""
+    error = result.errors.get(metric, math.nan)
+    return Markup(words % f"{error:.2g}") if math.isfinite(error) else Markup("")
+
+
+def _number_seeds(results: Sequence[Result], groups: Sequence[SeedGroup]) -> list[int]:
+    """Of each result the number of its group."""
+    numbers = {result.name: number for number, group in enumerate(groups) for result in group.results}
+    return [numbers[result.name] for result in results]
 
 
 def _sort_settings(results: Sequence[Result], given: Collection[str]) -> _Settings:

@@ -139,6 +139,18 @@ def describe_axes(axes: Axes, title: str, x_label: str | None = None, **style: A
         axes.xaxis.set_label_coords(0.5, below)
 
 
+def draw_line(
+    axes: Axes, x: Sequence[float], y: Sequence[float], spread: Sequence[float], style: Any, **more: Any
+) -> None:
+    """Draw a line in a style, in a band as far from it as `spread` says, where that is a number."""
+    axes.plot(x, y, **style, **more)
+    if any(map(math.isfinite, spread)):
+        low, high = (
+            [a + sign * (b if math.isfinite(b) else 0) for a, b in zip(y, spread, strict=True)] for sign in (-1, 1)
+        )
+        axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+
+
 def cut(svg: str, pieces: Sequence[Piece]) -> list[Markup]:
     """Parts of a page, one for each piece of an SVG: 4 pixels for 3 points, no ids that nobody refers to, the theme's
     colors. The first has what all refer to, so they belong on one page."""

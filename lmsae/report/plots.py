@@ -1,11 +1,11 @@
 """The report's figures. The same results give the same bytes: no dates, no ids drawn by chance."""
 
 import math
+import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -13,9 +13,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from lmsae.metrics.definitions import bin_centers
+from lmsae.report.breakdowns import Line, draw_breakdowns
 from lmsae.report.main_metrics import MAIN_METRICS
-from lmsae.report.panels import STYLE, WIDTH, Cell, Panels, describe_axes
+from lmsae.report.panels import STYLE, WIDTH, Cell, Panels, describe_axes, draw_line
 from lmsae.report.results import Result
+from lmsae.report.seeds import SeedGroup, group_seeds
 from lmsae.runtime.numbers import format_count
 
 # Legible on white and on black, and apart for most color-blind readers; the markers are apart for all.
@@ -77,6 +79,10 @@ def plots(results: Sequence[Result]) -> Iterator[Plot]:
         for number, (where, group) in enumerate(comparable.items(), start=1):
             if evaluated := [result for result in group if result.along]:
                 yield Plot(f"along-{number}", "along", where, _along(evaluated, styles))
+        for number, (where, group) in enumerate(comparable.items(), start=1):
+            if any(result.breakdowns for result in group):
+                panels = draw_breakdowns(*_named_lines(group, styles))
+                yield Plot(f"breakdown-{number}", "breakdown", where, panels)
 
 
 class _Styles:
@@ -117,11 +123,14 @@ def _pareto(group: Sequence[Result], styles: _Styles) -> Panels:
 
 
 def _pareto_line(axes: Axes, line: Sequence[Result], metric: str, styles: _Styles) -> None:
-    ordered = sorted(line, key=lambda result: result.metrics["l0"])
+    """The points of a line, and the line through the means of seeds with a band of one standard deviation."""
+    groups = sorted(group_seeds(line), key=lambda group: group.mean("l0"))
+    ordered = [result for group in groups for result in group.results]
+    color, marker = styles.color(ordered[0].architecture), styles.marker(ordered[0].architecture)
+    means = [group.mean(metric) for group in groups], [group.spread(metric) for group in groups]
+    draw_line(axes, [group.mean("l0") for group in groups], *means, {"color": color, "linewidth": 1.3}, alpha=0.7)
     x = [result.metrics["l0"] for result in ordered]
     y = [result.metrics.get(metric, math.nan) for result in ordered]
-    color, marker = styles.color(ordered[0].architecture), styles.marker(ordered[0].architecture)
-    axes.plot(x, y, color=color, linewidth=1.3, alpha=0.7)
     style = {"marker": marker, "markersize": 5.5, "markeredgewidth": 1.3, "linestyle": "", "zorder": 3}
     for healthy, face in ((True, color), (False, "none")):
         chosen = [i for i, result in enumerate(ordered) if result.verdict.ok == healthy]
@@ -183,16 +192,17 @@ def _densities(page: Sequence[Result], styles: _Styles) -> Panels:
 
 def _curves(group: Sequence[Result], styles: _Styles) -> Panels:
     shown = [(column, title) for column, title in CURVE_PANELS if _says_something(group, column)]
-    named = len(group) <= MOST_LINES_NAMED
-    lines = _line_styles(group, styles, named)
-    legend = [Line2D([], [], label=_shorten(result.name), **style) for result, style in lines] if named else None
+    lines, legend = _named_lines(group, styles)
+    named = len(lines) <= MOST_LINES_NAMED
     count = max(1, len(shown))
-    panels = Panels(len(shown), count, Cell(WIDTH / count, 2.7), legend or styles.legend(group))
+    panels = Panels(len(shown), count, Cell(WIDTH / count, 2.7), legend)
     for axes, (column, title) in zip(panels.axes, shown, strict=True):
-        for result, style in lines:
-            axes.plot(*_thin(result, column, MOST_POINTS // len(group)), alpha=0.9 if named else 0.45, **style)
-            if column == "loss" and result.aux_k_begins is not None:
-                axes.plot(*result.aux_k_begins, marker="|", markersize=9, color=style["color"])
+        for seeds, style in lines:
+            for curve in _merge(seeds, column, MOST_POINTS // len(group)):
+                draw_line(axes, *curve, style, alpha=0.9 if named else 0.45)
+            for result in seeds.results:
+                if column == "loss" and result.aux_k_begins is not None:
+                    axes.plot(*result.aux_k_begins, marker="|", markersize=9, color=style["color"])
         describe_axes(axes, title, "training tokens")
         _set_ticks(axes, count_y=column in ("l0", "dead"))
         _scale_curves(axes, column)
@@ -201,13 +211,11 @@ def _curves(group: Sequence[Result], styles: _Styles) -> Panels:
 
 def _along(group: Sequence[Result], styles: _Styles) -> Panels:
     """The metrics on held-out text in the course of training."""
-    named = len(group) <= MOST_LINES_NAMED
-    lines = _line_styles(group, styles, named)
-    legend = [Line2D([], [], label=_shorten(result.name), **style) for result, style in lines] if named else None
+    lines, legend = _named_lines(group, styles)
     count = len(ALONG_PANELS)
-    panels = Panels(count, count, Cell(WIDTH / count, 2.7), legend or styles.legend(group))
+    panels = Panels(count, count, Cell(WIDTH / count, 2.7), legend)
     for axes, (column, title) in zip(panels.axes, ALONG_PANELS, strict=True):
-        for result, style in lines:
+        for result, style in ((result, style) for seeds, style in lines for result in seeds.results):
             axes.plot(result.along["tokens"], result.along[column], marker=".", markersize=4, alpha=0.9, **style)
         describe_axes(axes, title, "training tokens")
         _set_ticks(axes, count_y=column == "l0")
@@ -221,16 +229,44 @@ def _says_something(group: Sequence[Result], column: str) -> bool:
     return any(any(result.curves.get(column, ())) for result in group)
 
 
-def _line_styles(group: Sequence[Result], styles: _Styles, named: bool) -> list[tuple[Result, dict[str, Any]]]:
+def _named_lines(group: Sequence[Result], styles: _Styles) -> tuple[list[Line], Sequence[Line2D]]:
+    """The lines of a group, one for rows that differ only in seeds, with their looks; and the legend: names of rows if
+    lines are few, else architectures."""
+    seeds = group_seeds(group)
+    named = len(seeds) <= MOST_LINES_NAMED
+    lines = _line_styles(seeds, styles, named)
+    legend = [Line2D([], [], label=_label(one), **style) for one, style in lines] if named else styles.legend(group)
+    return lines, legend
+
+
+def _label(seeds: SeedGroup) -> str:
+    count = len(seeds.results)
+    return _shorten(seeds.name) if count == 1 else f"{_shorten(seeds.name, 16)}, {count} seeds"
+
+
+def _line_styles(groups: Sequence[SeedGroup], styles: _Styles, named: bool) -> list[Line]:
     """The look of each line: the color of its architecture, and its own dashes where it has a name in the legend."""
     seen: dict[str, int] = defaultdict(int)
     lines = []
-    for result in group:
-        dash = DASHES[seen[result.architecture] % len(DASHES)] if named else "-"
-        seen[result.architecture] += 1
-        style = {"color": styles.color(result.architecture), "linestyle": dash, "linewidth": 1.3 if named else 0.8}
-        lines.append((result, style))
+    for group in groups:
+        architecture = group.results[0].architecture
+        dash = DASHES[seen[architecture] % len(DASHES)] if named else "-"
+        seen[architecture] += 1
+        style = {"color": styles.color(architecture), "linestyle": dash, "linewidth": 1.3 if named else 0.8}
+        lines.append((group, style))
     return lines
+
+
+def _merge(seeds: SeedGroup, column: str, most: int) -> Iterator[tuple[list[float], list[float], list[float]]]:
+    """The curve of rows that differ only in seeds as one, x, mean and standard deviation, if all were recorded at the
+    same tokens; else each by itself."""
+    curves = [_thin(result, column, most) for result in seeds.results]
+    if any(x != curves[0][0] or len(y) != len(curves[0][1]) for x, y in curves):
+        yield from ((x, y, []) for x, y in curves)
+        return
+    points = list(zip(*(y for _, y in curves), strict=True))
+    spread = [statistics.stdev(values) for values in points] if len(curves) > 1 else []
+    yield curves[0][0], [statistics.fmean(values) for values in points], spread
 
 
 def _scale_curves(axes: Axes, column: str) -> None:

@@ -1,11 +1,12 @@
 """Results: each row's settings, and the numbers and curves that its artifacts hold."""
 
 import json
+import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
-from typing import Protocol
+from typing import Any, Protocol
 
 from lmsae.artifacts.artifact import Artifact
 from lmsae.health.case import Case, read_case, read_curves
@@ -54,14 +55,27 @@ class Sweep(Protocol):
     def given(self) -> Sequence[str]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Breakdown:
+    """Metrics and their standard errors by bins of tokens: the ends of each bin, and numbers in the same order."""
+
+    low: Sequence[float]
+    high: Sequence[float]
+    metrics: Mapping[str, Sequence[float]]
+    errors: Mapping[str, Sequence[float]]
+
+
 @dataclass(frozen=True)
 class Result:
-    """One dictionary, and what training and evaluation found of it. `settings` has those that all rows share too."""
+    """One dictionary, and what training and evaluation found of it. `settings` has those that all rows share too,
+    `errors` the standard errors of some metrics, and `breakdowns` metrics by kind of bin."""
 
     name: str
     settings: Mapping[str, object]
     artifacts: Mapping[str, str]
     case: Case
+    errors: Mapping[str, float] = field(default_factory=dict)
+    breakdowns: Mapping[str, Breakdown] = field(default_factory=dict)
     along: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """The metrics on held-out text in the course of training, by column; empty if none were wanted."""
     has_page: bool = False
@@ -108,8 +122,13 @@ class Result:
 
     @property
     def line(self) -> tuple[tuple[str, str], ...]:
-        """The settings that this result shares with those that differ from it in sparsity only."""
-        return tuple((name, self.say(name)) for name in sorted(self.settings) if name not in SPARSITY_SETTINGS)
+        """The settings that this result shares with those that differ from it in sparsity and seeds only."""
+        return tuple(pair for pair in self.but_for_seeds if pair[0] not in SPARSITY_SETTINGS)
+
+    @cached_property
+    def but_for_seeds(self) -> tuple[tuple[str, str], ...]:
+        """The settings that this result shares with those that differ from it in seeds only."""
+        return tuple((name, self.say(name)) for name in sorted(self.settings) if not is_seed(name))
 
     def say(self, name: str) -> str:
         """A setting as text; empty if it has no value."""
@@ -151,6 +170,11 @@ def settings_of(results: Sequence[Result]) -> list[str]:
     return [name for name in MAIN_SETTINGS if name in present] + sorted(present - set(MAIN_SETTINGS))
 
 
+def is_seed(setting: str) -> bool:
+    """True of the name of a setting that draws by chance and means nothing else, such as train.seed."""
+    return setting.endswith(".seed")
+
+
 def text_of(setting: object) -> str:
     """A setting as a sheet has it: empty for None, words as they are, a list with spaces, true, false."""
     if setting is None:
@@ -161,5 +185,27 @@ def text_of(setting: object) -> str:
 
 
 def _read(row: Row, shared: Mapping[str, object], evaluation: Artifact, train: Artifact) -> Result:
-    settings, along = {**shared, **row.settings}, train.path / "along.csv"
-    return Result(row.name, settings, dict(row.artifacts), read_case(train, evaluation), read_curves(along))
+    errors, breakdowns = (
+        json.loads((evaluation.path / name).read_text()) for name in ("standard_errors.json", "breakdown.json")
+    )
+    return Result(
+        name=row.name,
+        settings={**shared, **row.settings},
+        artifacts=dict(row.artifacts),
+        case=read_case(train, evaluation),
+        errors=_without_nulls(errors),
+        breakdowns={kind: _read_breakdown(written) for kind, written in breakdowns.items()},
+        along=read_curves(train.path / "along.csv"),
+    )
+
+
+def _without_nulls(numbers: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: math.nan if value is None else value for name, value in numbers.items()}
+
+
+def _read_breakdown(written: Mapping[str, Any]) -> Breakdown:
+    sides = [
+        {name: [math.nan if value is None else value for value in values] for name, values in written[side].items()}
+        for side in ("metrics", "standard_errors")
+    ]
+    return Breakdown(written["from"], written["to"], *sides)

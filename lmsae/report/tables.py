@@ -15,20 +15,26 @@ from lmsae.report.results import MAIN_SETTINGS, Result, names_of, settings_of, t
 
 Cell = str | float | bool | None
 """The content of a cell of a table; None where there is nothing to say."""
+ERROR = "standard_error."
+"""Stands before a metric's name in the name of the column with its standard error."""
 
 
 def write_tables(results: Sequence[Result], given: Sequence[str], out: Path) -> None:
-    """Write table.csv, table.parquet, metrics.json, metrics/<row>.json, pareto.csv, density.csv and curves.csv.
+    """Write the tables: table, breakdown (csv and parquet), metrics.json, metrics/<row>.json, standard_errors.json,
+    pareto.csv, density.csv and curves.csv.
 
     The settings whose names are `given` stand before the metrics, and the defaults at the end. `metrics.json` has every
     metric, a file of `metrics/` the main ones of a row: `dvc metrics show` makes a line of each file.
     """
     write_table(table(results, given), out / "table")
-    by_row = {r.name: {name: _number_or_null(r.metrics[name]) for name in in_order(r.metrics)} for r in results}
+    by_row = {r.name: {name: number_or_null(r.metrics[name]) for name in in_order(r.metrics)} for r in results}
     _write_json(out / "metrics.json", by_row)
     (out / "metrics").mkdir(exist_ok=True)
     for name, metrics in by_row.items():
         _write_json(out / "metrics" / f"{name}.json", {one.name: metrics.get(one.name) for one in MAIN_METRICS})
+    errors = {r.name: {name: number_or_null(value) for name, value in r.errors.items()} for r in results}
+    _write_json(out / "standard_errors.json", errors)
+    write_table(_breakdown(results), out / "breakdown")
     _write_csv(out / "pareto.csv", _pareto(results))
     densities = [(r.name, *pair) for r in results for pair in zip(bin_centers(), r.histogram, strict=True)]
     names = ("row", "log10_density", "latents")
@@ -46,14 +52,16 @@ def write_table(columns: Mapping[str, Sequence[Cell]], path: Path) -> None:
 def table(results: Sequence[Result], given: Sequence[str]) -> dict[str, Sequence[Cell]]:
     """The columns of the table, a value for each dictionary: name, settings, metrics, health with its diagnoses,
     artifact keys, and the settings that are defaults."""
-    settings = {name: [_cell(result.settings.get(name)) for result in results] for name in settings_of(results)}
+    settings = {name: [as_cell(result.settings.get(name)) for result in results] for name in settings_of(results)}
     metrics = in_order(names_of([result.metrics for result in results]))
     stages = names_of([result.artifacts for result in results])
+    errors = [metric.name for metric in MAIN_METRICS if any(metric.name in result.errors for result in results)]
     first = {name: values for name, values in settings.items() if name in MAIN_SETTINGS or name in given}
     return {
         "name": [result.name for result in results],
         **first,
-        **{name: [_number_or_null(result.metrics.get(name, math.nan)) for result in results] for name in metrics},
+        **{name: [number_or_null(result.metrics.get(name, math.nan)) for result in results] for name in metrics},
+        **{f"{ERROR}{name}": [number_or_null(r.errors.get(name, math.nan)) for r in results] for name in errors},
         "healthy": [result.verdict.ok for result in results],
         "diagnoses": [" ".join(one.name for one in result.verdict.diagnoses) for result in results],
         "findings": ["; ".join(result.verdict.findings) for result in results],
@@ -77,7 +85,7 @@ def _array(values: Sequence[Cell]) -> pa.Array:
     return pa.array(values, None if any(value is not None for value in values) else pa.float64())
 
 
-def _cell(setting: object) -> Cell:
+def as_cell(setting: object) -> Cell:
     """A setting as it stands in a table: a list is text, as in a sheet."""
     return setting if setting is None or isinstance(setting, str | float | int) else text_of(setting)
 
@@ -87,8 +95,22 @@ def _pareto(results: Sequence[Result]) -> dict[str, Sequence[Cell]]:
         "row": [result.name for result in results],
         "architecture": [result.architecture for result in results],
         "hook_points": [result.hook_points for result in results],
-        **{m.name: [_number_or_null(r.metrics.get(m.name, math.nan)) for r in results] for m in MAIN_METRICS},
+        **{m.name: [number_or_null(r.metrics.get(m.name, math.nan)) for r in results] for m in MAIN_METRICS},
     }
+
+
+def _breakdown(results: Sequence[Result]) -> dict[str, Sequence[Cell]]:
+    """A line for each row and bin: the kind and the ends of the bin, and every metric with its standard error."""
+    lines: list[dict[str, Cell]] = []
+    for result in results:
+        for kind, found in result.breakdowns.items():
+            for i, (low, high) in enumerate(zip(found.low, found.high, strict=True)):
+                line: dict[str, Cell] = {"row": result.name, "by": kind, "from": float(low), "to": float(high)}
+                for prefix, side in (("", found.metrics), (ERROR, found.errors)):
+                    line |= {prefix + name: number_or_null(values[i]) for name, values in side.items()}
+                lines.append(line)
+    names = names_of(lines) or ["row", "by", "from", "to"]
+    return {name: [line.get(name) for line in lines] for name in names}
 
 
 def _curves(results: Sequence[Result]) -> dict[str, Sequence[Cell]]:
@@ -102,7 +124,7 @@ def _curves(results: Sequence[Result]) -> dict[str, Sequence[Cell]]:
     return {"row": [r.name for r, n in zip(results, lengths, strict=True) for _ in range(n)], **columns}
 
 
-def _number_or_null(value: float) -> float | None:
+def number_or_null(value: float) -> float | None:
     """Strict JSON has no NaN, and a table has an empty cell instead."""
     return value if math.isfinite(value) else None
 

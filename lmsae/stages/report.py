@@ -30,11 +30,11 @@ class Config(Frozen):
 
 
 def of_sweep(rows: Sequence[PlannedRow]) -> SweepShare:
-    """Every row of the sweep; curves come from its dictionary's training, metrics from its evaluation. It links to pages
-    of latents."""
+    """Every row of the sweep: curves come from its dictionary's training, metrics from its evaluation, and it links to
+    its page of latents."""
     parts = {row.name: {"train": row.dictionary, "eval": row.specs["eval"]} for row in rows}
     for row in rows:
-        parts[row.name] |= {"page": spec for spec in row.of("page")}
+        parts[row.name].update(("page", spec) for spec in row.of("page"))
     inputs = {f"{name}/{row}": spec.reference for row, specs in parts.items() for name, spec in specs.items()}
     settings = {row.name: _settings(row) for row in rows}
     first, *others = settings.values()
@@ -61,7 +61,7 @@ def of_what_is_there(spec: Spec, finished: Container[str]) -> Spec | None:
 
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
-    """Write table.csv, table.parquet, metrics.json, metrics/, curves.csv, density.csv, plots/ and report.html."""
+    """Write tables of metrics, standard errors, curves and bins, metrics/, plots/ and report.html."""
     from lmsae.report.writing import write_report
 
     for job in jobs:
@@ -130,7 +130,7 @@ STAGE = Stage(
     publisher=Publisher(_publish, _is_published, _summarize),
     # Of a training no dictionary is read: weights may be large, and are not checked for its curves.
     reads={
-        "eval": frozenset({"metrics.json"}),
+        "eval": frozenset({"metrics.json", "standard_errors.json", "breakdown.json"}),
         "train": frozenset({"curves.csv", "along.csv"}),
         "import": frozenset(),
         "page": frozenset({"index.html"}),

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.sweeps import Sweep
+from lmsae.report.provenance import complete
+from tests.report.sweeps import Sweep, rich
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +17,15 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "weak", {"l2_ratio": 0.5}, {"sae.k": "3", "train.lr": 0.001, "sae.hook_point": "blocks.1.hook_resid_post"}
     )
     return sweep.report().path
+
+
+@pytest.fixture(scope="session")
+def explored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A published page with figures of many rows, one of which has a page of its latents. To be looked at only."""
+    sweep = rich(tmp_path_factory.mktemp("explored"))
+    out = tmp_path_factory.mktemp("results")
+    complete(sweep.report().path, sweep.rows, sweep.artifacts, out, ["topk-4-1"])
+    return out / "report.html"
 
 
 @pytest.fixture

@@ -34,6 +34,25 @@ HEALTHY = {
 }
 
 
+_BINS: dict[str, Any] = {
+    "metrics": {
+        "tokens": [9, 10, 20],
+        "explained_variance": [None, 0.8, 0.9],
+        "l0": [None, 4.0, 5.0],
+        "ce_difference": [0.3, 0.2, 0.1],
+    },
+    "standard_errors": {
+        "explained_variance": [None, 0.02, 0.01],
+        "l0": [None, 0.2, 0.1],
+        "ce_difference": [0.03, 0.02, 0.01],
+    },
+}
+BREAKDOWN: dict[str, Any] = {
+    "position": {"from": [0, 1, 2], "to": [0, 1, 3], **_BINS},
+    "token_frequency": {"from": [0.0, 0.01, 0.1], "to": [0.001, 0.02, 0.3], **_BINS},
+}
+
+
 class Sweep:
     """Artifacts of a sweep under a folder, and the rows of its report."""
 
@@ -69,6 +88,9 @@ class Sweep:
         numbers = {name: value if math.isfinite(value) else None for name, value in found.items()}
         measured = {**numbers, "density_histogram": density_histogram(density)}
         (evaluation.path / "metrics.json").write_text(json.dumps(measured, indent=1))
+        errors = dict.fromkeys(found.keys() - {"dead", "dead_share", "dense_1e-1", "d_sae"}, 0.01)
+        (evaluation.path / "standard_errors.json").write_text(json.dumps(errors))
+        (evaluation.path / "breakdown.json").write_text(json.dumps(BREAKDOWN))
         save_file({"density": density}, evaluation.path / "latents.safetensors")
         evaluation.publish({})
         made = (self.tokens, self.activations, train, evaluation)
@@ -119,6 +141,20 @@ class Sweep:
         artifact = self._begun(stage, config, inputs)
         artifact.publish({})
         return artifact
+
+
+def rich(root: Path) -> Sweep:
+    """Two architectures at three sparsities, with two seeds, and a second hook point."""
+    sweep = Sweep(root)
+    for architecture in ("topk", "batchtopk"):
+        for k in (2, 4, 8):
+            for seed in (0, 1):
+                better = 0.05 if architecture == "topk" else 0.0
+                metrics = {"l0": k + 0.1 * seed, "explained_variance": 0.7 + better + 0.02 * k + 0.02 * seed}
+                settings = {"sae.architecture": architecture, "sae.k": k, "train.seed": seed}
+                sweep.add(f"{architecture}-{k}-{seed}", metrics, settings)
+    sweep.add("elsewhere", settings={"sae.hook_point": "blocks.1.hook_resid_post", "train.seed": 0})
+    return sweep
 
 
 def _dictionary(k: str | int) -> Dictionary:

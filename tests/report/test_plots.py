@@ -70,3 +70,16 @@ def test_metrics_in_the_course_of_training_have_a_figure_where_some_were_wanted(
     assert titles == ["Explained variance", "L0", "CE loss score", "CE difference"]
     (line,) = plot.panels.axes[2].lines
     assert np.asarray(line.get_xydata()).tolist() == [[2048, 0.25], [4096, 0.5]]
+
+
+def test_bins_have_a_line_and_a_band_of_one_standard_error(result: Result) -> None:
+    (plot,) = [p for p in plots([result]) if p.kind == "breakdown"]
+    axes = plot.panels.axes
+    assert [a.get_title(loc="left") for a in axes[1::3]] == ["L0 by position", "L0 by token frequency"]
+    for panel, x in ((axes[1], [1, 2, 12**0.5]), (axes[4], [0.001, 0.0002**0.5, 0.03**0.5])):
+        xy = np.asarray(panel.lines[0].get_xydata())
+        assert xy[:, 0] == pytest.approx(x)
+        assert xy[1:, 1].tolist() == [4.0, 5.0]
+        (band,) = panel.collections
+        corners = {tuple(point) for point in np.asarray(band.get_paths()[0].vertices).round(9).tolist()}
+        assert {(round(x[1], 9), 3.8), (round(x[1], 9), 4.2), (round(x[2], 9), 5.1)} <= corners

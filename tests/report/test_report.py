@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import pyarrow.parquet as pq
 import pytest
 
-from lmsae.artifacts.artifact import Artifacts, Spec
+from lmsae.artifacts.artifact import Artifact, Artifacts, Spec
 from lmsae.losses import LOSSES
 from lmsae.metrics.definitions import HISTOGRAM_BINS, METRICS, definition
 from lmsae.report.main_metrics import MAIN_METRICS, in_order
@@ -71,6 +71,26 @@ def test_plot_data_is_long_with_a_row_column(reported: Path) -> None:
     assert sum(int(line["latents"]) for line in densities) == 2 * 8
 
 
+def test_standard_errors_stand_in_the_table_and_beside_it(reported: Path) -> None:
+    good, _ = read(reported / "table.csv")
+    assert (good["standard_error.l0"], good.get("standard_error.dead_share")) == ("0.01", None)
+    assert json.loads((reported / "standard_errors.json").read_text())["weak"]["ce_difference"] == 0.01
+    html = (reported / "report.html").read_text()
+    assert "<dd>4.250 ± 0.01</dd>" in html
+    assert ' data-value="4.25" title="± 0.01: the standard error over contexts"' in html
+
+
+def test_bins_of_tokens_are_a_long_table(reported: Path) -> None:
+    lines = read(reported / "breakdown.csv")
+    assert [(line["row"], line["by"], line["from"], line["to"]) for line in lines[:4]] == [
+        *(("good=1+1", "position", low, high) for low, high in (("0.0", "0.0"), ("1.0", "1.0"), ("2.0", "3.0"))),
+        ("good=1+1", "token_frequency", "0.0", "0.001"),
+    ]
+    assert [line["l0"] for line in lines[:3]] == ["", "4.0", "5.0"]
+    assert [line["standard_error.l0"] for line in lines[:3]] == ["", "0.2", "0.1"]
+    assert pq.read_table(reported / "breakdown.parquet")["tokens"].to_pylist() == [9, 10, 20] * 4
+
+
 def test_metrics_are_strict_json_by_row(sweep: Sweep, tmp_path: Path) -> None:
     sweep.add("one", {"l0": 4.0, "kl_div_score_mean": math.nan})
     write_tables(read_results(sweep.config, sweep.inputs), sweep.config.given, tmp_path)
@@ -105,16 +125,17 @@ def test_every_hook_point_has_figures_of_its_own_and_densities_come_in_pages(swe
     for i in range(26):
         sweep.add(f"row-{i}", settings={"sae.hook_point": f"blocks.{i % 2}.hook_resid_post", "train.seed": str(i)})
     names = [plot.name for plot in plots(read_results(sweep.config, sweep.inputs))]
-    assert names == ["pareto-1", "pareto-2", "density-1", "density-2", "curves-1", "curves-2"]
+    assert names == [f"{kind}-{i}" for kind in ("pareto", "density", "curves", "breakdown") for i in (1, 2)]
 
 
 def test_rows_that_differ_in_how_sparse_they_are_wanted_form_one_line(sweep: Sweep) -> None:
     """Whatever the loss: a sparsity penalty has its own weight, or an L0 to steer towards."""
     for value in ("0.1", "0.2"):
         sweep.add(f"tanh-{value}", settings={"sae.act_fn": "jumprelu", "sae.tanh_coefficient": value})
-    sweep.add("other", settings={"sae.act_fn": "jumprelu", "sae.tanh_coefficient": "0.2", "train.seed": "1"})
+    sweep.add("seed", settings={"sae.act_fn": "jumprelu", "sae.tanh_coefficient": "0.2", "train.seed": "1"})
+    sweep.add("other", settings={"sae.act_fn": "jumprelu", "sae.tanh_coefficient": "0.2", "train.lr": "1"})
     lines = [result.line for result in read_results(sweep.config, sweep.inputs)]
-    assert lines[0] == lines[1] != lines[2]
+    assert lines[0] == lines[1] == lines[2] != lines[3]
     weights = {
         f"sae.{name}"
         for loss in LOSSES.values()
@@ -198,14 +219,19 @@ def test_whatever_a_setting_holds_is_escaped(sweep: Sweep) -> None:
     assert bad not in html
 
 
+def markup_of(report: Path) -> str:
+    """The page without what stands in its scripts. A browser sees to those in tests/report/test_explorer.py."""
+    return re.sub(r"(<script[^>]*>).*?</script>", r"\1</script>", (report / "report.html").read_text(), flags=re.DOTALL)
+
+
 def test_the_page_needs_no_other_file_to_be_seen(reported: Path) -> None:
-    html = (reported / "report.html").read_text()
+    html = markup_of(reported)
     assert not re.search(r"""<(?:script|img|link|iframe)[^>]*\s(?:src|href)=|@import|url\((?!#)""", html)
     assert html.count("<svg") > 5
 
 
 def test_ids_on_the_page_are_unique_and_every_reference_is_met(reported: Path) -> None:
-    html = (reported / "report.html").read_text()
+    html = markup_of(reported)
     ids = re.findall(r'\sid="([^"]*)"', html)
     referred = {unquote(a or b) for a, b in re.findall(r'url\(#([^)]*)\)|href="#([^"]*)"', html)}
     assert len(set(ids)) == len(ids)
