@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from lmsae.health.ranges import ranges
 from lmsae.metrics.definitions import METRICS, definition
+from lmsae.report.controls import COMPARED, find_controls
 from lmsae.report.main_metrics import MAIN_METRICS, in_order
 from lmsae.report.provenance import BEGIN, END
 from lmsae.report.results import MAIN_SETTINGS, SPARSITY_SETTINGS, Result, settings_of, text_of
@@ -68,6 +69,8 @@ def page(
         definitions=METRICS,
         definition=definition,
         ranges=_ranges(results),
+        controls=find_controls(results),
+        compared=COMPARED,
         diagnoses=Counter(one.name for result in results for one in result.verdict.diagnoses),
         healthy=sum(result.verdict.ok for result in results),
         in_order=in_order,

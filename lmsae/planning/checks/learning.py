@@ -101,6 +101,10 @@ def dead_latents_can_be_resampled(train: TrainConfig, dictionary: DictionaryConf
     elif geometry.tied_encoder or geometry.glu_encoder:
         message = "it sets encoder and decoder apart, and no gate: leave sae.tied_encoder and sae.glu_encoder false"
         yield Refusal(column, message)
+    frozen = [part for part in ("encoder", "decoder", "bias") if not getattr(train, f"{part}_lr_factor")]
+    if frozen:
+        message = f"it would change what train.{frozen[0]}_lr_factor 0 freezes: leave one of them out"
+        yield Refusal(column, message)
     if act_fn.brings_bias or act_fn.kind == "jumprelu":
         message = f"it leaves the biases and thresholds of {act_fn.kind} as they are, and with them latents dead"
         yield Refusal(column, f"{message}: use the pre_act loss for jumprelu, or another activation function")
