@@ -21,6 +21,7 @@ def controlled(sweep: Sweep) -> Sweep:
     sweep.add("fixed", {"explained_variance": 0.8, "ce_loss_score_mean": 0.9}, FROZEN_DECODER)
     sweep.add("deaf", {"explained_variance": 0.6, "ce_loss_score_mean": 0.7}, FROZEN_ENCODER)
     sweep.add("random", {"explained_variance": 0.1, "ce_loss_score_mean": 0.2}, RANDOM)
+    sweep.add("pca", {"explained_variance": 0.7}, {**RANDOM, "init.decoder_init": "pca", "sae.d_sae": 4})
     sweep.add("other-k", {"explained_variance": 0.5}, {**FREE, "sae.k": "7"})
     sweep.add("other-k-fixed", {"explained_variance": 0.4}, {**FROZEN_DECODER, "sae.k": "7"})
     sweep.add("alone", {}, {**FREE, "sae.k": "8"})
@@ -33,6 +34,7 @@ def test_controls_are_the_rows_that_differ_in_what_is_frozen(controlled: Sweep) 
         ("good", "fixed", "frozen decoder"),
         ("good", "deaf", "frozen encoder"),
         ("good", "random", "random"),
+        ("good", "pca", "PCA"),
         ("other-k", "other-k-fixed", "frozen decoder"),
     ]
     hardest = best_control(found, "good")

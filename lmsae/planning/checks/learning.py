@@ -21,9 +21,23 @@ def decoder_can_start_so(init: InitConfig, dictionary: DictionaryConfig, objecti
     elif start == "kaiming" and objective.unit_norm_decoder:
         message = "kaiming leaves norms as they fall, but sae.unit_norm_decoder wants 1; use uniform"
         yield Refusal("init.decoder_init", message)
+    elif start == "pca":
+        yield from _directions_are_principal(dictionary)
     elif kind == "lorsa" and init.from_model and start != "unit":
         message = "a lorsa from the model has the directions of its heads; leave it at unit"
         yield Refusal("init.decoder_init", message)
+
+
+def _directions_are_principal(dictionary: DictionaryConfig) -> Iterator[Refusal]:
+    kind, most = dictionary.geometry.kind, 2 * dictionary.widths.writes[0]
+    if kind != "sae":
+        yield Refusal("init.decoder_init", f"pca is for what reads and writes one hook point, and not for a {kind}")
+    elif dictionary.act_fn.kind == "abstopk":
+        message = "pca starts each direction and its opposite, which are one latent of abstopk: use topk"
+        yield Refusal("init.decoder_init", message)
+    elif dictionary.d_sae > most:
+        message = f"it is {dictionary.d_sae:,}, but init.decoder_init pca has {most:,} directions, two a dimension"
+        yield Refusal("sae.d_sae", message)
 
 
 def encoder_can_start_so(init: InitConfig, dictionary: DictionaryConfig) -> Iterator[Refusal]:
