@@ -20,12 +20,12 @@ class InitConfig(Frozen):
     """The columns `init.*`. All is measured on calibration tokens, in training's units; none is ever trained on."""
 
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of everything that is drawn at random.")
-    decoder_init: Literal["unit", "uniform", "kaiming", "datapoint", "active_subspace"] = Field(
+    decoder_init: Literal["unit", "uniform", "kaiming", "datapoint", "active_subspace", "pca"] = Field(
         default="unit",
         description="Directions of decoder rows. unit: uniform on the sphere. uniform: uniform in the cube, scaled to "
         "norm 1. kaiming: uniform in the cube, with norms that vary around 1. datapoint: random calibration targets, "
         "centered, blended with random directions. active_subspace: random, within the leading principal directions of "
-        "the targets.",
+        "the targets. pca: these directions themselves, largest first, each with its opposite behind it.",
     )
     datapoint_blend: float = Field(
         default=0.8,

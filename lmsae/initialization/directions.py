@@ -52,12 +52,20 @@ def draw_in_active_subspace(at: HookPoint) -> Tensor:
     return normalize(torch.randn(len(at.random), rank, generator=at.generator) @ principal.T, dim=1)
 
 
+def take_principal(at: HookPoint) -> Tensor:
+    """The principal directions of the targets, by falling variance, each with its opposite behind it: of any target one
+    of the two has a positive pre-activation, which is all of its part in that direction."""
+    principal = torch.linalg.eigh(covariance(at.targets)).eigenvectors.flip(1).T.float().cpu()
+    return torch.stack([principal, -principal], dim=1).flatten(0, 1)[: len(at.random)]
+
+
 DRAWS: dict[str, Callable[[HookPoint], Tensor]] = {
     "unit": draw_unit,
     "uniform": draw_uniform,
     "kaiming": draw_kaiming,
     "datapoint": blend_datapoints,
     "active_subspace": draw_in_active_subspace,
+    "pca": take_principal,
 }
 
 

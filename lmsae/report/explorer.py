@@ -77,7 +77,11 @@ def bundle() -> Markup:
     import vl_convert
 
     version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    return Markup(vl_convert.javascript_bundle(vl_version=version).replace("</script", "<\\/script"))
+    return Markup(
+        vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version).replace(
+            "</script", "<\\/script"
+        )
+    )
 
 
 def _pareto(metric: str, title: str, color: Channel, hint: list[alt.Tooltip], is_wide: bool) -> dict[str, Any]:
@@ -86,13 +90,13 @@ def _pareto(metric: str, title: str, color: Channel, hint: list[alt.Tooltip], is
     x = alt.X("l0:Q", title=L0_TITLE, scale=scale, axis=alt.Axis(tickCount=5, format="~g"))
     y = alt.Y(f"{metric}:Q", title=None, scale=alt.Scale(zero=False, padding=8), axis=alt.Axis(tickCount=6))
     rows = alt.Chart(alt.NamedData(ROWS))
-    means = rows.transform_aggregate(
-        l0="mean(l0)",
-        spread=f"stdev({metric})",
-        n="count()",
-        **{metric: f"mean({metric})"},
-        groupby=["line", "seeds", "architecture"],
-    )
+    of_seeds = [
+        alt.AggregatedFieldDef(op="mean", field="l0", **{"as": "l0"}),
+        alt.AggregatedFieldDef(op="stdev", field=metric, **{"as": "spread"}),
+        alt.AggregatedFieldDef(op="count", **{"as": "n"}),
+        alt.AggregatedFieldDef(op="mean", field=metric, **{"as": metric}),
+    ]
+    means = rows.transform_aggregate(of_seeds, groupby=["line", "seeds", "architecture"])
     line = means.mark_line(strokeWidth=1.6, opacity=0.7).encode(
         x=x, y=y, color=alt.Color(ARCHITECTURE, **color), detail="line:N"
     )
@@ -148,7 +152,7 @@ def _curve(column: str, title: str, color: Channel) -> dict[str, Any]:
     return _finish(alt.layer(line, points.add_params(near)), title)
 
 
-def _finish(chart: alt.LayerChart, title: str) -> dict[str, Any]:
+def _finish(chart: alt.LayerChart | alt.FacetChart, title: str) -> dict[str, Any]:
     sized = chart.properties(title=title, width="container", height=HEIGHT)
     return sized.to_dict()
 

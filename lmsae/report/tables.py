@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lmsae.metrics.definitions import bin_centers
+from lmsae.report.controls import COMPARED, best_control, find_controls
 from lmsae.report.main_metrics import MAIN_METRICS, in_order
 from lmsae.report.results import MAIN_SETTINGS, Result, names_of, settings_of, text_of
 
@@ -65,9 +66,22 @@ def table(results: Sequence[Result], given: Sequence[str]) -> dict[str, Sequence
         "healthy": [result.verdict.ok for result in results],
         "diagnoses": [" ".join(one.name for one in result.verdict.diagnoses) for result in results],
         "findings": ["; ".join(result.verdict.findings) for result in results],
+        **_beside_controls(results),
         **{f"artifacts.{stage}": [result.artifacts.get(stage) for result in results] for stage in stages},
         **{name: values for name, values in settings.items() if name not in first},
     }
+
+
+def _beside_controls(results: Sequence[Result]) -> dict[str, Sequence[Cell]]:
+    """The name of each dictionary's hardest control, and its scores; no columns where no row is one."""
+    controls = find_controls(results)
+    if not controls:
+        return {}
+    best = [best_control(controls, result.name) for result in results]
+    scores = {
+        f"control.{name}": [number_or_null(one.case.metric(name)) if one else None for one in best] for name in COMPARED
+    }
+    return {"control": [one.name if one else None for one in best], **scores}
 
 
 def of_one_type(values: Sequence[Cell]) -> Sequence[Cell]:

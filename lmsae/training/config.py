@@ -126,24 +126,25 @@ class TrainConfig(Frozen):
     )
     threshold_lr_factor: float = Field(
         default=1.0,
-        gt=0,
+        ge=0,
         description="Learning rate of jumprelu thresholds as a multiple of `train.lr`. In one step Adam moves a "
         "threshold by at most about its own size times that rate. For a run of a few hundred steps take 10 or more, or "
-        "the threshold stays where it began. For hundreds of thousands of steps 0.1 keeps it calm.",
+        "the threshold stays where it began. For hundreds of thousands of steps 0.1 keeps it calm. 0 freezes them.",
     )
     encoder_lr_factor: float = Field(
         default=1.0,
-        gt=0,
+        ge=0,
         description="Learning rate of what reads (encoder, GLU gate, queries and keys, r_mag) as a multiple of "
-        "`train.lr`.",
+        "`train.lr`. 0 freezes it: these weights stay as they start, to the bit.",
     )
     decoder_lr_factor: float = Field(
         default=1.0,
-        gt=0,
-        description="Learning rate of what writes (decoder, W_skip, transforms) as a multiple of `train.lr`.",
+        ge=0,
+        description="Learning rate of what writes (decoder, W_skip, transforms) as a multiple of `train.lr`. 0 "
+        "freezes it.",
     )
     bias_lr_factor: float = Field(
-        default=1.0, gt=0, description="Learning rate of all biases as a multiple of `train.lr`."
+        default=1.0, ge=0, description="Learning rate of all biases as a multiple of `train.lr`. 0 freezes them."
     )
     adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="Decay of Adam's running mean of gradients.")
     adam_beta2: float = Field(

@@ -26,13 +26,21 @@ class AdamSettings(TypedDict):
     eps: float
 
 
+def freeze(config: TrainConfig, parameters: Iterable[Named]) -> None:
+    """Take the gradient from the named parameters whose learning rate has a factor of 0; no step then touches them."""
+    for name, parameter in parameters:
+        parameter.requires_grad_(_choose_lr_factor(config, name) > 0)
+
+
 def build(config: TrainConfig, parameters: Iterable[Named], lr: float) -> tuple[Optimizer, ...]:
-    """The optimizers of named parameters, each of which belongs to exactly one of them.
+    """The optimizers of those named parameters that take a gradient, each of which belongs to exactly one of them;
+    none where all are frozen.
 
     Thresholds, biases, what reads and what writes learn at `lr` times the factor of each; only matrices decay. Every
     group keeps its own rate in `base_lr`. Raises SourceError where a library is missing.
     """
-    optimizers = _BUILDERS[config.optimizer](config, list(parameters), lr)
+    learning = [(name, parameter) for name, parameter in parameters if parameter.requires_grad]
+    optimizers = _BUILDERS[config.optimizer](config, learning, lr) if learning else ()
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]
@@ -92,8 +100,11 @@ def _build_muon(config: TrainConfig, parameters: list[Named], lr: float) -> tupl
     matrices = [(name, value) for name, value in parameters if _is_matrix(name, value) and value.ndim == 2]
     taken = {name for name, _ in matrices}
     others = [(name, value) for name, value in parameters if name not in taken]
+    adam = _build_adam(config, others, lr) if others else ()
+    if not matrices:
+        return adam
     muon = torch.optim.Muon(_make_groups(config, matrices, lr), momentum=MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw")
-    return (muon, *_build_adam(config, others, lr))
+    return (muon, *adam)
 
 
 def _build_schedule_free(config: TrainConfig, parameters: list[Named], lr: float) -> tuple[Optimizer, ...]:

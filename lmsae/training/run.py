@@ -56,12 +56,13 @@ class Run:
         latents = dictionary.geometry.latents
         device = self.device
         self.lr = config.peak_lr(latents)
+        optimizers.freeze(config, dictionary.named_parameters())
         self.optimizers = optimizers.build(config, dictionary.named_parameters(), self.lr)
         self.since_fired = torch.zeros(latents, dtype=torch.int64, device=device)
         self.memory = {
             loss.kind: {name: value.to(device) for name, value in loss.memory().items()} for loss in objective.losses
         }
-        self.ema = WeightMean(dictionary.named_parameters(), config.ema) if config.ema else None
+        self.ema = WeightMean(self._learning(), config.ema) if config.ema else None
         entrywise = dictionary.entrywise and all(loss.entrywise for loss in objective.losses)
         self._pass = dictionary.entrywise_pass if entrywise else dictionary.training_pass
         self._reconstructs = not any(loss.replaces_reconstruction for loss in objective.losses)
@@ -127,7 +128,8 @@ class Run:
         for part in batch.split(self.config.gradient_accumulation):
             share = part.tokens / tokens
             forward, terms = self._compute_losses(part, training, k)
-            (share * torch.stack(list(terms.values())).sum()).backward()
+            if self.optimizers:
+                (share * torch.stack(list(terms.values())).sum()).backward()
             fired |= forward.codes.find_fired()
             if tally:
                 tally.add(forward, terms, share)
@@ -180,8 +182,17 @@ class Run:
     def _decoder_rows(self) -> nn.Parameter:
         return self.dictionary.geometry.get_parameter("W_dec")
 
+    @property
+    def _keeps_unit_rows(self) -> bool:
+        """True if decoder rows must be brought back to norm 1. Frozen ones have never left it."""
+        return self.objective.unit_norm_decoder and self._decoder_rows.requires_grad
+
+    def _learning(self) -> list[optimizers.Named]:
+        """The parameters that are not frozen, by name."""
+        return [(name, value) for name, value in self.dictionary.named_parameters() if value.requires_grad]
+
     def _update_weights(self, lr_factor: float) -> None:
-        if self.objective.unit_norm_decoder:
+        if self._keeps_unit_rows:
             remove_radial_gradient(self._decoder_rows)
         if self.config.grad_clip:
             torch.nn.utils.clip_grad_norm_(self.dictionary.parameters(), self.config.grad_clip)
@@ -189,10 +200,10 @@ class Run:
             set_lr_factor(optimizer, lr_factor)
             optimizer.step()
             optimizer.zero_grad()
-        if self.objective.unit_norm_decoder:
+        if self._keeps_unit_rows:
             normalize_rows(self._decoder_rows)
         if self.ema:
-            self.ema.update(self.dictionary.named_parameters())
+            self.ema.update(self._learning())
 
     @torch.no_grad()
     def _resample(self, batch: Batch, k: int | None) -> None:
@@ -221,8 +232,8 @@ class Run:
 
     def _set_weights_to_save(self) -> None:
         if self.ema:
-            self.ema.copy_to(self.dictionary.named_parameters())
-            if self.objective.unit_norm_decoder:
+            self.ema.copy_to(self._learning())
+            if self._keeps_unit_rows:
                 normalize_rows(self._decoder_rows)
         for optimizer in self.optimizers:
             optimizers.set_final_weights(optimizer)

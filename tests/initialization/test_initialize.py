@@ -7,8 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from lmsae.dictionary.config import DictionaryConfig
+from lmsae.dictionary.dictionary import Dictionary
+from lmsae.geometry.config import SAEConfig, Widths
 from lmsae.initialization.config import InitConfig
+from lmsae.initialization.initialize import initialize
 from lmsae.losses import reconstruction_loss
+from lmsae.sparsity.config import TopKConfig
 from lmsae.training.objective import Objective
 from tests.architectures import parts
 from tests.dictionary.grid import ACT_FNS, GEOMETRIES, Case, can_be_planned
@@ -236,3 +241,25 @@ def test_a_transcoder_starts_with_unit_encoder_columns_and_a_mean_pre_of_zero() 
     with torch.no_grad():
         mean = made.geometry.encode(x).mean(0)
     assert mean.abs().max().item() < 1e-4
+
+
+@pytest.mark.parametrize("k", [1, 3, 8])
+def test_a_pca_of_2_k_latents_is_the_projection_on_the_first_k_components(k: int) -> None:
+    """Compared with numpy's singular value decomposition in float64; only the directions were rounded to float32."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 8, generator=generator, dtype=torch.float64) * torch.arange(1, 9).sqrt() + 3
+    config = DictionaryConfig(
+        widths=Widths(reads=(8,), writes=(8,)),
+        d_sae=2 * k,
+        geometry=SAEConfig(),
+        act_fn=TopKConfig(k=k),
+        normalize_activations="none",
+    )
+    made = Dictionary(config).double()
+    initialize(made, x, x, None, InitConfig(decoder_init="pca"), unit_norm_decoder=False)
+    centered = x.numpy() - x.numpy().mean(0)
+    directions = np.linalg.svd(centered, full_matrices=False)[2][:k]
+    projected = centered @ directions.T @ directions + x.numpy().mean(0)
+    codes = made.encode(x)
+    assert ((codes != 0).sum(1) <= k).all()
+    np.testing.assert_allclose(made.decode(codes, x).detach().numpy(), projected, atol=2e-5)

@@ -21,9 +21,23 @@ def decoder_can_start_so(init: InitConfig, dictionary: DictionaryConfig, objecti
     elif start == "kaiming" and objective.unit_norm_decoder:
         message = "kaiming leaves norms as they fall, but sae.unit_norm_decoder wants 1; use uniform"
         yield Refusal("init.decoder_init", message)
+    elif start == "pca":
+        yield from _directions_are_principal(dictionary)
     elif kind == "lorsa" and init.from_model and start != "unit":
         message = "a lorsa from the model has the directions of its heads; leave it at unit"
         yield Refusal("init.decoder_init", message)
+
+
+def _directions_are_principal(dictionary: DictionaryConfig) -> Iterator[Refusal]:
+    kind, most = dictionary.geometry.kind, 2 * dictionary.widths.writes[0]
+    if kind != "sae":
+        yield Refusal("init.decoder_init", f"pca is for what reads and writes one hook point, and not for a {kind}")
+    elif dictionary.act_fn.kind == "abstopk":
+        message = "pca starts each direction and its opposite, which are one latent of abstopk: use topk"
+        yield Refusal("init.decoder_init", message)
+    elif dictionary.d_sae > most:
+        message = f"it is {dictionary.d_sae:,}, but init.decoder_init pca has {most:,} directions, two a dimension"
+        yield Refusal("sae.d_sae", message)
 
 
 def encoder_can_start_so(init: InitConfig, dictionary: DictionaryConfig) -> Iterator[Refusal]:
@@ -100,6 +114,10 @@ def dead_latents_can_be_resampled(train: TrainConfig, dictionary: DictionaryConf
         yield Refusal(column, f"{message}: use the aux_k loss")
     elif geometry.tied_encoder or geometry.glu_encoder:
         message = "it sets encoder and decoder apart, and no gate: leave sae.tied_encoder and sae.glu_encoder false"
+        yield Refusal(column, message)
+    frozen = [part for part in ("encoder", "decoder", "bias") if not getattr(train, f"{part}_lr_factor")]
+    if frozen:
+        message = f"it would change what train.{frozen[0]}_lr_factor 0 freezes: leave one of them out"
         yield Refusal(column, message)
     if act_fn.brings_bias or act_fn.kind == "jumprelu":
         message = f"it leaves the biases and thresholds of {act_fn.kind} as they are, and with them latents dead"

@@ -98,6 +98,7 @@ RESAMPLED, WITH_K = {"resample_steps": 0.25}, {"initial_k": 16}
         (RESAMPLED, RELU, {"glu_encoder": True}, False, "resample_steps", "sae.glu_encoder false"),
         (RESAMPLED, {"kind": "jumprelu"}, {}, False, "resample_steps", "biases and thresholds of jumprelu"),
         (RESAMPLED, {"kind": "gated"}, {}, False, "resample_steps", "biases and thresholds of gated"),
+        (RESAMPLED | {"bias_lr_factor": 0}, RELU, {}, False, "resample_steps", "what train.bias_lr_factor 0 freezes"),
         (WITH_K, RELU, {}, False, "initial_k", "relu cannot change the number of its codes"),
         (WITH_K, {"kind": "groupmax", "k": 4}, {}, False, "initial_k", "groupmax cannot change"),
         ({"initial_k": 33}, TOPK, {}, False, "initial_k", "it is 33, but there are only 32 latents"),
@@ -116,6 +117,25 @@ def test_what_training_cannot_do_for_a_dictionary_is_refused_with_what_to_use_in
     found = refusals(train=config, dictionary=dictionary(act_fn, geometry), objective=objective(unit_rows))
     ((refused, why),) = found
     assert refused == f"train.{column}"
+    assert message in why
+
+
+@pytest.mark.parametrize(
+    ("act_fn", "geometry", "column", "message"),
+    [
+        (TOPK, {}, "sae.d_sae", "it is 32, but init.decoder_init pca has 16 directions"),
+        ({"kind": "abstopk", "k": 4}, {}, "init.decoder_init", "one latent of abstopk: use topk"),
+        (TOPK, {"kind": "transcoder"}, "init.decoder_init", "and not for a transcoder"),
+    ],
+)
+def test_a_pca_needs_a_latent_for_each_direction_and_its_opposite(
+    act_fn: dict[str, object], geometry: dict[str, object], column: str, message: str
+) -> None:
+    found = refusals(
+        init=InitConfig(decoder_init="pca"), dictionary=dictionary(act_fn, geometry), objective=objective(False)
+    )
+    ((refused, why),) = found
+    assert refused == column
     assert message in why
 
 
