@@ -77,11 +77,8 @@ def bundle() -> Markup:
     import vl_convert
 
     version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    return Markup(
-        vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version).replace(
-            "</script", "<\\/script"
-        )
-    )
+    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
+    return Markup(script.replace("</script", "<\\/script"))
 
 
 def _pareto(metric: str, title: str, color: Channel, hint: list[alt.Tooltip], is_wide: bool) -> dict[str, Any]:
