@@ -1,7 +1,7 @@
 // Filters of the table, and the interactive figures. All text goes into the page by textContent or as data of Vega.
 "use strict";
 const said = JSON.parse(document.getElementById("explorer-data").textContent);
-const pages = new Set(JSON.parse(document.getElementById("pages")?.textContent ?? "[]"));
+const pages = new Set(JSON.parse(document.getElementById("pages").textContent));
 const hrefOf = row => pages.has(row) ? `rows/${encodeURIComponent(row)}/page/index.html` : `#row-${encodeURIComponent(row)}`;
 for (const values of Object.values(said.data)) for (const value of values) value.href = hrefOf(value.row);
 
@@ -13,6 +13,7 @@ const make = (kind, properties = {}, ...children) => {
 const table = document.querySelector("#rows-table"), bar = document.getElementById("filters");
 const lines = [...table.tBodies[0].rows], views = [];
 const textOf = (line, column) => line.cells[column].textContent.trim();
+const nameOf = line => line.cells[0].dataset.value;
 const where = new Map(said.data.rows.map(row => [row.row, row.where]));
 const places = [...new Set(where.values())];
 const chosen = new Map();
@@ -22,7 +23,7 @@ function show() {
   const wanted = words.toLowerCase().split(/\s+/).filter(Boolean);
   const left = new Set();
   for (const line of lines) {
-    const name = textOf(line, 0), low = name.toLowerCase();
+    const name = nameOf(line), low = name.toLowerCase();
     const is = wanted.every(word => low.includes(word)) && [...chosen].every(([column, value]) => textOf(line, column) === value);
     line.hidden = !is;
     if (is) left.add(name);

@@ -15,7 +15,7 @@ from lmsae.report.controls import COMPARED, find_controls
 from lmsae.report.explorer import as_json, bundle, explore
 from lmsae.report.main_metrics import MAIN_METRICS, MainMetric, in_order
 from lmsae.report.matched import Match
-from lmsae.report.provenance import marks
+from lmsae.report.provenance import BEGIN, END
 from lmsae.report.results import MAIN_SETTINGS, SPARSITY_SETTINGS, Result, is_seed, settings_of, text_of
 from lmsae.report.seeds import SeedGroup
 from lmsae.runtime.numbers import format_share
@@ -70,8 +70,8 @@ def page(
         is_seed=is_seed,
         groups=groups if repeated else [],
         same=SAME,
-        provenance=marks("provenance"),
-        pages=marks("pages"),
+        provenance=BEGIN + END,
+        pages=as_json([result.name for result in results if result.has_page]),
         matches=matches,
         places=len({result.hook_points for result in results}),
         explorer=as_json(explore(results, headed, _number_seeds(results, groups))),

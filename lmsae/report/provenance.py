@@ -6,7 +6,7 @@ same results, so they have none of it, and publishing adds it to the page and to
 
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,8 +18,8 @@ from lmsae.report.results import Row
 STAGES = {"train": "trained", "eval": "evaluated"}
 """The stages whose provenance is told, and the word for what they did."""
 PAGE, TABLE = "report.html", "table"
-MARKS = ("provenance", "pages")
-"""The places of the page that publishing fills in: facts of the rows, and which rows have a page of their latents."""
+BEGIN, END = Markup("<!-- provenance -->"), Markup("<!-- /provenance -->")
+_BETWEEN = re.compile(f"(?<={re.escape(BEGIN)}).*?(?={re.escape(END)})", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +42,8 @@ class Provenance:
             return cls()
 
 
-def complete(
-    report: Path, rows: Sequence[Row], artifacts: Artifacts, out: Path, pages: Collection[str] = ()
-) -> dict[str, Path]:
-    """Write those files of a report that tell the provenance of its rows to `out`; returns them by name.
-
-    `pages` are the names of the rows whose latents have a page in the results.
-    """
+def complete(report: Path, rows: Sequence[Row], artifacts: Artifacts, out: Path) -> dict[str, Path]:
+    """Write those files of a report that tell the provenance of its rows to `out`; returns them by name."""
     # Imported here: whether a page is published, engines ask before anything runs.
     import pyarrow.parquet as pq
 
@@ -58,10 +53,7 @@ def complete(
     done = {}
     if (report / PAGE).exists():
         told = "".join(_tell(word, known[stage]) for stage, word in STAGES.items())
-        listed = json.dumps(sorted(pages)).replace("<", "\\u003c")
-        linked = f'<script type="application/json" id="pages">{listed}</script>'
-        text = _fill((report / PAGE).read_text("utf-8"), "provenance", told)
-        (out / PAGE).write_text(_fill(text, "pages", linked), "utf-8")
+        (out / PAGE).write_text(_BETWEEN.sub(lambda _: told, (report / PAGE).read_text("utf-8")), "utf-8")
         done[PAGE] = out / PAGE
     if (report / f"{TABLE}.parquet").exists():
         added = {
@@ -81,23 +73,8 @@ def _of_row(row: Row, stage: str, artifacts: Artifacts) -> Provenance:
 
 
 def shows(completed: Path, page: Path) -> bool:
-    """True if a file is this page of a report, whatever publishing has filled in."""
-    if not completed.exists():
-        return False
-    text = completed.read_text("utf-8")
-    for name in MARKS:
-        text = _fill(text, name, "")
-    return text == page.read_text("utf-8")
-
-
-def marks(name: str) -> Markup:
-    """The marks of a place of the page that publishing fills in."""
-    return Markup(f"<!-- {name} --><!-- /{name} -->")
-
-
-def _fill(text: str, name: str, content: str) -> str:
-    pattern = re.compile(f"(?<=<!-- {name} -->).*?(?=<!-- /{name} -->)", re.DOTALL)
-    return pattern.sub(lambda _: content, text)
+    """True if a file is this page of a report, with or without provenance."""
+    return completed.exists() and _BETWEEN.sub("", completed.read_text("utf-8")) == page.read_text("utf-8")
 
 
 def _tell(word: str, known: Sequence[Provenance]) -> str:

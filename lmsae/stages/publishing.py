@@ -78,8 +78,7 @@ def _publish(report: Artifact, rows: Sequence[Row], artifacts: Artifacts, result
     # Noted before it is made, so that the next call finds what an interrupted one has left.
     Published(origin, before.names | ours).write(results)
     with tempfile.TemporaryDirectory() as folder:
-        pages = [row.name for row in reported if (results / "rows" / row.name / "page" / "index.html").exists()]
-        complete = provenance.complete(report.path, reported, artifacts, Path(folder), pages)
+        complete = provenance.complete(report.path, reported, artifacts, Path(folder))
         for name in sorted(names, key=lambda name: name == provenance.PAGE):
             _copy(complete.get(name, report.path / name), results / name)
     cost.write_cost(rows, artifacts, STAGES, results)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lmsae.report.provenance import complete
+from lmsae.artifacts.artifact import Artifact
+from lmsae.report.writing import write_report
 from tests.report.sweeps import Sweep, rich
 
 
@@ -21,10 +22,9 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def explored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A published page with figures of many rows, one of which has a page of its latents. To be looked at only."""
-    sweep = rich(tmp_path_factory.mktemp("explored"))
-    out = tmp_path_factory.mktemp("results")
-    complete(sweep.report().path, sweep.rows, sweep.artifacts, out, ["topk-4-1"])
+    """A page with figures of many rows, one of which has a page of its latents. To be looked at only."""
+    sweep, out = rich(tmp_path_factory.mktemp("explored")), tmp_path_factory.mktemp("results")
+    write_report(sweep.config, {**sweep.inputs, "page/topk-4-1": Artifact(out)}, out)
     return out / "report.html"
 
 

@@ -76,17 +76,6 @@ def test_a_page_is_known_with_its_provenance_and_not_when_it_has_changed(sweep: 
     assert not shows(tmp_path / "nowhere.html", report.path / "report.html")
 
 
-def test_the_page_lists_the_rows_whose_latents_have_a_page(sweep: Sweep, tmp_path: Path) -> None:
-    odd = "a</script>"
-    sweep.add("one")
-    report = sweep.report()
-    complete(report.path, sweep.rows, sweep.artifacts, tmp_path, ["two", odd])
-    html = (tmp_path / "report.html").read_text()
-    listed = re.findall(r'<script type="application/json" id="pages">(.*?)</script>', html)
-    assert [json.loads(one) for one in listed] == [[odd, "two"]]
-    assert shows(tmp_path / "report.html", report.path / "report.html")
-
-
 def test_an_odd_run_says_nothing(sweep: Sweep) -> None:
     artifact = sweep.artifacts[sweep.add("one").artifacts["train"]]
     for text in ("{", "[]", "null", "{}"):

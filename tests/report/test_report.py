@@ -183,10 +183,15 @@ def test_a_row_of_nulls_is_drawn_and_judged(sweep: Sweep) -> None:
 
 
 def test_a_row_links_to_the_page_of_its_latents_where_there_is_one(sweep: Sweep, tmp_path: Path) -> None:
-    for name in ("one", "two"):
+    for name in ("one", "two", "a<b"):
         row = sweep.add(name)
         sweep.rows[-1] = row.model_copy(update={"artifacts": {**row.artifacts, "page": f"page/{name}"}})
-    write_report(sweep.config, {**sweep.inputs, "page/two": Artifact(tmp_path)}, tmp_path)
+    pages = {f"page/{name}": Artifact(tmp_path) for name in ("two", "a<b")}
+    write_report(sweep.config, {**sweep.inputs, **pages}, tmp_path)
+    (listed,) = re.findall(
+        r'<script type="application/json" id="pages">(.*?)</script>', (tmp_path / "report.html").read_text()
+    )
+    assert json.loads(listed) == ["two", "a<b"]
     page = (tmp_path / "report.html").read_text()
     assert '<a class="latents" href="rows/two/page/index.html">latents</a>' in page
     assert "rows/two/page/" in page

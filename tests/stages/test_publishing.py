@@ -38,15 +38,6 @@ def seen(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path.relative_to(folder)): (path.lstat().st_ino, path.lstat().st_mtime_ns) for path in paths}
 
 
-def test_a_page_of_latents_that_is_there_is_linked_from_the_report(sweep: Sweep, results: Path) -> None:
-    for name in ("one", "two"):
-        sweep.add(name)
-    (results / "rows/two/page").mkdir(parents=True)
-    (results / "rows/two/page/index.html").write_text("latents")
-    publish(sweep.report(), sweep.rows, sweep.artifacts, results)
-    assert '<script type="application/json" id="pages">["two"]</script>' in (results / "report.html").read_text()
-
-
 def test_results_hold_the_report_links_and_saelens_folders(sweep: Sweep, results: Path) -> None:
     row = sweep.add("one")
     published(sweep, results)
