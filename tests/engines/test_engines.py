@@ -54,7 +54,9 @@ def test_snakemake_starts_no_job_on_a_finished_sweep(sweep: Sweep) -> None:
 
 
 def test_dvc_computes_nothing_after_snakemake_and_then_skips_every_stage(sweep: Sweep) -> None:
-    assert stages_run(sweep.dvc("repro"))[1:] == list(TWO_ROWS_MAKE)
+    run = stages_run(sweep.dvc("repro"))[1:]
+    assert "import" in run, "with nothing to do"
+    assert [stage for stage in run if stage != "import"] == list(TWO_ROWS_MAKE)
     assert stages_run(sweep.dvc("repro")) == ["plan"]
     assert sweep.computed() == NOTHING
 
