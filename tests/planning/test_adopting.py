@@ -38,7 +38,7 @@ def peer(fresh: Path) -> str:
 
 def test_a_finished_dictionary_says_all_that_its_row_leaves_open(peer: str) -> None:
     made = row(**{"sae.from": peer})
-    assert [*made.specs] == ["tokenize", "import", "activations", "norm", "eval"]
+    assert [*made.specs] == ["tokenize", "import", "activations", "norm", "eval", "features", "page"]
     assert made.specs["eval"].inputs["dictionary"] == made.specs["import"].reference
     settings = {name: value for name, value in made.settings.items() if name.startswith(("sae.", "train.", "init."))}
     assert settings == {
@@ -151,7 +151,7 @@ START = {"init.from": "peer", "sae.architecture": "topk"}
 @pytest.mark.usefixtures("peer")
 def test_a_start_says_what_its_row_leaves_open() -> None:
     made = row(**START)
-    assert [*made.specs] == ["tokenize", "import", "activations", "norm", "init", "train", "eval"]
+    assert [*made.specs] == ["tokenize", "import", "activations", "norm", "init", "train", "eval", "features", "page"]
     assert made.specs["init"].inputs["dictionary"] == made.specs["import"].reference
     assert made.specs["eval"].inputs["dictionary"] == made.specs["train"].reference
     built = made.specs["train"].config["dictionary"]
