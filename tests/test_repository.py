@@ -56,7 +56,7 @@ def test_what_a_plan_needs_imports_nothing_heavy(module: str) -> None:
 def test_every_imported_package_is_a_declared_dependency() -> None:
     owners = {name: {canonicalize_name(o) for o in owner} for name, owner in packages_distributions().items()}
     extras = PROJECT["optional-dependencies"]
-    lines = [*PROJECT["dependencies"], *extras["optimizers"], *extras["kernels"]]
+    lines = [*PROJECT["dependencies"], *extras["optimizers"], *extras["saelens"], *extras["kernels"]]
     declared = {canonicalize_name(Requirement(line).name) for line in lines}
     undeclared = set()
     for file in (ROOT / "lmsae").rglob("*.py"):

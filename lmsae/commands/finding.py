@@ -35,10 +35,10 @@ def find_described(name: Path | str, artifacts: Artifacts, results: Path) -> Pat
     wants = {one for sweep in sweeps for one in sweep.wants.get(row, ()) if one.startswith(f"{DESCRIBED}/")}
     if len(wants) > 1:
         raise MissingArtifact(f"several sweeps have a row {row}: name one of {', '.join(sorted(wants))}.")
-    published = results / "rows" / row / DESCRIBED
+    is_planned, published = any(row in sweep.wants for sweep in sweeps), results / "rows" / row / DESCRIBED
     if wants:
         found = artifacts[wants.pop()]
-    elif ROW_NAME.fullmatch(row) and published.is_dir():
+    elif not is_planned and ROW_NAME.fullmatch(row) and published.is_dir():
         found = artifacts.find("/".join(published.resolve().parts[-2:]))
     else:
         found = _find_by_key(name, artifacts, sorted({row for sweep in sweeps for row in sweep.wants if row}))

@@ -219,6 +219,8 @@ def _flops(training: _Training, stream: "_Stream") -> float:
     config, along = training.job.config, training.along
     steps = training.run.steps_done - training.began
     learning = dictionary_flops(config.dictionary, stream.context_size).step * steps * stream.batch_size
+    if not along.evaluations:
+        return learning
     return learning + along.evaluations * evaluation_flops(config, training.job.inputs["tokens"].spec())
 
 

@@ -107,14 +107,14 @@ def test_whatever_stands_in_place_of_the_outliers_norm_init_and_training_are_the
     before = [json.loads((artifact(filtering, stage).path / "manifest.json").read_text())["files"] for stage in stages]
     activations, used = artifact(filtering, "activations"), left(filtering, 0)
     path = activations.path / "activations.zarr"
-    reader, norms = StoreReader(path), {file.name: file.read_bytes() for file in norms_path(path).iterdir()}
+    reader, norms = StoreReader(path), {file: file.read_bytes() for file in norms_path(path).rglob("*") if file.is_file()}
     values = reader.read(0, reader.contexts)
     values[torch.from_numpy(~used)] = 1e4
     activations.clear()
     with StoreWriter(path, reader.layout) as writer:
         writer.append(values)
-    for name, data in norms.items():  # as they were captured
-        (norms_path(path) / name).write_bytes(data)
+    for file, data in norms.items():  # as they were captured
+        file.write_bytes(data)
     activations.publish({})
     for stage in stages:
         key = keys(filtering, stage)[0]
