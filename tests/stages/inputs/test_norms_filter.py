@@ -107,7 +107,8 @@ def test_whatever_stands_in_place_of_the_outliers_norm_init_and_training_are_the
     before = [json.loads((artifact(filtering, stage).path / "manifest.json").read_text())["files"] for stage in stages]
     activations, used = artifact(filtering, "activations"), left(filtering, 0)
     path = activations.path / "activations.zarr"
-    reader, norms = StoreReader(path), {file: file.read_bytes() for file in norms_path(path).rglob("*") if file.is_file()}
+    files = [file for file in norms_path(path).rglob("*") if file.is_file()]
+    reader, norms = StoreReader(path), {file: file.read_bytes() for file in files}
     values = reader.read(0, reader.contexts)
     values[torch.from_numpy(~used)] = 1e4
     activations.clear()
