@@ -10,8 +10,8 @@ When steps are done, thresholds are calibrated, and where latents are few that t
 The passes of other stages are counted by what is large in them: weights, and the arrays of one batch. The numbers of
 arrays are those of the demo and of models with large vocabularies, wide layers or many calibration tokens, by the
 `peak_memory_bytes` of their run.json (torch 2.13.0 on a CPU). They were fitted to about six such cases, and there the
-formulas give 0.65 to 1.25 of the peak; no other case was held against them. The pages of a model's file, which the kernel
-can drop, are not counted.
+formulas give 0.65 to 1.25 of the peak; no other case was held against them. The pages of a model's file, which the
+kernel can drop, are not counted.
 """
 
 from collections.abc import Mapping, Sequence
