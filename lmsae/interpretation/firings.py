@@ -75,6 +75,10 @@ class Firings:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop the files."""
         self._by_latent.close()
         self._by_token.close()
 

@@ -1,5 +1,6 @@
 """The language models that stages load: as a row names them, and resolved."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -53,3 +54,20 @@ class LMConfig(Frozen):
             device=runtime.torch_device(),
             trust_remote_code=runtime.trust_remote_code,
         )
+
+
+class LazyModels:
+    """Language models by number, each loaded when it is first asked for."""
+
+    def __init__(self, configs: Sequence[LMConfig], runtime: Runtime) -> None:
+        self._configs, self._runtime = tuple(configs), runtime
+        self._loaded: dict[int, LanguageModel] = {}
+
+    def __getitem__(self, number: int) -> "LanguageModel":
+        if number not in self._loaded:
+            self._loaded[number] = self._configs[number].load(self._runtime)
+        return self._loaded[number]
+
+    def all(self) -> "list[LanguageModel]":
+        """All of them, by number."""
+        return [self[number] for number in range(len(self._configs))]

@@ -14,6 +14,7 @@ from lmsae.artifacts.artifact import Artifact, Artifacts
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.errors import MissingArtifact
 from lmsae.interpretation.opening import Features
+from lmsae.stages.interpret import FeaturesSection
 from lmsae.store.reader import StoreReader
 from lmsae.text.tokens import open_tokens
 from tests.interpretation.brute_force import numbers_of, peaks_of
@@ -166,3 +167,9 @@ def lmsae_plan(folder: Path) -> str:
     wants: dict[str, Any] = json.loads(note.read_text())["wants"]
     rows = [(row, one) for row, references in wants.items() for one in references if one.startswith("features/")]
     return json.dumps([{"row": row, "key": reference.partition("/")[2]} for row, reference in rows])
+
+
+def test_more_tokens_than_a_place_in_the_text_can_name_are_refused() -> None:
+    assert FeaturesSection(tokens=2**31 - 1).tokens == 2**31 - 1
+    with pytest.raises(ValueError, match="less than 2147483648"):
+        FeaturesSection(tokens=2**31)

@@ -1,0 +1,1 @@
+"""What stages do with the jobs of a pass. These modules import torch; a plan imports none of them."""
