@@ -84,7 +84,7 @@ def bundle() -> Markup:
 def _pareto(metric: str, title: str, color: Channel, hint: list[alt.Tooltip], is_wide: bool) -> dict[str, Any]:
     """A point for each row, a line through the means of seeds, and a bar of one standard deviation at each mean."""
     scale = alt.Scale(type="log", base=2, nice=False, padding=12) if is_wide else alt.Scale(zero=False, padding=12)
-    x = alt.X("l0:Q", title=L0_TITLE, scale=scale, axis=alt.Axis(tickCount=5, format="~g"))
+    x = alt.X("l0:Q", title=L0_TITLE, scale=scale, axis=alt.Axis(tickCount=5))
     y = alt.Y(f"{metric}:Q", title=None, scale=alt.Scale(zero=False, padding=8), axis=alt.Axis(tickCount=6))
     rows = alt.Chart(alt.NamedData(ROWS))
     of_seeds = [

@@ -39,6 +39,18 @@ def test_data_has_each_row_once_and_not_too_many_points(sweep: Sweep) -> None:
     assert (points[0]["tokens"], points[-1]["tokens"]) == (0, 100_000)
 
 
+def test_an_l0_of_twenty_is_written_20(sweep: Sweep) -> None:
+    import vl_convert
+
+    for name, l0 in (("one", 20.0), ("two", 30.0), ("three", 41.0)):
+        sweep.add(name, {"l0": l0})
+    found = explore(read_results(sweep.config, sweep.inputs), [], [0, 1, 2])
+    drawn = vl_convert.vegalite_to_svg({**found["figures"]["pareto"][0], "datasets": found["data"]})
+    labels = re.findall(r">([^<]+)</text>", drawn.split("role-axis-label")[1].split("</g>")[0])
+    assert "20" in labels
+    assert not any("e" in label for label in labels)
+
+
 def test_without_a_script_the_page_has_every_figure_and_table(explored: Path) -> None:
     html = explored.read_text()
     without = re.sub(r"<script\b.*?</script>", "", html, flags=re.DOTALL)
