@@ -42,7 +42,7 @@ def test_data_has_each_row_once_and_not_too_many_points(sweep: Sweep) -> None:
 def test_an_l0_of_twenty_is_written_20(sweep: Sweep) -> None:
     import vl_convert
 
-    for name, l0 in (("one", 20.0), ("two", 30.0), ("three", 41.0)):
+    for name, l0 in (("one", 20.0), ("two", 40.0), ("three", 61.0)):
         sweep.add(name, {"l0": l0})
     found = explore(read_results(sweep.config, sweep.inputs), [], [0, 1, 2])
     drawn = vl_convert.vegalite_to_svg({**found["figures"]["pareto"][0], "datasets": found["data"]})
