@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from lmsae.evaluation.hooked import HookPoint
+from lmsae.lm import continuing
 from lmsae.lm.protocol import LanguageModel
-from lmsae.metrics.splicing import NextToken, TokenLosses, token_losses
+from lmsae.metrics.splicing import NextToken, TokenLosses, log_probabilities, token_losses
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class ModelPasses:
         """Go on to a batch: token ids and which of them count, (contexts, context_size), and the activations at hook
         points, (contexts, context_size, width)."""
         self._ids, self._counted, self._activations = ids, counted, activations
-        self._logits: dict[int, Tensor] = {}
+        self._clean: dict[int, Tensor] = {}
         self._losses: dict[Hashable, TokenLosses] = {}
 
     def splice(self, model: int, reconstructions: Mapping[HookPoint, Tensor], into: NextToken) -> TokenLosses:
@@ -65,23 +66,23 @@ class ModelPasses:
 
     def leave(self, model: int) -> TokenLosses:
         """The losses of a model whose activations are left as they are."""
-        self._clean_logits(model)
+        self._clean_log_probabilities(model)
         return self._losses[model]
 
-    def _clean_logits(self, model: int) -> Tensor:
-        if model not in self._logits:
-            logits = self.models[model].logits(self._ids)
-            losses = token_losses(logits, self._ids, self._counted)
-            self.clean[model].add_losses(losses, self._counted)
-            self._logits[model], self._losses[model] = logits, losses
-        return self._logits[model]
+    def _clean_log_probabilities(self, model: int) -> Tensor:
+        if model not in self._clean:
+            logits = continuing.finish(self.models[model], self._ids, known_of(model, self._activations))
+            self._losses[model] = token_losses(logits, self._ids, self._counted)
+            self.clean[model].add_losses(self._losses[model], self._counted)
+            self._clean[model] = log_probabilities(logits)
+        return self._clean[model]
 
     def _run_on(
         self, model: int, replacements: Mapping[HookPoint, Tensor], replaced: Tensor, into: NextToken
     ) -> TokenLosses:
         """Run a model on with replacements at the tokens that are `replaced` and the activations themselves at the
         others, and add the loss of those that count."""
-        clean = self._clean_logits(model)
+        clean = self._clean_log_probabilities(model)
         logits = run_on(self.models[model], self._ids, self._activations, replacements, replaced)
         losses = token_losses(logits, self._ids, self._counted, clean)
         into.add_losses(losses, self._counted)
@@ -97,9 +98,13 @@ def run_on(
 ) -> Tensor:
     """A model's logits (contexts, context_size, d_vocab) on ids (contexts, context_size), where replacements stand in
     the place of its activations (contexts, context_size, width) at the tokens that are `replaced`."""
-    values = {}
+    values, number = {}, next(iter(replacements)).model
     for hook_point, value in replacements.items():
         own = activations[hook_point]
         values[hook_point.name] = torch.where(replaced[..., None], value.to(own.dtype), own)
-    edits = {name: lambda _, value=value: value for name, value in values.items()}
-    return model.logits_with(ids, edits)
+    return continuing.run_on(model, ids, values, known_of(number, activations))
+
+
+def known_of(model: int, activations: Mapping[HookPoint, Tensor]) -> dict[str, Tensor]:
+    """The activations of one of the models, by the names of its hook points."""
+    return {hook_point.name: own for hook_point, own in activations.items() if hook_point.model == model}

@@ -50,7 +50,7 @@ class RepeatedScoring:
             passes.begin(ids, counted, found)
             for ablation in ablations:
                 passes.ablate(ablation)
-            self._contexts.append(_Contexts(ids, counted, {p: found[p].cpu() for p in (*like.reads, *like.writes)}))
+            self._contexts.append(_Contexts(ids, counted, {point: one.cpu() for point, one in found.items()}))
         if not any(bool(contexts.counted[:, :-1].any()) for contexts in self._contexts):
             raise NotEnoughTokens(
                 "every held-out token that has a next token is above the largest norm: raise "

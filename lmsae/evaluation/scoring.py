@@ -13,6 +13,7 @@ from lmsae.evaluation.hooked import HookedDictionary, HookPoint
 from lmsae.evaluation.measures import ON_TEXT, WITHOUT_TEXT, Batch, Measure
 from lmsae.evaluation.model_passes import ModelPasses
 from lmsae.evaluation.scores import Score
+from lmsae.lm.continuing import wanted_residual
 from lmsae.lm.protocol import LanguageModel
 from lmsae.metrics.bins import Bins, members_of, position_bins, rate_bins
 from lmsae.metrics.contexts import Places
@@ -149,8 +150,14 @@ def _reconstruct(
 def read_activations(
     models: Sequence[LanguageModel], dictionaries: Sequence[HookedDictionary], text: HeldOutText, ids: Tensor
 ) -> dict[HookPoint, Tensor]:
-    """The activations at every hook point that any dictionary reads or writes, or that decides which tokens count."""
+    """The activations at every hook point that any dictionary reads or writes, or that decides which tokens count, and
+    the residual streams from which the models can be run on."""
     needed = [hook_point for hooked in dictionaries for hook_point in (*hooked.reads, *hooked.writes)]
+    for hooked in dictionaries:
+        for model in hooked.models:
+            stream = wanted_residual(name for number, name in hooked.writes if number == model)
+            if stream in models[model].hook_points():
+                needed.append(HookPoint(model, stream))
     wanted: dict[int, list[str]] = {}
     for model, name in dict.fromkeys([*needed, *text.max_norms]):
         wanted.setdefault(model, []).append(name)

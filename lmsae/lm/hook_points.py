@@ -40,6 +40,11 @@ def hook_points(config: Mapping[str, object]) -> dict[str, int]:
     return {f"blocks.{layer}.{kind}": special.get(kind, d_model) for layer in layers for kind in kinds}
 
 
+def count_layers(config: Mapping[str, object]) -> int:
+    """The number of the model's layers."""
+    return _size(config, family_of(config), "n_layers")
+
+
 def head_sizes(config: Mapping[str, object]) -> tuple[int, int]:
     """The number of attention heads, and the width of the values of each."""
     family = family_of(config)
@@ -63,6 +68,11 @@ def split(name: str) -> tuple[int, str]:
     if match is None:
         raise HookPointError(f"{name!r} is no hook point: wanted a name like blocks.3.hook_resid_post")
     return int(match[1]), match[2]
+
+
+def residual_before(layer: int) -> tuple[str, str]:
+    """The two names of the residual stream that enters a layer; of the first layer, the second is no hook point."""
+    return f"blocks.{layer}.hook_resid_pre", f"blocks.{layer - 1}.hook_resid_post"
 
 
 def require(name: str, config: Mapping[str, object]) -> int:

@@ -1,7 +1,7 @@
 """A HuggingFace transformers model as a LanguageModel: hooks at the modules of families.py, and an early stop."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from lmsae.lm import hook_points as points
 from lmsae.lm.pretrained import load_pretrained
 from lmsae.lm.probing import require_numbers
-from lmsae.lm.visits import Visit, VisitedModel
+from lmsae.lm.visits import Visit, VisitedModel, edit_visits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,6 +36,8 @@ class HuggingFaceModel(VisitedModel):
     def __init__(self, model: "PreTrainedModel") -> None:
         super().__init__(model.config.to_dict(), model.device, dict(model.named_parameters()))
         self._model = model
+        self._stand_in: _StandIn | None = None
+        self._tried_to_skip = False
 
     def hook_points(self) -> dict[str, int]:
         """Every hook point, in the order of a forward pass, with its width."""
@@ -43,6 +45,45 @@ class HuggingFaceModel(VisitedModel):
 
     def _forward(self, tokens: Tensor) -> Tensor:
         return self._model(input_ids=tokens, use_cache=False).logits
+
+    def _can_skip(self) -> bool:
+        """True if the logits are the same to the bit without the layers before the last one.
+
+        Tried once, on a few tokens, since in some architectures a later layer takes more from earlier ones than the
+        residual stream.
+        """
+        if not self._tried_to_skip:
+            self._tried_to_skip = True
+            last = f"blocks.{points.count_layers(self.config) - 1}.hook_resid_pre"
+            tokens = torch.arange(TRIED).reshape(2, -1) % self.d_vocab
+            residual = self.read(tokens, [last])[last]
+            expected = self.logits(tokens)
+            self.logits(tokens.flip(0))  # whatever a layer keeps of the last pass is of other tokens
+            replaced = edit_visits({last: lambda _: residual})
+            for stand_in in _STAND_INS:
+                with suppress(Exception), torch.no_grad(), self._one_at_a_time, self._visiting(replaced):
+                    with self._skipping(points.layer_of(last), stand_in):
+                        found = self._run(tokens)
+                    if torch.equal(found, expected):
+                        self._stand_in = stand_in
+                        break
+        return self._stand_in is not None
+
+    @contextmanager
+    def _skipping(self, layers: int, stand_in: "_StandIn | None" = None) -> Iterator[None]:
+        stack = self._model.get_submodule(points.family_of(self.config).layers)
+        skipped = [module for number, module in enumerate(stack.children()) if number < layers]
+        own = [vars(module).get("forward") for module in skipped]
+        for module in skipped:
+            module.forward = stand_in or self._stand_in
+        try:
+            yield
+        finally:
+            for module, forward in zip(skipped, own, strict=True):
+                if forward is None:
+                    del module.forward
+                else:
+                    module.forward = forward
 
     @contextmanager
     def _visiting(self, visits: Mapping[str, Visit]) -> Iterator[None]:
@@ -58,6 +99,21 @@ class HuggingFaceModel(VisitedModel):
 
 
 _Output = Tensor | tuple[Tensor, ...]
+_StandIn = Callable[..., _Output]
+
+
+def _pass_on(hidden_states: Tensor, *_: object, **__: object) -> Tensor:
+    return hidden_states
+
+
+def _pass_on_in_tuple(hidden_states: Tensor, *_: object, **__: object) -> tuple[Tensor, ...]:
+    return (hidden_states,)
+
+
+_STAND_INS: tuple[_StandIn, ...] = (_pass_on, _pass_on_in_tuple)
+"""Layers that leave the residual stream as it is, in the two ways in which layers of transformers return it."""
+TRIED = 8
+"""Tokens on which leaving layers out is tried."""
 
 
 def _hook_input(module: torch.nn.Module, visit: Visit) -> RemovableHandle:

@@ -69,3 +69,17 @@ class LanguageModel(Protocol):
         Raises HookPointError for a hook point that the model lacks, and ShapeError if an edit changes the shape.
         """
         ...
+
+    def logits_from(
+        self,
+        tokens: Int[Tensor, "batch context"],
+        layer: int,
+        residual: Float[Tensor, "batch context d_model"],
+        edits: Mapping[str, Edit],
+    ) -> Float[Tensor, "batch context d_vocab"]:
+        """The logits of a forward pass in which this residual stream enters a layer, and edits hold from there on.
+
+        Behind the last layer, `layer` is the number of layers. Every number is that of `logits_with` with the residual
+        stream in its place; a backend may leave the layers before it out.
+        """
+        ...

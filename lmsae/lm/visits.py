@@ -3,7 +3,7 @@
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import final
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from lmsae.config import JsonObject
 from lmsae.errors import ShapeError, SourceError
 from lmsae.lm import hook_points as points
+from lmsae.lm.hook_points import residual_before
 from lmsae.lm.protocol import Edit
 
 Visit = Callable[[Tensor], Tensor | None]
@@ -77,6 +78,31 @@ class VisitedModel(ABC):
         """The logits of a forward pass in which an edit replaces the activations at each hook point."""
         with self._one_at_a_time, self._visiting(edit_visits(edits)):
             return self._run(tokens)
+
+    @final
+    def logits_from(
+        self,
+        tokens: Int[Tensor, "batch context"],
+        layer: int,
+        residual: Float[Tensor, "batch context d_model"],
+        edits: Mapping[str, Edit],
+    ) -> Float[Tensor, "batch context d_vocab"]:
+        """The logits of a forward pass in which this residual stream enters a layer, and edits hold from there on."""
+        before, behind = residual_before(layer)
+        name = before if before in self.hook_points() else behind
+        visits = edit_visits({name: lambda _: residual, **edits})
+        skipped = layer if self._can_skip() else 0
+        with self._one_at_a_time, self._visiting(visits), self._skipping(skipped):
+            return self._run(tokens)
+
+    def _can_skip(self) -> bool:
+        """True if forward passes can leave out layers whose results are replaced."""
+        return False
+
+    def _skipping(self, layers: int) -> AbstractContextManager[None]:
+        """While this is entered, forward passes leave out so many layers."""
+        assert not layers
+        return nullcontext()
 
     def _run(self, tokens: Tensor) -> Tensor:
         largest = int(tokens.max()) if tokens.numel() else 0

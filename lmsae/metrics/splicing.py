@@ -29,24 +29,46 @@ class TokenLosses:
     divergence: Float[Tensor, "contexts context_size"]
 
 
+NUMBERS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 27}
+"""Logits that are worked on at a time: on a processor so few that they stay in its caches."""
+
+
+def log_probabilities(
+    logits: Float[Tensor, "contexts context_size vocab"],
+) -> Float[Tensor, "contexts context_size vocab"]:
+    """Log probabilities in float32; float32 logits are overwritten."""
+    found = logits if logits.dtype == torch.float32 else torch.empty_like(logits, dtype=torch.float32)
+    size = _rows_at_once(logits)
+    for rows, into in zip(logits.flatten(0, 1).split(size), found.flatten(0, 1).split(size), strict=True):
+        into.copy_(rows.float().log_softmax(-1))
+    return found
+
+
 def token_losses(
     logits: Float[Tensor, "contexts context_size vocab"],
     tokens: Int[Tensor, "contexts context_size"],
     counted: Bool[Tensor, "contexts context_size"],
     clean: Float[Tensor, "contexts context_size vocab"] | None = None,
 ) -> TokenLosses:
-    """The losses of a batch. A token counts if `counted`: its own id is not special."""
+    """The losses of a batch. A token counts if `counted`: its own id is not special. `clean` are the clean model's log
+    probabilities, in float32; without them there is no divergence."""
     has_next = counted.clone()
     has_next[:, -1] = False
-    log_p = logits[counted].float().log_softmax(-1)
-    divergence = torch.zeros(counted.shape, dtype=torch.float64, device=logits.device)
-    cross_entropy = torch.zeros_like(divergence)
-    picked = log_p[has_next[counted]].gather(1, tokens.roll(-1, 1)[has_next][:, None])[:, 0]
-    cross_entropy[has_next] = -picked.double()
-    if clean is not None:
-        log_q = clean[counted].float().log_softmax(-1)
-        divergence[counted] = (log_q.exp() * (log_q - log_p)).sum(-1, dtype=torch.float64)
-    return TokenLosses(has_next, cross_entropy, divergence)
+    cross_entropy, divergence = torch.zeros(2, counted.numel(), dtype=torch.float64, device=logits.device)
+    following, size = tokens.roll(-1, 1).flatten(), _rows_at_once(logits)
+    for start, some in zip(range(0, counted.numel(), size), logits.flatten(0, 1).split(size), strict=True):
+        rows = slice(start, start + size)
+        log_p = some.float().log_softmax(-1)
+        cross_entropy[rows] = -log_p.gather(1, following[rows, None])[:, 0].double()
+        if clean is not None:
+            log_q = clean.flatten(0, 1)[rows]
+            divergence[rows] = (log_q.exp() * (log_q - log_p)).sum(-1, dtype=torch.float64)
+    cross_entropy, divergence = cross_entropy.view_as(counted), divergence.view_as(counted)
+    return TokenLosses(has_next, torch.where(has_next, cross_entropy, 0.0), torch.where(counted, divergence, 0.0))
+
+
+def _rows_at_once(logits: Tensor) -> int:
+    return max(1, NUMBERS_AT_ONCE.get(logits.device.type, 1 << 19) // logits.shape[-1])
 
 
 @dataclass

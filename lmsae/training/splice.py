@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.kernels.precision import widen
+from lmsae.lm.continuing import run_on, wanted_residual
 from lmsae.lm.protocol import LanguageModel
 from lmsae.training.batch import Batch
 
@@ -48,7 +49,9 @@ class Splice:
         assert batch.usable is not None
         if self._last is None or self._last.ids is not batch.ids:
             seen: dict[str, Tensor] = {}
-            edits = {name: lambda x, name=name: seen.setdefault(name, x) for name in self.hook_points}
+            stream = wanted_residual(self.hook_points)
+            names = [*self.hook_points, *({stream} & self.model.hook_points().keys())]
+            edits = {name: lambda x, name=name: seen.setdefault(name, x) for name in names}
             with _keep_precision(batch.ids):
                 logits = self.model.logits_with(batch.ids, edits)
             self._last = Clean(batch.ids, batch.usable, _predict(logits, batch.usable), seen)
@@ -76,9 +79,8 @@ class Spliced:
     @cached_property
     def _log_probabilities(self) -> Float[Tensor, "predictions d_vocab"]:
         values = {name: self._fill_in(name, part) for name, part in self.replacements.items()}
-        edits = {name: lambda _, value=value: value for name, value in values.items()}
         with _keep_precision(self.clean.ids):
-            logits = self.splice.model.logits_with(self.clean.ids, edits)
+            logits = run_on(self.splice.model, self.clean.ids, values, self.clean.activations)
         return _predict(logits, self.clean.usable)
 
     def _fill_in(self, name: str, part: Tensor) -> Float[Tensor, "contexts context_size _"]:

@@ -288,10 +288,16 @@ class _Forgetful:
         return self.model.logits(ids)
 
     def logits_with(self, ids: Tensor, edits: Mapping[str, Callable[[Tensor], Tensor]]) -> Tensor:
-        self.asked += 1
-        if self.asked == 1:
-            raise ZeroDivisionError("the first time")
         return self.model.logits_with(ids, edits)
+
+    def logits_from(self, ids: Tensor, layer: int, residual: Tensor, edits: Mapping[str, Any]) -> Tensor:
+        self.asked += 1
+        if self.asked == 2:  # the first was the model by itself
+            raise ZeroDivisionError("the first time")
+        return self.model.logits_from(ids, layer, residual, edits)
+
+    def hook_points(self) -> dict[str, int]:
+        return self.model.hook_points()
 
 
 def test_a_dictionary_that_cannot_be_scored_costs_no_other_its_score(
