@@ -16,7 +16,8 @@ STARTING = frozenset({"init.decoder_init", "sae.d_sae", "sae.expansion_factor"})
 """The settings in which a PCA differs besides: it has no more latents than directions and their opposites."""
 PCA = "PCA"
 COMPARED = ("explained_variance", "ce_loss_score_mean")
-"""The scores that are read beside a control's."""
+"""The scores that are read beside a control's, and so are those of probes where there are any."""
+PROBE = "probe_auc["
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,13 @@ def find_controls(results: Sequence[Result]) -> list[Control]:
         for but in (frozenset[str](), STARTING)
         for control, kind in controls.get((but, _rest(result, but)), ())
     ]
+
+
+def compared(results: Sequence[Result]) -> list[str]:
+    """The scores that are read beside a control's: those that every dictionary has, and those of the probes that any
+    has, by the number of their latents."""
+    probes = {name for result in results for name in result.metrics if name.startswith(PROBE)}
+    return [*COMPARED, *sorted(probes, key=lambda name: (len(name), name))]
 
 
 def best_control(controls: Sequence[Control], name: str) -> Result | None:

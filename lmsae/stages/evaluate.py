@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from lmsae.artifacts.artifact import Spec
+from lmsae.artifacts.artifact import Artifact, Spec
 from lmsae.config import canonical_json
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.errors import ArtifactError
 from lmsae.lm.resolving import features_of, read_config
-from lmsae.metrics.definitions import current_versions
+from lmsae.metrics.definitions import PROBES, current_versions
 from lmsae.runtime.numbers import format_count
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.effort import Effort, Facts, Kind, Outlook
 from lmsae.stages.finishing import CONVERSION
 from lmsae.stages.footprint import Footprint, model_bytes, scoring_footprint, size_of
 from lmsae.stages.inputs.held_out import EvalSection, hook_up, read_held_out, require_current
+from lmsae.stages.inputs.probing import can_be_probed, prompts_for
 from lmsae.stages.models import LMConfig
 from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Place, Reading, Sites, inputs_from
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from lmsae.evaluation.hooked import HookedDictionary
     from lmsae.evaluation.scores import Score
     from lmsae.evaluation.scoring import HeldOutText
+    from lmsae.lm.protocol import LanguageModel
     from lmsae.text.tokens import TokenSet
 
 Unigram = Callable[[], float]
@@ -49,13 +51,18 @@ class Config(EvalSection, Reading):
 
 
 def configs(row: ResolvedRow) -> list[Config]:
-    """The evaluation of the row's dictionary."""
+    """The evaluation of the row's dictionary. It is probed if data sets are named that it can be probed on."""
+    section = row.fields(EvalSection)
+    if not can_be_probed(row.dictionary.geometry):
+        section = {name: value for name, value in section.items() if name not in PROBING}
+    probed = {PROBES.name: PROBES.version} if section.get("probes") else {}
     config = Config(
-        **row.fields(EvalSection),
+        **section,
         **row.fields(Reading),
         models=tuple(row.models),
         places=tuple(row.places.all),
         sites=row.places.sites,
+        groups=current_versions() | probed,
     )
     return [config]
 
@@ -65,7 +72,9 @@ COUNTED_TOKENS = 10_000_000
 RATE_TOKENS = 2**20
 """Training tokens in which ids are counted, for bins by token frequency."""
 
-SHARED = ("models", *EvalSection.model_fields, *Reading.model_fields)
+PROBING = frozenset({"probes", "probes_k"})
+"""The fields that nothing but the metric group of probes depends on."""
+SHARED = ("models", *(name for name in EvalSection.model_fields if name not in PROBING), *Reading.model_fields)
 
 
 def pass_of(spec: Spec) -> str:
@@ -113,7 +122,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     for job in jobs:
         try:
             evaluation = _begin(job)
-            if _on_text(evaluation, ON_TEXT):
+            if _on_text(evaluation, {*ON_TEXT, PROBES.name}):
                 on_text.append(evaluation)
                 continue
             ended = evaluation.finish(score_without_text(_hook(evaluation, runtime.torch_device(), unigram)), {})
@@ -133,6 +142,8 @@ def _begin(job: Job) -> _Evaluation:
     for relative in job.relatives:
         there = relative.spec().config["groups"] if relative.is_finished else {}
         same = {name for name, version in job.config.groups.items() if there.get(name) == version}
+        if not _probes_alike(job, relative):
+            same -= {PROBES.name}
         if not (new := same - taken_over.keys()):
             continue
         try:
@@ -144,7 +155,13 @@ def _begin(job: Job) -> _Evaluation:
     return _Evaluation(job, score, taken_over, frozenset(job.config.groups.keys() - taken_over.keys()))
 
 
-def _on_text(evaluation: _Evaluation, groups: Mapping[str, object]) -> bool:
+def _probes_alike(job: Job, relative: Artifact) -> bool:
+    """True if a relative was probed on the job's data sets with as many latents."""
+    config = Config.model_validate(relative.spec().config)
+    return all(getattr(config, name) == getattr(job.config, name) for name in PROBING)
+
+
+def _on_text(evaluation: _Evaluation, groups: Container[str]) -> bool:
     """True if a group is missing that needs text and the models. Recovery needs none where no features are known."""
     known = any(features_of(model.source) for model in evaluation.job.config.models)
     return any(name in groups and (known or name != "recovery") for name in evaluation.missing)
@@ -168,8 +185,44 @@ def _one_pass(evaluations: Sequence[_Evaluation], runtime: Runtime, unigram: Uni
         return
     with show_progress("eval", unit="token", total=text.usable.size, runtime=runtime) as progress:
         scores = score(models, [one for _, one in hooked], text, config.batch_contexts, progress.advance)
+    scores = _add_probes([evaluation for evaluation, _ in hooked], [one for _, one in hooked], scores, models, runtime)
     for (evaluation, _), measured in zip(hooked, scores, strict=True):
         yield evaluation.job, evaluation.finish(measured, progress.facts(len(hooked)))
+
+
+def _add_probes(
+    evaluations: "Sequence[_Evaluation]",
+    hooked: "Sequence[HookedDictionary]",
+    scores: "Sequence[Score | Exception]",
+    models: "Sequence[LanguageModel]",
+    runtime: Runtime,
+) -> "list[Score | Exception]":
+    """The scores of a pass, with those of probes where they are missing and nothing else has failed."""
+    from lmsae.evaluation.probes import Probed, score_probes
+    from lmsae.runtime.progress import show_progress
+
+    found = list(scores)
+    numbers = [
+        number
+        for number, (evaluation, score) in enumerate(zip(evaluations, scores, strict=True))
+        if PROBES.name in evaluation.missing and not isinstance(score, Exception)
+    ]
+    if not numbers:
+        return found
+    configs = [evaluations[number].job.config for number in numbers]
+    wanted = [
+        Probed(hooked[number], config.probes, config.probes_k) for number, config in zip(numbers, configs, strict=True)
+    ]
+    total = sum(len(one.datasets) for one in wanted)
+    try:
+        prompts = prompts_for(evaluations[0].job.inputs["tokens"], models, configs[0].batch_contexts)
+        with show_progress("probes", unit="data set", total=total, runtime=runtime) as progress:
+            probed = score_probes(models, wanted, prompts, progress.advance)
+    except Exception as error:
+        probed = [error] * len(numbers)
+    for number, one in zip(numbers, probed, strict=True):
+        found[number] = one if isinstance(one, Exception) else scores[number] | one
+    return found
 
 
 def _text(job: Job) -> "HeldOutText":
@@ -271,7 +324,7 @@ STAGE = Stage(
     sections={"eval": EvalSection},
     shares=pass_of,
     fills_memory=True,
-    relatives_differ_in=frozenset({"groups"}),
+    relatives_differ_in=PROBING | {"groups"},
     effort=Effort(
         _count_scored_tokens,
         _rate_of_each,

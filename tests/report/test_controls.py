@@ -68,6 +68,18 @@ def test_the_page_says_what_a_dictionary_is_better_by(controlled: Sweep) -> None
     assert "soft-frozen decoder (0.8)" in section
 
 
+def test_probes_are_read_beside_those_of_controls_by_the_number_of_latents(sweep: Sweep) -> None:
+    sweep.add("good", {"probe_auc[k=1]": 0.9, "probe_auc[k=16]": 0.97, "probe_auc[k=2]": 0.92}, FREE)
+    sweep.add("fixed", {"probe_auc[k=1]": 0.85, "probe_auc[k=16]": 0.95, "probe_auc[k=2]": 0.9}, FROZEN_DECODER)
+    folder = sweep.report().path
+    header, good, *_ = csv.reader((folder / "table.csv").read_text().splitlines())
+    beside = [name for name in header if name.startswith("control.probe")]
+    assert beside == [f"control.probe_auc[k={k}]" for k in (1, 2, 16)]
+    assert [good[header.index(name)] for name in beside] == ["0.85", "0.9", "0.95"]
+    section = (folder / "report.html").read_text().split('id="controls"')[1].split("</table>")[0]
+    assert '<td class="n">0.900</td><td class="n">0.850</td><td class="n">0.050</td>' in section
+
+
 def test_a_sweep_without_controls_has_no_word_of_them(reported: Path) -> None:
     assert 'id="controls"' not in (reported / "report.html").read_text()
     assert "control" not in (reported / "table.csv").read_text().splitlines()[0]

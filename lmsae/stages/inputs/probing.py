@@ -1,0 +1,49 @@
+"""Probing: which dictionaries can be probed, the data sets that there are, and how the models read their texts."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lmsae.artifacts.artifact import Artifact
+from lmsae.geometry.config import GeometryBase
+from lmsae.lm.resolving import ResolvedModel
+
+if TYPE_CHECKING:
+    from lmsae.evaluation.probes import Prompts
+    from lmsae.lm.protocol import LanguageModel
+
+PACKAGE, INSTALL = "sae_probes", "pip install 'lmsae[probes]'"
+
+
+def can_be_probed(geometry: GeometryBase) -> bool:
+    """True if codes of a text's last token depend on nothing but its activation."""
+    return geometry.grain == "token"
+
+
+def known_datasets() -> frozenset[str] | None:
+    """The names of the data sets of two classes that sae-probes ships, as columns have them: with _ for a space, which
+    parts the names in a cell. None if it is not installed. It is not imported for that, nor is torch."""
+    found = find_spec(PACKAGE)
+    if found is None or found.origin is None:
+        return None
+    from pyarrow import csv
+
+    options = csv.ParseOptions(newlines_in_values=True)
+    table = csv.read_csv(Path(found.origin).parent / "data/probing_datasets_MASTER.csv.zst", parse_options=options)
+    files = zip(table["Data type"].to_pylist(), table["Dataset save name"].to_pylist(), strict=True)
+    names = (Path(file).name.partition(".")[0] for kind, file in files if kind == "Binary Classification")
+    return frozenset(name.replace(" ", "_") for name in names)
+
+
+def prompts_for(tokens: Artifact, models: "Sequence[LanguageModel]", batch: int) -> "Prompts":
+    """The way from texts to ids that tokenizing had: its tokenizer, with BOS in front if contexts begin with it."""
+    from lmsae.evaluation.probes import MOST_TOKENS, Prompts
+    from lmsae.lm import load_tokenizer
+    from lmsae.text.encoding import Vocabulary
+
+    config = tokens.spec().config
+    tokenizer = load_tokenizer(ResolvedModel.model_validate(config["tokenizer"]))
+    bos = Vocabulary.from_tokenizer(tokenizer).bos if config["packing"]["prepend_bos"] else None
+    limits = [model.max_context for model in models if model.max_context is not None]
+    return Prompts(tokenizer, bos, min([MOST_TOKENS, *limits]), batch)
