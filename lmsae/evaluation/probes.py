@@ -44,7 +44,7 @@ MODEL, PLACE = "lmsae", "reads"
 
 
 @dataclass(frozen=True, slots=True)
-class Prompts:
+class TextEncoder:
     """The way from texts to the token ids that the models read: ids of the tokenizer, BOS in front if there is one, the
     last tokens of a text that is too long, and so many texts in a forward pass."""
 
@@ -75,7 +75,7 @@ class Probed:
 
 @torch.inference_mode()
 def score_probes(
-    models: Sequence[LanguageModel], wanted: Sequence[Probed], prompts: Prompts, advance: Callable[[int], None]
+    models: Sequence[LanguageModel], wanted: Sequence[Probed], encoder: TextEncoder, advance: Callable[[int], None]
 ) -> list[Score | Exception]:
     """The score of each dictionary in the metric group `probes`, or the error that it met; the models read every text
     once for all. `advance` is told of each data set that a dictionary has done. Raises SourceError without sae-probes.
@@ -88,7 +88,7 @@ def score_probes(
         numbers = [number for number, own in enumerate(names) if name in own]
         needed = dict.fromkeys(point for number in numbers for point in wanted[number].hooked.reads)
         texts = package.utils_data.read_numbered_dataset_df(name)["prompt"].tolist()[:MOST_TEXTS]
-        activations = read_last_tokens(models, list(needed), prompts.encode(texts), prompts.batch)
+        activations = read_last_tokens(models, list(needed), encoder.encode(texts), encoder.batch)
         for number in numbers:
             hooked = wanted[number].hooked
             x = torch.cat([activations[point] for point in hooked.reads], dim=1)

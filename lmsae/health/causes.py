@@ -198,8 +198,8 @@ CAUSES = (
 
 def starved_share(case: Case, tokens: float) -> float:
     """The share of latents that fired fewer than FEWEST_FIRINGS times in so many tokens, at the rates that evaluation
-    found. Those that never fired are among them, but for those that had been dead for `train.dead_threshold` tokens when
-    training ended: more text would bring them no firings. NaN if there is nothing to go by."""
+    found. Those that never fired are among them, but for those that had been dead for `train.dead_threshold` tokens
+    when training ended: more text would bring them no firings. NaN if there is nothing to go by."""
     latents = case.metric("d_sae")
     if not (tokens and latents > 0 and case.histogram):
         return math.nan

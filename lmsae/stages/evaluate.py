@@ -22,7 +22,7 @@ from lmsae.stages.effort import Effort, Facts, Kind, Outlook
 from lmsae.stages.finishing import CONVERSION
 from lmsae.stages.footprint import Footprint, model_bytes, scoring_footprint, size_of
 from lmsae.stages.inputs.held_out import EvalSection, hook_up, read_held_out, require_current
-from lmsae.stages.inputs.probing import can_be_probed, prompts_for
+from lmsae.stages.inputs.probing import can_be_probed, text_encoder_for
 from lmsae.stages.models import LMConfig
 from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Place, Reading, Sites, inputs_from
@@ -215,9 +215,9 @@ def _add_probes(
     ]
     total = sum(len(one.datasets) for one in wanted)
     try:
-        prompts = prompts_for(evaluations[0].job.inputs["tokens"], models, configs[0].batch_contexts)
+        encoder = text_encoder_for(evaluations[0].job.inputs["tokens"], models, configs[0].batch_contexts)
         with show_progress("probes", unit="data set", total=total, runtime=runtime) as progress:
-            probed = score_probes(models, wanted, prompts, progress.advance)
+            probed = score_probes(models, wanted, encoder, progress.advance)
     except Exception as error:
         probed = [error] * len(numbers)
     for number, one in zip(numbers, probed, strict=True):

@@ -12,10 +12,10 @@ from lmsae.artifacts.artifact import Artifact
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.errors import SourceError
 from lmsae.evaluation.hooked import HookPoint
-from lmsae.evaluation.probes import Prompts, import_package, probe, read_last_tokens
+from lmsae.evaluation.probes import TextEncoder, import_package, probe, read_last_tokens
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.evaluate import Config
-from lmsae.stages.inputs.probing import known_datasets, prompts_for
+from lmsae.stages.inputs.probing import known_datasets, text_encoder_for
 from tests.architectures import parts
 from tests.miniature import HERE, THERE, keys
 
@@ -33,30 +33,30 @@ def model(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture
-def prompts(finished: Path, model: Any) -> Prompts:
+def encoder(finished: Path, model: Any) -> TextEncoder:
     (key,) = keys(finished, "tokenize")
-    return prompts_for(Artifact(finished / "artifacts/tokenize" / key), [model], batch=2)
+    return text_encoder_for(Artifact(finished / "artifacts/tokenize" / key), [model], batch=2)
 
 
-def test_texts_begin_with_bos_and_lose_their_front_where_they_are_too_long(prompts: Prompts) -> None:
+def test_texts_begin_with_bos_and_lose_their_front_where_they_are_too_long(encoder: TextEncoder) -> None:
     """As contexts begin in training. The miniature's model reads 64 tokens, and each byte is one."""
-    ids = prompts.encode(TEXTS)
+    ids = encoder.encode(TEXTS)
     assert [len(one) for one in ids] == [2, 8, 1, 64, 4, 3]
-    assert {one[0] for one in ids} == {prompts.bos}
-    assert prompts.tokenizer.decode(ids[3][1:]) == TEXTS[3][-63:]
+    assert {one[0] for one in ids} == {encoder.bos}
+    assert encoder.tokenizer.decode(ids[3][1:]) == TEXTS[3][-63:]
 
 
-def test_a_text_without_tokens_is_told(prompts: Prompts) -> None:
-    without = Prompts(prompts.tokenizer, None, 64, 2)
+def test_a_text_without_tokens_is_told(encoder: TextEncoder) -> None:
+    without = TextEncoder(encoder.tokenizer, None, 64, 2)
     with pytest.raises(SourceError, match=r"text 3 has no tokens to probe: set tokenize\.prepend_bos to true"):
         without.encode(TEXTS)
 
 
 def test_each_text_gives_the_activations_of_its_last_token_whatever_stands_beside_it(
-    model: Any, prompts: Prompts
+    model: Any, encoder: TextEncoder
 ) -> None:
-    points, ids = [HookPoint(0, HERE), HookPoint(0, THERE)], prompts.encode(TEXTS)
-    found = read_last_tokens([model], points, ids, prompts.batch)
+    points, ids = [HookPoint(0, HERE), HookPoint(0, THERE)], encoder.encode(TEXTS)
+    found = read_last_tokens([model], points, ids, encoder.batch)
     for point in points:
         alone = [model.read(torch.tensor([one]), [point.name])[point.name][0, -1] for one in ids]
         torch.testing.assert_close(found[point], torch.stack(alone), atol=1e-5, rtol=1e-5)

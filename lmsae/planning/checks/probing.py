@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterator
 
 from lmsae.dictionary.config import DictionaryConfig
+from lmsae.lm.resolving import NoTokenizer, ResolvedModel, tokenizer_folder
 from lmsae.planning.draft import Check, Refusal
 from lmsae.stages.inputs.held_out import EvalSection
 from lmsae.stages.inputs.probing import INSTALL, can_be_probed, known_datasets
@@ -39,4 +40,12 @@ def the_dictionary_can_be_probed(eval: EvalSection, dictionary: DictionaryConfig
         yield Refusal(PROBES_K, message, depends_on_row=True)
 
 
-CHECKS: tuple[Check, ...] = (probes_can_be_trained, the_dictionary_can_be_probed)
+def texts_can_be_read(eval: EvalSection, tokenizer: ResolvedModel) -> Iterator[Refusal]:
+    if eval.probes:
+        try:
+            tokenizer_folder(tokenizer)
+        except NoTokenizer as error:
+            yield Refusal(PROBES, f"its texts need a tokenizer: {error}; or leave it empty")
+
+
+CHECKS: tuple[Check, ...] = (probes_can_be_trained, the_dictionary_can_be_probed, texts_can_be_read)

@@ -10,7 +10,7 @@ from lmsae.geometry.config import GeometryBase
 from lmsae.lm.resolving import ResolvedModel
 
 if TYPE_CHECKING:
-    from lmsae.evaluation.probes import Prompts
+    from lmsae.evaluation.probes import TextEncoder
     from lmsae.lm.protocol import LanguageModel
 
 PACKAGE, INSTALL = "sae_probes", "pip install 'lmsae[probes]'"
@@ -36,9 +36,9 @@ def known_datasets() -> frozenset[str] | None:
     return frozenset(name.replace(" ", "_") for name in names)
 
 
-def prompts_for(tokens: Artifact, models: "Sequence[LanguageModel]", batch: int) -> "Prompts":
+def text_encoder_for(tokens: Artifact, models: "Sequence[LanguageModel]", batch: int) -> "TextEncoder":
     """The way from texts to ids that tokenizing had: its tokenizer, with BOS in front if contexts begin with it."""
-    from lmsae.evaluation.probes import MOST_TOKENS, Prompts
+    from lmsae.evaluation.probes import MOST_TOKENS, TextEncoder
     from lmsae.lm import load_tokenizer
     from lmsae.text.encoding import Vocabulary
 
@@ -46,4 +46,4 @@ def prompts_for(tokens: Artifact, models: "Sequence[LanguageModel]", batch: int)
     tokenizer = load_tokenizer(ResolvedModel.model_validate(config["tokenizer"]))
     bos = Vocabulary.from_tokenizer(tokenizer).bos if config["packing"]["prepend_bos"] else None
     limits = [model.max_context for model in models if model.max_context is not None]
-    return Prompts(tokenizer, bos, min([MOST_TOKENS, *limits]), batch)
+    return TextEncoder(tokenizer, bos, min([MOST_TOKENS, *limits]), batch)

@@ -71,6 +71,14 @@ def test_a_row_of_whole_contexts_that_asks_for_probes_is_refused(fresh: Path, lm
     assert "row topk" not in said.err
 
 
+@pytest.mark.usefixtures("shipped")
+def test_a_model_without_a_tokenizer_cannot_read_the_texts(fresh: Path, lmsae: Callable[..., Said]) -> None:
+    write_config(fresh, eval={"probes": [NAMES[0]]})
+    (fresh / "model" / "tokenizer.json").unlink()
+    said = lmsae("plan")
+    assert "eval.probes: its texts need a tokenizer: model model: " in said.err
+
+
 def test_a_number_of_latents_without_probes_changes_nothing_and_names_stand_once() -> None:
     (refusal,) = probes_can_be_trained(EvalSection(probes_k=(3,)))
     assert (refusal.column, refusal.only_if_own) == ("eval.probes_k", True)
