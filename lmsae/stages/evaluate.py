@@ -22,7 +22,7 @@ from lmsae.stages.effort import Effort, Facts, Kind, Outlook
 from lmsae.stages.finishing import CONVERSION
 from lmsae.stages.footprint import Footprint, model_bytes, scoring_footprint, size_of
 from lmsae.stages.inputs.held_out import EvalSection, hook_up, read_held_out, require_current
-from lmsae.stages.inputs.probing import can_be_probed, text_encoder_for
+from lmsae.stages.inputs.probing import PROBING, add_probes, can_be_probed
 from lmsae.stages.models import LMConfig
 from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Place, Reading, Sites, inputs_from
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from lmsae.evaluation.hooked import HookedDictionary
     from lmsae.evaluation.scores import Score
     from lmsae.evaluation.scoring import HeldOutText
-    from lmsae.lm.protocol import LanguageModel
     from lmsae.text.tokens import TokenSet
 
 Unigram = Callable[[], float]
@@ -72,8 +71,6 @@ COUNTED_TOKENS = 10_000_000
 RATE_TOKENS = 2**20
 """Training tokens in which ids are counted, for bins by token frequency."""
 
-PROBING = frozenset({"probes", "probes_k"})
-"""The fields that nothing but the metric group of probes depends on."""
 SHARED = ("models", *(name for name in EvalSection.model_fields if name not in PROBING), *Reading.model_fields)
 
 
@@ -157,8 +154,8 @@ def _begin(job: Job) -> _Evaluation:
 
 def _probes_alike(job: Job, relative: Artifact) -> bool:
     """True if a relative was probed on the job's data sets with as many latents."""
-    config = Config.model_validate(relative.spec().config)
-    return all(getattr(config, name) == getattr(job.config, name) for name in PROBING)
+    here, there = job.config.model_dump(mode="json"), relative.spec().config
+    return all(here.get(name) == there.get(name) for name in PROBING)
 
 
 def _on_text(evaluation: _Evaluation, groups: Container[str]) -> bool:
@@ -168,7 +165,8 @@ def _on_text(evaluation: _Evaluation, groups: Container[str]) -> bool:
 
 
 def _one_pass(evaluations: Sequence[_Evaluation], runtime: Runtime, unigram: Unigram) -> Done:
-    from lmsae.evaluation.scoring import score
+    from lmsae.evaluation.measures import ON_TEXT
+    from lmsae.evaluation.scoring import score, score_without_text
     from lmsae.runtime.progress import show_progress
 
     first = evaluations[0].job
@@ -184,45 +182,14 @@ def _one_pass(evaluations: Sequence[_Evaluation], runtime: Runtime, unigram: Uni
     if not hooked:
         return
     with show_progress("eval", unit="token", total=text.usable.size, runtime=runtime) as progress:
-        scores = score(models, [one for _, one in hooked], text, config.batch_contexts, progress.advance)
-    scores = _add_probes([evaluation for evaluation, _ in hooked], [one for _, one in hooked], scores, models, runtime)
+        if any(name in ON_TEXT for _, one in hooked for name in one.groups):
+            scores = score(models, [one for _, one in hooked], text, config.batch_contexts, progress.advance)
+        else:
+            scores = [score_without_text(one) for _, one in hooked]
+    cost = progress.facts(len(hooked))
+    scores = add_probes([one.job for one, _ in hooked], [one for _, one in hooked], scores, models, runtime)
     for (evaluation, _), measured in zip(hooked, scores, strict=True):
-        yield evaluation.job, evaluation.finish(measured, progress.facts(len(hooked)))
-
-
-def _add_probes(
-    evaluations: "Sequence[_Evaluation]",
-    hooked: "Sequence[HookedDictionary]",
-    scores: "Sequence[Score | Exception]",
-    models: "Sequence[LanguageModel]",
-    runtime: Runtime,
-) -> "list[Score | Exception]":
-    """The scores of a pass, with those of probes where they are missing and nothing else has failed."""
-    from lmsae.evaluation.probes import Probed, score_probes
-    from lmsae.runtime.progress import show_progress
-
-    found = list(scores)
-    numbers = [
-        number
-        for number, (evaluation, score) in enumerate(zip(evaluations, scores, strict=True))
-        if PROBES.name in evaluation.missing and not isinstance(score, Exception)
-    ]
-    if not numbers:
-        return found
-    configs = [evaluations[number].job.config for number in numbers]
-    wanted = [
-        Probed(hooked[number], config.probes, config.probes_k) for number, config in zip(numbers, configs, strict=True)
-    ]
-    total = sum(len(one.datasets) for one in wanted)
-    try:
-        encoder = text_encoder_for(evaluations[0].job.inputs["tokens"], models, configs[0].batch_contexts)
-        with show_progress("probes", unit="data set", total=total, runtime=runtime) as progress:
-            probed = score_probes(models, wanted, encoder, progress.advance)
-    except Exception as error:
-        probed = [error] * len(numbers)
-    for number, one in zip(numbers, probed, strict=True):
-        found[number] = one if isinstance(one, Exception) else scores[number] | one
-    return found
+        yield evaluation.job, evaluation.finish(measured, cost)
 
 
 def _text(job: Job) -> "HeldOutText":

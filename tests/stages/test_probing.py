@@ -33,6 +33,7 @@ def test_probes_alone_are_measured_where_all_else_is_known_and_the_same_again_fr
         assert found["probe_datasets"] == 2
         assert 0.4 < found["probe_auc[k=1]"] < 0.9
         assert facts(artifact)["measured"] == [PROBES.name]
+        assert facts(artifact)["tokens"] == 0  # the held-out text is not read again
         assert facts(artifact)["taken_over"] == dict.fromkeys(sorted(GROUPS), other.reference)
     expected = [payload(artifact) for artifact in after]
     for artifact in (*after, *before):

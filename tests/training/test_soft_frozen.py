@@ -65,7 +65,7 @@ def test_rows_opposite_to_their_start_go_back_and_those_that_started_at_0_are_fr
 def test_every_row_at_every_hook_point_stays_near_its_start_and_learns(
     name: str, make_run: Any, batches_for: Any
 ) -> None:
-    settings = {"steps": 30, "lr": 0.05, "weight_decay": 0.1}
+    settings: dict[str, Any] = {"steps": 30, "lr": 0.05, "weight_decay": 0.1}
     free = learned(make(make_run, "adam", name, **settings), batches_for(name))
     near = learned(make(make_run, "adam", name, decoder_min_cosine=0.8, **settings), batches_for(name))
     assert free.min() < 0.7
@@ -95,7 +95,7 @@ def test_unit_rows_stay_near_and_at_norm_1(make_run: Any, batches_for: Any) -> N
 
 def test_at_a_cosine_of_1_unit_rows_are_those_of_a_frozen_decoder(make_run: Any, batches_for: Any) -> None:
     """And so is all that learns beside them: one dictionary, up to rounding."""
-    settings = {"steps": 20, "grad_clip": 0.0, "columns": {"unit_norm_decoder": True}}
+    settings: dict[str, Any] = {"steps": 20, "grad_clip": 0.0, "columns": {"unit_norm_decoder": True}}
     frozen, tight = (
         learn(make(make_run, "adam", "topk", **settings, **own), batches_for("topk"))
         for own in ({"decoder_lr_factor": 0.0}, {"decoder_min_cosine": 1.0})

@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING
 from lmsae.artifacts.artifact import Artifact
 from lmsae.geometry.config import GeometryBase
 from lmsae.lm.resolving import ResolvedModel
+from lmsae.metrics.definitions import PROBES
+from lmsae.runtime.runtime import Runtime
+from lmsae.stages.stage import Job
 
 if TYPE_CHECKING:
+    from lmsae.evaluation.hooked import HookedDictionary
     from lmsae.evaluation.probes import TextEncoder
+    from lmsae.evaluation.scores import Score
     from lmsae.lm.protocol import LanguageModel
 
+PROBING = frozenset({"probes", "probes_k"})
+"""The fields of an evaluation that nothing but the metric group of probes depends on."""
 PACKAGE, INSTALL = "sae_probes", "pip install 'lmsae[probes]'"
 
 
@@ -47,3 +54,35 @@ def text_encoder_for(tokens: Artifact, models: "Sequence[LanguageModel]", batch:
     bos = Vocabulary.from_tokenizer(tokenizer).bos if config["packing"]["prepend_bos"] else None
     limits = [model.max_context for model in models if model.max_context is not None]
     return TextEncoder(tokenizer, bos, min([MOST_TOKENS, *limits]), batch)
+
+
+def add_probes(
+    jobs: Sequence[Job],
+    hooked: "Sequence[HookedDictionary]",
+    scores: "Sequence[Score | Exception]",
+    models: "Sequence[LanguageModel]",
+    runtime: Runtime,
+) -> "list[Score | Exception]":
+    """The scores of a pass of evaluations, with those of probes where they are wanted and nothing has failed."""
+    from lmsae.evaluation.probes import Probed, score_probes
+    from lmsae.runtime.progress import show_progress
+
+    found = list(scores)
+    wanted = {
+        number: Probed(one, jobs[number].config.probes, jobs[number].config.probes_k)
+        for number, one in enumerate(hooked)
+        if PROBES.name in one.groups and not isinstance(found[number], Exception)
+    }
+    if not wanted:
+        return found
+    try:
+        encoder = text_encoder_for(jobs[0].inputs["tokens"], models, jobs[0].config.batch_contexts)
+        with show_progress("probes", unit="data set", total=None, runtime=runtime) as progress:
+            probed = score_probes(models, list(wanted.values()), encoder, progress.advance)
+    except Exception as error:
+        probed = [error] * len(wanted)
+    for number, one in zip(wanted, probed, strict=True):
+        before = found[number]
+        assert not isinstance(before, Exception), "those that failed are not probed"
+        found[number] = one if isinstance(one, Exception) else before | one
+    return found
