@@ -95,11 +95,12 @@ def test_unit_rows_stay_near_and_at_norm_1(make_run: Any, batches_for: Any) -> N
 
 def test_at_a_cosine_of_1_unit_rows_are_those_of_a_frozen_decoder(make_run: Any, batches_for: Any) -> None:
     """And so is all that learns beside them: one dictionary, up to rounding."""
-    settings: dict[str, Any] = {"steps": 20, "grad_clip": 0.0, "columns": {"unit_norm_decoder": True}}
-    frozen, tight = (
-        learn(make(make_run, "adam", "topk", **settings, **own), batches_for("topk"))
-        for own in ({"decoder_lr_factor": 0.0}, {"decoder_min_cosine": 1.0})
-    )
+
+    def unit_rows(**own: Any) -> Run:
+        run = make(make_run, "adam", "topk", steps=20, grad_clip=0.0, columns={"unit_norm_decoder": True}, **own)
+        return learn(run, batches_for("topk"))
+
+    frozen, tight = unit_rows(decoder_lr_factor=0.0), unit_rows(decoder_min_cosine=1.0)
     for (name, one), other in zip(
         frozen.dictionary.state_dict().items(), tight.dictionary.state_dict().values(), strict=True
     ):

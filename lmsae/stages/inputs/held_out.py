@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
 
@@ -40,7 +40,7 @@ class EvalSection(Frozen):
         # An evaluation without probes has the key that it had before there were these columns.
         exclude_if=lambda value: not value,
     )
-    probes_k: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+    probes_k: tuple[int, ...] = Field(
         default=PROBES_K,
         min_length=1,
         description="Numbers of latents that a probe reads.",
@@ -52,6 +52,8 @@ class EvalSection(Frozen):
     def _are_named_once(cls, values: tuple[object, ...]) -> tuple[object, ...]:
         if twice := [value for value in dict.fromkeys(values) if values.count(value) > 1]:
             raise ValueError(f"{twice[0]} is there more than once")
+        if any(isinstance(value, int) and value < 1 for value in values):
+            raise ValueError("wanted: numbers of latents, each at least 1")
         return values
 
 

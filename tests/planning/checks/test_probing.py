@@ -84,6 +84,8 @@ def test_a_number_of_latents_without_probes_changes_nothing_and_names_stand_once
     assert (refusal.column, refusal.only_if_own) == ("eval.probes_k", True)
     with pytest.raises(ValueError, match="a is there more than once"):
         EvalSection(probes=("a", "b", "a"))
+    with pytest.raises(ValueError, match="numbers of latents, each at least 1"):
+        EvalSection(probes=("a",), probes_k=(4, 0))
 
 
 def test_an_evaluation_without_probes_has_the_key_from_before_there_were_any() -> None:
