@@ -137,7 +137,7 @@ PROBES = Group(
         "probe_datasets": "Data sets that were probed.",
     },
 )
-"""What sparse probes find with sae-probes 0.4.2: a group that is measured where data sets are named (`eval.probes`)."""
+"""The group of sparse probes, by sae-probes 0.4.2. It is measured where data sets are named (`eval.probes`)."""
 
 DERIVED = {"dense_share": "dense_1e-1 / d_sae: share of latents that fire on more than 10 % of tokens."}
 """The metrics that a report works out from others."""

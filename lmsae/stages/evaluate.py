@@ -22,7 +22,7 @@ from lmsae.stages.effort import Effort, Facts, Kind, Outlook
 from lmsae.stages.finishing import CONVERSION
 from lmsae.stages.footprint import Footprint, model_bytes, scoring_footprint, size_of
 from lmsae.stages.inputs.held_out import EvalSection, hook_up, read_held_out, require_current
-from lmsae.stages.inputs.probing import PROBING, add_probes, can_be_probed
+from lmsae.stages.inputs.probed import PROBING, add_probes, can_be_probed
 from lmsae.stages.models import LMConfig
 from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Place, Reading, Sites, inputs_from

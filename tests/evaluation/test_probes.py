@@ -15,7 +15,7 @@ from lmsae.evaluation.hooked import HookPoint
 from lmsae.evaluation.probes import TextEncoder, import_package, probe, read_last_tokens
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.evaluate import Config
-from lmsae.stages.inputs.probing import known_datasets, text_encoder_for
+from lmsae.stages.inputs.probed import known_datasets, text_encoder_for
 from tests.architectures import parts
 from tests.miniature import HERE, THERE, keys
 

@@ -1,6 +1,6 @@
 """All checks of a row, each a function that names what it reads by its parameters and yields refusals (draft.py)."""
 
-from lmsae.planning.checks import learning, machine, parts, probing, starting, text
+from lmsae.planning.checks import learning, machine, parts, sparse_probes, starting, text
 from lmsae.planning.draft import Check
 
 CHECKS: tuple[Check, ...] = (
@@ -8,6 +8,6 @@ CHECKS: tuple[Check, ...] = (
     *parts.CHECKS,
     *learning.CHECKS,
     *machine.CHECKS,
+    *sparse_probes.CHECKS,
     *starting.CHECKS,
-    *probing.CHECKS,
 )

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lmsae.planning.checks.probing import probes_can_be_trained
-from lmsae.stages.inputs import probing
+from lmsae.planning.checks.sparse_probes import probes_can_be_trained
+from lmsae.stages.inputs import probed
 from lmsae.stages.inputs.held_out import EvalSection
 from tests.architectures import parts
 from tests.miniature import Said, row_of, write_config, write_sweep
@@ -27,7 +27,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "\n".join(["Data type,Dataset save name", *lines, "Continuous,cleaned_data/9_age.csv", ""])
     (data / "probing_datasets_MASTER.csv.zst").write_bytes(pa.compress(text.encode(), codec="zstd", asbytes=True))
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(probing, "PACKAGE", "lists_probes")
+    monkeypatch.setattr(probed, "PACKAGE", "lists_probes")
 
 
 def why_not(name: str = "topk", **section: object) -> list[tuple[str | None, str]]:
@@ -38,7 +38,7 @@ def why_not(name: str = "topk", **section: object) -> list[tuple[str | None, str
 def test_a_missing_package_is_told_with_the_command_that_mends_it(
     fresh: Path, lmsae: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probing, "PACKAGE", "no_such_package_of_probes")
+    monkeypatch.setattr(probed, "PACKAGE", "no_such_package_of_probes")
     write_config(fresh, eval={"probes": [NAMES[0]]})
     said = lmsae("plan")
     assert said.code == 2

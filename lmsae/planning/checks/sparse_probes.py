@@ -7,7 +7,7 @@ from lmsae.dictionary.config import DictionaryConfig
 from lmsae.lm.resolving import NoTokenizer, ResolvedModel, tokenizer_folder
 from lmsae.planning.draft import Check, Refusal
 from lmsae.stages.inputs.held_out import EvalSection
-from lmsae.stages.inputs.probing import INSTALL, can_be_probed, known_datasets
+from lmsae.stages.inputs.probed import INSTALL, can_be_probed, known_datasets
 
 PROBES, PROBES_K = "eval.probes", "eval.probes_k"
 
