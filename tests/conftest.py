@@ -5,6 +5,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Generator, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -44,13 +45,15 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("any machine")
-MAY_BE_SKIPPED_IN_CI = ("gpu", "network")
+MAY_BE_SKIPPED_IN_CI = ("apart", "gpu", "network")
 
 
 def why_not(mark: str) -> str | None:
     """Why tests with this mark cannot run here, or None if they can."""
     if mark == "network" and not RUN_NETWORK_TESTS:
         return "reaches a model hub; set LMSAE_TEST_NETWORK=1"
+    if mark == "apart" and find_spec("sae_probes") is None:
+        return "needs sae-probes, in an environment of its own: pip install -e '.[test,probes]'"
     if mark == "slurm" and not (shutil.which("slurmctld") and shutil.which("slurmd")):
         return "needs Slurm: apt install slurmctld slurmd slurm-client"
     if mark == "browser" and not find_chromium():
@@ -69,7 +72,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         slow = [item for item in items if item.get_closest_marker("slow")]
         items[:] = [item for item in items if item not in slow]
         config.hook.pytest_deselected(items=slow)
-    for mark in ("browser", "gpu", "network", "slurm"):
+    for mark in ("apart", "browser", "gpu", "network", "slurm"):
         marked = [item for item in items if item.get_closest_marker(mark)]
         if marked and (reason := why_not(mark)):
             for item in marked:

@@ -60,6 +60,10 @@ class CLT(Geometry):
         the norms of its rows."""
         return torch.cat([rows.norm(dim=1) for rows in self.W_dec])
 
+    def rows(self) -> list[Float[Tensor, "d_sae width"]]:
+        """Those of the first layer's latents at all of their targets, then those of the second's."""
+        return [part for rows in self.W_dec for part in rows.split(self.width_out, dim=1)]
+
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Rows of the same norm for every target, that together have norm 1."""
         drawn = {}

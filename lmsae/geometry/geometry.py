@@ -74,6 +74,11 @@ class Geometry(nn.Module, ABC):
     def norms(self) -> Float[Tensor, " latents"]:
         """The size of what each latent writes at a code of 1."""
 
+    def rows(self) -> list[Float[Tensor, "latents width"]]:
+        """The decoder rows at each hook point written, as views of the parameters that hold them; none where latents
+        write no directions."""
+        return []
+
     @abstractmethod
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Random directions of norm 1, by the name of the parameter they are for; on the CPU."""

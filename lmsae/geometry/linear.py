@@ -103,7 +103,10 @@ class Linear(EntrywiseGeometry):
 
     def norms(self) -> Float[Tensor, " d_sae"]:
         """The L2 norm of each latent's decoder row; with several hook points, the sum of those of its parts."""
-        return torch.stack([part.norm(dim=1) for part in self.W_dec.split(self.written_widths, dim=1)]).sum(0)
+        return torch.stack([part.norm(dim=1) for part in self.rows()]).sum(0)
+
+    def rows(self) -> list[Float[Tensor, "d_sae width"]]:
+        return list(self.W_dec.split(self.written_widths, dim=1))
 
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
         """A direction of norm 1 for each latent and hook point written, and for the encoder where widths differ."""

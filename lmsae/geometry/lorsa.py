@@ -101,6 +101,9 @@ class Lorsa(Geometry):
     def norms(self) -> Float[Tensor, " d_sae"]:
         return self.W_dec.norm(dim=1)
 
+    def rows(self) -> list[Float[Tensor, "d_sae d_out"]]:
+        return [self.W_dec]
+
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Directions for the decoder, for the encoder where widths differ, and for queries and keys, whose dimensions
         then are of size 1 where x has norm sqrt(d_in)."""

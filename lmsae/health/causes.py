@@ -198,13 +198,15 @@ CAUSES = (
 
 def starved_share(case: Case, tokens: float) -> float:
     """The share of latents that fired fewer than FEWEST_FIRINGS times in so many tokens, at the rates that evaluation
-    found; those that never fired are among them. NaN if there is nothing to go by."""
+    found. Those that never fired are among them, but for those that had been dead for `train.dead_threshold` tokens
+    when training ended: more text would bring them no firings. NaN if there is nothing to go by."""
     latents = case.metric("d_sae")
     if not (tokens and latents > 0 and case.histogram):
         return math.nan
     width = (HISTOGRAM_HIGH - HISTOGRAM_LOW) / HISTOGRAM_BINS
     bins = int((math.log10(FEWEST_FIRINGS / tokens) - HISTOGRAM_LOW) / width)
-    return (case.metric("dead") + sum(case.histogram[: max(0, bins)])) / latents
+    dead = case.curves.get("dead") or (0.0,)
+    return max(0.0, case.metric("dead") + sum(case.histogram[: max(0, bins)]) - dead[-1]) / latents
 
 
 def _advise_on_rate(training: Mapping[str, object], factor: float) -> str:

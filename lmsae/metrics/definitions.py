@@ -128,10 +128,23 @@ _ALL = (
 GROUPS: dict[str, Group] = {group.name: group for group in _ALL}
 """The groups by name. An evaluation measures all of them."""
 
+PROBES = Group(
+    "probes",
+    1,
+    {
+        "probe_auc": "Mean over data sets of the AUC of a probe on the k latents that differ most between classes.",
+        "probe_auc_std": "Standard deviation of that AUC over data sets (n - 1).",
+        "probe_datasets": "Data sets that were probed.",
+    },
+)
+"""The group of sparse probes, by sae-probes 0.4.2. It is measured where data sets are named (`eval.probes`)."""
+
 DERIVED = {"dense_share": "dense_1e-1 / d_sae: share of latents that fire on more than 10 % of tokens."}
 """The metrics that a report works out from others."""
 
-METRICS: dict[str, str] = {name: text for group in GROUPS.values() for name, text in group.metrics.items()} | DERIVED
+METRICS: dict[str, str] = {
+    name: text for group in (*GROUPS.values(), PROBES) for name, text in group.metrics.items()
+} | DERIVED
 """Every metric by name with its definition."""
 
 
@@ -140,13 +153,20 @@ def current_versions() -> dict[str, int]:
     return {name: group.version for name, group in GROUPS.items()}
 
 
+def group_of(name: str) -> Group | None:
+    """The group of a name; None if there is none."""
+    return PROBES if name == PROBES.name else GROUPS.get(name)
+
+
 def names_in(groups: Iterable[str]) -> set[str]:
     """The names of all metrics and vectors of some groups."""
-    return {name for group in groups for name in (*GROUPS[group].metrics, *GROUPS[group].vectors)}
+    found = filter(None, map(group_of, groups))
+    return {name for group in found for name in (*group.metrics, *group.vectors)}
 
 
 def plain_name(name: str) -> str:
-    """The metric's own name of one that was measured at one of several hook points: `mse` of `mse[hook point]`."""
+    """The metric's own name of one that was measured at one of several hook points, `mse` of `mse[hook point]`, or with
+    a number of latents, `probe_auc` of `probe_auc[k=1]`."""
     return name.partition("[")[0]
 
 

@@ -61,7 +61,7 @@ class Resolver:
         sae, parts = _read_sae(draft)
         models = self._find_models(draft, _of(sections, ModelSection))
         text = self._find_text(draft, _of(sections, DatasetConfig))
-        tokenizer = self._find_tokenizer(draft, _of(sections, TokenizeSection), models)
+        tokenizer = draft.learn("tokenizer", self._find_tokenizer(draft, _of(sections, TokenizeSection), models))
         places = _find_places(draft, sae, len(models))
         widths = self._find_widths(draft, places, models)
         reads, writes = _widths_of_sides(places, widths)

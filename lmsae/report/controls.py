@@ -8,14 +8,16 @@ from dataclasses import dataclass
 
 from lmsae.report.results import Result
 
-FREEZING = frozenset(f"train.{part}_lr_factor" for part in ("encoder", "decoder", "bias", "threshold"))
+SOFT = "train.decoder_min_cosine"
+FREEZING = frozenset(f"train.{part}_lr_factor" for part in ("encoder", "decoder", "bias", "threshold")) | {SOFT}
 """The settings that make a control: a dictionary differs from its controls in these alone."""
 Settings = tuple[tuple[str, str], ...]
 STARTING = frozenset({"init.decoder_init", "sae.d_sae", "sae.expansion_factor"})
 """The settings in which a PCA differs besides: it has no more latents than directions and their opposites."""
 PCA = "PCA"
 COMPARED = ("explained_variance", "ce_loss_score_mean")
-"""The scores that are read beside a control's."""
+"""The scores that are read beside a control's, and so are those of probes where there are any."""
+PROBE = "probe_auc["
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +30,14 @@ class Control:
 
 
 def kind_of_control(result: Result) -> str | None:
-    """The part of a dictionary that is frozen; None if it is no control."""
+    """The parts of a dictionary that are frozen or soft-frozen; None if it is no control."""
     frozen = {part for part in ("encoder", "decoder") if result.settings.get(f"train.{part}_lr_factor", 1) == 0}
     if len(frozen) == 2:
         return PCA if result.settings.get("init.decoder_init") == "pca" else "random"
-    return f"frozen {frozen.pop()}" if frozen else None
+    parts = [f"frozen {part}" for part in frozen]
+    if SOFT in result.settings and "decoder" not in frozen:
+        parts.append(f"soft-frozen decoder ({result.say(SOFT)})")
+    return ", ".join(parts) or None
 
 
 def find_controls(results: Sequence[Result]) -> list[Control]:
@@ -50,6 +55,13 @@ def find_controls(results: Sequence[Result]) -> list[Control]:
         for but in (frozenset[str](), STARTING)
         for control, kind in controls.get((but, _rest(result, but)), ())
     ]
+
+
+def compared(results: Sequence[Result]) -> list[str]:
+    """The scores that are read beside a control's: those that every dictionary has, and those of the probes that any
+    has, by the number of their latents."""
+    probes = {name for result in results for name in result.metrics if name.startswith(PROBE)}
+    return [*COMPARED, *sorted(probes, key=lambda name: (len(name), name))]
 
 
 def best_control(controls: Sequence[Control], name: str) -> Result | None:

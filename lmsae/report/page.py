@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from lmsae.health.ranges import ranges
 from lmsae.metrics.definitions import METRICS, SAME, definition
-from lmsae.report.controls import COMPARED, find_controls
+from lmsae.report.controls import compared, find_controls
 from lmsae.report.explorer import as_json, bundle, explore
 from lmsae.report.main_metrics import MAIN_METRICS, MainMetric, in_order
 from lmsae.report.matched import Match
@@ -85,7 +85,7 @@ def page(
         definition=definition,
         ranges=_ranges(results),
         controls=find_controls(results),
-        compared=COMPARED,
+        compared=compared(results),
         diagnoses=Counter(one.name for result in results for one in result.verdict.diagnoses),
         healthy=sum(result.verdict.ok for result in results),
         in_order=in_order,

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lmsae.metrics.definitions import bin_centers
-from lmsae.report.controls import COMPARED, best_control, find_controls
+from lmsae.report.controls import best_control, compared, find_controls
 from lmsae.report.main_metrics import MAIN_METRICS, in_order
 from lmsae.report.results import MAIN_SETTINGS, Result, names_of, settings_of, text_of
 
@@ -79,7 +79,8 @@ def _beside_controls(results: Sequence[Result]) -> dict[str, Sequence[Cell]]:
         return {}
     best = [best_control(controls, result.name) for result in results]
     scores = {
-        f"control.{name}": [number_or_null(one.case.metric(name)) if one else None for one in best] for name in COMPARED
+        f"control.{name}": [number_or_null(one.case.metric(name)) if one else None for one in best]
+        for name in compared(results)
     }
     return {"control": [one.name if one else None for one in best], **scores}
 

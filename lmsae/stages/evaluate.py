@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from lmsae.artifacts.artifact import Spec
+from lmsae.artifacts.artifact import Artifact, Spec
 from lmsae.config import canonical_json
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.errors import ArtifactError
 from lmsae.lm.resolving import features_of, read_config
-from lmsae.metrics.definitions import current_versions
+from lmsae.metrics.definitions import PROBES, current_versions
 from lmsae.runtime.numbers import format_count
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.effort import Effort, Facts, Kind, Outlook
 from lmsae.stages.finishing import CONVERSION
 from lmsae.stages.footprint import Footprint, model_bytes, scoring_footprint, size_of
 from lmsae.stages.inputs.held_out import EvalSection, hook_up, read_held_out, require_current
+from lmsae.stages.inputs.probed import PROBING, add_probes, can_be_probed
 from lmsae.stages.models import LMConfig
 from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Place, Reading, Sites, inputs_from
@@ -49,13 +50,18 @@ class Config(EvalSection, Reading):
 
 
 def configs(row: ResolvedRow) -> list[Config]:
-    """The evaluation of the row's dictionary."""
+    """The evaluation of the row's dictionary. It is probed if data sets are named that it can be probed on."""
+    section = row.fields(EvalSection)
+    if not can_be_probed(row.dictionary.geometry):
+        section = {name: value for name, value in section.items() if name not in PROBING}
+    probed = {PROBES.name: PROBES.version} if section.get("probes") else {}
     config = Config(
-        **row.fields(EvalSection),
+        **section,
         **row.fields(Reading),
         models=tuple(row.models),
         places=tuple(row.places.all),
         sites=row.places.sites,
+        groups=current_versions() | probed,
     )
     return [config]
 
@@ -65,7 +71,7 @@ COUNTED_TOKENS = 10_000_000
 RATE_TOKENS = 2**20
 """Training tokens in which ids are counted, for bins by token frequency."""
 
-SHARED = ("models", *EvalSection.model_fields, *Reading.model_fields)
+SHARED = ("models", *(name for name in EvalSection.model_fields if name not in PROBING), *Reading.model_fields)
 
 
 def pass_of(spec: Spec) -> str:
@@ -113,7 +119,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     for job in jobs:
         try:
             evaluation = _begin(job)
-            if _on_text(evaluation, ON_TEXT):
+            if _on_text(evaluation, {*ON_TEXT, PROBES.name}):
                 on_text.append(evaluation)
                 continue
             ended = evaluation.finish(score_without_text(_hook(evaluation, runtime.torch_device(), unigram)), {})
@@ -133,6 +139,8 @@ def _begin(job: Job) -> _Evaluation:
     for relative in job.relatives:
         there = relative.spec().config["groups"] if relative.is_finished else {}
         same = {name for name, version in job.config.groups.items() if there.get(name) == version}
+        if not _probes_alike(job, relative):
+            same -= {PROBES.name}
         if not (new := same - taken_over.keys()):
             continue
         try:
@@ -144,14 +152,21 @@ def _begin(job: Job) -> _Evaluation:
     return _Evaluation(job, score, taken_over, frozenset(job.config.groups.keys() - taken_over.keys()))
 
 
-def _on_text(evaluation: _Evaluation, groups: Mapping[str, object]) -> bool:
+def _probes_alike(job: Job, relative: Artifact) -> bool:
+    """True if a relative was probed on the job's data sets with as many latents."""
+    here, there = job.config.model_dump(mode="json"), relative.spec().config
+    return all(here.get(name) == there.get(name) for name in PROBING)
+
+
+def _on_text(evaluation: _Evaluation, groups: Container[str]) -> bool:
     """True if a group is missing that needs text and the models. Recovery needs none where no features are known."""
     known = any(features_of(model.source) for model in evaluation.job.config.models)
     return any(name in groups and (known or name != "recovery") for name in evaluation.missing)
 
 
 def _one_pass(evaluations: Sequence[_Evaluation], runtime: Runtime, unigram: Unigram) -> Done:
-    from lmsae.evaluation.scoring import score
+    from lmsae.evaluation.measures import ON_TEXT
+    from lmsae.evaluation.scoring import score, score_without_text
     from lmsae.runtime.progress import show_progress
 
     first = evaluations[0].job
@@ -167,9 +182,14 @@ def _one_pass(evaluations: Sequence[_Evaluation], runtime: Runtime, unigram: Uni
     if not hooked:
         return
     with show_progress("eval", unit="token", total=text.usable.size, runtime=runtime) as progress:
-        scores = score(models, [one for _, one in hooked], text, config.batch_contexts, progress.advance)
+        if any(name in ON_TEXT for _, one in hooked for name in one.groups):
+            scores = score(models, [one for _, one in hooked], text, config.batch_contexts, progress.advance)
+        else:
+            scores = [score_without_text(one) for _, one in hooked]
+    cost = progress.facts(len(hooked))
+    scores = add_probes([one.job for one, _ in hooked], [one for _, one in hooked], scores, models, runtime)
     for (evaluation, _), measured in zip(hooked, scores, strict=True):
-        yield evaluation.job, evaluation.finish(measured, progress.facts(len(hooked)))
+        yield evaluation.job, evaluation.finish(measured, cost)
 
 
 def _text(job: Job) -> "HeldOutText":
@@ -271,7 +291,7 @@ STAGE = Stage(
     sections={"eval": EvalSection},
     shares=pass_of,
     fills_memory=True,
-    relatives_differ_in=frozenset({"groups"}),
+    relatives_differ_in=PROBING | {"groups"},
     effort=Effort(
         _count_scored_tokens,
         _rate_of_each,

@@ -88,12 +88,14 @@ class Footprint:
 
 @dataclass(frozen=True, slots=True)
 class DictionarySize:
-    """The size of a dictionary: its parameters and latents, and how its latents are selected."""
+    """The size of a dictionary: its parameters and latents, how its latents are selected, and the weights that a
+    soft-frozen decoder started from, which stay beside them."""
 
     parameters: int
     latents: int
     selects_over_batch: bool = False
     calibrates: bool = False
+    starts: int = 0
 
     @property
     def step_codes(self) -> float:
@@ -101,7 +103,7 @@ class DictionarySize:
         return self.latents * (STEP_CODES_SORTED if self.selects_over_batch else STEP_CODES)
 
 
-def size_of(dictionary: DictionaryConfig) -> DictionarySize:
+def size_of(dictionary: DictionaryConfig, *, soft_frozen: bool = False) -> DictionarySize:
     """The size of a dictionary, by its config: the weights that a token is multiplied by once each. Biases are left
     out, as are the thresholds."""
     geometry = dictionary.geometry
@@ -109,7 +111,8 @@ def size_of(dictionary: DictionaryConfig) -> DictionarySize:
     latents = geometry.latents(dictionary.widths, dictionary.d_sae)
     act_fn = dictionary.act_fn
     calibrates = isinstance(act_fn, SelectsK) and act_fn.kind not in ("abstopk", "matching_pursuit")
-    return DictionarySize(round(sum(weights)), latents, act_fn.selects_over_batch, calibrates)
+    starts = round(weights.decode) if soft_frozen else 0
+    return DictionarySize(round(sum(weights)), latents, act_fn.selects_over_batch, calibrates, starts)
 
 
 def training_footprint(
@@ -157,7 +160,7 @@ def training_footprint(
                 on_device=False,
             ),
             Part(
-                FLOAT_BYTES * COPIES * sum(size.parameters for size in dictionaries),
+                FLOAT_BYTES * sum(COPIES * size.parameters + size.starts for size in dictionaries),
                 f"the weights of {count} dictionar{'ies' if count > 1 else 'y'} and their moments",
                 fewer,
             ),

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from lmsae.artifacts.artifact import CHECKPOINT, Spec
 from lmsae.artifacts.resuming import NOTE
 from lmsae.config import Frozen, canonical_json
-from lmsae.dictionary.config import DictionaryConfig
 from lmsae.geometry.config import GEOMETRIES
 from lmsae.runtime.numbers import format_bytes, format_count
 from lmsae.runtime.runtime import Runtime
@@ -141,13 +140,16 @@ def _memory(specs: Sequence[Spec], outlook: Outlook) -> Footprint | None:
     packing = outlook.spec(specs[0].inputs["tokens"]).config["packing"]
     context_size = packing["context_size"]
     layouts = [Layout(contexts, context_size, one.config["width"], one.config["dtype"]) for one in captures]
-    dictionaries = [DictionaryConfig.model_validate(spec.config["dictionary"]) for spec in specs]
+    sizes = [
+        size_of(one.dictionary, soft_frozen=one.decoder_min_cosine is not None)
+        for one in map(Config.model_validate, (spec.config for spec in specs))
+    ]
     training = training_footprint(
         window_tokens=min(config.window_tokens, contexts * context_size),
         token_bytes=sum(layout.token_bytes for layout in layouts),
         batch_size=config.batch_size // config.gradient_accumulation,
         width=sum(layout.width for layout in layouts),
-        dictionaries=[size_of(dictionary) for dictionary in dictionaries],
+        dictionaries=sizes,
         dataset_tokens=contexts * context_size,
         calibration_tokens=packing["calibration_tokens"],
     )

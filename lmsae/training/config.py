@@ -143,6 +143,16 @@ class TrainConfig(Frozen):
         description="Learning rate of what writes (decoder, W_skip, transforms) as a multiple of `train.lr`. 0 "
         "freezes it.",
     )
+    decoder_min_cosine: float | None = Field(
+        default=None,
+        ge=-1,
+        le=1,
+        description="Least cosine of a decoder row to where it started, at each hook point: 0.8 is the soft-frozen "
+        "decoder of arXiv 2602.14111. After every step, rows beyond it turn back to it and keep their norms. Empty: no "
+        "limit.",
+        # A run without a limit has the key that it had before there was this column.
+        exclude_if=lambda value: value is None,
+    )
     bias_lr_factor: float = Field(
         default=1.0, ge=0, description="Learning rate of all biases as a multiple of `train.lr`. 0 freezes them."
     )
@@ -221,6 +231,11 @@ class TrainConfig(Frozen):
                 )
             if self.ema:
                 raise ValueError("optimizer schedule_free averages weights itself: leave ema 0, or use adam")
+            if self.decoder_min_cosine is not None:
+                raise ValueError(
+                    "optimizer schedule_free averages weights, and means of rows near their start need not be near it: "
+                    "leave decoder_min_cosine empty, or use adam"
+                )
             if not self.adam_beta1:
                 raise ValueError("optimizer schedule_free needs an adam_beta1 above 0, such as 0.9")
         if self.initial_k and self.steps:

@@ -23,6 +23,7 @@ from lmsae.training.batch import Batch
 from lmsae.training.config import TrainConfig
 from lmsae.training.ema import WeightMean
 from lmsae.training.optimizers import set_lr_factor
+from lmsae.training.soft_frozen import SoftFrozenRows
 from lmsae.training.unit_rows import normalize_rows, remove_radial_gradient
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Run:
         device = self.device
         self.lr = config.peak_lr(latents)
         optimizers.freeze(config, dictionary.named_parameters())
+        self.soft_frozen = SoftFrozenRows(dictionary.geometry, config.decoder_min_cosine)
         self.optimizers = optimizers.build(config, dictionary.named_parameters(), self.lr)
         self.since_fired = torch.zeros(latents, dtype=torch.int64, device=device)
         self.memory = {
@@ -200,10 +202,15 @@ class Run:
             set_lr_factor(optimizer, lr_factor)
             optimizer.step()
             optimizer.zero_grad()
-        if self._keeps_unit_rows:
-            normalize_rows(self._decoder_rows)
+        self._constrain_rows()
         if self.ema:
             self.ema.update(self._learning())
+
+    def _constrain_rows(self) -> None:
+        """Bring decoder rows back to where they may be."""
+        self.soft_frozen.bring_back(self.dictionary.geometry)
+        if self._keeps_unit_rows:
+            normalize_rows(self._decoder_rows)
 
     @torch.no_grad()
     def _resample(self, batch: Batch, k: int | None) -> None:
@@ -233,8 +240,7 @@ class Run:
     def _set_weights_to_save(self) -> None:
         if self.ema:
             self.ema.copy_to(self._learning())
-            if self._keeps_unit_rows:
-                normalize_rows(self._decoder_rows)
+            self._constrain_rows()
         for optimizer in self.optimizers:
             optimizers.set_final_weights(optimizer)
 

@@ -153,6 +153,14 @@ def test_a_cause_is_named_alone_with_its_evidence_and_advice(found: Case, name: 
     assert "sae." in verdict.diagnoses[0].advice or "train." in verdict.diagnoses[0].advice or name == "unknown_text"
 
 
+def test_latents_that_training_found_dead_are_no_sign_of_too_little_text() -> None:
+    """A lorsa writes a space of few dimensions, and 0.37 of its latents die however much text there is."""
+    late = {"dead": [0.0] * 150 + [370.0] * 250}
+    found = examine(case({"dead": 415, "dead_share": 0.415}, late), DEMO)
+    assert [one.name for one in found.diagnoses] == ["dead_latents"]
+    assert names(case({"dead": 530, "dead_share": 0.53}, late)) == ["too_wide"]
+
+
 def test_a_rate_that_is_too_high_rules_out_what_follows_from_it() -> None:
     """After such a start nothing is active, and all else is wrong too."""
     ruined = {"dead_share": 0.9, "dead": 900, "l0": 0.1, "explained_variance": -0.2, "ce_loss_score_mean": 0.0}

@@ -106,6 +106,7 @@ MOVES: list[tuple[str, str, Sequence[str], str]] = [
     ("train.encoder_lr_factor", "2", ["train"], "top"),
     ("train.decoder_lr_factor", "2", ["train"], "top"),
     ("train.bias_lr_factor", "2", ["train"], "top"),
+    ("train.decoder_min_cosine", "0.8", ["train"], "top"),
     ("train.adam_beta1", "0.5", ["train"], "top"),
     ("train.adam_beta2", "0.5", ["train"], "top"),
     ("train.grad_clip", "0", ["train"], "top"),
@@ -196,8 +197,9 @@ MOVES: list[tuple[str, str, Sequence[str], str]] = [
     ("train.weight_decay", "0.1", ["train"], "top"),
 ]
 # Only a model or dataset of the hub has revisions. tests/planning/test_adopting.py is about finished dictionaries. What
-# the doctor goes by moves the report, which is not of a row (tests/commands/test_doctoring.py).
-NOT_MOVED_HERE = {"model.revision", "dataset.revision", "sae.from", "init.from"}
+# the doctor goes by moves the report, which is not of a row (tests/commands/test_doctoring.py). Probes need a package
+# that is not in the lock (tests/stages/test_probing.py).
+NOT_MOVED_HERE = {"model.revision", "dataset.revision", "sae.from", "init.from", "eval.probes", "eval.probes_k"}
 NOT_MOVED_HERE |= {f"doctor.{name}" for name in DoctorSection.model_fields}
 # What a value needs beside it, in the row before the change as in the row after it.
 NO_L1 = ["sae.l1_coefficient=null"]

@@ -19,9 +19,11 @@ from lmsae.stages.footprint import (
     describing_footprint,
     model_bytes,
     scoring_footprint,
+    size_of,
     starting_footprint,
     training_footprint,
 )
+from tests.architectures import parts
 from tests.miniature import ROWS, keys, write_config, write_sweep
 
 SMALL = DictionarySize(parameters=2 * 256 * 2048, latents=2048)
@@ -52,6 +54,12 @@ def test_the_dataset_hardly_enters() -> None:
 
 def test_another_dictionary_costs_its_weights_and_moments() -> None:
     assert grown(dictionaries=[SMALL, SMALL]) == 12 * SMALL.parameters
+
+
+def test_a_soft_frozen_decoder_costs_its_start() -> None:
+    config = parts("topk", 256, 2048)[0]
+    free, limited = size_of(config), size_of(config, soft_frozen=True)
+    assert grown(dictionaries=[limited]) - grown(dictionaries=[free]) == 4 * 256 * 2048
 
 
 def test_a_window_is_held_twice_as_it_is_stored() -> None:

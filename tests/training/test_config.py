@@ -32,6 +32,12 @@ def test_less_than_one_batch_is_refused() -> None:
         TrainConfig(tokens=4095).require_tokens(10**9)
 
 
+def test_a_run_without_a_limit_on_its_rows_has_the_key_from_before_there_was_one() -> None:
+    assert "decoder_min_cosine" not in TrainConfig(tokens=1000).model_dump(mode="json")
+    limited = TrainConfig(tokens=1000, decoder_min_cosine=0.8)
+    assert TrainConfig.model_validate(limited.model_dump(mode="json")) == limited
+
+
 @pytest.mark.parametrize("duration", [0, 0.0, 1, 1.0, 0.05, 3000])
 def test_a_duration_keeps_its_type(duration: float) -> None:
     config = TrainConfig(tokens=1, lr_warm_up_steps=duration)

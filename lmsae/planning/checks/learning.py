@@ -94,6 +94,12 @@ def optimizer_keeps_unit_rows(train: TrainConfig, objective: Objective) -> Itera
         yield Refusal("train.optimizer", f"{message}, or sae.unit_norm_decoder false")
 
 
+def decoder_rows_can_stay_near(train: TrainConfig, dictionary: DictionaryConfig) -> Iterator[Refusal]:
+    if train.decoder_min_cosine is not None and not dictionary.geometry.writes_directions:
+        message = f"a {dictionary.geometry.kind} writes by matrices and has no decoder rows: leave it empty"
+        yield Refusal("train.decoder_min_cosine", f"{message}, or freeze them (train.decoder_lr_factor 0)")
+
+
 def k_can_change(train: TrainConfig, dictionary: DictionaryConfig) -> Iterator[Refusal]:
     act_fn = dictionary.act_fn
     if not train.initial_k:
@@ -119,6 +125,9 @@ def dead_latents_can_be_resampled(train: TrainConfig, dictionary: DictionaryConf
     if frozen:
         message = f"it would change what train.{frozen[0]}_lr_factor 0 freezes: leave one of them out"
         yield Refusal(column, message)
+    if train.decoder_min_cosine is not None:
+        message = "it starts decoder rows anew, which train.decoder_min_cosine keeps near their start"
+        yield Refusal(column, f"{message}: leave one of them out")
     if act_fn.brings_bias or act_fn.kind == "jumprelu":
         message = f"it leaves the biases and thresholds of {act_fn.kind} as they are, and with them latents dead"
         yield Refusal(column, f"{message}: use the pre_act loss for jumprelu, or another activation function")
@@ -154,6 +163,11 @@ def columns_have_an_effect(
         ("train.threshold_lr_factor", act_fn.kind == "jumprelu", "jumprelu, which alone learns thresholds by gradient"),
         ("train.encoder_lr_factor", not getattr(geometry, "tied_encoder", False), "an encoder that is not tied"),
         (
+            "train.decoder_min_cosine",
+            train.decoder_lr_factor,
+            "train.decoder_lr_factor above 0",
+        ),
+        (
             "train.sparsity_warm_up_steps",
             any(loss.sparsifies for loss in objective.losses),
             "a loss that makes codes sparse",
@@ -174,6 +188,7 @@ CHECKS: tuple[Check, ...] = (
     the_model_has_such_weights,
     one_model_is_spliced,
     optimizer_keeps_unit_rows,
+    decoder_rows_can_stay_near,
     k_can_change,
     dead_latents_can_be_resampled,
     kept_steps_are_those_of_the_run,

@@ -4,12 +4,12 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lmsae.artifacts.artifact import SPEC, Artifact
 from lmsae.config import Frozen
 from lmsae.errors import ConfigError, Fault, NotEnoughTokens
-from lmsae.metrics.definitions import GROUPS
+from lmsae.metrics.definitions import group_of
 from lmsae.stages.inputs.stored import moments_of
 from lmsae.stages.sites import Place, Reading, Sites
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from lmsae.evaluation.scoring import HeldOutText
 
 
+PROBES_K = (1, 16)
+
+
 class EvalSection(Frozen):
     """The columns `eval.*`."""
 
@@ -30,6 +33,28 @@ class EvalSection(Frozen):
         description="Largest number of held-out tokens to evaluate on, in whole contexts, at least one.",
     )
     batch_contexts: int = Field(default=16, gt=0, description="Number of contexts in one forward pass of the model.")
+    probes: tuple[str, ...] = Field(
+        default=(),
+        description="Data sets of sae-probes to train sparse probes on, such as 5_hist_fig_ismale (_ stands for a "
+        "space), or `all`. It needs `pip install lmsae[probes]`. Empty: none.",
+        # An evaluation without probes has the key that it had before there were these columns.
+        exclude_if=lambda value: not value,
+    )
+    probes_k: tuple[int, ...] = Field(
+        default=PROBES_K,
+        min_length=1,
+        description="Numbers of latents that a probe reads.",
+        exclude_if=lambda value: value == PROBES_K,
+    )
+
+    @field_validator("probes", "probes_k")
+    @classmethod
+    def _are_named_once(cls, values: tuple[object, ...]) -> tuple[object, ...]:
+        if twice := [value for value in dict.fromkeys(values) if values.count(value) > 1]:
+            raise ValueError(f"{twice[0]} is there more than once")
+        if any(isinstance(value, int) and value < 1 for value in values):
+            raise ValueError("wanted: numbers of latents, each at least 1")
+        return values
 
 
 def read_held_out(
@@ -85,7 +110,7 @@ def hook_up(
 def require_current(groups: Mapping[str, int], folder: Path) -> None:
     """Refuse metric groups in another version than this lmsae's, for the artifact in a folder."""
     for name, version in groups.items():
-        now = GROUPS[name].version if name in GROUPS else None
+        now = group.version if (group := group_of(name)) else None
         if now != version:
             known = f"this lmsae measures version {now}" if now else "this lmsae knows no such group"
             message = f"wants the metric group {name} in version {version}; {known}. Plan the sweep again"

@@ -51,6 +51,7 @@ def test_what_is_idle_is_a_column() -> None:
         ("train.resample_times", "topk", {}, {"train": {"resample_steps": 10}}),
         ("train.threshold_lr_factor", "topk", {}, {"act_fn": "jumprelu", "losses": ("l0",)}),
         ("train.encoder_lr_factor", "topk", {"tied_encoder": True}, {}),
+        ("train.decoder_min_cosine", "topk", {"train": {"decoder_lr_factor": 0}}, {}),
         ("train.sparsity_warm_up_steps", "topk", {}, {"losses": ("l1",)}),
         ("sae.lorsa_rotary_dim", "lorsa", {"lorsa_rotary": False}, {}),
         ("sae.lorsa_rotary_base", "lorsa", {"lorsa_rotary": False}, {}),
@@ -87,7 +88,8 @@ def dictionary(act_fn: dict[str, object], geometry: dict[str, object]) -> Dictio
 
 
 RELU, TOPK = {"kind": "relu"}, {"kind": "topk", "k": 4}
-RESAMPLED, WITH_K = {"resample_steps": 0.25}, {"initial_k": 16}
+RESAMPLED, WITH_K, SOFT_FROZEN = {"resample_steps": 0.25}, {"initial_k": 16}, {"decoder_min_cosine": 0.8}
+MOLT = {"kind": "molt", "molt_ranks": ("2x1",)}
 
 
 @pytest.mark.parametrize(
@@ -99,6 +101,8 @@ RESAMPLED, WITH_K = {"resample_steps": 0.25}, {"initial_k": 16}
         (RESAMPLED, {"kind": "jumprelu"}, {}, False, "resample_steps", "biases and thresholds of jumprelu"),
         (RESAMPLED, {"kind": "gated"}, {}, False, "resample_steps", "biases and thresholds of gated"),
         (RESAMPLED | {"bias_lr_factor": 0}, RELU, {}, False, "resample_steps", "what train.bias_lr_factor 0 freezes"),
+        (RESAMPLED | SOFT_FROZEN, RELU, {}, False, "resample_steps", "which train.decoder_min_cosine keeps near"),
+        (SOFT_FROZEN, RELU, MOLT, False, "decoder_min_cosine", "a molt writes by matrices and has no decoder rows"),
         (WITH_K, RELU, {}, False, "initial_k", "relu cannot change the number of its codes"),
         (WITH_K, {"kind": "groupmax", "k": 4}, {}, False, "initial_k", "groupmax cannot change"),
         ({"initial_k": 33}, TOPK, {}, False, "initial_k", "it is 33, but there are only 32 latents"),
@@ -139,7 +143,7 @@ def test_a_pca_needs_a_latent_for_each_direction_and_its_opposite(
     assert message in why
 
 
-@pytest.mark.parametrize("settings", [RESAMPLED, WITH_K, {"optimizer": "muon"}, {}])
+@pytest.mark.parametrize("settings", [RESAMPLED, WITH_K, SOFT_FROZEN, {"optimizer": "muon"}, {}])
 def test_what_goes_together_is_not_refused(settings: dict[str, object]) -> None:
     config = TrainConfig.model_validate({"tokens": 4096 * 100, **settings})
     assert refusals(train=config, dictionary=dictionary(TOPK, {}), objective=objective(True)) == []
