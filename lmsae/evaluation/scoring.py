@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -36,6 +36,13 @@ class HeldOutText:
     usable: np.ndarray
     max_norms: Mapping[HookPoint, float] = field(default_factory=dict)
     counts: np.ndarray | None = None
+    has_text: bool = True
+    """False for own activations: ids are numbers, and no token has a next one."""
+
+    def scored(self, counted: Any) -> Any:
+        """Those of the tokens that count, (contexts, context_size), at least one of which there must be: of text those
+        with a next token."""
+        return counted[:, :-1] if self.has_text else counted
 
     def bins(self) -> list[Bins]:
         """The bins of tokens, of every kind, by which metrics are broken down."""
@@ -78,7 +85,7 @@ def score(
         ids, usable = ids.to(models[0].device), usable.to(models[0].device)
         activations = read_activations(models, dictionaries, text, ids)
         counted = text.counted(usable, activations)
-        some_count = some_count or bool(counted[:, :-1].any())
+        some_count = some_count or bool(text.scored(counted).any())
         passes.begin(ids, counted, activations)
         places = Places(counted, members_of(kinds, ids, counted))
         for scoring in scorings:

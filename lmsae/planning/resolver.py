@@ -1,6 +1,7 @@
 """The resolver: a row -> what its names mean at this moment. Nothing heavy is imported."""
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 from lmsae.artifacts.artifact import Artifacts
@@ -20,9 +21,10 @@ from lmsae.planning.checks import CHECKS
 from lmsae.planning.dictionaries import HOOK_POINTS, Parts, SaeSection, assemble, choose_hook_points, read_parts
 from lmsae.planning.draft import Draft
 from lmsae.planning.finder import Finder
+from lmsae.planning.from_files import find_files, name_hook_point, reads_files
 from lmsae.planning.sheet import SAE, SECTIONS, Cell, Row, read_section
-from lmsae.stages import init, tokenize, train
-from lmsae.stages.activations import Capture
+from lmsae.stages import divide, init, tokenize, train
+from lmsae.stages.activations import ActivationsSection, Capture
 from lmsae.stages.models import LMConfig, ModelSection
 from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Place, Places
@@ -30,6 +32,8 @@ from lmsae.stages.tokenize import TokenizeSection
 from lmsae.text.dataset import DatasetConfig, ResolvedDataset, ResolvedMixture
 from lmsae.text.pinning import resolve as resolve_text
 from lmsae.training.objective import Objective
+from lmsae.vectors import sources
+from lmsae.vectors.headers import Header
 
 # Stands in for all widths where a hook point is at fault itself: as wide as models are, so that no k is beyond its
 # multiples, and none of those (expansion_factor is 2^16 at most) is beyond MOST_LATENTS.
@@ -39,6 +43,20 @@ _OF_TRAINING = (*init.STAGE.sections, *train.STAGE.sections)
 Found = TypeVar("Found")
 Section = TypeVar("Section", bound=Frozen)
 Text = ResolvedDataset | ResolvedMixture
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What a row's activations are of: models, their text and tokenizer, and the places in them with their widths; of
+    files the number of contexts, and sections with what remains of them."""
+
+    models: Sequence[LMConfig] = ()
+    text: Text | None = None
+    tokenizer: ResolvedModel | None = None
+    places: Places | None = None
+    widths: Sequence[int] = ()
+    contexts_in_files: int | None = None
+    sections: Mapping[str, Frozen] = field(default_factory=dict)
 
 
 class Resolver:
@@ -53,17 +71,18 @@ class Resolver:
     def resolve(self, row: Row, faults: list[Fault]) -> ResolvedRow | None:
         """All that a row means, or None after adding to `faults` what is wrong with it."""
         draft = Draft(row, faults)
+        draft.learn("written_columns", row.own_columns)
         finished = self._find_finished(draft)
         if draft.is_refused:
             return None
         is_trained = SAE_FROM not in named_sources(row)
         sections = _read_sections(draft, () if is_trained else _OF_TRAINING)
+        activations = _of(sections, ActivationsSection)
+        if activations and reads_files(activations):
+            draft.row = name_hook_point(draft.row, activations)
         sae, parts = _read_sae(draft)
-        models = self._find_models(draft, _of(sections, ModelSection))
-        text = self._find_text(draft, _of(sections, DatasetConfig))
-        tokenizer = self._find_tokenizer(draft, _of(sections, TokenizeSection), models)
-        places = _find_places(draft, sae, len(models))
-        widths = self._find_widths(draft, places, models)
+        found = self._look_up(draft, sections, sae)
+        places, widths = found.places, found.widths
         reads, writes = _widths_of_sides(places, widths)
         known = places is not None and all(widths)
         if finished is not None and not is_trained:
@@ -73,16 +92,53 @@ class Resolver:
         draft.learn("start", finished if is_trained else None)
         draft.learn("places", places if known else None)
         draft.run(CHECKS)
-        named = _of(sections, ModelSection)
-        if draft.is_refused or not (sae and named and text and tokenizer and places and built):
+        if draft.is_refused or not (sae and found.models and found.tokenizer and places and built):
             return None
-        loaded = [LMConfig(source=model, backend=named.backend, dtype=named.dtype) for model in models]
-        sections = {**_settle(sections, built[0], is_trained), SAE: sae}
-        resolved = ResolvedRow(sections, text, tokenizer, loaded, places, widths, *built, finished, is_trained)
-        (tokens,) = tokenize.STAGE.specs(resolved, {})
+        sections = {**_settle({**sections, **found.sections}, built[0], is_trained), SAE: sae}
+        resolved = ResolvedRow(
+            sections,
+            found.text,
+            found.tokenizer,
+            found.models,
+            places,
+            widths,
+            *built,
+            finished,
+            is_trained,
+            found.contexts_in_files,
+        )
+        (tokens,) = (*tokenize.STAGE.specs(resolved, {}), *divide.STAGE.specs(resolved, {}))
         draft.learn("token_counts", tokenize.token_counts(tokens, self.artifacts))
         draft.run(CHECKS)
         return None if draft.is_refused else resolved
+
+    def _look_up(self, draft: Draft, sections: Mapping[str, Frozen], sae: SaeSection | None) -> "_Subject":
+        """What the row's names mean: a model, its text and places in it, or files in their place."""
+        activations, settings = _of(sections, ActivationsSection), _of(sections, TokenizeSection)
+        if activations is not None and reads_files(activations):
+            return self._look_up_files(draft, sae, activations, settings)
+        models, named = self._find_models(draft, _of(sections, ModelSection)), _of(sections, ModelSection)
+        text = self._find_text(draft, _of(sections, DatasetConfig))
+        tokenizer = self._find_tokenizer(draft, settings, models)
+        places = _find_places(draft, sae, len(models))
+        widths = self._find_widths(draft, places, models)
+        loaded = [LMConfig(source=one, backend=named.backend, dtype=named.dtype) for one in models] if named else []
+        return _Subject(loaded, text, tokenizer if text else None, places, widths)
+
+    def _look_up_files(
+        self, draft: Draft, sae: SaeSection | None, activations: ActivationsSection, settings: TokenizeSection | None
+    ) -> "_Subject":
+        def find(path: str) -> tuple[ResolvedModel, Header]:
+            return self._find(("vectors", path), lambda: sources.resolve(path, self.digests.look_up))
+
+        found = find_files(draft, sae, activations, settings, find)
+        if draft.learn("from_files", found) is None:
+            return _Subject()
+        draft.known["tokenize"] = found.tokenize
+        loaded = [LMConfig(source=one, backend="huggingface", dtype="float32") for one in found.sources]
+        return _Subject(
+            loaded, None, loaded[0].source, found.places, found.widths, found.contexts, {"tokenize": found.tokenize}
+        )
 
     def _find_finished(self, draft: Draft) -> Finished | None:
         """The finished dictionary that a row names, which then fills the row; None if it names none, or after refusing
@@ -209,7 +265,7 @@ def _settle(sections: Mapping[str, Frozen], dictionary: DictionaryConfig, is_tra
         settled |= {
             name: section.model_copy(update={"source": "live"})
             for name, section in sections.items()
-            if isinstance(section, Capture)
+            if isinstance(section, Capture) and not reads_files(section)
         }
     return settled
 

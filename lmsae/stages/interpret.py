@@ -12,16 +12,17 @@ from lmsae.artifacts.artifact import Spec
 from lmsae.config import canonical_json
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.interpretation.config import Shown
-from lmsae.lm import ResolvedModel, read_config
+from lmsae.lm import ResolvedModel
 from lmsae.runtime.numbers import format_count
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.effort import Effort, Facts, Kind, Outlook
 from lmsae.stages.footprint import Footprint, describing_footprint, size_of
 from lmsae.stages.inputs.live import live_captures
-from lmsae.stages.models import LMConfig
+from lmsae.stages.models import LMConfig, read_config, require_unchanged
 from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Place, Reading, Sites, inputs_from
 from lmsae.stages.stage import Done, Job, Stage
+from lmsae.vectors.sources import is_source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,7 +75,7 @@ def configs(row: ResolvedRow) -> list[Config]:
         **row.fields(Reading),
         models=tuple(row.models),
         tokenizer=row.tokenizer,
-        dataset=row.text.name,
+        dataset=row.text.name if row.text else " ".join(model.source.name for model in row.models),
         places=tuple(row.places.all),
         sites=row.places.sites,
     )
@@ -140,6 +141,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
                 yield job, error
         with show_progress("features", unit="token", total=passages.ids.size, runtime=runtime) as progress:
             counted = _collect(passages, collections, progress) if collections else None
+        require_unchanged(models.loaded)
         for collection in collections:
             assert counted is not None
             try:
@@ -200,12 +202,16 @@ def _describe(
     if collection.error is not None:
         return collection.error
     config: Config = collection.job.config
-    text = ContextText(passages.ids, counted, texts, passages.first_context, _documents(collection.job))
+    is_text = not is_source(config.tokenizer)
+    ids = passages.ids if is_text else np.zeros_like(passages.ids)
+    text = ContextText(ids, counted, texts, passages.first_context, _documents(collection.job))
     names = [one.source.name for one in config.models]
     locations = [Location(model=place.model, hook_point=place.hook_point) for place in config.places]
     reads, writes = ([locations[number] for number in side] for side in (config.sites.reads, config.sites.writes))
     way = "features.logits is 0" if config.logits == 0 else "each latent writes along several directions"
-    if config.logits and collection.dictionary.config.geometry.writes_directions:
+    if not is_text:
+        way = "own activations have no logits"
+    elif config.logits and collection.dictionary.config.geometry.writes_directions:
         model_configs = [read_config(one.source) for one in config.models]
         widths = collection.dictionary.config.widths.writes
         way = find_way(writes, widths, names, model_configs, models.__getitem__, len(texts))
@@ -236,11 +242,13 @@ def _sources(collection: _Collection, passages: "Passages", text: "ContextText")
 
 
 def _texts(config: Config) -> "TokenTexts":
-    """The texts of the tokenizer's tokens, or numbers for a model without one."""
+    """The texts of the tokenizer's tokens, or numbers for a model without one; for own activations a dot."""
     from lmsae.interpretation.texts import TokenTexts
     from lmsae.lm import load_tokenizer
     from lmsae.lm.resolving import NoTokenizer
 
+    if is_source(config.tokenizer):
+        return TokenTexts(["·".encode()])
     try:
         return TokenTexts.of_tokenizer(load_tokenizer(config.tokenizer))
     except NoTokenizer:
@@ -248,11 +256,15 @@ def _texts(config: Config) -> "TokenTexts":
 
 
 def _documents(job: Job) -> "Documents":
-    """The documents that the split's tokens come from."""
+    """The documents that the split's tokens come from; of own activations, the files."""
     from lmsae.text.document_places import SplitDocuments
     from lmsae.text.tokens import open_tokens
 
     tokens = job.inputs["tokens"]
+    if is_source(job.config.tokenizer):
+        from lmsae.vectors.naming import VectorPlaces
+
+        return VectorPlaces(open_tokens(tokens.path), job.config.split, job.config.tokenizer)
     has_bos = tokens.spec().config["packing"]["prepend_bos"]
     return SplitDocuments(open_tokens(tokens.path), job.config.split, tokens.path, has_bos=has_bos)
 
@@ -268,6 +280,11 @@ class _Models:
         if number not in self._loaded:
             self._loaded[number] = self._configs[number].load(self._runtime)
         return self._loaded[number]
+
+    @property
+    def loaded(self) -> "list[LanguageModel]":
+        """Those that were asked for by now."""
+        return [*self._loaded.values()]
 
     def all(self) -> "list[LanguageModel]":
         """All of them, by number."""

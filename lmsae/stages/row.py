@@ -22,7 +22,8 @@ class ResolvedRow:
     """All that a row means at this moment: its sections, text, models, hook points and dictionary."""
 
     sections: Mapping[str, Frozen]
-    text: ResolvedDataset | ResolvedMixture
+    text: ResolvedDataset | ResolvedMixture | None
+    """None if it reads own activations."""
     tokenizer: ResolvedModel
     models: Sequence[LMConfig]
     places: Places
@@ -33,6 +34,8 @@ class ResolvedRow:
     finished: Finished | None = None
     """The dictionary that it evaluates or, if it `is_trained`, starts from."""
     is_trained: bool = True
+    contexts_in_files: int | None = None
+    """The number of contexts in its files of own activations, each of `tokenize.context_size` vectors."""
 
     def section(self, kind: type[Section]) -> Section:
         """The row's section of a class: its columns, validated."""
@@ -75,6 +78,11 @@ class PlannedRow:
         from lmsae.stages import DICTIONARIES  # whose modules import this one
 
         return next(spec for stage in DICTIONARIES for spec in self.of(stage))
+
+    @property
+    def tokens(self) -> Spec:
+        """The spec of its tokens, or of the division of its own activations."""
+        return next(spec for spec in self.specs.values() if "packing" in spec.config)
 
     def lineage(self, *specs: Spec) -> dict[str, str]:
         """The references of some of its specs, and of all that those are made from, by name."""
