@@ -38,6 +38,7 @@ class HeldOutText:
     counts: np.ndarray | None = None
     has_text: bool = True
     """False for own activations: ids are numbers, and no token has a next one."""
+    has_positions: bool = True
 
     def scored(self, counted: Any) -> Any:
         """Those of the tokens that count, (contexts, context_size), at least one of which there must be: of text those
@@ -46,7 +47,7 @@ class HeldOutText:
 
     def bins(self) -> list[Bins]:
         """The bins of tokens, of every kind, by which metrics are broken down."""
-        kinds = [position_bins(self.usable.shape[1])]
+        kinds = [position_bins(self.usable.shape[1])] if self.has_positions else []
         return kinds if self.counts is None else [*kinds, rate_bins(self.counts)]
 
     def counted(self, usable: Tensor, activations: Mapping[HookPoint, Tensor]) -> Tensor:

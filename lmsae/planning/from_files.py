@@ -16,6 +16,7 @@ from lmsae.planning.dictionaries import HOOK_POINT, HOOK_POINTS, SaeSection, cho
 from lmsae.planning.draft import Draft
 from lmsae.planning.sheet import SAE, Cell, Row
 from lmsae.stages.activations import ActivationsSection
+from lmsae.stages.row import InFiles
 from lmsae.stages.sites import Place, Places
 from lmsae.stages.tokenize import TokenizeSection
 from lmsae.vectors.headers import Header
@@ -28,14 +29,13 @@ Find = Callable[[str], tuple[ResolvedModel, Header]]
 
 class FromFiles(NamedTuple):
     """What takes the place of model, tokenizer and text: the sources by number, where they are read and written, their
-    widths, the packing that remains, and the number of contexts."""
+    widths, the packing that remains, and what the files hold."""
 
     sources: Sequence[ResolvedModel]
     places: Places
     widths: Sequence[int]
     tokenize: TokenizeSection
-    contexts: int
-    has_positions: bool
+    in_files: InFiles
 
 
 def reads_files(section: object) -> bool:
@@ -101,7 +101,7 @@ def find_files(
     places = Places(reads, writes)
     widths = [found[place.hook_point][1].width for place in places.all]
     sources = [found[name][0] for name in wanted]
-    return FromFiles(sources, places, widths, packing, contexts, header.positions is not None)
+    return FromFiles(sources, places, widths, packing, InFiles(contexts, header.positions is not None))
 
 
 def _require_alike(found: Mapping[str, tuple[ResolvedModel, Header]]) -> None:

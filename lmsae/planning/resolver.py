@@ -26,7 +26,7 @@ from lmsae.planning.sheet import SAE, SECTIONS, Cell, Row, read_section
 from lmsae.stages import divide, init, tokenize, train
 from lmsae.stages.activations import ActivationsSection, Capture
 from lmsae.stages.models import LMConfig, ModelSection
-from lmsae.stages.row import ResolvedRow
+from lmsae.stages.row import InFiles, ResolvedRow
 from lmsae.stages.sites import Place, Places
 from lmsae.stages.tokenize import TokenizeSection
 from lmsae.text.dataset import DatasetConfig, ResolvedDataset, ResolvedMixture
@@ -48,14 +48,14 @@ Text = ResolvedDataset | ResolvedMixture
 @dataclass(frozen=True)
 class _Subject:
     """What a row's activations are of: models, their text and tokenizer, and the places in them with their widths; of
-    files the number of contexts, and sections with what remains of them."""
+    files what they hold, and sections with what remains of them."""
 
     models: Sequence[LMConfig] = ()
     text: Text | None = None
     tokenizer: ResolvedModel | None = None
     places: Places | None = None
     widths: Sequence[int] = ()
-    contexts_in_files: int | None = None
+    in_files: InFiles | None = None
     sections: Mapping[str, Frozen] = field(default_factory=dict)
 
 
@@ -105,7 +105,7 @@ class Resolver:
             *built,
             finished,
             is_trained,
-            found.contexts_in_files,
+            found.in_files,
         )
         (tokens,) = (*tokenize.STAGE.specs(resolved, {}), *divide.STAGE.specs(resolved, {}))
         draft.learn("token_counts", tokenize.token_counts(tokens, self.artifacts))
@@ -132,13 +132,13 @@ class Resolver:
             return self._find(("vectors", path), lambda: sources.resolve(path, self.digests.look_up))
 
         found = find_files(draft, sae, activations, settings, find)
-        if draft.learn("from_files", found) is None:
+        if found is None:
             return _Subject()
+        draft.learn("from_files", found)
         draft.known["tokenize"] = found.tokenize
         loaded = [LMConfig(source=one, backend="huggingface", dtype="float32") for one in found.sources]
-        return _Subject(
-            loaded, None, loaded[0].source, found.places, found.widths, found.contexts, {"tokenize": found.tokenize}
-        )
+        settled = {"tokenize": found.tokenize}
+        return _Subject(loaded, None, loaded[0].source, found.places, found.widths, found.in_files, settled)
 
     def _find_finished(self, draft: Draft) -> Finished | None:
         """The finished dictionary that a row names, which then fills the row; None if it names none, or after refusing

@@ -18,18 +18,20 @@ class Config(Frozen):
     that the files of a dictionary that reads and writes several share one division."""
 
     contexts: int
+    has_positions: bool
+    """False for files of vectors that stand in no contexts; those are cut from their order."""
     packing: TokenizeConfig
 
 
 def configs(row: ResolvedRow) -> list[Config]:
     """The division of the row's files; none if it reads a language model."""
-    if row.contexts_in_files is None:
+    if row.in_files is None:
         return []
-    return [Config(contexts=row.contexts_in_files, packing=TokenizeConfig(**row.fields(TokenizeConfig)))]
+    return [Config(**row.in_files._asdict(), packing=TokenizeConfig(**row.fields(TokenizeConfig)))]
 
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
-    """Write `tokens.zarr`, as tokenize does, with the numbers of vectors in the place of token ids; and `counts.json`."""
+    """Write `tokens.zarr`, as tokenize does, with the numbers of vectors in the place of ids; and `counts.json`."""
     del runtime
     return make_each(jobs, _make)
 
@@ -38,7 +40,7 @@ def _make(job: Job) -> Facts:
     from lmsae.vectors.numbering import write_numbers
 
     config: Config = job.config
-    write_numbers(config.contexts, config.packing, job.out, job.require_claim)
+    write_numbers(config.contexts, config.packing, job.out, job.require_claim, has_positions=config.has_positions)
     (job.out / COUNTS).write_text(json.dumps(counts_of(config), indent=1, sort_keys=True) + "\n")
     return {}
 
@@ -51,7 +53,7 @@ def counts_of(config: Config) -> dict[str, Any]:
     return {
         "calibration_contexts": found.calibration,
         "train_contexts": found.calibration + found.train,
-        "train_tokens": (found.calibration + found.train) * size,
+        "train_tokens": found.train * size,
         "train_usable": found.train * size,
         "train_usable_by_position": [found.train] * size,
         "held_out_contexts": found.held_out,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from lmsae.artifacts.artifact import Spec
 from lmsae.config import Frozen
@@ -15,6 +15,14 @@ from lmsae.text.dataset import ResolvedDataset, ResolvedMixture
 from lmsae.training.objective import Objective
 
 Section = TypeVar("Section", bound=Frozen)
+
+
+class InFiles(NamedTuple):
+    """The number of contexts in files of own activations, each of `tokenize.context_size` vectors, and whether vectors
+    stand at positions there, or contexts are cut from them."""
+
+    contexts: int
+    has_positions: bool
 
 
 @dataclass(frozen=True)
@@ -34,8 +42,8 @@ class ResolvedRow:
     finished: Finished | None = None
     """The dictionary that it evaluates or, if it `is_trained`, starts from."""
     is_trained: bool = True
-    contexts_in_files: int | None = None
-    """The number of contexts in its files of own activations, each of `tokenize.context_size` vectors."""
+    in_files: InFiles | None = None
+    """What its files of own activations hold, if it reads any."""
 
     def section(self, kind: type[Section]) -> Section:
         """The row's section of a class: its columns, validated."""

@@ -6,8 +6,8 @@
                   held_out            the same
                   held_out_documents
                   held_out_mask
-    attributes    n_calibration_contexts, bos_token_id, special_token_ids, d_vocab, counts, and numbers_vectors if the
-                  ids are no tokens but the numbers of vectors in files (lmsae/vectors)
+    attributes    n_calibration_contexts, bos_token_id, special_token_ids, d_vocab, counts; numbers_vectors and
+                  has_positions if the ids are no tokens but the numbers of vectors in files (lmsae/vectors)
 
 A token is usable unless its id is one of `special_token_ids` or its mask is false. With tokenize.mask_special false
 there are no `special_token_ids`.
@@ -142,6 +142,8 @@ class TokenSet:
     held_out_mask: TokenArray | None = None
     numbers_vectors: bool = False
     """True if ids are the numbers of vectors in files, and stand for no text."""
+    has_positions: bool = True
+    """False if contexts are cut from vectors that stand in none."""
 
     @property
     def context_size(self) -> int:
@@ -188,6 +190,7 @@ def open_tokens(directory: Path) -> TokenSet:
             d_vocab=attributes["d_vocab"],
             counts=attributes["counts"],
             numbers_vectors=attributes.get("numbers_vectors", False),
+            has_positions=attributes.get("has_positions", True),
         )
     except (FileNotFoundError, KeyError) as error:
         raise MissingArtifact(f"{directory / TOKENS}: no finished token set there ({error}). Make it again.") from None

@@ -105,7 +105,10 @@ def _safetensors_files(path: Path) -> list[Path]:
     return files
 
 
-_WANTED = "wanted: a Zarr array, a .safetensors file, or a folder of those. lmsae.store_activations(folder, batches) writes one"
+_WANTED = (
+    "wanted: a Zarr array, a .safetensors file, or a folder of those. lmsae.store_activations(folder, batches) writes "
+    "such a folder"
+)
 
 
 def _tensor_part(file: Path, wanted: str) -> Part:

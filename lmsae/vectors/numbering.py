@@ -12,7 +12,12 @@ from lmsae.vectors.shares import count_shares, draw_shares
 
 
 def write_numbers(
-    contexts: int, packing: TokenizeConfig, directory: Path, require_claim: Callable[[], None] = lambda: None
+    contexts: int,
+    packing: TokenizeConfig,
+    directory: Path,
+    require_claim: Callable[[], None] = lambda: None,
+    *,
+    has_positions: bool = True,
 ) -> None:
     """Write `tokens.zarr` with the shares of so many contexts, whose vectors are numbered from 0 on in the order of the
     files. The document of a vector is its context's number."""
@@ -28,6 +33,7 @@ def write_numbers(
         "d_vocab": contexts * size,
         "counts": {},
         "numbers_vectors": True,
+        "has_positions": has_positions,
     }
     writer.write_attributes(attributes)
 

@@ -129,8 +129,8 @@ def _told(part: Part, read: Read) -> Read:
         try:
             return read(start, stop)
         except (ArtifactError, OSError, ValueError, KeyError, RuntimeError) as error:
-            raise SourceError(f"{part}: vectors {start:,} to {stop:,} cannot be read ({error}); the file is damaged, or "
-                              "needs a codec that is not installed") from None  # fmt: skip
+            message = f"{part}: vectors {start:,} to {stop:,} cannot be read ({error})"
+            raise SourceError(f"{message}: the file is damaged, or a codec is not installed") from None
 
     return reading
 

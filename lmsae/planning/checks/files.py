@@ -37,7 +37,7 @@ def evaluations_on_the_way_need_no_model(from_files: FromFiles, train: TrainConf
 def there_are_positions_to_attend_to_and_leave_out(
     from_files: FromFiles, activations: ActivationsSection, dictionary: DictionaryConfig
 ) -> Iterator[Refusal]:
-    if from_files.has_positions:
+    if from_files.in_files.has_positions:
         return
     vectors = "the files hold vectors, (vectors, width), that stand in no contexts"
     if GEOMETRIES[dictionary.geometry.kind].grain == "context":

@@ -46,7 +46,7 @@ def read_held_out(
     split = open_tokens(tokens.path)
     contexts = max(1, min(len(split.held_out), most_tokens // split.held_out.shape[1]))
     usable = split.usable("held_out", slice(0, contexts), reading.skip_first_positions, reading.skip_last_positions)
-    text = HeldOutText(split.held_out, usable, has_text=not split.numbers_vectors)
+    text = HeldOutText(split.held_out, usable, has_text=not split.numbers_vectors, has_positions=split.has_positions)
     if not text.scored(usable).any():
         raise NotEnoughTokens(
             f"of {usable.size:,} held-out tokens none counts that has a next token: raise {by} or "
