@@ -100,15 +100,19 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     begin = min(capture.kept for capture in captures) // first.batch_contexts * first.batch_contexts
     total = max(contexts - begin, 0) * context_size
     with show_progress("activations", unit="token", total=total, runtime=runtime) as progress, torch.inference_mode():
-        for start in range(begin, contexts, first.batch_contexts):
-            batch = torch.from_numpy(tokens[start : start + first.batch_contexts].astype("int64")).to(model.device)
-            read = model.read(batch, hook_points)
-            for capture in [capture for capture in captures if capture.error is None]:
-                capture.take(read[capture.job.config.hook_point], start)
-            progress.advance(batch.numel())
-            if all(capture.error for capture in captures):
-                break
-    require_unchanged([model])
+        try:
+            for start in range(begin, contexts, first.batch_contexts):
+                batch = torch.from_numpy(tokens[start : start + first.batch_contexts].astype("int64")).to(model.device)
+                read = model.read(batch, hook_points)
+                for capture in [capture for capture in captures if capture.error is None]:
+                    capture.take(read[capture.job.config.hook_point], start)
+                progress.advance(batch.numel())
+                if all(capture.error for capture in captures):
+                    break
+            require_unchanged([model])
+        except Exception as error:  # of the model, or of a file in its place
+            for capture in captures:
+                capture.fail(error)
     flops = _flops(first.model, hook_points, context_size, progress.done)
     for capture in captures:
         capture.close()
@@ -151,7 +155,7 @@ class _Capture:
                 )
             self._writer.append(activations[max(self.kept - start, 0) :])
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
 
     def close(self) -> None:
         """Finish the store, unless there was an error."""
@@ -160,10 +164,11 @@ class _Capture:
                 self._writer.close()
                 discard(self.job.out / NOTE)
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
 
-    def _fail(self, error: Exception) -> None:
-        self.error = error
+    def fail(self, error: Exception) -> None:
+        """Drop what is unfinished of the store."""
+        self.error = self.error or error
         self._writer.abandon()
 
 

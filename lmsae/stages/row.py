@@ -9,9 +9,9 @@ from lmsae.config import Frozen
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.interop.finished import Finished
 from lmsae.lm import ResolvedModel
-from lmsae.stages.models import LMConfig
+from lmsae.stages.models import LMConfig, ModelSection
 from lmsae.stages.sites import Places
-from lmsae.text.dataset import ResolvedDataset, ResolvedMixture
+from lmsae.text.dataset import DatasetConfig, ResolvedDataset, ResolvedMixture
 from lmsae.training.objective import Objective
 
 Section = TypeVar("Section", bound=Frozen)
@@ -55,9 +55,11 @@ class ResolvedRow:
 
     def settings(self) -> dict[str, Any]:
         """Every setting that has a value, by dotted name: the columns of its sections, defaults too, and those of its
-        dictionary's parts and losses."""
+        dictionary's parts and losses. Of own activations those of model and text mean nothing."""
+        idle = (DatasetConfig, ModelSection) if self.text is None else ()
+        meant = {name: section for name, section in self.sections.items() if not isinstance(section, idle)}
         parts = (self.dictionary.geometry, self.dictionary.act_fn, *self.objective.losses)
-        sections = [(name, section.model_dump(mode="json")) for name, section in self.sections.items()]
+        sections = [(name, section.model_dump(mode="json")) for name, section in meant.items()]
         sections += [("sae", part.model_dump(mode="json", exclude={"kind"})) for part in parts]
         named = {f"{section}.{name}": value for section, fields in sections for name, value in fields.items()}
         return {name: value for name, value in named.items() if value is not None}

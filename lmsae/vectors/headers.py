@@ -46,12 +46,18 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """All that a name stands for: parts whose vectors follow each other, and the files that hold them."""
+    """All that a name stands for: parts whose vectors follow each other, and the file or folder that holds them."""
 
     kind: Literal["safetensors", "zarr"]
     parts: Sequence[Part]
-    files: Sequence[Path]
     root: Path
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file that holds any of it, by name."""
+        if self.kind == "safetensors":
+            return [part.path for part in self.parts]
+        return sorted(file for file in self.root.rglob("*") if file.is_file())
 
     @property
     def width(self) -> int:
@@ -81,10 +87,10 @@ def read_header(name: str) -> Header:
         raise SourceError(f"{path}: there is no such file or folder{suggest(path.name, near) or '.'}")
     if path.is_dir() and any((path / file).is_file() for file in _METADATA):
         part = _zarr_part(path, tensor)
-        header = Header("zarr", [part], sorted(file for file in part.path.rglob("*") if file.is_file()), part.path)
+        header = Header("zarr", [part], part.path)
     else:
         files = _safetensors_files(path)
-        header = Header("safetensors", [_tensor_part(file, tensor) for file in files], files, path)
+        header = Header("safetensors", [_tensor_part(file, tensor) for file in files], path)
     _require_fit(header)
     return header
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 READ_AT_ONCE = 1024
 """Vectors, or more where a chunk holds more."""
 BLOCKS_KEPT = 2
+OPENED_AT_ONCE = 64
+"""Files; a folder may hold more than a process may open."""
 
 Read = Callable[[int, int], Tensor]
 """Vectors `start` to `stop` of a part, (vectors, width) float32."""
@@ -32,7 +34,7 @@ class Vectors:
         """Raises SourceError if a file is not what its header says."""
         self.header = header
         self._starts = [0, *accumulate(_count(part) for part in header.parts)]
-        self._readers: dict[int, Read] = {}
+        self._readers: OrderedDict[int, Read] = OrderedDict()
 
     def read(self, start: int, stop: int) -> Float[Tensor, "vectors width"]:
         """Vectors that follow each other. Raises SourceError, with file and tensor, for a value that is not finite,
@@ -54,6 +56,8 @@ class Vectors:
     def _reader(self, number: int) -> Read:
         if number not in self._readers:
             part = self.header.parts[number]
+            while len(self._readers) >= OPENED_AT_ONCE:
+                self._readers.popitem(last=False)
             try:
                 self._readers[number] = _open(part, self.header.kind)
             except (ArtifactError, OSError, ValueError, KeyError, RuntimeError) as error:

@@ -35,7 +35,7 @@ def test_a_limit_leaves_contexts_from_everywhere_over() -> None:
 
 
 def test_shares_are_drawn_alike_on_every_machine_and_otherwise_for_another_seed() -> None:
-    assert draw_shares(100, packing())[1].tolist() == [1, 7, 16, 41, 42, 55, 62, 66, 74, 87]
+    assert draw_shares(100, packing())[1].tolist() == [0, 3, 8, 9, 19, 26, 31, 45, 51, 72]
     assert draw_shares(100, packing(seed=1))[1].tolist() != draw_shares(100, packing())[1].tolist()
 
 

@@ -99,7 +99,7 @@ def test_a_key_depends_on_every_byte_and_not_on_the_columns_of_models_and_text(f
         ({"activations": {"files": "missing"}}, "activations.files", "there is no such file or folder"),
         ({"activations": {"files": "two"}}, "activations.files", "holds 2 tensors (a, b)"),
         ({"activations": {"files": "flat fewer/../flat"}}, "activations.files", "names two files alike"),
-        ({"activations": {"files": "few"}}, "tokenize.calibration_tokens", "1,000 vectors"),
+        ({"activations": {"files": "few"}}, "tokenize.calibration_tokens", "992 vectors in 31 contexts"),
         ({"sae": {"hook_point": "flit"}}, "sae.hook_point", "none called 'flit'; did you mean flat"),
         ({"train": {"tokens": 100_000}}, "train.tokens", "100,000"),
         (
