@@ -28,7 +28,7 @@ Find = Callable[[str], tuple[ResolvedModel, Header]]
 
 
 class FromFiles(NamedTuple):
-    """What takes the place of model, tokenizer and text: the sources by number, where they are read and written, their
+    """The files in the place of model, tokenizer and text: the sources by number, where they are read and written, their
     widths, the packing that remains, and what the files hold."""
 
     sources: Sequence[ResolvedModel]

@@ -47,7 +47,7 @@ Text = ResolvedDataset | ResolvedMixture
 
 @dataclass(frozen=True)
 class _Subject:
-    """What a row's activations are of: models, their text and tokenizer, and the places in them with their widths; of
+    """The subject of a row's activations: models, their text and tokenizer, and the places in them with their widths; of
     files what they hold, and sections with what remains of them."""
 
     models: Sequence[LMConfig] = ()
@@ -113,7 +113,7 @@ class Resolver:
         return None if draft.is_refused else resolved
 
     def _look_up(self, draft: Draft, sections: Mapping[str, Frozen], sae: SaeSection | None) -> "_Subject":
-        """What the row's names mean: a model, its text and places in it, or files in their place."""
+        """The subject that the row names: a model, its text and places in it, or files in their place."""
         activations, settings = _of(sections, ActivationsSection), _of(sections, TokenizeSection)
         if activations is not None and reads_files(activations):
             return self._look_up_files(draft, sae, activations, settings)

@@ -43,7 +43,7 @@ class ResolvedRow:
     """The dictionary that it evaluates or, if it `is_trained`, starts from."""
     is_trained: bool = True
     in_files: InFiles | None = None
-    """What its files of own activations hold, if it reads any."""
+    """The contexts in its files of own activations, if it reads any."""
 
     def section(self, kind: type[Section]) -> Section:
         """The row's section of a class: its columns, validated."""

@@ -19,7 +19,7 @@ DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float6
 ZARR_DTYPES = {"float16", "float32", "float64", "<f2", "<f4", "<f8", ">f2", ">f4", ">f8"}
 """The floats of Zarr arrays: by name in version 3, by NumPy's code in version 2."""
 OWN = ("bfloat16", "int8")
-"""What lmsae's own stores encode: their attribute `dtype` tells."""
+"""The dtypes that lmsae's own stores encode, by their attribute `dtype`."""
 DEFAULT = "activations"
 MOST_VECTORS = 2**32
 _LONGEST_HEADER = 100 << 20

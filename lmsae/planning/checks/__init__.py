@@ -1,6 +1,6 @@
 """All checks of a row, each a function that names what it reads by its parameters and yields refusals (draft.py)."""
 
-from lmsae.planning.checks import files, learning, machine, parts, starting, text
+from lmsae.planning.checks import learning, machine, parts, starting, text, without_model
 from lmsae.planning.draft import Check
 
 CHECKS: tuple[Check, ...] = (
@@ -9,5 +9,5 @@ CHECKS: tuple[Check, ...] = (
     *learning.CHECKS,
     *machine.CHECKS,
     *starting.CHECKS,
-    *files.CHECKS,
+    *without_model.CHECKS,
 )
