@@ -28,8 +28,8 @@ Find = Callable[[str], tuple[ResolvedModel, Header]]
 
 
 class FromFiles(NamedTuple):
-    """The files in the place of model, tokenizer and text: the sources by number, where they are read and written, their
-    widths, the packing that remains, and what the files hold."""
+    """The files in the place of model, tokenizer and text: the sources by number, where they are read and written,
+    their widths, the packing that remains, and what the files hold."""
 
     sources: Sequence[ResolvedModel]
     places: Places

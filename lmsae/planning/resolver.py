@@ -47,8 +47,8 @@ Text = ResolvedDataset | ResolvedMixture
 
 @dataclass(frozen=True)
 class _Subject:
-    """The subject of a row's activations: models, their text and tokenizer, and the places in them with their widths; of
-    files what they hold, and sections with what remains of them."""
+    """The subject of a row's activations: models, their text and tokenizer, and the places in them with their widths;
+    of files what they hold, and sections with what remains of them."""
 
     models: Sequence[LMConfig] = ()
     text: Text | None = None
