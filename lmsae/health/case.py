@@ -52,7 +52,8 @@ def read_case(train: Artifact, evaluation: Artifact) -> Case:
     histogram = measured.pop("density_histogram")
     metrics = {name: math.nan if value is None else value for name, value in measured.items()}
     metrics["dense_share"] = dense_share(metrics)
-    not_wanted = names_in(GROUPS.keys() - evaluation.spec().config["groups"].keys())
+    wanted = evaluation.spec().config.get("groups", GROUPS)
+    not_wanted = names_in(GROUPS.keys() - wanted.keys())
     return Case(metrics, read_curves(train.path / "curves.csv"), train.spec().config, histogram, not_wanted)
 
 
