@@ -10,6 +10,7 @@ LmsaeError
  ├── NoSpaceError         the disk cannot hold what is about to be written
  ├── NoMemoryError        the memory cannot hold what is about to be computed
  ├── TrainingError        training broke down (a loss that is no longer a number)
+ ├── MissingPackage       a package that is asked for is not installed
  ├── Unmade               some artifacts cannot be made, and all others are
  ├── ExportError          a dictionary has no exact counterpart in the wanted format
  ├── FolderError          a folder is not that of a dictionary, is damaged, or has no exact counterpart in lmsae
@@ -85,6 +86,10 @@ class NoMemoryError(LmsaeError):
 
 class TrainingError(LmsaeError):
     """Training broke down; the dictionary that it would have written is of no use."""
+
+
+class MissingPackage(LmsaeError):
+    """A package that is asked for, and that lmsae itself does not need, is not installed."""
 
 
 class Unmade(LmsaeError):

@@ -1,17 +1,21 @@
 """A sweep or one experiment, from what the user wrote to what was made: what `lmsae run` and `lmsae.run` share."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmsae.artifacts.artifact import Artifacts
-from lmsae.planning.plan import plan_of
+from lmsae.errors import MissingPackage
+from lmsae.planning.plan import Plan, plan_of, plan_of_list
+from lmsae.runtime.runtime import Runtime
 from lmsae.stages import DICTIONARIES, STAGES
 
 if TYPE_CHECKING:
+    import pyarrow
+
     from lmsae.dictionary.dictionary import Dictionary
     from lmsae.interpretation.opening import Features
 
@@ -81,3 +85,100 @@ def run(experiment: Path | str | Mapping[str, Any], *, name: str | None = None, 
     specs = {stage: spec for stage in STAGES for spec in plan.specs(stage)} | dict(planned.specs)
     folders = {stage: settings.artifacts / spec.reference for stage, spec in specs.items()}
     return Experiment(planned.name, folders, settings.results)
+
+
+@dataclass(frozen=True)
+class Experiments:
+    """The rows of a sweep after it was made, in the order of the list."""
+
+    rows: Mapping[str, Experiment]
+    """Each row by name, with the artifacts that are finished: all, but for a row that has failed."""
+    failures: Mapping[str, Exception]
+    """The error that ended a row, by the row's name. No other row lacks anything for it."""
+    results: Path
+    """The folder with the report of the rows."""
+    settings: Mapping[str, Mapping[str, Any]]
+    """All settings of each row by dotted name, defaults too."""
+
+    def __getitem__(self, name: str) -> Experiment:
+        """A row. Raises the error that ended it, if it failed, and KeyError if there is no such row."""
+        if name in self.failures:
+            raise self.failures[name]
+        return self.rows[name]
+
+    @cached_property
+    def table(self) -> Any:
+        """Settings and metrics, a line for each row, as a pandas DataFrame. Raises MissingPackage without pandas, which
+        nothing else in lmsae needs."""
+        try:
+            return self.to_arrow().to_pandas()
+        except ImportError:
+            message = "pandas is not installed: `pip install pandas`, or use to_arrow(), which polars reads too"
+            raise MissingPackage(f"{message} (`polars.from_arrow`)") from None
+
+    def to_arrow(self) -> "pyarrow.Table":
+        """The same table as pyarrow has it, in which whole numbers stay whole."""
+        import pyarrow as pa
+
+        return pa.table(self._columns())
+
+    def _columns(self) -> "dict[str, Sequence[Any]]":
+        """The columns of the table: name, settings, metrics in the order of the report, and the error if there is any.
+        A row has None where it has no value."""
+        from lmsae.report.main_metrics import in_order
+        from lmsae.report.tables import as_cell, of_one_type
+
+        measured = [one.metrics if "eval" in one.artifacts else {} for one in self.rows.values()]
+        numbers = [{name: v for name, v in one.items() if not isinstance(v, list)} for one in measured]
+        settings = [self.settings[name] for name in self.rows]
+        errors = [self.failures.get(name) for name in self.rows]
+        return {
+            "name": list(self.rows),
+            **{name: of_one_type([as_cell(one.get(name)) for one in settings]) for name in _names(settings)},
+            **{name: of_one_type([one.get(name) for one in numbers]) for name in in_order(_names(numbers))},
+            "error": [None if error is None else str(error) for error in errors],
+        }
+
+
+def sweep(
+    rows: Sequence[Mapping[str, Any]],
+    shared: Path | str | Mapping[str, Any] = "config/config.yaml",
+    *,
+    name: str | None = None,
+    **runtime: Any,
+) -> Experiments:
+    """Make all rows of a list in shared passes, as `lmsae run` makes those of a sheet, and return them. An artifact
+    that exists is not made again.
+
+    A row is a dict of settings by dotted name or by section, over the `shared` ones: a TOML, YAML or JSON file, or the
+    nested dict that such a file holds. Its keys are those of the same row in a sheet. Its `name` is `row-1`, `row-2`
+    ... if it has none. `name` is that of the sweep, and further keywords are fields of Runtime. Its report is written
+    to `results/<name>`; without a name, one for each sweep. Raises ConfigError with every fault of all rows at once,
+    before anything runs. A row that fails later costs no other anything: it is among the `failures`.
+
+        made = lmsae.sweep([{"name": f"k{k}", "sae.k": k} for k in (8, 16, 32)], "config/config.yaml")
+        made.table[["name", "sae.k", "explained_variance"]], made["k8"].dictionary, made.failures
+    """
+    from lmsae.commands.running import try_plan
+
+    beneath = shared if isinstance(shared, Mapping) else Path(shared)
+    plan, settings = plan_of_list(rows, beneath, name, runtime)
+    return _experiments(plan, settings, try_plan(plan, settings))
+
+
+def _experiments(plan: Plan, settings: Runtime, failures: Mapping[str, Exception]) -> Experiments:
+    artifacts, made, failed = Artifacts(settings.artifacts), dict[str, Experiment](), dict[str, Exception]()
+    of_sweep = {stage: spec for stage in STAGES if STAGES[stage].of_sweep for spec in plan.specs(stage)}
+    for row in plan.rows:
+        specs = {**row.specs, **of_sweep}
+        there = {stage: artifacts[spec.reference] for stage, spec in specs.items()}
+        folders = {stage: artifact.path for stage, artifact in there.items() if artifact.is_finished}
+        made[row.name] = Experiment(row.name, folders, settings.results)
+        if found := [failures[spec.reference] for spec in row.specs.values() if spec.reference in failures]:
+            failed[row.name] = found[0]
+    return Experiments(made, failed, settings.results, {row.name: row.settings for row in plan.rows})
+
+
+def _names(mappings: Sequence[Mapping[str, Any]]) -> dict[str, None]:
+    """Every name of some mappings, in the order in which they come first."""
+    return dict.fromkeys(name for mapping in mappings for name in mapping)

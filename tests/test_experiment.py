@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars
 import pytest
 import torch
 import yaml
 
 import lmsae as package
-from lmsae.errors import ConfigError
-from tests.miniature import CONFIG, Said, manifests
+from lmsae.errors import ConfigError, MissingPackage, TrainingError
+from tests.miniature import CONFIG, ROWS, Said, manifests
 
 EXPERIMENT: dict[str, Any] = {
     **{section: values for section, values in CONFIG.items() if section != "sae"},
@@ -142,3 +143,70 @@ def test_gc_keeps_what_experiments_want(made: Path, lmsae: Callable[..., Said]) 
     before = manifests(made)
     assert "for mine.json" in lmsae("gc", "--delete").out
     assert manifests(made) == before
+
+
+SWEEP: list[dict[str, Any]] = [
+    {"name": "four", "sae.k": 4},
+    {"name": "plain", "sae": {"architecture": "standard_new", "k": None, "l1_coefficient": 1}},
+]
+
+
+def test_a_sweep_from_python_has_the_keys_of_its_rows_in_a_sheet_and_makes_nothing_twice(made: Path) -> None:
+    row, before = ROWS[0], manifests(made)
+    listed = {"name": row["name"], **{name: int(v) if v.isdigit() else v for name, v in row.items() if name != "name"}}
+    found = package.sweep([listed, {**ROWS[2]}])
+    assert set(manifests(made)) - set(before) == {f"report/{found['top'].artifacts['report'].name}"}
+    for name in ("top", "plain"):
+        theirs = (Path("results/rows") / name / "train").resolve()
+        assert found[name].artifacts["train"].resolve() == theirs
+        assert found[name].metrics == json.loads((Path("results/rows") / name / "eval/metrics.json").read_text())
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_sweep_from_python_trains_its_rows_in_one_pass_and_gives_a_table() -> None:
+    found = package.sweep(SWEEP, EXPERIMENT, name="mine")
+    assert (list(found.rows), found.failures, found.results) == (["four", "plain"], {}, Path("results/mine"))
+    for row in found.rows.values():
+        assert json.loads((row.artifacts["train"] / "run.json").read_text())["facts"]["in_pass"] == 2
+        assert row.dictionary.encode(torch.randn(3, 16)).shape == (3, 64)
+    table = found.table
+    assert list(table["name"]) == ["four", "plain"]
+    assert list(table["sae.architecture"]) == ["topk", "standard_new"]
+    assert list(table["explained_variance"]) == [one.metrics["explained_variance"] for one in found.rows.values()]
+    assert table["sae.k"][0] == 4
+    assert table["sae.k"].isna()[1]
+    assert list(table["error"]) == [None, None]
+    assert polars.from_arrow(found.to_arrow()).shape == table.shape
+    assert (found.results / "report.html").exists()
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_row_that_fails_is_told_and_costs_no_other_row_anything() -> None:
+    """A learning rate beyond all numbers breaks training down."""
+    found = package.sweep([*SWEEP[:1], {"name": "wild", "train.lr": 1e30}], EXPERIMENT)
+    assert list(found.failures) == ["wild"]
+    assert isinstance(found.failures["wild"], TrainingError)
+    with pytest.raises(TrainingError):
+        found["wild"]
+    assert found["four"].metrics["l0"] <= 4
+    assert set(found.rows["wild"].artifacts) == {"tokenize", "activations", "norm", "init"}
+    table = found.table
+    assert table["explained_variance"].isna().tolist() == [False, True]
+    assert table["error"][1] == str(found.failures["wild"])
+    assert (found.results / "report.html").exists()
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_sweep_from_python_raises_the_faults_of_all_rows_at_once() -> None:
+    with pytest.raises(ConfigError, match="2 faults found") as error:
+        package.sweep([{"sae.k": 0}, {"sae.kk": 1}, {}], EXPERIMENT)
+    assert "rows, row row-1, column sae.k" in str(error.value)
+    assert "rows, row row-2, column sae.kk" in str(error.value)
+
+
+@pytest.mark.usefixtures("made")
+def test_a_table_without_pandas_says_how_to_have_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = package.sweep([{**ROWS[0]}])
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(MissingPackage, match="pip install pandas"):
+        print(found.table)

@@ -10,7 +10,7 @@ import yaml
 from lmsae.planning.catalog import CATALOG
 from lmsae.planning.plan import Plan, plan_of
 from lmsae.runtime.runtime import Runtime
-from lmsae.stages import ROW_STAGES
+from lmsae.stages import ROW_STAGES, STAND_INS
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG, ZOO = ROOT / "config", ROOT / "config" / "zoo"
@@ -37,7 +37,7 @@ def test_a_shipped_sweep_can_be_planned_as_it_is(folder: Path, tmp_path: Path) -
     plan, runtime = planned(folder / "config.yaml", folder / "sweep.tsv", tmp_path)
     shared = yaml.safe_load((folder / "config.yaml").read_text())
     assert [row.name for row in plan.rows] == [row["name"] for row in cells(folder)]
-    assert all(row.specs.keys() >= {*ROW_STAGES} - {"import"} for row in plan.rows)
+    assert all(row.specs.keys() >= {*ROW_STAGES} - {*STAND_INS} for row in plan.rows)
     assert {row.specs["train"].config["tokens"] for row in plan.rows} == {shared["train"]["tokens"]}
     assert runtime.results == Path(shared["runtime"]["results"])
 

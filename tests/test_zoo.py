@@ -18,7 +18,7 @@ from lmsae.artifacts.artifact import Artifact
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.geometry.config import GEOMETRIES
 from lmsae.planning.catalog import CATALOG
-from lmsae.stages import ROW_STAGES
+from lmsae.stages import ROW_STAGES, STAND_INS
 from tests.miniature import (
     HERE,
     THERE,
@@ -45,7 +45,7 @@ ROWS = [
     row_of("crosscoder", **{"name": "diff", "sae.hook_point": HERE, "model.others": "other"}),
 ]
 LATER = row_of("skip_transcoder")
-MADE = [stage for stage in ROW_STAGES if stage != "import"]
+MADE = [stage for stage in ROW_STAGES if stage not in STAND_INS]
 """The stages of rows that are trained here."""
 """The row that a test adds when the others are made."""
 SMALL = {"train": {"tokens": 2048}, "eval": {"tokens": 256}, "features": {"tokens": 256}, "init": {"tokens": 256}}

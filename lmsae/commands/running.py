@@ -35,14 +35,24 @@ def run_plan(plan: Plan, runtime: Runtime, say: Say = print, show: Say = lambda 
 
     What failed is raised when all else is made: its own error for a plan of one row, else Unmade.
     """
+    work = _run(plan, runtime, say, show)
+    rows = {spec.reference: plan.names_of_rows(spec) for stage in STAGES for spec in plan.specs(stage)}
+    work.require_made(rows if len(plan.rows) > 1 else {})
+
+
+def try_plan(plan: Plan, runtime: Runtime) -> Mapping[str, Exception]:
+    """Make and publish every artifact of a plan, in silence; returns the errors of those that failed, by reference."""
+    return _run(plan, runtime, lambda line: None, lambda summary: None).outcome.failures
+
+
+def _run(plan: Plan, runtime: Runtime, say: Say, show: Say) -> "_Work":
     artifacts = Artifacts(runtime.artifacts)
     origin = plan.sweep.origin if plan.sweep else None
     plan.write_specs(artifacts)
     work = _Work(artifacts, runtime, say, show, wanted_by(plan), lambda reference: [(runtime.results, origin)])
     for stage in (stage for stage in STAGES.values() if plan.specs(stage.name)):
         work.run(stage, [[spec.reference for spec in group] for group in plan.passes(stage.name, runtime.together)])
-    rows = {spec.reference: plan.names_of_rows(spec) for stage in STAGES for spec in plan.specs(stage)}
-    work.require_made(rows if len(plan.rows) > 1 else {})
+    return work
 
 
 def run_stage(

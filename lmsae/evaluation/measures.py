@@ -94,8 +94,10 @@ class ReconstructionMeasure:
 
     def score(self, kinds: Sequence[Bins]) -> Score:
         metrics, errors = self._total.result(), self._total.errors()
+        names = [hook_point.name for hook_point in self._hooked.writes]
         for hook_point, sums in zip(self._hooked.writes, self._each, strict=False):
-            where = f"{hook_point.name}@{hook_point.model}" if len(self._hooked.models) > 1 else hook_point.name
+            name = hook_point.name
+            where = f"{name}@{hook_point.model}" if names.count(name) > 1 else name
             for found, own in ((metrics, sums.result()), (errors, sums.errors())):
                 found |= {f"{name}[{where}]": own[name] for name in ("explained_variance", "mse", "cossim")}
         return Score(metrics, errors=errors, breakdowns=Breakdown.of_each(kinds, *self._total.by_bin()))

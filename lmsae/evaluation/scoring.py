@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -37,10 +37,18 @@ class HeldOutText:
     usable: np.ndarray
     max_norms: Mapping[HookPoint, float] = field(default_factory=dict)
     counts: np.ndarray | None = None
+    has_text: bool = True
+    """False for own activations: ids are numbers, and no token has a next one."""
+    has_positions: bool = True
+
+    def scored(self, counted: Any) -> Any:
+        """Those of the tokens that count, (contexts, context_size), at least one of which there must be: of text those
+        with a next token."""
+        return counted[:, :-1] if self.has_text else counted
 
     def bins(self) -> list[Bins]:
         """The bins of tokens, of every kind, by which metrics are broken down."""
-        kinds = [position_bins(self.usable.shape[1])]
+        kinds = [position_bins(self.usable.shape[1])] if self.has_positions else []
         return kinds if self.counts is None else [*kinds, rate_bins(self.counts)]
 
     def counted(self, usable: Tensor, activations: Mapping[HookPoint, Tensor]) -> Tensor:
@@ -79,7 +87,7 @@ def score(
         ids, usable = ids.to(models[0].device), usable.to(models[0].device)
         activations = read_activations(models, dictionaries, text, ids)
         counted = text.counted(usable, activations)
-        some_count = some_count or bool(counted[:, :-1].any())
+        some_count = some_count or bool(text.scored(counted).any())
         passes.begin(ids, counted, activations)
         places = Places(counted, members_of(kinds, ids, counted))
         for scoring in scorings:
@@ -153,7 +161,7 @@ def read_activations(
     """The activations at every hook point that any dictionary reads or writes, or that decides which tokens count, and
     the residual streams from which the models can be run on."""
     needed = [hook_point for hooked in dictionaries for hook_point in (*hooked.reads, *hooked.writes)]
-    for hooked in dictionaries:
+    for hooked in (hooked for hooked in dictionaries if "model" in hooked.groups):
         for model in hooked.models:
             stream = wanted_residual(name for number, name in hooked.writes if number == model)
             if stream in models[model].hook_points():

@@ -3,13 +3,14 @@
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lmsae.artifacts.artifact import Artifact
 from lmsae.config import JsonObject
+from lmsae.metrics.definitions import GROUPS, names_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class Case:
     curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     histogram: Sequence[int] = ()
+    not_wanted: Set[str] = frozenset()
+    """Metrics that were not to be measured: of own activations those that need a model."""
 
     def metric(self, name: str) -> float:
         """A metric; NaN if it was not measured."""
@@ -49,7 +52,9 @@ def read_case(train: Artifact, evaluation: Artifact) -> Case:
     histogram = measured.pop("density_histogram")
     metrics = {name: math.nan if value is None else value for name, value in measured.items()}
     metrics["dense_share"] = dense_share(metrics)
-    return Case(metrics, read_curves(train.path / "curves.csv"), train.spec().config, histogram)
+    wanted = evaluation.spec().config.get("groups", GROUPS)
+    not_wanted = names_in(GROUPS.keys() - wanted.keys())
+    return Case(metrics, read_curves(train.path / "curves.csv"), train.spec().config, histogram, not_wanted)
 
 
 def dense_share(metrics: Mapping[str, float]) -> float:

@@ -42,7 +42,8 @@ def examine(case: Case, limits: Thresholds) -> Verdict:
         if cause.unless.isdisjoint(found):
             found |= {diagnosis.name: diagnosis for diagnosis in cause.find(case, limits)}
     explained = {metric for diagnosis in found.values() for metric in diagnosis.explains}
-    failed = [one for one in ranges(limits) if not one.holds(case.metric(one.metric))]
+    wanted = [one for one in ranges(limits) if one.metric not in case.not_wanted]
+    failed = [one for one in wanted if not one.holds(case.metric(one.metric))]
     for one in failed:
         value = case.metric(one.metric)
         if one.metric not in explained or math.isnan(value):

@@ -75,15 +75,15 @@ class HuggingFaceModel(VisitedModel):
         skipped = [module for number, module in enumerate(stack.children()) if number < layers]
         own = [vars(module).get("forward") for module in skipped]
         for module in skipped:
-            module.forward = stand_in or self._stand_in
+            vars(module)["forward"] = stand_in or self._stand_in
         try:
             yield
         finally:
             for module, forward in zip(skipped, own, strict=True):
                 if forward is None:
-                    del module.forward
+                    del vars(module)["forward"]
                 else:
-                    module.forward = forward
+                    vars(module)["forward"] = forward
 
     @contextmanager
     def _visiting(self, visits: Mapping[str, Visit]) -> Iterator[None]:

@@ -11,7 +11,8 @@ SAME = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Metrics that are computed together, by name with their definitions, and vectors over latents likewise.
+    """Metrics that are computed together, by name with their definitions, and vectors over latents likewise. Those
+    that `need_model` have no value of own activations.
 
     `version` goes up when a metric is added, removed, defined otherwise, or gets other bytes. Evaluations then measure
     this group anew, and take the others over from those that are finished.
@@ -21,6 +22,7 @@ class Group:
     version: int
     metrics: Mapping[str, str]
     vectors: Mapping[str, str] = field(default_factory=dict)
+    needs_model: bool = False
 
 
 _ALL = (
@@ -84,6 +86,7 @@ _ALL = (
             "saelens_kl_div_with_ablation": "As SAELens has it: KL with zeros at all tokens, last positions counted.",
             "saelens_kl_div_score": "As SAELens has it: kl_div_score_zero from these two.",
         },
+        needs_model=True,
     ),
     Group(
         "decoder",
@@ -102,6 +105,7 @@ _ALL = (
             "recovery_correlation": "Of known features: mean largest correlation of a feature's amount and any "
             "latent's code.",
         },
+        needs_model=True,
     ),
     Group(
         "conversion",
@@ -122,6 +126,7 @@ _ALL = (
             "ce_unigram": "Cross-entropy of the evaluated text by how often each token comes in the training text; "
             "nats a token.",
         },
+        needs_model=True,
     ),
 )
 
@@ -148,9 +153,9 @@ METRICS: dict[str, str] = {
 """Every metric by name with its definition."""
 
 
-def current_versions() -> dict[str, int]:
-    """The version of every group."""
-    return {name: group.version for name, group in GROUPS.items()}
+def current_versions(*, without_model: bool = False) -> dict[str, int]:
+    """The version of every group, or of every one that needs neither a model nor its text."""
+    return {name: group.version for name, group in GROUPS.items() if not (without_model and group.needs_model)}
 
 
 def group_of(name: str) -> Group | None:

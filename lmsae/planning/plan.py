@@ -4,7 +4,7 @@ Both engines, `lmsae plan` and `lmsae run` call `make_plan`; whatever they run, 
 """
 
 import json
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +13,14 @@ from typing import Any
 from lmsae.artifacts.artifact import Artifacts, Spec, write_atomically
 from lmsae.artifacts.inside import require_reference
 from lmsae.errors import ConfigError, DamagedArtifact, Fault
+from lmsae.planning.listed import read_list
 from lmsae.planning.resolver import Resolver
 from lmsae.planning.sheet import Row, read, read_runtime
 from lmsae.planning.specs import specs_of
 from lmsae.planning.sweeps import Sweep, choose_results, origin_of
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages import STAGES, imported
+from lmsae.stages.origin import Origin
 from lmsae.stages.row import PlannedRow
 
 
@@ -147,11 +149,32 @@ def plan_of(
     faults: list[Fault] = []
     runtime = read_runtime(config, flags, faults)
     rows = read(config, sheet, overrides, faults, name=name)
+    is_named = name is not None or "name" in config if isinstance(config, Mapping) else True
+    return plan_rows(rows, runtime, lambda wants: origin_of(config, sheet, rows[0].name, is_named, wants), faults)
+
+
+def plan_of_list(
+    rows: Sequence[Mapping[str, Any]], shared: Path | Mapping[str, Any], name: str | None, flags: Mapping[str, Any]
+) -> tuple[Plan, Runtime]:
+    """The plan of rows that Python lists (lmsae/planning/listed.py), and how to work on it, as `plan_of` has them. A
+    sweep that nobody named is called after what it wants."""
+    faults: list[Fault] = []
+    runtime = read_runtime(shared, flags, faults)
+    listed = read_list(rows, shared, faults)
+    return plan_rows(listed, runtime, lambda wants: origin_of({}, None, name or "sweep", bool(name), wants), faults)
+
+
+def plan_rows(
+    rows: Sequence[Row], runtime: Runtime, origin_of_wants: Callable[[object], Origin], faults: Iterable[Fault]
+) -> tuple[Plan, Runtime]:
+    """The plan of rows that were read with these faults, and the runtime with the folder of results that is their own.
+
+    `origin_of_wants` tells their origin by the references that each wants. Raises ConfigError with every fault.
+    """
     artifacts = Artifacts(runtime.artifacts)
     plan = make_plan(rows, artifacts, faults)
     wants = {row.name: [spec.reference for spec in row.specs.values()] for row in plan.rows}
-    is_named = name is not None or "name" in config if isinstance(config, Mapping) else True
-    origin = origin_of(config, sheet, plan.rows[0].name, is_named, wants)
+    origin = origin_of_wants(wants)
     asked_for = "results" in runtime.model_fields_set
     runtime = runtime.model_copy(
         update={"results": choose_results(origin, runtime.results, artifacts, is_asked_for=asked_for)}

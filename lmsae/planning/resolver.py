@@ -8,7 +8,7 @@ from lmsae.artifacts.digests import DigestCache
 from lmsae.config import Frozen
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.errors import ConfigError, Fault, LmsaeError, suggest
-from lmsae.geometry.config import GEOMETRIES, Widths
+from lmsae.geometry.config import Widths
 from lmsae.initialization.config import InitConfig
 from lmsae.interop.finished import Finished
 from lmsae.lm.hook_points import require
@@ -17,28 +17,28 @@ from lmsae.lm.resolving import resolve as resolve_model
 from lmsae.planning.adopting import INIT_FROM, SAE_FROM, adopt_finished, adopt_start, named_sources
 from lmsae.planning.catalog import CATALOG, with_defaults
 from lmsae.planning.checks import CHECKS
-from lmsae.planning.dictionaries import HOOK_POINTS, Parts, SaeSection, assemble, choose_hook_points, read_parts
+from lmsae.planning.dictionaries import HOOK_POINTS, Parts, SaeSection, assemble, read_parts
 from lmsae.planning.draft import Draft
 from lmsae.planning.finder import Finder
+from lmsae.planning.from_files import find_files, name_hook_point, reads_files
+from lmsae.planning.places import Subject, Text, find_places, widths_of_sides
 from lmsae.planning.sheet import SAE, SECTIONS, Cell, Row, read_section
-from lmsae.stages import init, tokenize, train
-from lmsae.stages.activations import Capture
+from lmsae.stages import divide, init, tokenize, train
+from lmsae.stages.activations import ActivationsSection, Capture
 from lmsae.stages.models import LMConfig, ModelSection
 from lmsae.stages.row import ResolvedRow
-from lmsae.stages.sites import Place, Places
+from lmsae.stages.sites import Places
 from lmsae.stages.tokenize import TokenizeSection
-from lmsae.text.dataset import DatasetConfig, ResolvedDataset, ResolvedMixture
+from lmsae.text.dataset import DatasetConfig
 from lmsae.text.pinning import resolve as resolve_text
 from lmsae.training.objective import Objective
+from lmsae.vectors import sources
+from lmsae.vectors.headers import Header
 
-# Stands in for all widths where a hook point is at fault itself: as wide as models are, so that no k is beyond its
-# multiples, and none of those (expansion_factor is 2^16 at most) is beyond MOST_LATENTS.
-_UNKNOWN_WIDTH = 1 << 14
 _OF_TRAINING = (*init.STAGE.sections, *train.STAGE.sections)
 """The sections that mean nothing to a dictionary that is finished."""
 Found = TypeVar("Found")
 Section = TypeVar("Section", bound=Frozen)
-Text = ResolvedDataset | ResolvedMixture
 
 
 class Resolver:
@@ -53,18 +53,19 @@ class Resolver:
     def resolve(self, row: Row, faults: list[Fault]) -> ResolvedRow | None:
         """All that a row means, or None after adding to `faults` what is wrong with it."""
         draft = Draft(row, faults)
+        draft.learn("written_columns", row.own_columns)
         finished = self._find_finished(draft)
         if draft.is_refused:
             return None
         is_trained = SAE_FROM not in named_sources(row)
         sections = _read_sections(draft, () if is_trained else _OF_TRAINING)
+        activations = _of(sections, ActivationsSection)
+        if activations and reads_files(activations):
+            draft.row = name_hook_point(draft.row, activations)
         sae, parts = _read_sae(draft)
-        models = self._find_models(draft, _of(sections, ModelSection))
-        text = self._find_text(draft, _of(sections, DatasetConfig))
-        tokenizer = draft.learn("tokenizer", self._find_tokenizer(draft, _of(sections, TokenizeSection), models))
-        places = _find_places(draft, sae, len(models))
-        widths = self._find_widths(draft, places, models)
-        reads, writes = _widths_of_sides(places, widths)
+        found = self._look_up(draft, sections, sae)
+        places, widths = found.places, found.widths
+        reads, writes = widths_of_sides(places, widths)
         known = places is not None and all(widths)
         if finished is not None and not is_trained:
             built = _take_finished(draft, finished, reads, writes, known)
@@ -73,16 +74,53 @@ class Resolver:
         draft.learn("start", finished if is_trained else None)
         draft.learn("places", places if known else None)
         draft.run(CHECKS)
-        named = _of(sections, ModelSection)
-        if draft.is_refused or not (sae and named and text and tokenizer and places and built):
+        if draft.is_refused or not (sae and found.models and found.tokenizer and places and built):
             return None
-        loaded = [LMConfig(source=model, backend=named.backend, dtype=named.dtype) for model in models]
-        sections = {**_settle(sections, built[0], is_trained), SAE: sae}
-        resolved = ResolvedRow(sections, text, tokenizer, loaded, places, widths, *built, finished, is_trained)
-        (tokens,) = tokenize.STAGE.specs(resolved, {})
+        sections = {**_settle({**sections, **found.sections}, built[0], is_trained), SAE: sae}
+        resolved = ResolvedRow(
+            sections,
+            found.text,
+            found.tokenizer,
+            found.models,
+            places,
+            widths,
+            *built,
+            finished,
+            is_trained,
+            found.in_files,
+        )
+        (tokens,) = (*tokenize.STAGE.specs(resolved, {}), *divide.STAGE.specs(resolved, {}))
         draft.learn("token_counts", tokenize.token_counts(tokens, self.artifacts))
         draft.run(CHECKS)
         return None if draft.is_refused else resolved
+
+    def _look_up(self, draft: Draft, sections: Mapping[str, Frozen], sae: SaeSection | None) -> "Subject":
+        """The subject that the row names: a model, its text and places in it, or files in their place."""
+        activations, settings = _of(sections, ActivationsSection), _of(sections, TokenizeSection)
+        if activations is not None and reads_files(activations):
+            return self._look_up_files(draft, sae, activations, settings)
+        models, named = self._find_models(draft, _of(sections, ModelSection)), _of(sections, ModelSection)
+        text = self._find_text(draft, _of(sections, DatasetConfig))
+        tokenizer = draft.learn("tokenizer", self._find_tokenizer(draft, settings, models))
+        places = find_places(draft, sae, len(models))
+        widths = self._find_widths(draft, places, models)
+        loaded = [LMConfig(source=one, backend=named.backend, dtype=named.dtype) for one in models] if named else []
+        return Subject(loaded, text, tokenizer if text else None, places, widths)
+
+    def _look_up_files(
+        self, draft: Draft, sae: SaeSection | None, activations: ActivationsSection, settings: TokenizeSection | None
+    ) -> "Subject":
+        def find(path: str) -> tuple[ResolvedModel, Header]:
+            return self._find(("vectors", path), lambda: sources.resolve(path, self.digests.look_up))
+
+        found = find_files(draft, sae, activations, settings, find)
+        if found is None:
+            return Subject()
+        draft.learn("from_files", found)
+        draft.known["tokenize"] = found.tokenize
+        loaded = [LMConfig(source=one, backend="huggingface", dtype="float32") for one in found.sources]
+        settled = {"tokenize": found.tokenize}
+        return Subject(loaded, None, loaded[0].source, found.places, found.widths, found.in_files, settled)
 
     def _find_finished(self, draft: Draft) -> Finished | None:
         """The finished dictionary that a row names, which then fills the row; None if it names none, or after refusing
@@ -209,7 +247,7 @@ def _settle(sections: Mapping[str, Frozen], dictionary: DictionaryConfig, is_tra
         settled |= {
             name: section.model_copy(update={"source": "live"})
             for name, section in sections.items()
-            if isinstance(section, Capture)
+            if isinstance(section, Capture) and not reads_files(section)
         }
     return settled
 
@@ -250,31 +288,6 @@ def _read_sae(draft: Draft) -> tuple[SaeSection | None, Parts | None]:
         return section, None
     draft.learn("own_columns", draft.row.own_columns)
     return draft.learn(SAE, section), draft.learn("parts", read_parts(section, columns, draft.refuse))
-
-
-def _find_places(draft: Draft, sae: SaeSection | None, models: int) -> Places | None:
-    """The hook points that the row's dictionary reads and writes, of every model."""
-    names = choose_hook_points(sae, draft.refuse) if sae is not None and models else None
-    if sae is None or names is None:
-        return None
-    reads, writes = names
-    kind = sae.geometry or "sae"
-    if models > 1 and (reads != writes or GEOMETRIES[kind].one_each):
-        message = f"a {kind} reads one model; only a crosscoder shares its latents between several"
-        draft.refuse("model.others", message)
-        return None
-    of_every_model = [
-        tuple(Place(model=model, hook_point=name) for model in range(models) for name in side) for side in names
-    ]
-    return Places(*of_every_model)
-
-
-def _widths_of_sides(places: Places | None, widths: Sequence[int]) -> tuple[list[int], list[int]]:
-    """The widths of the hook points read, and of those written."""
-    if places is None:
-        return [_UNKNOWN_WIDTH], [_UNKNOWN_WIDTH]
-    known = widths if all(widths) else [_UNKNOWN_WIDTH] * len(widths)
-    return [known[n] for n in places.sites.reads], [known[n] for n in places.sites.writes]
 
 
 def _assemble(

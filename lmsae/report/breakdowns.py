@@ -31,12 +31,15 @@ def draw_breakdowns(lines: Sequence[Line], legend: Sequence[Any]) -> Panels:
     """A panel for each metric and kind of bin, with a line for rows that differ only in seeds. Bands are one standard
     deviation over seeds, or of a single row one standard error; lines too many to have a name have none."""
     kinds = [kind for kind in AXES if any(kind in group.results[0].breakdowns for group, _ in lines)]
-    panels = Panels(len(METRICS) * len(kinds), len(METRICS), Cell(WIDTH / len(METRICS), 2.5), legend)
-    wanted = [(kind, metric, title) for kind in kinds for metric, title in METRICS]
+    every = [one for group, _ in lines for result in group.results for one in result.breakdowns.values()]
+    shown = [(metric, title) for metric, title in METRICS if any(metric in one.metrics for one in every)]
+    panels = Panels(len(shown) * len(kinds), len(shown), Cell(WIDTH / len(shown), 2.5), legend)
+    wanted = [(kind, metric, title) for kind in kinds for metric, title in shown]
     for axes, (kind, metric, title) in zip(panels.axes, wanted, strict=True):
         words, label, base = AXES[kind]
         for group, style in lines:
-            found = [result.breakdowns[kind] for result in group.results if kind in result.breakdowns]
+            there = [result.breakdowns[kind] for result in group.results if kind in result.breakdowns]
+            found = [one for one in there if metric in one.metrics]
             if found:
                 numbers, spread = _over_seeds(found, metric)
                 has_band = len(lines) <= len(legend)

@@ -12,7 +12,7 @@ import altair as alt
 from markupsafe import Markup
 
 from lmsae.report.main_metrics import MAIN_METRICS
-from lmsae.report.plots import COLORS, CURVE_PANELS, PARETO_PANELS
+from lmsae.report.plots import COLORS, CURVE_PANELS, pareto_panels
 from lmsae.report.results import Result, text_of
 
 ROWS, CURVES = "rows", "curves"
@@ -60,7 +60,7 @@ def explore(results: Sequence[Result], headed: Sequence[str], grouped: Sequence[
         "colors": list(zip(architectures, shades, strict=True)),
         "data": {ROWS: rows, CURVES: _points(results, [name for name, _ in shown])},
         "figures": {
-            "pareto": [_pareto(name, title, color, hint, is_wide) for name, title in PARETO_PANELS],
+            "pareto": [_pareto(name, title, color, hint, is_wide) for name, title in pareto_panels(results)],
             "curves": [_curve(name, title, color) for name, title in shown],
         },
     }

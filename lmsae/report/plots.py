@@ -106,13 +106,19 @@ class _Styles:
         return [Line2D([], [], color=self.color(name), marker=self.marker(name), label=name) for name in names]
 
 
+def pareto_panels(results: Sequence[Result]) -> list[tuple[str, str]]:
+    """The panels of metrics that any of the results has: of own activations there are none of a model's loss."""
+    return [(name, title) for name, title in PARETO_PANELS if any(name in result.metrics for result in results)]
+
+
 def _pareto(group: Sequence[Result], styles: _Styles) -> Panels:
-    count = len(PARETO_PANELS)
+    shown = pareto_panels(group)
+    count = len(shown)
     panels = Panels(count, count, Cell(WIDTH / count, 3.2), styles.legend(group))
     lines: dict[tuple[tuple[str, str], ...], list[Result]] = defaultdict(list)
     for result in group:
         lines[result.line].append(result)
-    for axes, (metric, title) in zip(panels.axes, PARETO_PANELS, strict=True):
+    for axes, (metric, title) in zip(panels.axes, shown, strict=True):
         for line in lines.values():
             _pareto_line(axes, line, metric, styles)
         describe_axes(axes, title, "L0: active latents a token")
@@ -140,7 +146,7 @@ def _pareto_line(axes: Axes, line: Sequence[Result], metric: str, styles: _Style
 
 def _look_at_healthy(axes: Axes, group: Sequence[Result], metric: str) -> None:
     """Show the range of healthy dictionaries and as much again around it; say how many lie outside."""
-    healthy = [result.metrics[metric] for result in group if result.verdict.ok]
+    healthy = [result.metrics[metric] for result in group if result.verdict.ok and metric in result.metrics]
     if len(healthy) < 2:
         return
     room = max(healthy) - min(healthy) or abs(healthy[0]) or 1.0

@@ -13,9 +13,10 @@ def summarize(results: Path) -> str:
     """The summary of the report in a folder of results."""
     with open(results / "table.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    lines = [["row", *(metric.heading for metric in MAIN_METRICS), ""]]
+    shown = [metric for metric in MAIN_METRICS if any(metric.name in row for row in rows)]
+    lines = [["row", *(metric.heading for metric in shown), ""]]
     for row in rows[:MOST_ROWS]:
-        values = [_format(row.get(metric.name), metric.is_share) for metric in MAIN_METRICS]
+        values = [_format(row.get(metric.name), metric.is_share) for metric in shown]
         lines.append([row["name"], *values, "healthy" if row["healthy"] == "True" else "look"])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [

@@ -38,5 +38,7 @@ ENDS_OF_ROWS = tuple(
     )
 )
 """The last things that a row wants for itself: what no other stage of rows takes as an input, or users ask for."""
+STAND_INS = tuple(name for name, stage in STAGES.items() if stage.stands_for)
+"""The stages that make artifacts of some rows only, in the place of another stage's."""
 DICTIONARIES = ("train", *stand_ins_among(STAGES, ["train"]))
 """The stages that make dictionaries. A row has one of them."""

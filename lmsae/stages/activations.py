@@ -9,13 +9,13 @@ from lmsae.artifacts.artifact import Spec
 from lmsae.artifacts.resuming import NOTE, discard, note_resumption
 from lmsae.config import Frozen, canonical_json
 from lmsae.errors import ShapeError
-from lmsae.lm import ResolvedModel, read_config
+from lmsae.lm import ResolvedModel
 from lmsae.runtime.numbers import format_bytes, format_count
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.effort import Effort, Kind, Outlook, fact
 from lmsae.stages.flops import forward_flops
 from lmsae.stages.footprint import Footprint, capturing_footprint, model_bytes, widest
-from lmsae.stages.models import LMConfig, ModelSection
+from lmsae.stages.models import LMConfig, ModelSection, read_config, require_unchanged
 from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Reading
 from lmsae.stages.stage import Done, Job, Stage
@@ -37,16 +37,24 @@ class Capture(Frozen):
         "each token. Before that, channels are standardized by the mean and standard deviation of the first batch.",
     )
     batch_contexts: int = Field(default=32, gt=0, description="Number of contexts in one forward pass of the model.")
-    source: Literal["cached", "live"] = Field(
+    source: Literal["cached", "live", "file"] = Field(
         default="cached",
         description="`cached`: all activations are stored. `live`: training captures them window by window, just in "
         "time, and drops them; only the calibration split is stored. The dictionary is the same, but the model runs "
-        "again in every training pass and epoch.",
+        "again in every training pass and epoch. `file`: the activations are in `activations.files`, and there is no "
+        "model (docs/own-activations.md).",
     )
 
 
 class ActivationsSection(Capture, Reading):
     """The columns `activations.*`."""
+
+    files: tuple[str, ...] | None = Field(
+        default=None,
+        description="Files of own activations, for the source `file`: Zarr arrays, .safetensors files, or folders of "
+        "those. `name=path` gives the hook point that `sae.hook_point` names; without a name it is the file's. "
+        "`path#tensor` names one of several tensors.",
+    )
 
 
 class Config(Capture):
@@ -57,7 +65,7 @@ class Config(Capture):
 
 def count_stored_contexts(capture: Capture, contexts: int, calibration_contexts: int) -> int:
     """The number of contexts of the train split that are stored; live, those of batches with a calibration context."""
-    if capture.source == "cached":
+    if capture.source != "live":
         return contexts
     batches = -(-calibration_contexts // capture.batch_contexts)
     return min(contexts, batches * capture.batch_contexts)
@@ -92,14 +100,19 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     begin = min(capture.kept for capture in captures) // first.batch_contexts * first.batch_contexts
     total = max(contexts - begin, 0) * context_size
     with show_progress("activations", unit="token", total=total, runtime=runtime) as progress, torch.inference_mode():
-        for start in range(begin, contexts, first.batch_contexts):
-            batch = torch.from_numpy(tokens[start : start + first.batch_contexts].astype("int64")).to(model.device)
-            read = model.read(batch, hook_points)
-            for capture in [capture for capture in captures if capture.error is None]:
-                capture.take(read[capture.job.config.hook_point], start)
-            progress.advance(batch.numel())
-            if all(capture.error for capture in captures):
-                break
+        try:
+            for start in range(begin, contexts, first.batch_contexts):
+                batch = torch.from_numpy(tokens[start : start + first.batch_contexts].astype("int64")).to(model.device)
+                read = model.read(batch, hook_points)
+                for capture in [capture for capture in captures if capture.error is None]:
+                    capture.take(read[capture.job.config.hook_point], start)
+                progress.advance(batch.numel())
+                if all(capture.error for capture in captures):
+                    break
+            require_unchanged([model])
+        except Exception as error:  # of the model, or of a file in its place
+            for capture in captures:
+                capture.fail(error)
     flops = _flops(first.model, hook_points, context_size, progress.done)
     for capture in captures:
         capture.close()
@@ -142,7 +155,7 @@ class _Capture:
                 )
             self._writer.append(activations[max(self.kept - start, 0) :])
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
 
     def close(self) -> None:
         """Finish the store, unless there was an error."""
@@ -151,10 +164,11 @@ class _Capture:
                 self._writer.close()
                 discard(self.job.out / NOTE)
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
 
-    def _fail(self, error: Exception) -> None:
-        self.error = error
+    def fail(self, error: Exception) -> None:
+        """Drop what is unfinished of the store."""
+        self.error = self.error or error
         self._writer.abandon()
 
 

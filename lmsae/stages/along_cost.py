@@ -5,10 +5,9 @@ from typing import Protocol
 
 from lmsae.artifacts.artifact import Spec
 from lmsae.dictionary.config import DictionaryConfig
-from lmsae.lm import read_config
 from lmsae.stages.flops import dictionary_flops, model_flops
 from lmsae.stages.footprint import FLOAT_BYTES, ITEM_BYTES, STEP_CODES, Part, size_of
-from lmsae.stages.models import LMConfig
+from lmsae.stages.models import LMConfig, read_config
 
 RUNS_BEFORE = 2
 """Runs of the models before the first evaluation: as they are, and with mean activations in place."""

@@ -14,7 +14,7 @@ from lmsae.artifacts.artifact import Artifact, Spec
 from lmsae.config import canonical_json
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.errors import ArtifactError
-from lmsae.lm.resolving import features_of, read_config
+from lmsae.lm.resolving import features_of
 from lmsae.metrics.definitions import PROBES, current_versions
 from lmsae.runtime.numbers import format_count
 from lmsae.runtime.runtime import Runtime
@@ -23,7 +23,7 @@ from lmsae.stages.finishing import CONVERSION
 from lmsae.stages.footprint import Footprint, model_bytes, scoring_footprint, size_of
 from lmsae.stages.inputs.held_out import EvalSection, hook_up, read_held_out, require_current
 from lmsae.stages.inputs.probed import PROBING, add_probes, can_be_probed
-from lmsae.stages.models import LMConfig
+from lmsae.stages.models import LMConfig, read_config, require_unchanged
 from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Place, Reading, Sites, inputs_from
 from lmsae.stages.stage import Done, Job, Stage
@@ -61,7 +61,7 @@ def configs(row: ResolvedRow) -> list[Config]:
         models=tuple(row.models),
         places=tuple(row.places.all),
         sites=row.places.sites,
-        groups=current_versions() | probed,
+        groups=current_versions(without_model=row.text is None) | probed,
     )
     return [config]
 
@@ -186,6 +186,7 @@ def _one_pass(evaluations: Sequence[_Evaluation], runtime: Runtime, unigram: Uni
             scores = score(models, [one for _, one in hooked], text, config.batch_contexts, progress.advance)
         else:
             scores = [score_without_text(one) for _, one in hooked]
+    require_unchanged(models)
     cost = progress.facts(len(hooked))
     scores = add_probes([one.job for one, _ in hooked], [one for _, one in hooked], scores, models, runtime)
     for (evaluation, _), measured in zip(hooked, scores, strict=True):
@@ -199,7 +200,8 @@ def _text(job: Job) -> "HeldOutText":
     config: Config = job.config
     norms = inputs_from("norm", job.inputs)
     text = read_held_out(job.inputs["tokens"], norms, config.places, config, config.tokens, "eval.tokens")
-    return replace(text, counts=_count_ids(open_tokens(job.inputs["tokens"].path)))
+    tokens = open_tokens(job.inputs["tokens"].path)
+    return text if tokens.numbers_vectors else replace(text, counts=_count_ids(tokens))
 
 
 def _count_ids(tokens: "TokenSet") -> "np.ndarray":

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmsae.dictionary.config import DictionaryConfig
-from lmsae.lm.features import MODEL_TYPE
+from lmsae.lm import features
 from lmsae.lm.hook_points import family_of, head_sizes, hook_points, split
+from lmsae.vectors import sources
 
 MULTIPLY_ADD = 2
 _BEFORE_ATTENTION = ("hook_resid_pre", "ln1.hook_normalized")
@@ -54,13 +55,13 @@ def forward_flops(config: Mapping[str, Any], context_size: int, hook_points: Ite
 
 def model_flops(config: Mapping[str, Any], context_size: int, hook_point: str | None = None) -> float | None:
     """FLOPs a token of a forward pass up to a hook point, or to the logits without one; None for a model whose work is
-    not that of a transformer (builtin:features).
+    not that of a transformer (builtin:features, own activations).
 
     By layer 2 (2 d H h + 2 d K h + m d d_mlp) for H query heads and K key and value heads of width h, m = 3 matrices of
     a gated MLP and 2 of another, and 2 T H h for the causal products of T tokens with half as many on average; for the
     logits 2 d vocab. Of the layer of the hook point whole sublayers count.
     """
-    if config.get("model_type") == MODEL_TYPE:
+    if config.get("model_type") in (features.MODEL_TYPE, sources.MODEL_TYPE):
         return None
     family, widths = family_of(config), hook_points(config)
     heads, d_head = head_sizes(config)

@@ -22,6 +22,7 @@ from lmsae.dictionary.config import DictionaryConfig
 from lmsae.lm.hook_points import hook_points
 from lmsae.sparsity.config import SelectsK
 from lmsae.stages.flops import MULTIPLY_ADD, model_flops
+from lmsae.vectors import sources
 
 FLOAT_BYTES = 4
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -172,7 +173,7 @@ def training_footprint(
 
 def model_bytes(config: Mapping[str, Any], dtype: str) -> int:
     """The bytes of a language model's weights: the matrices that a token is multiplied by, and the embedding if
-    config.json says that it is not the head too. 0 for a model without weights (builtin:features)."""
+    config.json says that it is not the head too. 0 for what has no weights (builtin:features, own activations)."""
     flops = model_flops(config, context_size=0)
     if flops is None:
         return 0
@@ -182,7 +183,9 @@ def model_bytes(config: Mapping[str, Any], dtype: str) -> int:
 
 
 def widest(config: Mapping[str, Any]) -> int:
-    """The width of the widest hook point of a language model."""
+    """The width of the widest hook point of a language model, or of own activations."""
+    if config.get("model_type") == sources.MODEL_TYPE:
+        return config["width"]
     return max(hook_points(config).values())
 
 

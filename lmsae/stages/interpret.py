@@ -1,7 +1,7 @@
 """features: dictionary + text -> what each latent means: contexts, firing rates, logits, neighbors."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -18,9 +18,6 @@ from lmsae.stages.models import LMConfig
 from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Place, Reading, Sites, inputs_from
 from lmsae.stages.stage import Done, Job, Stage
-
-if TYPE_CHECKING:
-    pass
 
 
 class FeaturesSection(Shown):
@@ -62,7 +59,7 @@ def configs(row: ResolvedRow) -> list[Config]:
         **row.fields(Reading),
         models=tuple(row.models),
         tokenizer=row.tokenizer,
-        dataset=row.text.name,
+        dataset=row.text.name if row.text else " ".join(model.source.name for model in row.models),
         places=tuple(row.places.all),
         sites=row.places.sites,
     )

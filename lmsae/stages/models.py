@@ -1,13 +1,15 @@
 """The language models that stages load: as a row names them, and resolved."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from lmsae.config import Frozen
+from lmsae.config import Frozen, JsonObject
 from lmsae.lm import Backend, Dtype, ResolvedModel
+from lmsae.lm import read_config as read_model_config
 from lmsae.runtime.runtime import Runtime
+from lmsae.vectors import sources
 
 if TYPE_CHECKING:
     from lmsae.lm.protocol import LanguageModel
@@ -36,8 +38,13 @@ class ModelSection(Frozen):
     )
 
 
+def read_config(model: ResolvedModel) -> JsonObject:
+    """The config.json of a model, or what stands in its place for own activations."""
+    return sources.config_of(model) if sources.is_source(model) else read_model_config(model)
+
+
 class LMConfig(Frozen):
-    """A language model, resolved to bytes that cannot change."""
+    """A language model, resolved to bytes that cannot change; or a source of own activations in its place."""
 
     source: ResolvedModel
     backend: Backend
@@ -45,6 +52,10 @@ class LMConfig(Frozen):
 
     def load(self, runtime: Runtime) -> "LanguageModel":
         """The model itself, on the runtime's device."""
+        if sources.is_source(self.source):
+            from lmsae.vectors.lookup import Lookup
+
+            return Lookup(self.source, runtime.torch_device())
         from lmsae.lm import load
 
         return load(
@@ -71,3 +82,17 @@ class LazyModels:
     def all(self) -> "list[LanguageModel]":
         """All of them, by number."""
         return [self[number] for number in range(len(self._configs))]
+
+    @property
+    def loaded(self) -> "list[LanguageModel]":
+        """Those that were asked for by now."""
+        return [*self._loaded.values()]
+
+
+def require_unchanged(models: "Iterable[LanguageModel]") -> None:
+    """Raise ChangedSource if files of own activations have changed while they were read."""
+    from lmsae.vectors.lookup import Lookup
+
+    for model in models:
+        if isinstance(model, Lookup):
+            model.require_unchanged()

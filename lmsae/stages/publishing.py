@@ -161,7 +161,7 @@ def saelens_metadata(train: Artifact, artifacts: Artifacts) -> dict[str, Any]:
         "hook_name_out": captures[sites["writes"][0]]["hook_point"],
         "context_size": text["packing"]["context_size"],
         "prepend_bos": text["packing"]["prepend_bos"],
-        "dataset_path": text["dataset"]["name"],
+        **({"dataset_path": text["dataset"]["name"]} if "dataset" in text else {}),
         "lmsae_artifact": train.reference,
     }
 

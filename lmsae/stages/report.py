@@ -72,15 +72,15 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
 
 def _settings(row: PlannedRow) -> dict[str, Any]:
     """A row's settings, with what its names meant when it was planned, and one cell for its hook points."""
-    scored, text = row.specs["eval"].config, row.specs["tokenize"].config
+    scored, text = row.specs["eval"].config, row.tokens.config
     models = [model["source"] for model in scored["models"]]
-    texts = [one["dataset"] for one in text["dataset"].get("sources", [text])]
+    texts = [one["dataset"] for one in text["dataset"].get("sources", [text])] if "dataset" in text else []
     settings = {
         **row.settings,
         "model.name": " ".join(model["name"] for model in models),
         "model.revision": " ".join(model["revision"] for model in models),
-        "dataset.name": text["dataset"]["name"],
-        "dataset.digest": " ".join(one["digest"] for one in texts),
+        **({"dataset.name": text["dataset"]["name"]} if texts else {}),
+        **({"dataset.digest": " ".join(one["digest"] for one in texts)} if texts else {}),
         "sae.hook_point": _hook_points(scored),
     }
     return {name: value for name, value in settings.items() if name not in _SHOWN_ELSEWHERE}

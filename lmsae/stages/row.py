@@ -2,19 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from lmsae.artifacts.artifact import Spec
 from lmsae.config import Frozen
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.interop.finished import Finished
 from lmsae.lm import ResolvedModel
-from lmsae.stages.models import LMConfig
+from lmsae.stages.models import LMConfig, ModelSection
 from lmsae.stages.sites import Places
-from lmsae.text.dataset import ResolvedDataset, ResolvedMixture
+from lmsae.text.dataset import DatasetConfig, ResolvedDataset, ResolvedMixture
 from lmsae.training.objective import Objective
 
 Section = TypeVar("Section", bound=Frozen)
+
+
+class InFiles(NamedTuple):
+    """The number of contexts in files of own activations, each of `tokenize.context_size` vectors, and whether vectors
+    stand at positions there, or contexts are cut from them."""
+
+    contexts: int
+    has_positions: bool
 
 
 @dataclass(frozen=True)
@@ -22,7 +30,8 @@ class ResolvedRow:
     """All that a row means at this moment: its sections, text, models, hook points and dictionary."""
 
     sections: Mapping[str, Frozen]
-    text: ResolvedDataset | ResolvedMixture
+    text: ResolvedDataset | ResolvedMixture | None
+    """None if it reads own activations."""
     tokenizer: ResolvedModel
     models: Sequence[LMConfig]
     places: Places
@@ -33,6 +42,8 @@ class ResolvedRow:
     finished: Finished | None = None
     """The dictionary that it evaluates or, if it `is_trained`, starts from."""
     is_trained: bool = True
+    in_files: InFiles | None = None
+    """The contexts in its files of own activations, if it reads any."""
 
     def section(self, kind: type[Section]) -> Section:
         """The row's section of a class: its columns, validated."""
@@ -44,9 +55,11 @@ class ResolvedRow:
 
     def settings(self) -> dict[str, Any]:
         """Every setting that has a value, by dotted name: the columns of its sections, defaults too, and those of its
-        dictionary's parts and losses."""
+        dictionary's parts and losses. Of own activations those of model and text mean nothing."""
+        idle = (DatasetConfig, ModelSection) if self.text is None else ()
+        meant = {name: section for name, section in self.sections.items() if not isinstance(section, idle)}
         parts = (self.dictionary.geometry, self.dictionary.act_fn, *self.objective.losses)
-        sections = [(name, section.model_dump(mode="json")) for name, section in self.sections.items()]
+        sections = [(name, section.model_dump(mode="json")) for name, section in meant.items()]
         sections += [("sae", part.model_dump(mode="json", exclude={"kind"})) for part in parts]
         named = {f"{section}.{name}": value for section, fields in sections for name, value in fields.items()}
         return {name: value for name, value in named.items() if value is not None}
@@ -75,6 +88,11 @@ class PlannedRow:
         from lmsae.stages import DICTIONARIES  # whose modules import this one
 
         return next(spec for stage in DICTIONARIES for spec in self.of(stage))
+
+    @property
+    def tokens(self) -> Spec:
+        """The spec of its tokens, or of the division of its own activations."""
+        return next(spec for spec in self.specs.values() if "packing" in spec.config)
 
     def lineage(self, *specs: Spec) -> dict[str, str]:
         """The references of some of its specs, and of all that those are made from, by name."""

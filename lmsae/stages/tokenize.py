@@ -45,7 +45,9 @@ class Config(Frozen):
 
 
 def configs(row: ResolvedRow) -> list[Config]:
-    """The row's text, tokenizer and packing."""
+    """The row's text, tokenizer and packing; none if it reads own activations."""
+    if row.text is None:
+        return []
     packing = TokenizeConfig(**row.fields(TokenizeConfig))
     return [Config(dataset=row.text, tokenizer=row.tokenizer, packing=packing)]
 
@@ -114,7 +116,12 @@ def _usable(tokens: "TokenSet") -> np.ndarray:
 
 
 def token_counts(spec: Spec, artifacts: Artifacts) -> dict[str, Any] | None:
-    """The counts of a tokenize artifact (docs/artifacts.md), or None while it is not finished."""
+    """The counts of a tokenize artifact (docs/artifacts.md), or None while it is not finished. Those of own activations
+    are known before."""
+    from lmsae.stages import divide  # which takes the place of this stage
+
+    if spec.stage == divide.STAGE.name:
+        return divide.counts_of(divide.Config.model_validate(spec.config))
     artifact = artifacts[spec.reference]
     if not artifact.is_finished:
         return None

@@ -6,7 +6,8 @@
                   held_out            the same
                   held_out_documents
                   held_out_mask
-    attributes    n_calibration_contexts, bos_token_id, special_token_ids, d_vocab, counts
+    attributes    n_calibration_contexts, bos_token_id, special_token_ids, d_vocab, counts; numbers_vectors and
+                  has_positions if the ids are no tokens but the numbers of vectors in files (lmsae/vectors)
 
 A token is usable unless its id is one of `special_token_ids` or its mask is false. With tokenize.mask_special false
 there are no `special_token_ids`.
@@ -139,6 +140,10 @@ class TokenSet:
     counts: JsonObject
     train_mask: TokenArray | None = None
     held_out_mask: TokenArray | None = None
+    numbers_vectors: bool = False
+    """True if ids are the numbers of vectors in files, and stand for no text."""
+    has_positions: bool = True
+    """False if contexts are cut from vectors that stand in none."""
 
     @property
     def context_size(self) -> int:
@@ -184,6 +189,8 @@ def open_tokens(directory: Path) -> TokenSet:
             special_token_ids=tuple(attributes["special_token_ids"]),
             d_vocab=attributes["d_vocab"],
             counts=attributes["counts"],
+            numbers_vectors=attributes.get("numbers_vectors", False),
+            has_positions=attributes.get("has_positions", True),
         )
     except (FileNotFoundError, KeyError) as error:
         raise MissingArtifact(f"{directory / TOKENS}: no finished token set there ({error}). Make it again.") from None

@@ -39,6 +39,7 @@ def test_a_finished_sweep_holds_every_artifact_and_its_report(finished: Path) ->
     assert {stage: made.count(stage) for stage in STAGES} == {
         "tokenize": 1,
         "import": 0,
+        "divide": 0,
         "activations": 2,
         "norm": 2,
         "init": 4,

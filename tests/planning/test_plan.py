@@ -21,7 +21,19 @@ from lmsae.planning.plan import Plan, plan_of
 from lmsae.planning.sheet import SECTIONS, columns
 from lmsae.runtime.runtime import Runtime, Wandb
 from lmsae.sparsity.config import TopKConfig
-from lmsae.stages import ROW_STAGES, STAGES, activations, evaluate, init, interpret, latents_page, norm, tokenize, train
+from lmsae.stages import (
+    ROW_STAGES,
+    STAGES,
+    STAND_INS,
+    activations,
+    evaluate,
+    init,
+    interpret,
+    latents_page,
+    norm,
+    tokenize,
+    train,
+)
 from lmsae.stages.models import LMConfig
 from lmsae.stages.sites import Place, Sites
 from lmsae.text.dataset import ResolvedDataset
@@ -199,7 +211,8 @@ MOVES: list[tuple[str, str, Sequence[str], str]] = [
 # Only a model or dataset of the hub has revisions. tests/planning/test_adopting.py is about finished dictionaries. What
 # the doctor goes by moves the report, which is not of a row (tests/commands/test_doctoring.py). Probes need a package
 # that is not in the lock (tests/stages/test_probing.py).
-NOT_MOVED_HERE = {"model.revision", "dataset.revision", "sae.from", "init.from", "eval.probes", "eval.probes_k"}
+NOT_MOVED_HERE = {"model.revision", "dataset.revision", "sae.from", "init.from", "activations.files"}
+NOT_MOVED_HERE |= {"eval.probes", "eval.probes_k"}
 NOT_MOVED_HERE |= {f"doctor.{name}" for name in DoctorSection.model_fields}
 # What a value needs beside it, in the row before the change as in the row after it.
 NO_L1 = ["sae.l1_coefficient=null"]
@@ -232,8 +245,8 @@ BESIDE = {
     "sae.expansion_factor": ["sae.d_sae=null", "sae.expansion_factor=2"],
 }
 BELOW = {
-    "tokenize": {*ROW_STAGES} - {"import"},
-    "activations": {*ROW_STAGES} - {"import", "tokenize"},
+    "tokenize": {*ROW_STAGES} - {*STAND_INS},
+    "activations": {*ROW_STAGES} - {*STAND_INS, "tokenize"},
     "norm": {"norm", "init", "train", "eval", "features", "page"},
     "init": {"init", "train", "eval", "features", "page"},
     "train": {"train", "eval", "features", "page"},
@@ -458,6 +471,7 @@ def test_hook_points_side_by_side_are_numbered_and_shared_with_rows_that_read_on
     assert {stage: len(plan.specs(stage)) for stage in ROW_STAGES} == {
         "tokenize": 1,
         "import": 0,
+        "divide": 0,
         "activations": 4,
         "norm": 4,
         "init": 5,
@@ -506,7 +520,7 @@ def test_rows_share_every_stage_that_they_agree_on() -> None:
         "page": 4,
         "report": 1,
     }
-    assert counts == {"import": 0, **wanted}
+    assert counts == {"import": 0, "divide": 0, **wanted}
     assert {stage: len(plan.passes(stage, 16)) for stage in STAGES} == counts | {
         "activations": 1,
         "init": 2,
@@ -558,7 +572,7 @@ def test_a_thousand_rows_share_what_they_agree_on(fresh: Path) -> None:
         "page": 1000,
         "report": 1,
     }
-    assert counts == {"import": 0, **wanted}
+    assert counts == {"import": 0, "divide": 0, **wanted}
     assert len(plan.passes("train", 16)) == 2 * 32  # 500 dictionaries of each hook point, 16 at a time
 
 

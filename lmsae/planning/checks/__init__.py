@@ -1,6 +1,6 @@
 """All checks of a row, each a function that names what it reads by its parameters and yields refusals (draft.py)."""
 
-from lmsae.planning.checks import learning, machine, parts, sparse_probes, starting, text
+from lmsae.planning.checks import learning, machine, parts, sparse_probes, starting, text, without_model
 from lmsae.planning.draft import Check
 
 CHECKS: tuple[Check, ...] = (
@@ -10,4 +10,5 @@ CHECKS: tuple[Check, ...] = (
     *machine.CHECKS,
     *sparse_probes.CHECKS,
     *starting.CHECKS,
+    *without_model.CHECKS,
 )

@@ -1,6 +1,7 @@
 """Held-out text, and dictionaries beside the models that read it: what eval and training both measure on."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,8 @@ def read_held_out(
     split = open_tokens(tokens.path)
     contexts = max(1, min(len(split.held_out), most_tokens // split.held_out.shape[1]))
     usable = split.usable("held_out", slice(0, contexts), reading.skip_first_positions, reading.skip_last_positions)
-    if not usable[:, :-1].any():
+    text = HeldOutText(split.held_out, usable, has_text=not split.numbers_vectors, has_positions=split.has_positions)
+    if not text.scored(usable).any():
         raise NotEnoughTokens(
             f"of {usable.size:,} held-out tokens none counts that has a next token: raise {by} or "
             "tokenize.held_out_tokens, lower activations.skip_*_positions, or see what tokenize masks"
@@ -78,7 +80,7 @@ def read_held_out(
     limits = [float(moments_of(norm)["max_norm"]) for norm in norms]
     limited = reading.max_norm_factor is not None
     max_norms = dict(zip(hook_points_of(places), limits, strict=True)) if limited else {}
-    return HeldOutText(split.held_out, usable, max_norms)
+    return replace(text, max_norms=max_norms)
 
 
 def hook_up(

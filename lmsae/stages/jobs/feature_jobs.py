@@ -20,18 +20,20 @@ from lmsae.interpretation.logits import find_way
 from lmsae.interpretation.pieces import Sources
 from lmsae.interpretation.schema import Location
 from lmsae.interpretation.texts import TokenTexts
-from lmsae.lm import load_tokenizer, read_config
+from lmsae.lm import load_tokenizer
 from lmsae.lm.resolving import NoTokenizer
 from lmsae.runtime.progress import ProgressBar, show_progress
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.effort import Facts
 from lmsae.stages.inputs.live import live_captures
 from lmsae.stages.inputs.passages import HeldOutPassages, Passages, StoredPassages, limits_of, require_counted
-from lmsae.stages.models import LazyModels
+from lmsae.stages.models import LazyModels, read_config, require_unchanged
 from lmsae.stages.sites import Place
 from lmsae.stages.stage import Done, Job
 from lmsae.text.document_places import SplitDocuments
 from lmsae.text.tokens import open_tokens
+from lmsae.vectors.naming import VectorPlaces
+from lmsae.vectors.sources import is_source
 
 if TYPE_CHECKING:
     from lmsae.stages.interpret import Config
@@ -78,6 +80,7 @@ def describe_jobs(jobs: Sequence[Job], runtime: Runtime) -> Done:
             return
         with show_progress("features", unit="token", total=passages.ids.size, runtime=runtime) as progress:
             counted = _collect(passages, collections, progress)
+        require_unchanged(models.loaded)
         for collection in collections:
             try:
                 ended = _describe(collection, passages, counted, texts, models)
@@ -124,12 +127,16 @@ def _describe(
     if collection.error is not None:
         return collection.error
     config = collection.job.config
-    text = ContextText(passages.ids, counted, texts, passages.first_context, _documents(collection.job))
+    is_text = not is_source(config.tokenizer)
+    ids = passages.ids if is_text else np.zeros_like(passages.ids)
+    text = ContextText(ids, counted, texts, passages.first_context, _documents(collection.job))
     names = [one.source.name for one in config.models]
     locations = [Location(model=place.model, hook_point=place.hook_point) for place in config.places]
     reads, writes = ([locations[number] for number in side] for side in (config.sites.reads, config.sites.writes))
     way = "features.logits is 0" if config.logits == 0 else "each latent writes along several directions"
-    if config.logits and collection.dictionary.config.geometry.writes_directions:
+    if not is_text:
+        way = "own activations have no logits"
+    elif config.logits and collection.dictionary.config.geometry.writes_directions:
         model_configs = [read_config(one.source) for one in config.models]
         widths = collection.dictionary.config.widths.writes
         way = find_way(writes, widths, names, model_configs, models.__getitem__, len(texts))
@@ -156,7 +163,9 @@ def _sources(collection: _Collection, passages: Passages, text: ContextText) -> 
 
 
 def _texts(config: "Config") -> TokenTexts:
-    """The texts of the tokenizer's tokens, or numbers for a model without one."""
+    """The texts of the tokenizer's tokens, or numbers for a model without one; for own activations a dot."""
+    if is_source(config.tokenizer):
+        return TokenTexts(["·".encode()])
     try:
         return TokenTexts.of_tokenizer(load_tokenizer(config.tokenizer))
     except NoTokenizer:
@@ -164,7 +173,9 @@ def _texts(config: "Config") -> TokenTexts:
 
 
 def _documents(job: Job) -> Documents:
-    """The documents that the split's tokens come from."""
+    """The documents that the split's tokens come from; of own activations, the files."""
     tokens = job.inputs["tokens"]
+    if is_source(job.config.tokenizer):
+        return VectorPlaces(open_tokens(tokens.path), job.config.split, job.config.tokenizer)
     has_bos = tokens.spec().config["packing"]["prepend_bos"]
     return SplitDocuments(open_tokens(tokens.path), job.config.split, tokens.path, has_bos=has_bos)

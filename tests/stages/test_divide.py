@@ -1,0 +1,202 @@
+"""Own activations, from files to a report: the same dictionaries as of a model's, and what has no model is left out."""
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import lmsae as package
+from lmsae.dictionary.dictionary import Dictionary
+from lmsae.lm import load, resolve
+from lmsae.planning.plan import plan_of
+from lmsae.stages.row import PlannedRow
+from lmsae.text.packing import TokenizeConfig
+from lmsae.text.tokens import open_tokens
+from lmsae.vectors.shares import draw_shares
+from tests.engines.sweep import Sweep, new_sweep
+from tests.miniature import CONFIG, HERE, THERE, Said, make_until, write_config, write_sweep
+from tests.vectors.files import made_vectors, write_folder, write_zarr
+
+Command = Callable[..., Said]
+ALL_COUNT = {"tokenize": {"mask_special": False}}
+SAE = {"sae.architecture": "batchtopk", "sae.k": "4"}
+TRANSCODER = {"sae.architecture": "transcoder", "sae.k": "4"}
+OF_MODEL = [
+    {"name": "sae", "sae.hook_point": HERE, **SAE},
+    {"name": "transcoder", "sae.hook_point_in": HERE, "sae.hook_point_out": THERE, **TRANSCODER},
+]
+OF_FILES = [
+    {"name": "sae", "sae.hook_point": "here", **SAE},
+    {"name": "transcoder", "sae.hook_point_in": "here", "sae.hook_point_out": "there", **TRANSCODER},
+]
+NOT_THE_SAME = {"spec.json", "manifest.json", ".manifest.json", "run.json"}
+
+
+def planned_rows() -> dict[str, PlannedRow]:
+    plan, _ = plan_of(Path("config/config.yaml"), Path("config/sweep.tsv"), [], {})
+    return {row.name: row for row in plan.rows}
+
+
+def payloads(row: PlannedRow, stage: str) -> list[dict[str, bytes]]:
+    """What a stage wrote for a row, without what the artifact is and how it was made."""
+    folders = [Path("artifacts", spec.reference) for spec in row.of(stage)]
+    return [
+        {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file() and file.name not in NOT_THE_SAME}
+        for folder in folders
+    ]
+
+
+def write_captured(tokens: Path, files: dict[str, str]) -> TokenizeConfig:
+    """Write what the miniature's model gives on tokens, into a Zarr array for each hook point, so that the division of
+    the file is that of the tokens; returns the columns that divide it so."""
+    split, model = open_tokens(tokens), load(resolve("model"), backend="huggingface", dtype="float32", device="cpu")
+    contexts, size = len(split.train) + len(split.held_out), split.context_size
+    packing = TokenizeConfig(
+        context_size=size,
+        prepend_bos=False,
+        mask_special=False,
+        calibration_tokens=split.calibration_contexts * size,
+        held_out_tokens=len(split.held_out) * size,
+        held_out_fraction=0.9,
+    )
+    for hook_point, path in files.items():
+        array = torch.empty(contexts, size, 16)
+        for ids, numbers in zip((split.train[:], split.held_out[:]), draw_shares(contexts, packing), strict=True):
+            for some, places in zip(np.array_split(ids, 8), np.array_split(numbers, 8), strict=True):
+                with torch.inference_mode():
+                    array[places] = model.read(torch.from_numpy(some.astype("int64")), [hook_point])[hook_point]
+        write_zarr(Path(path), array)
+    return packing
+
+
+def test_dictionaries_of_a_file_are_those_of_the_model_that_it_was_captured_from(fresh: Path, lmsae: Command) -> None:
+    """Bit for bit: moments, starting weights, dictionaries and curves. Metrics are of the same held-out activations."""
+    write_config(fresh, **ALL_COUNT)
+    write_sweep(fresh, OF_MODEL)
+    make_until("eval")
+    captured = planned_rows()
+    tokens = fresh / "artifacts" / captured["sae"].specs["tokenize"].reference
+    packing = write_captured(tokens, {HERE: "here.zarr", THERE: "there.zarr"})
+    columns = packing.model_dump(include={"calibration_tokens", "held_out_tokens", "held_out_fraction"})
+    activations = {"source": "file", "files": ["here.zarr", "there.zarr"]}
+    write_config(fresh, tokenize={**columns, "context_size": 32}, activations=activations)
+    write_sweep(fresh, OF_FILES)
+    make_until("eval")
+    for name, row in planned_rows().items():
+        for stage in ("norm", "init", "train"):
+            assert payloads(row, stage) == payloads(captured[name], stage), (name, stage)
+            assert row.specs[stage].key != captured[name].specs[stage].key
+        ours, theirs = (
+            json.loads(Path("artifacts", one.specs["eval"].reference, "metrics.json").read_text())
+            for one in (row, captured[name])
+        )
+        assert {name: value for name, value in theirs.items() if name in ours} == ours
+        assert {"ce_difference", "ce_unigram"} <= theirs.keys() - ours.keys()
+        breakdown = Path("artifacts", row.specs["eval"].reference, "breakdown.json")
+        assert [*json.loads(breakdown.read_text())] == ["position"]
+    assert " 0 damaged" in lmsae("verify").out
+
+
+@pytest.fixture
+def vision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory: a sweep over vectors of no language, and no model anywhere."""
+    monkeypatch.chdir(tmp_path)
+    write_vision(tmp_path)
+    return tmp_path
+
+
+def write_vision(folder: Path) -> None:
+    write_folder(folder / "clip", made_vectors(), (1000, 4000))
+    tokenize = {"context_size": 32, "calibration_tokens": 1024, "held_out_tokens": 640}
+    write_config(
+        folder,
+        model={"name": "nowhere"},
+        dataset={"name": "nowhere"},
+        tokenize=tokenize,
+        activations={"source": "file", "files": ["clip"]},
+        train={"tokens": 4096, "lr": 0.01},
+        features={"tokens": 2000},
+    )
+    rows = [{"name": "top", "sae.architecture": "topk", "sae.k": "4"}]
+    write_sweep(folder, [*rows, {"name": "batch", "sae.architecture": "batchtopk", "sae.k": "4"}])
+
+
+def test_vectors_of_no_language_run_through_to_a_report(vision: Path, lmsae: Command) -> None:
+    plan = lmsae("plan")
+    assert "5.34 k tokens, 221 kB" in plan.out
+    said = lmsae("run")
+    assert said.code == 0, said.err
+    assert "CE" not in said.out
+    with open("results/table.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["top", "batch"]
+    assert all(float(row["explained_variance"]) > 0.3 for row in rows)
+    assert not any(name.startswith("ce_") for name in rows[0])
+    assert "model_loss" not in lmsae("doctor").out
+    assert (vision / "results/report.html").exists()
+    assert json.loads((vision / "results/rows/top/eval/breakdown.json").read_text()) == {}
+    described = package.features("top")
+    assert described.info.logits == "none: own activations have no logits"
+    top = pq.read_table("results/rows/top/features/contexts.parquet").to_pylist()
+    dictionary = Dictionary.load(Path("results/rows/top/train"))
+    x, train = made_vectors(), open_tokens(Path("results/rows/top/divide")).train
+    for line in top[:5]:
+        number = int(train[line["context"], line["position"]])
+        part = int(line["document"][0])
+        assert number == line["document_token"] + [0, 1000, 4000][part]
+        codes = dictionary.encode(x[number].half().float())
+        assert codes[line["latent"]].item() == pytest.approx(line["activation"], rel=1e-3)
+    assert " 0 made" in lmsae("run").err
+
+
+@pytest.mark.parametrize("stage", ["activations", "eval"])
+def test_files_that_changed_since_the_plan_are_refused(vision: Path, lmsae: Command, stage: str) -> None:
+    make_until({"activations": "divide", "eval": "train"}[stage])
+    file = vision / "clip" / "1.safetensors"
+    before = file.stat()
+    changed = bytearray(file.read_bytes())
+    changed[-1] ^= 1
+    file.write_bytes(changed)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    said = lmsae(stage)
+    assert said.code == 2
+    assert "clip: the files are not those that were planned" in said.err
+
+
+def test_a_value_that_is_not_finite_is_told_with_its_file_and_spares_other_files(vision: Path, lmsae: Command) -> None:
+    broken = made_vectors()
+    broken[2000:2010, 3] = torch.nan
+    shutil.rmtree("clip")
+    write_folder(vision / "clip", broken, (1000,))
+    write_folder(vision / "sound", made_vectors(), ())
+    write_config(vision, activations={"source": "file", "files": ["clip", "sound"]}, tokenize=CONFIG["tokenize"])
+    row = {"sae.architecture": "topk", "sae.k": "4", "train.tokens": "2048"}
+    write_sweep(
+        vision, [{"name": "a", "sae.hook_point": "clip", **row}, {"name": "b", "sae.hook_point": "sound", **row}]
+    )
+    for stage in ("plan", "divide"):
+        assert lmsae(stage).code == 0
+    said = lmsae("activations")
+    assert said.code == 2
+    assert "1.safetensors, tensor 'x': vector 1,000 is nan in column 3; wanted: finite numbers" in said.err
+    assert len([*Path("artifacts/activations").glob("*/manifest.json")]) == 1
+
+
+@pytest.mark.slow
+def test_snakemake_and_dvc_make_the_rows_of_files_and_find_them_made(tmp_path: Path) -> None:
+    sweep: Sweep = new_sweep(tmp_path)
+    shutil.rmtree(tmp_path / "model")
+    write_vision(tmp_path)
+    sweep.snakemake()
+    assert sweep.computed() == dict(
+        divide=1, activations=1, norm=1, init=2, train=2, eval=2, features=2, page=2, report=1
+    )
+    sweep.dvc("repro")
+    assert not sweep.computed()
