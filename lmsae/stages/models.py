@@ -9,6 +9,8 @@ from lmsae.lm import Backend, Dtype, ResolvedModel
 from lmsae.runtime.runtime import Runtime
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lmsae.lm.protocol import LanguageModel
 
 
@@ -42,8 +44,8 @@ class LMConfig(Frozen):
     backend: Backend
     dtype: Dtype
 
-    def load(self, runtime: Runtime) -> "LanguageModel":
-        """The model itself, on the runtime's device."""
+    def load(self, runtime: Runtime, up_to: "Sequence[str] | None" = None) -> "LanguageModel":
+        """The model itself, on the runtime's devices. If it only reads, `up_to` are the hook points that it reads."""
         from lmsae.lm import load
 
         return load(
@@ -52,4 +54,6 @@ class LMConfig(Frozen):
             dtype=self.dtype,
             device=runtime.torch_device(),
             trust_remote_code=runtime.trust_remote_code,
+            up_to=up_to,
+            device_map=runtime.device_map,
         )

@@ -37,14 +37,14 @@ def saved(config: tf.PreTrainedConfig, folder: Path) -> Path:
     return folder
 
 
-def test_the_bridge_of_every_family_passes_in_bfloat16(model_folder: Callable[[str], Path], family: str) -> None:
+def test_the_bridge_of_every_family_passes_in_bfloat16(model_folder: Callable[[str], Path], bridged: str) -> None:
     # In float32 the tests of backends load every family, too.
-    transformerlens.load(model_folder(family), "bfloat16", "cpu")
+    transformerlens.load(model_folder(bridged), "bfloat16", "cpu")
 
 
 @pytest.mark.slow
-def test_the_bridge_of_every_family_passes_in_float16(model_folder: Callable[[str], Path], family: str) -> None:
-    transformerlens.load(model_folder(family), "float16", "cpu")
+def test_the_bridge_of_every_family_passes_in_float16(model_folder: Callable[[str], Path], bridged: str) -> None:
+    transformerlens.load(model_folder(bridged), "float16", "cpu")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

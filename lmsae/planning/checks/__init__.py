@@ -1,6 +1,13 @@
 """All checks of a row, each a function that names what it reads by its parameters and yields refusals (draft.py)."""
 
-from lmsae.planning.checks import learning, machine, parts, starting, text
+from lmsae.planning.checks import learning, machine, parts, reaching, starting, text
 from lmsae.planning.draft import Check
 
-CHECKS: tuple[Check, ...] = (*text.CHECKS, *parts.CHECKS, *learning.CHECKS, *machine.CHECKS, *starting.CHECKS)
+CHECKS: tuple[Check, ...] = (
+    *text.CHECKS,
+    *parts.CHECKS,
+    *reaching.CHECKS,
+    *learning.CHECKS,
+    *machine.CHECKS,
+    *starting.CHECKS,
+)
