@@ -145,14 +145,12 @@ _KEYS = {
     "max_context": "max_position_embeddings",
     "n_key_heads": "num_key_value_heads",
 }
-_GPT2_KEYS = {
+_GPT2_KEYS = _KEYS | {
     "n_layers": "n_layer",
     "n_heads": "n_head",
-    "d_head": "head_dim",
     "d_model": "n_embd",
     "d_mlp": "n_inner",
     "max_context": "n_positions",
-    "n_key_heads": "num_key_value_heads",
 }
 _BLOOM_KEYS = _KEYS | {"n_layers": "n_layer", "n_heads": "n_head"}
 
@@ -211,10 +209,7 @@ FAMILIES: dict[str, Family] = {
         experts=Experts(("num_experts", 128), ("num_experts_per_tok", 8), ("moe_intermediate_size", 768)),
     ),
     "olmo2": replace(
-        _LLAMA,
-        hook_points=_OLMO2_POINTS,
-        missing=lambda config: _NO_NORMS,
-        unusable=lambda config: _POST_NORMS,
+        _LLAMA, hook_points=_OLMO2_POINTS, missing=lambda config: _NO_NORMS, unusable=lambda config: _POST_NORMS
     ),
     "gemma": _GEMMA,
     "gemma2": _GEMMA2,
