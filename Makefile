@@ -3,12 +3,13 @@ WORKERS ?= 2
 ARGS ?=
 # torch computes the bytes, so its version changes only on purpose.
 TORCH ?= 2.13.0
+TRANSFORMERLENS ?= 4.3.0
 BIN := .venv/bin
 STAMP := .venv/.installed
 # Snakemake and DVC start `snakemake` and `lmsae` by name.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help demo test check model lock clean
+.PHONY: help demo test transformerlens check model lock clean
 .DELETE_ON_ERROR:
 
 help: ## what can be made
@@ -19,6 +20,15 @@ demo: $(STAMP) ## train, evaluate and report the sweep of config/ on the built-i
 
 test: $(STAMP) ## run the tests (WORKERS=2, ARGS="-k words")
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+# SAELens needs a version below 4, so this one lies in a folder of its own, in front of the other on Python's path.
+transformerlens: $(STAMP) ## run the tests of the TransformerLens backend under version 4 (TRANSFORMERLENS=4.3.0)
+	rm -rf build/transformerlens
+	$(BIN)/pip install --quiet --no-deps --target build/transformerlens transformer-lens==$(TRANSFORMERLENS)
+	PYTHONPATH=build/transformerlens $(BIN)/python -c 'import transformer_lens as found; print(found.__file__); \
+	  import sys; sys.exit("build/transformerlens" not in found.__file__)'
+	PYTHONPATH=build/transformerlens $(BIN)/pytest -n $(WORKERS) --dist loadgroup -k "transformerlens or bridge" \
+	  tests/lm/test_backends.py tests/lm/test_probing.py $(ARGS)
 
 check: $(STAMP) ## lint, format, types, import floors, workflow
 	$(BIN)/ruff check

@@ -88,9 +88,9 @@ def _read_neurons(layer: _Layer, dictionary: DictionaryConfig) -> "ModelWeights"
     from lmsae.initialization.from_model import Neurons
 
     del dictionary
-    return Neurons(
-        *layer.projection(layer.projections.mlp), *layer.projection(layer.family.hook_points["mlp.hook_post"].module)
-    )
+    W_in, b_in = layer.projection(layer.projections.mlp)
+    W_out, b_out = layer.projection(layer.family.hook_points["mlp.hook_post"].module)
+    return Neurons(W_in[:, : len(W_out)], b_in[: len(W_out)], W_out, b_out)
 
 
 def _read_heads(layer: _Layer, dictionary: DictionaryConfig) -> "ModelWeights":
@@ -116,15 +116,23 @@ def _split_by_head(layer: _Layer, n_heads: int, d_head: int) -> "list[tuple[Tens
     """
     found = [layer.projection(name) for name in layer.projections.attention]
     if len(found) == 1:
-        of_all = (n_heads, 3, d_head) if layer.projections.by_head else (3, n_heads, d_head)
-        dim = 1 if layer.projections.by_head else 0
-        weight, bias = (one.unflatten(-1, of_all) for one in found[0])
-        found = [(weight.select(1 + dim, n).flatten(1), bias.select(dim, n).flatten()) for n in range(3)]
+        parts = zip(*(_split_joined(one, n_heads, d_head, layer.projections.by_head) for one in found[0]), strict=True)
+        found = [(weight, bias) for weight, bias in parts]
     made = []
     for weight, bias in found:
         weight, bias = weight.unflatten(1, (-1, d_head)).movedim(1, 0), bias.unflatten(0, (-1, d_head))
         made.append(tuple(one.repeat_interleave(n_heads // len(one), dim=0) for one in (weight, bias)))
     return made
+
+
+def _split_joined(of_all: "Tensor", n_heads: int, d_head: int, by_head: bool) -> "list[Tensor]":
+    """The queries, keys and values among the outputs (..., out) of a projection that makes all three."""
+    key_heads = (of_all.shape[-1] // d_head - n_heads) // 2
+    if not by_head:
+        return list(of_all.split([n * d_head for n in (n_heads, key_heads, key_heads)], dim=-1))
+    groups = of_all.unflatten(-1, (key_heads, n_heads // key_heads + 2, d_head))
+    parts = groups.split([n_heads // key_heads, 1, 1], dim=-2)
+    return [part.flatten(-3) for part in parts]
 
 
 def _positions_fault(config: ModelConfig, lorsa: LorsaConfig) -> str | None:

@@ -24,6 +24,8 @@ from lmsae.lm.resolving import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from transformers import PreTrainedTokenizerBase
 
     from lmsae.lm.features import Features
@@ -36,9 +38,19 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 def load(
-    model: ResolvedModel, *, backend: Backend, dtype: Dtype, device: str, trust_remote_code: bool = False
+    model: ResolvedModel,
+    *,
+    backend: Backend,
+    dtype: Dtype,
+    device: str,
+    trust_remote_code: bool = False,
+    up_to: "Sequence[str] | None" = None,
+    device_map: "str | Mapping[str, int | str] | None" = None,
 ) -> "LanguageModel":
     """The model with its weights in `dtype` on `device`, frozen and in evaluation mode.
+
+    `up_to` are the only hook points that will be read: layers behind the last of them are not loaded if the backend can
+    do without. `device_map` lays the model on several devices instead of one (accelerate's, backend huggingface only).
 
     Raises SourceError if its family is not known, its files cannot be had, or the backend does not support it.
     """
@@ -48,10 +60,14 @@ def load(
         return _load_features(features, backend, dtype, device)
     path = weights_folder(model)
     if backend == "transformerlens":
-        from lmsae.lm import transformerlens as chosen
-    else:
-        from lmsae.lm import huggingface as chosen
-    return chosen.load(path, dtype, device, trust_remote_code)
+        from lmsae.lm import transformerlens
+
+        if device_map is not None:
+            raise SourceError("runtime.device_map is for model.backend huggingface: a bridge has one device")
+        return transformerlens.load(path, dtype, device, trust_remote_code)
+    from lmsae.lm import huggingface
+
+    return huggingface.load(path, dtype, device, trust_remote_code, up_to, device_map)
 
 
 def load_tokenizer(model: ResolvedModel) -> "PreTrainedTokenizerBase":

@@ -10,9 +10,15 @@ from lmsae.lm.protocol import LanguageModel
 
 
 def first_layer(names: Iterable[str]) -> int:
-    """The first layer that has to run where the activations at some hook points are replaced."""
-    places = map(points.split, names)
-    return min(layer + (kind == "hook_resid_post") for layer, kind in places)
+    """The first layer that has to run where activations at these hook points are replaced; for a module, all do."""
+    return min(map(_first_layer, names))
+
+
+def _first_layer(name: str) -> int:
+    if points.is_module(name):
+        return 0  # whatever the layer, nothing is known of what enters it
+    layer, kind = points.split(name)
+    return layer + (kind == "hook_resid_post")
 
 
 def wanted_residual(names: Iterable[str]) -> str | None:
@@ -48,7 +54,7 @@ def finish(
     model: LanguageModel, tokens: Int[Tensor, "batch context"], known: Mapping[str, Float[Tensor, "batch context _"]]
 ) -> Float[Tensor, "batch context d_vocab"]:
     """The model's own logits, from the last residual stream that is known."""
-    streams = [name for name in known if points.split(name)[1] in ("hook_resid_pre", "hook_resid_post")]
+    streams = [name for name in known if name.endswith((".hook_resid_pre", ".hook_resid_post"))]
     if not streams:
         return model.logits(tokens)
     last = max(streams, key=lambda name: first_layer([name]))

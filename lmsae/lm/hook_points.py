@@ -11,16 +11,25 @@ Names are TransformerLens's:
     blocks.{i}.mlp.hook_post        the MLP's hidden layer after activation function and gate, before the projection
     blocks.{i}.hook_mlp_out         what the MLP adds to the residual stream
     blocks.{i}.hook_resid_post      the residual stream that leaves layer i; of the last, before the final norm
+
+Where none of these is meant, a module of transformers is a hook point too, by its name in the model:
+
+    model.layers.3.mlp.gate_proj    its output: one tensor (batch, context, width), or the first of a tuple
+    model.layers.3.mlp.gate_proj:in its input, likewise
 """
 
 import re
 from collections.abc import Container, Mapping
+from dataclasses import replace
+from typing import Any
 
 from lmsae.errors import HookPointError, SourceError, suggest
-from lmsae.lm.families import FAMILIES, FEATURES, Family
+from lmsae.lm.families import FAMILIES, FEATURES, UNNAMED
+from lmsae.lm.family import Family, ModuleSide
 from lmsae.lm.features import MODEL_TYPE
 
 _NAME = re.compile(r"blocks\.(\d+)\.(.+)")
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.\w+)*\.\w+(:in)?")
 
 
 def hook_points(config: Mapping[str, object]) -> dict[str, int]:
@@ -29,6 +38,8 @@ def hook_points(config: Mapping[str, object]) -> dict[str, int]:
     Raises SourceError for a model family that is not known, or a config.json without the sizes needed.
     """
     family = family_of(config)
+    if not family.hook_points:
+        return {}
     d_model, (n_heads, d_head) = _size(config, family, "d_model"), head_sizes(config)
     special = {
         "attn.hook_z": n_heads * d_head,
@@ -40,11 +51,6 @@ def hook_points(config: Mapping[str, object]) -> dict[str, int]:
     return {f"blocks.{layer}.{kind}": special.get(kind, d_model) for layer in layers for kind in kinds}
 
 
-def count_layers(config: Mapping[str, object]) -> int:
-    """The number of the model's layers."""
-    return _size(config, family_of(config), "n_layers")
-
-
 def head_sizes(config: Mapping[str, object]) -> tuple[int, int]:
     """The number of attention heads, and the width of the values of each."""
     family = family_of(config)
@@ -52,22 +58,54 @@ def head_sizes(config: Mapping[str, object]) -> tuple[int, int]:
     return n_heads, _optional_size(config, family, "d_head") or _size(config, family, "d_model") // n_heads
 
 
+def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config.json of a language model. Of a model that reads images too, the values of its `text_config` stand
+    beside the others, as they do in models that read text alone."""
+    nested = config.get("text_config")
+    return {**config, **nested, "model_type": config.get("model_type")} if isinstance(nested, Mapping) else {**config}
+
+
 def max_context(config: Mapping[str, object]) -> int | None:
     """The most tokens that the model can read at once, or None where config.json sets no bound."""
     return _optional_size(config, family_of(config), "max_context")
 
 
+def layers_and_width(config: Mapping[str, Any]) -> tuple[int, int]:
+    """The number of layers and the width of the residual stream; zeros where config.json has no such sizes, or the
+    model no weights."""
+    family = family_of(config)
+    if family is FEATURES:
+        return 0, 0
+    return _optional_size(config, family, "n_layers") or 0, _optional_size(config, family, "d_model") or 0
+
+
+def key_heads(config: Mapping[str, Any]) -> int:
+    """The number of heads of keys and values, which several attention heads may share."""
+    family = family_of(config)
+    return _optional_size(config, family, "n_key_heads") or _size(config, family, "n_heads")
+
+
+def is_module(name: str) -> bool:
+    """True if a hook point is named by its module in transformers: `model.layers.3.mlp` is the output of that module,
+    and `model.layers.3.mlp:in` its input."""
+    return _NAME.fullmatch(name) is None and _MODULE.fullmatch(name) is not None
+
+
 def layer_of(name: str) -> int:
-    """The layer that a hook point belongs to. Raises HookPointError if this is no name of a hook point."""
+    """The layer that a hook point belongs to. Raises HookPointError if this is no name of a hook point in a layer."""
     return split(name)[0]
 
 
 def split(name: str) -> tuple[int, str]:
-    """A hook point's layer and kind: `blocks.3.attn.hook_z` is (3, "attn.hook_z")."""
-    match = _NAME.fullmatch(name)
-    if match is None:
-        raise HookPointError(f"{name!r} is no hook point: wanted a name like blocks.3.hook_resid_post")
-    return int(match[1]), match[2]
+    """A hook point's layer and kind: `blocks.3.attn.hook_z` is (3, "attn.hook_z").
+
+    A module's layer is the first number in its name, and its kind is its whole name.
+    """
+    if match := _NAME.fullmatch(name):
+        return int(match[1]), match[2]
+    if is_module(name) and (number := re.search(r"\.(\d+)(?=[.:]|$)", name)):
+        return int(number[1]), name
+    raise HookPointError(f"{name!r} is no hook point: wanted a name like blocks.3.hook_resid_post")
 
 
 def residual_before(layer: int) -> tuple[str, str]:
@@ -75,51 +113,75 @@ def residual_before(layer: int) -> tuple[str, str]:
     return f"blocks.{layer}.hook_resid_pre", f"blocks.{layer - 1}.hook_resid_post"
 
 
-def require(name: str, config: Mapping[str, object]) -> int:
-    """The width of a hook point that the model must have.
+def locate(name: str, config: Mapping[str, Any]) -> ModuleSide:
+    """The module of transformers that carries a hook point, by its name in the whole model, and the side of it."""
+    if is_module(name):
+        module, _, side = name.partition(":")
+        return ModuleSide(module, "in" if side else "out")
+    family, (layer, kind) = family_of(config), split(name)
+    where = family.hook_points[kind]
+    return ModuleSide(f"{family.layers}.{layer}.{where.module}".rstrip("."), where.side)
+
+
+def require(name: str, config: Mapping[str, Any]) -> int:
+    """The width of a hook point that the model must have; of a module, that of the residual stream, which most have
+    (lmsae/lm/modules.py knows).
 
     Raises HookPointError, with the nearest names that it has, if there is none.
     """
-    known = hook_points(config)
+    family, known = family_of(config), hook_points(config)
     if name in known:
         return known[name]
-    if _NAME.fullmatch(name) and (why := family_of(config).missing(config).get(split(name)[1])):
+    if _NAME.fullmatch(name) and (why := family.missing(config).get(split(name)[1])):
         raise HookPointError(f"this model has no {name}: {why}")
+    near = _describe_module(name, family, known) if family.layers else ""
+    if is_module(name) and not near and config["model_type"] != MODEL_TYPE:
+        return _size(config, family, "d_model")
+    if not known:
+        raise HookPointError(
+            f"models of the family {config['model_type']} have no hook point {name!r}: name a module of transformers, "
+            "such as model.layers.3 or model.layers.3.mlp:in (print the model to see its modules)"
+        )
     n_layers = layer_of(next(reversed(known))) + 1
-    near = _describe_module(name, family_of(config), known) or suggest(name, known)
     raise HookPointError(
         f"this model ({config['model_type']}, {n_layers} layers: blocks.0 to blocks.{n_layers - 1}) has no hook point "
-        f"{name!r}{near}"
+        f"{name!r}{near or suggest(name, known)}"
     )
 
 
 def _describe_module(name: str, family: Family, known: Container[str]) -> str:
     """The hook points at a module that has such a name in transformers, as the end of an error message, or nothing."""
-    match = re.fullmatch(rf"(?:\w+\.)*{family.layers.split('.')[-1]}\.(\d+)(?:\.(.+))?", name)
+    path, _, wanted = name.partition(":")
+    match = re.fullmatch(rf"(?:\w+\.)*{family.layers.split('.')[-1]}\.(\d+)(?:\.(.+))?", path)
     if match is None:
         return ""
     layer, module = match[1], match[2] or ""
     at = {place.side: f"blocks.{layer}.{kind}" for kind, place in family.hook_points.items() if place.module == module}
     words = {"out": "output", "in": "input"}
     told = [f"its {words[side]} is {at[side]}" for side in words if side in at and at[side] in known]
-    return f", which names a module; {' and '.join(told)}" if told else ""
+    is_known = at.get("in" if wanted else "out", "") in known
+    return f", which names a module; {' and '.join(told)}" if is_known else ""
 
 
 def family_of(config: Mapping[str, object]) -> Family:
-    """The family that config.json's model_type names. Raises SourceError if it is not one of FAMILIES."""
+    """The family that config.json's model_type names. Raises SourceError if it names none."""
     model_type = config.get("model_type")
     if model_type == MODEL_TYPE:
         return FEATURES
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
+    if not isinstance(model_type, str):
         raise SourceError(
-            f"the model family (config.json: model_type = {model_type!r}) is not known here; "
-            f"known are {', '.join(FAMILIES)}; a family is added by one entry in lmsae/lm/families.py"
+            f"config.json names no model family (model_type = {model_type!r}), as that of each model of transformers "
+            f"does; hook points have names in {', '.join(FAMILIES)}"
         )
-    return FAMILIES[model_type]
+    family = FAMILIES.get(model_type, UNNAMED)
+    moved = family.elsewhere(config)
+    return replace(family, hook_points={**family.hook_points, **moved}) if moved else family
 
 
 def _optional_size(config: Mapping[str, object], family: Family, word: str) -> int | None:
-    size = config.get(family.keys[word])
+    key, values = family.keys[word], text_config(config)
+    names = (*family.aliases.get(key, ()), key)
+    size = next((values[name] for name in names if values.get(name) is not None), None)
     if size is not None and not isinstance(size, int):
         raise SourceError(f"config.json has {family.keys[word]} {size!r}; wanted an integer")
     return family.defaults.get(word) if size is None else size

@@ -1,41 +1,71 @@
 """A HuggingFace transformers model as a LanguageModel: hooks at the modules of families.py, and an early stop."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
+from lmsae.config import JsonObject, parse_json
 from lmsae.lm import hook_points as points
-from lmsae.lm.pretrained import load_pretrained
+from lmsae.lm.pretrained import Cut, DeviceMap, load_pretrained
 from lmsae.lm.probing import require_numbers
+from lmsae.lm.tapping import Tap, find_module, require_tapped
 from lmsae.lm.visits import Visit, VisitedModel, edit_visits
+from lmsae.lm.weights import CONFIG
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def load(folder: Path, dtype: str, device: str, trust_remote_code: bool = False) -> "HuggingFaceModel":
+def load(
+    folder: Path,
+    dtype: str,
+    device: str,
+    trust_remote_code: bool = False,
+    up_to: Sequence[str] | None = None,
+    device_map: DeviceMap | None = None,
+) -> "HuggingFaceModel":
     """The model in a folder, with the attention that transformers chooses.
 
-    That is sdpa, except where sdpa cannot compute what the family needs (Gemma 2's softcap).
+    That is sdpa, except where sdpa cannot compute what the family needs (Gemma 2's softcap). With `up_to`, no layer
+    behind the last of these hook points is loaded, and no unembedding: then the model reads, and has no logits.
 
     Raises SourceError for a model that cannot be loaded whole, or computes no numbers.
     """
-    model = HuggingFaceModel(load_pretrained(folder, dtype, device, trust_remote_code))
-    require_numbers(model, folder, dtype)
+    cut = None if up_to is None else _cut(_read_config(folder), up_to)
+    loaded = load_pretrained(folder, dtype, device, trust_remote_code, cut=cut, device_map=device_map)
+    model = HuggingFaceModel(loaded) if cut is None else PartialModel(loaded)
+    require_numbers(model, folder, dtype, "its logits" if cut is None else "its activations")
     return model
+
+
+def _read_config(folder: Path) -> JsonObject:
+    config = parse_json((folder / CONFIG).read_text(encoding="utf-8"))
+    assert isinstance(config, dict), "read_config has been asked"
+    return points.text_config(config)
+
+
+def _cut(config: JsonObject, hook_points: Sequence[str]) -> Cut | None:
+    """The part of a model that is needed to read these hook points; None if that is all of it, for all that is known:
+    of a family without names, and of a module that is in none of its layers."""
+    family, total = points.family_of(config), points.layers_and_width(config)[0]
+    modules = [name for name in hook_points if points.is_module(name)]
+    if not family.layers or any(not name.startswith(f"{family.layers}.") for name in modules):
+        return None
+    layers = max(points.layer_of(name) for name in hook_points) + 1
+    return Cut(family.keys["n_layers"], family.layers.rpartition(".")[2], min(layers, total), total)
 
 
 class HuggingFaceModel(VisitedModel):
     """A causal LM of transformers behind the LanguageModel protocol."""
 
-    def __init__(self, model: "PreTrainedModel") -> None:
-        super().__init__(model.config.to_dict(), model.device, dict(model.named_parameters()))
-        self._model = model
+    def __init__(self, model: "PreTrainedModel", prefix: str = "") -> None:
+        weights = {f"{prefix}{name}": weight for name, weight in model.named_parameters()}
+        super().__init__(model.config.to_dict(), model.device, weights)
+        self._model, self._prefix = model, prefix
         self._stand_in: _StandIn | None = None
         self._tried_to_skip = False
 
@@ -54,7 +84,7 @@ class HuggingFaceModel(VisitedModel):
         """
         if not self._tried_to_skip:
             self._tried_to_skip = True
-            last = f"blocks.{points.count_layers(self.config) - 1}.hook_resid_pre"
+            last = f"blocks.{points.layers_and_width(self.config)[0] - 1}.hook_resid_pre"
             tokens = torch.arange(TRIED).reshape(2, -1) % self.d_vocab
             residual = self.read(tokens, [last])[last]
             expected = self.logits(tokens)
@@ -71,7 +101,7 @@ class HuggingFaceModel(VisitedModel):
 
     @contextmanager
     def _skipping(self, layers: int, stand_in: "_StandIn | None" = None) -> Iterator[None]:
-        stack = self._model.get_submodule(points.family_of(self.config).layers)
+        stack = find_module(self._model, points.family_of(self.config).layers.removeprefix(self._prefix))
         skipped = [module for number, module in enumerate(stack.children()) if number < layers]
         own = [vars(module).get("forward") for module in skipped]
         for module in skipped:
@@ -87,15 +117,20 @@ class HuggingFaceModel(VisitedModel):
 
     @contextmanager
     def _visiting(self, visits: Mapping[str, Visit]) -> Iterator[None]:
-        family = points.family_of(self.config)
+        taps = []
         with ExitStack() as hooks:
             for name, visit in visits.items():
                 points.require(name, self.config)
-                layer, kind = points.split(name)
-                where = family.hook_points[kind]
-                module = self._model.get_submodule(f"{family.layers}.{layer}.{where.module}".rstrip("."))
-                hooks.enter_context(_HOOKS[where.side](module, visit))
+                taps.append(Tap(name, visit, self._changes_later(name), lambda: self._shape))
+                where = points.locate(name, self.config)
+                module = find_module(self._model, where.module.removeprefix(self._prefix))
+                hooks.enter_context(taps[-1].attach(module, where.side))
             yield
+        require_tapped(taps)
+
+    def _changes_later(self, name: str) -> bool:
+        """True if the model may overwrite the tensor of a hook point as it goes on."""
+        return points.is_module(name) or points.split(name)[1] in points.family_of(self.config).sums_in_place
 
 
 _Output = Tensor | tuple[Tensor, ...]
@@ -116,23 +151,12 @@ TRIED = 8
 """Tokens on which leaving layers out is tried."""
 
 
-def _hook_input(module: torch.nn.Module, visit: Visit) -> RemovableHandle:
-    def hook(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        replaced = visit(inputs[0])
-        return None if replaced is None else (replaced, *inputs[1:])
+class PartialModel(HuggingFaceModel):
+    """The first layers of a causal LM, by the base model of its family: it reads hook points as the whole model does,
+    and what leaves its last layer stands in the place of logits."""
 
-    return module.register_forward_pre_hook(hook)
+    def __init__(self, model: "PreTrainedModel") -> None:
+        super().__init__(model, f"{model.base_model_prefix}.")
 
-
-def _hook_output(module: torch.nn.Module, visit: Visit) -> RemovableHandle:
-    def hook(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: _Output) -> _Output | None:
-        # Attention modules return (output, weights), and most others a bare tensor.
-        replaced = visit(output[0] if isinstance(output, tuple) else output)
-        if replaced is None:
-            return None
-        return (replaced, *output[1:]) if isinstance(output, tuple) else replaced
-
-    return module.register_forward_hook(hook)
-
-
-_HOOKS: dict[str, Callable[[torch.nn.Module, Visit], RemovableHandle]] = {"in": _hook_input, "out": _hook_output}
+    def _forward(self, tokens: Tensor) -> Tensor:
+        return self._model(input_ids=tokens, use_cache=False).last_hidden_state

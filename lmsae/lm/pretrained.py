@@ -5,8 +5,9 @@ import re
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -18,36 +19,63 @@ if TYPE_CHECKING:
 
 # Causal masks and positions, which older versions of transformers saved among the weights.
 _BUFFER = re.compile(r"\.(attn|attention)\.(masked_)?bias$|position_ids$")
+_HEAD = re.compile(r"(lm_head|embed_out)\.(weight|bias)")
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _MOST_NAMES, _LONGEST = 3, 300
 Shape = tuple[int, ...]
+DeviceMap = str | Mapping[str, int | str]
+"""A way of accelerate to lay a model on devices (`auto`, `balanced`, `sequential`), or module -> device."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The part of a model that a capture needs: its first `layers` layers of `of`, and no unembedding.
+
+    `key` is the name of the number of layers in config.json, and `list_name` that of the list of layers in the model.
+    """
+
+    key: str
+    list_name: str
+    layers: int
+    of: int
+
+    def leaves_out(self, name: str) -> bool:
+        """True for the name of a weight, in a file, of a layer that is not needed, or of the unembedding."""
+        number = re.search(rf"(?:^|\.){self.list_name}\.(\d+)\.", name)
+        return _HEAD.fullmatch(name) is not None or (number is not None and self.layers <= int(number[1]) < self.of)
 
 
 def load_pretrained(
-    folder: Path, dtype: str, device: str, trust_remote_code: bool, attention: str | None = None
+    folder: Path,
+    dtype: str,
+    device: str,
+    trust_remote_code: bool,
+    cut: Cut | None = None,
+    device_map: DeviceMap | None = None,
 ) -> "PreTrainedModel":
     """Load the transformers model in a folder: safetensors only, evaluation mode, no gradients.
 
-    `attention` is the implementation of attention, None the one that transformers chooses. What transformers has to say
-    is passed on in one line each. Raises SourceError for damaged weights, and if weights are missing, unused or of
+    With `cut`, layers behind the last one needed are not read, nor is the unembedding, and the model is the base model
+    of its family. With `device_map` accelerate lays the parts of the model on several devices. What transformers has to
+    say is passed on in one line each. Raises SourceError for damaged weights, and if weights are missing, unused or of
     another shape or kind than the model's: transformers would draw those at random, leave them out or cast them.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
 
-    options = {} if attention is None else {"attn_implementation": attention}
-    with _listen() as said:
+    spread = dict(device_map) if isinstance(device_map, Mapping) else device_map
+    with listen() as said:
         try:
             _require_floats(folder)
-            loaded = AutoModelForCausalLM.from_pretrained(
+            loaded = _from_folder(
                 folder,
+                cut,
                 dtype=getattr(torch, dtype),
                 local_files_only=True,
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # else an error comes before the report
-                **options,
+                device_map=spread,
             )
         except SafetensorError as error:
             raise SourceError(f"the weights in {folder} are damaged ({error}); get them again") from error
@@ -56,20 +84,31 @@ def load_pretrained(
                 raise
             mend = "mend its config.json, or get the model again"
             raise SourceError(f"transformers cannot load {folder}: {describe(error)}; {mend}") from error
-    # The type of from_pretrained does not know that `output_loading_info` makes it a pair.
-    model, report = cast("tuple[PreTrainedModel, dict[str, set]]", loaded)
+    model, report = loaded
     mismatched = {name: (tuple(found), tuple(wanted)) for name, found, wanted in report["mismatched_keys"]}
     unused = {name for name in report["unexpected_keys"] if not _BUFFER.search(name)}
+    unused = {name for name in unused if cut is None or not cut.leaves_out(name)}
     _require_all(folder, set(report["missing_keys"]), unused, mismatched)
     for line in said:
         print(f"{folder}: transformers says: {line}", file=sys.stderr)
-    _freeze(model, device)
+    _freeze(model, None if device_map is not None else device)
     return model
 
 
-def _freeze(model: torch.nn.Module, device: str) -> None:
-    """Move a model to a device, in evaluation mode and without gradients."""
-    model.to(device).eval().requires_grad_(False)
+def _from_folder(folder: Path, cut: Cut | None, **options: Any) -> "tuple[PreTrainedModel, dict[str, set]]":
+    """The model as transformers loads it, and the report of its weights."""
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+    if cut is None:
+        return cast(Any, AutoModelForCausalLM.from_pretrained(folder, **options))
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=options["trust_remote_code"])
+    setattr(config.get_text_config(), cut.key, cut.layers)
+    return cast(Any, AutoModel.from_pretrained(folder, config=config, **options))
+
+
+def _freeze(model: torch.nn.Module, device: str | None) -> None:
+    """Move a model to a device, if it is to be on one, in evaluation mode and without gradients."""
+    (model if device is None else model.to(device)).eval().requires_grad_(False)
 
 
 def _require_floats(folder: Path) -> None:
@@ -146,7 +185,7 @@ def read_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     """Read the tokenizer in a folder. Raises SourceError if there is none."""
     from transformers import AutoTokenizer
 
-    with _listen():
+    with listen():
         try:
             return AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:
@@ -167,7 +206,7 @@ class _Listener(logging.Handler):
 
 
 @contextmanager
-def _listen() -> Iterator[list[str]]:
+def listen() -> Iterator[list[str]]:
     """The warnings of transformers, instead of its progress bars and advice on stderr, for the length of a block."""
     from transformers.utils import logging as their
 

@@ -19,8 +19,8 @@ Readings = dict[str, Tensor]
 """Hook point, or LOGITS -> what was there (1, tokens, width), in the order of a forward pass."""
 
 
-def require_numbers(model: LanguageModel, folder: Path, dtype: str) -> None:
-    """Raise SourceError if a forward pass of the model fails, or its logits hold NaN."""
+def require_numbers(model: LanguageModel, folder: Path, dtype: str, made: str = "its logits") -> None:
+    """Raise SourceError if a forward pass of the model fails, or what it makes in the end holds NaN."""
     try:
         logits = model.logits(_tokens(model))
     except Exception as error:  # of any class: a config.json can ask for what some module cannot do
@@ -29,7 +29,7 @@ def require_numbers(model: LanguageModel, folder: Path, dtype: str) -> None:
         raise SourceError(f"the model in {folder} cannot compute: {describe(error)}. Mend its config.json") from error
     if logits.isnan().any():
         raise SourceError(
-            f"the model in {folder} computes no numbers: its logits hold NaN in {dtype}. Set model.dtype to float32; "
+            f"the model in {folder} computes no numbers: {made} hold NaN in {dtype}. Set model.dtype to float32; "
             "if they hold NaN then too, its weights are damaged: get them again"
         )
 

@@ -14,6 +14,7 @@ from lmsae.config import Frozen, JsonObject, parse_json
 from lmsae.errors import ChangedSource, SourceError, suggest
 from lmsae.lm import features
 from lmsae.lm.features import Features
+from lmsae.lm.hook_points import text_config
 from lmsae.lm.weights import CONFIG, INDEX, WEIGHTS, missing_files, obstacle, require_no_adapter
 from lmsae.runtime import hub
 
@@ -141,7 +142,7 @@ def read_config(model: ResolvedModel) -> JsonObject:
         raise SourceError(f"model {model.name}: {path} is not readable as JSON: {error}") from None
     if not isinstance(config, dict):
         raise SourceError(f"model {model.name}: {path} holds no JSON object, so it is no config of a model")
-    return config
+    return text_config(config)
 
 
 def _local_folder(name: str) -> Path | None:

@@ -31,12 +31,17 @@ def load(folder: Path, dtype: str, device: str, trust_remote_code: bool = False)
     Raises SourceError for a model that cannot be loaded whole, that the installed TransformerLens does not support, or
     that it computes otherwise than transformers.
     """
-    # The bridge computes attention eagerly, so its model has to be loaded that way.
-    model = load_pretrained(folder, dtype, device, trust_remote_code, attention="eager")
+    model = load_pretrained(folder, dtype, device, trust_remote_code)
+    if model.config.get_text_config() is not model.config:
+        # Its bridge would also install torchvision with pip, and with it another torch, into the running environment.
+        raise SourceError(f"{folder} reads more than text, and lmsae bridges no such model; {_INSTEAD}")
     weights = dict(model.named_parameters())  # the bridge gives them other names
     reference = HuggingFaceModel(model)
     require_numbers(reference, folder, dtype)
     expected = read_all(reference, list(reference.hook_points()))
+    # The bridge computes attention eagerly. Some families compute something else then, so that what is expected comes
+    # from the attention that the other backend has, too.
+    model.set_attn_implementation("eager")
     try:
         bridged = TransformerLensModel(_bridge(folder, model, device), model.config.to_dict(), weights)
         difference = first_difference(bridged, expected)
@@ -82,6 +87,8 @@ class TransformerLensModel(VisitedModel):
 
     def _require(self, name: str) -> None:
         points.require(name, self.config)
+        if points.is_module(name):
+            raise HookPointError(f"TransformerLens does not know the modules of transformers ({name}); {_INSTEAD}")
         if _bridge_name(name) not in self._hooked:
             raise HookPointError(
                 f"TransformerLens's bridge for {self.config['model_type']} has no {name!r}"

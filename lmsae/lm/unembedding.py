@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lmsae.errors import SourceError
-from lmsae.lm.families import Ending
-from lmsae.lm.hook_points import family_of, split
+from lmsae.lm.family import Ending
+from lmsae.lm.hook_points import family_of, is_module, split
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -28,9 +28,14 @@ _PROJECTED = {"attn.hook_z": "hook_attn_out", "mlp.hook_post": "hook_mlp_out"}
 
 def obstacle(config: Mapping[str, object], hook_point: str) -> str | None:
     """The reason that what is written at a hook point does not reach the logits on a straight way; None if it does."""
-    family, kind = family_of(config), split(hook_point)[1]
+    family = family_of(config)
+    if why := family.unusable(config).get("logits"):
+        return why
     if family.ending is None:
         return "the model has no logits"
+    if is_module(hook_point):
+        return f"lmsae does not know what becomes of {hook_point}, which is named by its module"
+    kind = split(hook_point)[1]
     if kind in (*STREAM, *_ADDED):
         return None
     if kind not in _PROJECTED:

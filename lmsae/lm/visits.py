@@ -31,12 +31,14 @@ class VisitedModel(ABC):
     """
 
     def __init__(self, config: JsonObject, device: torch.device, weights: Mapping[str, Tensor] | None = None) -> None:
-        self.config = config
+        self.config = config = points.text_config(config)
         self.device = device
         self.weights: Mapping[str, Tensor] = weights or {}
         self.d_vocab: int = config["vocab_size"]
         self.max_context = points.max_context(config)
         self._one_at_a_time = threading.Lock()
+        self._shape = (0, 0)
+        """The batch and context of the forward pass that runs."""
 
     @abstractmethod
     def hook_points(self) -> dict[str, int]:
@@ -111,6 +113,7 @@ class VisitedModel(ABC):
                 f"token id {largest:,} is beyond the model's vocabulary of {self.d_vocab:,}: the text is tokenized for "
                 "another model. Set tokenize.tokenizer, or the dataset's token ids, to what this model reads."
             )
+        self._shape = (tokens.shape[0], tokens.shape[1])
         return self._forward(tokens.to(self.device))
 
 

@@ -1,4 +1,7 @@
-"""config/README.md and config/schema.json: written from the field descriptions, which are the only ones there are."""
+"""config/README.md and config/schema.json: written from the field descriptions, which are the only ones there are.
+
+The table of docs/hook-points.md is written from the entries of families (hook_table.py).
+"""
 
 import functools
 import json
@@ -13,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from lmsae.planning.catalog import CATALOG, PIECES, piece_fields
+from lmsae.planning.hook_table import with_table
 from lmsae.planning.sheet import SECTIONS
 from lmsae.runtime.runtime import Runtime, Wandb
 
@@ -29,15 +33,18 @@ for `config.yaml` and for the files of `lmsae run`.
 
 
 def write_docs(folder: Path, *, check: bool, say: Callable[[str], None]) -> int:
-    """Write both files into `folder`; with `check` only compare. Returns 1 if `check` found a difference, else 0."""
-    wanted = {"README.md": readme(), "schema.json": json.dumps(schema(), indent=1) + "\n"}
-    stale = [name for name, text in wanted.items() if not _holds(folder / name, text)]
-    for name in stale:
+    """Write both files into `folder`, and beside it the table of docs/hook-points.md, where that is; with `check` only
+    compare. Returns 1 if `check` found a difference, else 0."""
+    wanted = {folder / "README.md": readme(), folder / "schema.json": json.dumps(schema(), indent=1) + "\n"}
+    if (page := folder.parent / "docs" / "hook-points.md").is_file():
+        wanted[page] = with_table(page.read_text())
+    stale = [path for path, text in wanted.items() if not _holds(path, text)]
+    for path in stale:
         if check:
-            say(f"{folder / name} is out of date; write it again with `lmsae docs`")
+            say(f"{path} is out of date; write it again with `lmsae docs`")
         else:
-            (folder / name).write_text(wanted[name])
-            say(f"wrote {folder / name}")
+            path.write_text(wanted[path])
+            say(f"wrote {path}")
     return 1 if check and stale else 0
 
 

@@ -37,8 +37,8 @@ class SaeSection(_From):
 
     hook_point: tuple[str, ...] | None = Field(
         default=None,
-        description="Hook point that a dictionary both reads and writes, by its TransformerLens name. A crosscoder "
-        "takes several.",
+        description="Hook point that a dictionary both reads and writes, by its TransformerLens name, or by its module "
+        "in transformers (`model.layers.3.mlp.gate_proj`; `:in` for its input). A crosscoder takes several.",
     )
     hook_point_in: tuple[str, ...] | None = Field(
         default=None,

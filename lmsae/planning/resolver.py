@@ -11,7 +11,7 @@ from lmsae.errors import ConfigError, Fault, LmsaeError, suggest
 from lmsae.geometry.config import Widths
 from lmsae.initialization.config import InitConfig
 from lmsae.interop.finished import Finished
-from lmsae.lm.hook_points import require
+from lmsae.lm.hook_points import is_module, require
 from lmsae.lm.resolving import ResolvedModel, default_tokenizer, read_config, require_usable
 from lmsae.lm.resolving import resolve as resolve_model
 from lmsae.planning.adopting import INIT_FROM, SAE_FROM, adopt_finished, adopt_start, named_sources
@@ -23,6 +23,7 @@ from lmsae.planning.finder import Finder
 from lmsae.planning.from_files import find_files, name_hook_point, reads_files
 from lmsae.planning.places import Subject, Text, find_places, widths_of_sides
 from lmsae.planning.sheet import SAE, SECTIONS, Cell, Row, read_section
+from lmsae.runtime.version import __version__
 from lmsae.stages import divide, init, tokenize, train
 from lmsae.stages.activations import ActivationsSection, Capture
 from lmsae.stages.models import LMConfig, ModelSection
@@ -195,11 +196,25 @@ class Resolver:
             name, model = place.hook_point, models[place.model]
 
             def look_up(name: str = name, model: ResolvedModel = model) -> int:
-                return require(name, read_config(model))
+                return self._find_width(name, model)
 
             column = next(c for c in HOOK_POINTS if name in (draft.row.section(SAE).get(c) or ""))
             widths.append(self._find_or_refuse(("width", name, model), look_up, draft, f"sae.{column}") or 0)
         return widths
+
+    def _find_width(self, name: str, model: ResolvedModel) -> int:
+        """The width of a hook point. That of a module takes torch, so it is remembered by the model."""
+        config = read_config(model)
+        nominal = require(name, config)
+        if not is_module(name):
+            return nominal
+
+        def compute() -> str:
+            from lmsae.lm.modules import module_width
+
+            return str(module_width(config, name))
+
+        return int(self.digests.look_up(f"width by {__version__}: {name} {model.model_dump_json()}", compute))
 
     def _find_or_refuse(self, what: Hashable, look_up: Callable[[], Found], draft: Draft, column: str) -> Found | None:
         """The result of a look-up that many rows share, or None after refusing this row."""

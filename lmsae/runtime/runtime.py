@@ -31,6 +31,12 @@ class Runtime(Frozen):
     device: str = Field(
         default="auto", description="`auto` (CUDA if there is one, otherwise the CPU), or a torch device name."
     )
+    device_map: str | dict[str, int | str] | None = Field(
+        default=None,
+        description="Devices of a language model that is larger than one: `auto`, `balanced` or `sequential` as "
+        "accelerate divides it, or module: device (`{model.embed_tokens: 0, model.layers: 1, lm_head: cpu}`). Empty: "
+        "all of it is on `runtime.device`. Dictionaries are there in any case.",
+    )
     threads: int | None = Field(
         default=None,
         ge=1,

@@ -94,8 +94,8 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     contexts = count_stored_contexts(first, len(tokens), split.calibration_contexts)
     captures = [_Capture(job, contexts, context_size) for job in jobs]
     require_space(jobs[0].out, sum(capture.bytes_to_come for capture in captures), SMALLER)
-    model = first.model.load(runtime)
     hook_points = list(dict.fromkeys(job.config.hook_point for job in jobs))
+    model = first.model.load(runtime, up_to=hook_points)
     # A pass that goes on runs the model on the same batches as an uninterrupted one: in others it rounds differently.
     begin = min(capture.kept for capture in captures) // first.batch_contexts * first.batch_contexts
     total = max(contexts - begin, 0) * context_size

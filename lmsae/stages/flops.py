@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmsae.dictionary.config import DictionaryConfig
-from lmsae.lm import features
-from lmsae.lm.hook_points import family_of, head_sizes, hook_points, split
+from lmsae.errors import HookPointError
+from lmsae.lm.hook_points import family_of, head_sizes, hook_points, key_heads, split
 from lmsae.vectors import sources
 
 MULTIPLY_ADD = 2
@@ -53,24 +53,45 @@ def forward_flops(config: Mapping[str, Any], context_size: int, hook_points: Ite
     return max(flops for flops in found if flops is not None) if None not in found else None
 
 
-def model_flops(config: Mapping[str, Any], context_size: int, hook_point: str | None = None) -> float | None:
-    """FLOPs a token of a forward pass up to a hook point, or to the logits without one; None for a model whose work is
-    not that of a transformer (builtin:features, own activations).
+def model_flops(
+    config: Mapping[str, Any], context_size: int, hook_point: str | None = None, *, every_expert: bool = False
+) -> float | None:
+    """FLOPs a token of a forward pass up to a hook point, or to the logits without one; None for a model whose layers
+    are not an attention and an MLP, or are not known (builtin:features, own activations, mamba, families without
+    names).
 
     By layer 2 (2 d H h + 2 d K h + m d d_mlp) for H query heads and K key and value heads of width h, m = 3 matrices of
     a gated MLP and 2 of another, and 2 T H h for the causal products of T tokens with half as many on average; for the
-    logits 2 d vocab. Of the layer of the hook point whole sublayers count.
+    logits 2 d vocab. An MLP of experts counts those that a token meets, or `every_expert`. Of the layer of the hook
+    point whole sublayers count; of a module that is named, the whole layer.
     """
-    if config.get("model_type") in (features.MODEL_TYPE, sources.MODEL_TYPE):
+    if config.get("model_type") == sources.MODEL_TYPE:
         return None
-    family, widths = family_of(config), hook_points(config)
-    heads, d_head = head_sizes(config)
-    d_model, d_mlp = widths["blocks.0.hook_resid_pre"], widths["blocks.0.mlp.hook_post"]
-    keys = config.get("num_key_value_heads") or heads
-    matrices = 3 if family.projections.mlp.endswith("gate_proj") else 2
-    attention = 2 * d_model * (heads + keys) * d_head + context_size * heads * d_head
-    mlp = matrices * d_model * d_mlp
-    layer, kind = split(hook_point or next(reversed(widths)))
+    family = family_of(config)
+    if not family.is_transformer:
+        return None
+    widths, (heads, d_head) = hook_points(config), head_sizes(config)
+    d_model = widths["blocks.0.hook_resid_pre"]
+    attention = 2 * d_model * (heads + key_heads(config)) * d_head + context_size * heads * d_head
+    mlp = (3 if family.projections.gated else 2) * d_model * _mlp_width(config, every_expert)
+    layer, kind = _end_of(hook_point, next(reversed(widths)))
     done = layer * (attention + mlp) + attention * (kind not in _BEFORE_ATTENTION) + mlp * (kind not in _BEFORE_MLP)
     logits = 0 if hook_point else d_model * config.get("vocab_size", 0)
     return float(MULTIPLY_ADD * (done + logits))
+
+
+def _end_of(hook_point: str | None, last: str) -> tuple[int, str]:
+    """The layer and kind of the hook point that a forward pass ends at; the last one for a module outside of layers."""
+    try:
+        return split(hook_point or last)
+    except HookPointError:
+        return split(last)
+
+
+def _mlp_width(config: Mapping[str, Any], every_expert: bool) -> int:
+    """The width of an MLP's hidden layer, of all experts that count."""
+    experts = family_of(config).experts
+    if experts is None:
+        return hook_points(config)["blocks.0.mlp.hook_post"]
+    count, width = (config.get(*size) for size in (experts.count if every_expert else experts.active, experts.width))
+    return count * width

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmsae.dictionary.config import DictionaryConfig
-from lmsae.lm.hook_points import hook_points
+from lmsae.lm.hook_points import hook_points, layers_and_width
 from lmsae.sparsity.config import SelectsK
 from lmsae.stages.flops import MULTIPLY_ADD, model_flops
 from lmsae.vectors import sources
@@ -173,20 +173,26 @@ def training_footprint(
 
 def model_bytes(config: Mapping[str, Any], dtype: str) -> int:
     """The bytes of a language model's weights: the matrices that a token is multiplied by, and the embedding if
-    config.json says that it is not the head too. 0 for what has no weights (builtin:features, own activations)."""
-    flops = model_flops(config, context_size=0)
-    if flops is None:
+    config.json says that it is not the head too. Of a family whose matrices are not known, 12 d^2 for each layer, as
+    most have, and the embedding; 0 if these sizes are not known either, or there are no weights (builtin:features, own
+    activations)."""
+    if config.get("model_type") == sources.MODEL_TYPE:
         return 0
+    flops = model_flops(config, context_size=0, every_expert=True)
+    if flops is None:
+        layers, d_model = layers_and_width(config)
+        return ITEM_BYTES[dtype] * d_model * (12 * layers * d_model + config.get("vocab_size", 0))
     is_apart = config.get("tie_word_embeddings") is False
     embedding = hook_points(config)["blocks.0.hook_resid_pre"] * config.get("vocab_size", 0) if is_apart else 0
     return round(ITEM_BYTES[dtype] * (flops / MULTIPLY_ADD + embedding))
 
 
 def widest(config: Mapping[str, Any]) -> int:
-    """The width of the widest hook point of a language model, or of own activations."""
+    """The width of the widest hook point of a language model, or of own activations; four times that of the residual
+    stream if the model has none with a name."""
     if config.get("model_type") == sources.MODEL_TYPE:
         return config["width"]
-    return max(hook_points(config).values())
+    return max(hook_points(config).values(), default=4 * layers_and_width(config)[1])
 
 
 def capturing_footprint(*, model_bytes: int, batch_tokens: int, widest: int, width: int) -> Footprint:

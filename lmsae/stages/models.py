@@ -50,8 +50,8 @@ class LMConfig(Frozen):
     backend: Backend
     dtype: Dtype
 
-    def load(self, runtime: Runtime) -> "LanguageModel":
-        """The model itself, on the runtime's device."""
+    def load(self, runtime: Runtime, up_to: Sequence[str] | None = None) -> "LanguageModel":
+        """The model itself, on the runtime's devices. If it only reads, `up_to` are the hook points that it reads."""
         if sources.is_source(self.source):
             from lmsae.vectors.lookup import Lookup
 
@@ -64,6 +64,8 @@ class LMConfig(Frozen):
             dtype=self.dtype,
             device=runtime.torch_device(),
             trust_remote_code=runtime.trust_remote_code,
+            up_to=up_to,
+            device_map=runtime.device_map,
         )
 
 

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from lmsae.errors import HookPointError, ShapeError, SourceError
 from lmsae.lm import huggingface, load, resolve, transformerlens
 from lmsae.lm.hook_points import family_of
+from tests.lm.conftest import BRIDGED, CONFIGS, NOT_BRIDGED
 
 BACKENDS = {"huggingface": huggingface, "transformerlens": transformerlens}
 # Two ways to compute attention in float32 differ by a few units in the last place of activations of size ten.
@@ -29,10 +30,13 @@ def backend_of(model_folder):
     return backend
 
 
-@pytest.fixture(params=BACKENDS)
-def lm(request, backend_of, family):
+PAIRS = [*(("huggingface", family) for family in CONFIGS), *(("transformerlens", family) for family in BRIDGED)]
+
+
+@pytest.fixture(params=PAIRS, ids="-".join)
+def lm(request, backend_of):
     """Each backend of each family in turn."""
-    return backend_of(request.param, family)
+    return backend_of(*request.param)
 
 
 @pytest.fixture(params=BACKENDS)
@@ -45,8 +49,8 @@ def rolled(activations):
     return activations.roll(1, dims=-1)
 
 
-def test_backends_agree_at_every_hook_point(backend_of, family, tokens):
-    hf, bridge = backend_of("huggingface", family), backend_of("transformerlens", family)
+def test_backends_agree_at_every_hook_point(backend_of, bridged, tokens):
+    hf, bridge = backend_of("huggingface", bridged), backend_of("transformerlens", bridged)
     names = list(hf.hook_points())
     assert bridge.hook_points() == hf.hook_points()
     ours, theirs = hf.read(tokens, names), bridge.read(tokens, names)
@@ -55,8 +59,8 @@ def test_backends_agree_at_every_hook_point(backend_of, family, tokens):
     torch.testing.assert_close(hf.logits(tokens), bridge.logits(tokens), **TOLERANCE)
 
 
-def test_backends_agree_on_the_logits_of_an_edit_at_every_hook_point(backend_of, family, tokens):
-    hf, bridge = backend_of("huggingface", family), backend_of("transformerlens", family)
+def test_backends_agree_on_the_logits_of_an_edit_at_every_hook_point(backend_of, bridged, tokens):
+    hf, bridge = backend_of("huggingface", bridged), backend_of("transformerlens", bridged)
     clean = hf.logits(tokens)
     for name in hf.hook_points():
         ours, theirs = hf.logits_with(tokens, {name: rolled}), bridge.logits_with(tokens, {name: rolled})
@@ -64,11 +68,13 @@ def test_backends_agree_on_the_logits_of_an_edit_at_every_hook_point(backend_of,
         assert (ours - clean).abs().max() > 0.05, f"an edit at {name} changed nothing"
 
 
-def test_backends_agree_on_the_gradients_of_an_edit(backend_of, family, tokens):
-    for kind in ("hook_mlp_out", "ln1.hook_normalized", "hook_resid_post"):
+def test_backends_agree_on_the_gradients_of_an_edit(backend_of, bridged, tokens):
+    known = backend_of("huggingface", bridged).hook_points()
+    kinds = [kind for kind in ("hook_mlp_out", "ln1.hook_normalized", "hook_resid_post") if f"blocks.1.{kind}" in known]
+    for kind in kinds:
         gradients = []
         for backend in BACKENDS:
-            lm, name = backend_of(backend, family), f"blocks.1.{kind}"
+            lm, name = backend_of(backend, bridged), f"blocks.1.{kind}"
             added = torch.zeros_like(lm.read(tokens, [name])[name], requires_grad=True)
             logits = lm.logits_with(tokens, {name: lambda x, added=added: x + added})
             gradients += torch.autograd.grad(logits.log_softmax(-1)[..., 0].sum(), added)
@@ -76,17 +82,23 @@ def test_backends_agree_on_the_gradients_of_an_edit(backend_of, family, tokens):
         assert gradients[0].abs().max() > 1e-3, kind
 
 
-def test_what_the_norms_make_is_what_attention_and_mlp_read(backend_of, family, model_folder, tokens):
+READERS = {"opt": "fc1", "opt_post_norm": "fc1", "mamba": "mixer"}
+"""The module that the last norm of a layer is for, in families where it is no `mlp`."""
+
+
+def test_what_the_last_norm_of_a_layer_makes_is_what_is_read_behind_it(backend_of, family, tokens):
     """Against the modules of transformers themselves, called with what is read."""
     lm = backend_of("huggingface", family)
     names = [name for name in lm.hook_points() if name.startswith("blocks.1.") and "hook_normalized" in name]
     seen = {}
     layer = lm._model.get_submodule(f"{family_of(lm.config).layers}.1")
-    mlp = layer.mlp.register_forward_pre_hook(lambda module, inputs: seen.setdefault("mlp", inputs[0]))
+    reader = layer.get_submodule(READERS.get(family, "mlp"))
+    handle = reader.register_forward_pre_hook(lambda module, inputs: seen.update(read=inputs[0]))
     read = lm.read(tokens, [*names, "blocks.2.hook_resid_pre"])
-    mlp.remove()
-    assert len(names) == 1 + (family != "phi")
-    assert torch.equal(read[names[-1]], seen["mlp"])
+    handle.remove()
+    assert len(names) == {"olmo2": 0, "opt_post_norm": 0, "mamba": 0, "phi": 1, "falcon": 1}.get(family, 2)
+    if names:
+        assert torch.equal(read[names[-1]].reshape(seen["read"].shape), seen["read"])
 
 
 def test_residuals_are_the_hidden_states_of_transformers(backend_of, family, model_folder, tokens):
@@ -95,11 +107,24 @@ def test_residuals_are_the_hidden_states_of_transformers(backend_of, family, mod
         output = model(tokens, output_hidden_states=True)
     lm = backend_of("huggingface", family)
     *inner, _after_the_final_norm = output.hidden_states
-    read = lm.read(tokens, [f"blocks.{layer}.hook_resid_pre" for layer in range(len(inner))])
+    side = "hook_resid_post" if family == "mamba" else "hook_resid_pre"  # Mamba's do not begin with the embedding
+    read = lm.read(tokens, [f"blocks.{layer}.{side}" for layer in range(len(inner))])
     assert all(torch.equal(a, b) for a, b in zip(read.values(), inner, strict=True))
     assert torch.equal(lm.logits(tokens), output.logits)
 
 
+def test_a_model_that_a_bridge_computes_otherwise_is_refused(model_folder):
+    for family, said in NOT_BRIDGED.items():
+        with pytest.raises(SourceError, match=rf"{said}.*set model.backend to huggingface"):
+            transformerlens.load(model_folder(family), "float32", "cpu")
+
+
+# In the others a norm stands over the whole residual stream, or there is no attention and no MLP.
+SUMMING = [pair for pair in PAIRS if pair[1] not in ("opt_post_norm", "mamba")]
+of_sums = pytest.mark.parametrize("lm", SUMMING, indirect=True, ids="-".join)
+
+
+@of_sums
 def test_the_last_residual_is_the_one_before_the_final_norm(lm, tokens):
     names = list(lm.hook_points())
     read = lm.read(tokens, names)
@@ -108,6 +133,7 @@ def test_the_last_residual_is_the_one_before_the_final_norm(lm, tokens):
     torch.testing.assert_close(read[names[-1]], sum(parts), **TOLERANCE)
 
 
+@of_sums
 def test_what_sublayers_add_makes_the_residual(lm, tokens):
     read = lm.read(tokens, list(lm.hook_points()))
     after_attention = read["blocks.1.hook_resid_pre"] + read["blocks.1.hook_attn_out"]
@@ -166,7 +192,7 @@ def test_a_read_runs_no_layer_after_the_last_hook_point(lm, tokens):
         for name, module in model.named_modules()
         if list(module.parameters(recurse=False))
     ]
-    lm.read(tokens, ["blocks.1.hook_mlp_out", "blocks.0.hook_attn_out"])
+    lm.read(tokens, [name for name in lm.hook_points() if not name.startswith("blocks.2.")])
     for handle in handles:
         handle.remove()
     assert calls
@@ -175,7 +201,7 @@ def test_a_read_runs_no_layer_after_the_last_hook_point(lm, tokens):
 
 def test_a_read_stopped_early_leaves_the_model_as_it_was(lm, tokens):
     before = lm.logits(tokens)
-    lm.read(tokens, ["blocks.0.attn.hook_z"])
+    lm.read(tokens, list(lm.hook_points())[2:3])
     assert torch.equal(lm.logits(tokens), before)
     with pytest.raises(ZeroDivisionError):
         lm.logits_with(tokens, {"blocks.1.hook_resid_post": lambda activations: activations * (1 / 0)})

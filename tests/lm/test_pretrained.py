@@ -45,7 +45,9 @@ def without(*names: str) -> Callable[[Weights], Weights]:
     return lambda weights: {name: weight for name, weight in weights.items() if name not in names}
 
 
-@pytest.mark.parametrize(("name", "backend"), [("gpt2", "huggingface"), *((name, BACKENDS[1]) for name in CONFIGS)])
+@pytest.mark.parametrize(
+    ("name", "backend"), [("gpt2", "huggingface"), *((name, BACKENDS[1]) for name in CONFIGS if name != "gemma3")]
+)
 def test_weights_under_other_names_are_not_drawn_at_random(
     model_folder: Callable[[str], Path], tmp_path: Path, name: str, backend: str
 ) -> None:

@@ -149,8 +149,11 @@ def _models(jobs: Sequence[Job], runtime: Runtime) -> "dict[LMConfig, LanguageMo
     text, and those that activations come from."""
     spliced = [job.config.spliced.model for job in jobs if job.config.spliced]
     held_out = [model for job in jobs if job.config.held_out for model in job.config.held_out.models]
-    live = [capture.model for capture in live_captures(jobs[0].inputs)]
-    return {model: model.load(runtime) for model in dict.fromkeys(spliced + held_out + live)}
+    live = live_captures(jobs[0].inputs)
+    whole = {model: model.load(runtime) for model in dict.fromkeys(spliced + held_out)}
+    only_read = dict.fromkeys(capture.model for capture in live if capture.model not in whole)
+    read = {model: [capture.hook_point for capture in live if capture.model == model] for model in only_read}
+    return whole | {model: model.load(runtime, up_to=names) for model, names in read.items()}
 
 
 def _splice(jobs: Sequence[Job], models: "Mapping[LMConfig, LanguageModel]") -> Splice | None:
