@@ -15,7 +15,7 @@ from lmsae.lm.probing import require_numbers
 from lmsae.lm.visits import Visit, VisitedModel
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import Cache, PreTrainedModel
 
 
 def load(folder: Path, dtype: str, device: str, trust_remote_code: bool = False) -> "HuggingFaceModel":
@@ -30,6 +30,13 @@ def load(folder: Path, dtype: str, device: str, trust_remote_code: bool = False)
     return model
 
 
+def start_cache(model: "PreTrainedModel") -> "Cache":
+    """An empty cache for a model's keys and values. Passes fill the one that they are given."""
+    from transformers import DynamicCache
+
+    return DynamicCache(config=model.config)
+
+
 class HuggingFaceModel(VisitedModel):
     """A causal LM of transformers behind the LanguageModel protocol."""
 
@@ -41,8 +48,12 @@ class HuggingFaceModel(VisitedModel):
         """Every hook point, in the order of a forward pass, with its width."""
         return points.hook_points(self.config)
 
-    def _forward(self, tokens: Tensor) -> Tensor:
-        return self._model(input_ids=tokens, use_cache=False).logits
+    def start_cache(self) -> "Cache":
+        """An empty cache, of the kind that the model's attention needs."""
+        return start_cache(self._model)
+
+    def _forward(self, tokens: Tensor, cache: "Cache | None") -> Tensor:
+        return self._model(input_ids=tokens, past_key_values=cache, use_cache=cache is not None).logits
 
     @contextmanager
     def _visiting(self, visits: Mapping[str, Visit]) -> Iterator[None]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from lmsae.config import JsonObject
 from lmsae.errors import HookPointError, SourceError, suggest
 from lmsae.lm import hook_points as points
-from lmsae.lm.huggingface import HuggingFaceModel
+from lmsae.lm.huggingface import HuggingFaceModel, start_cache
 from lmsae.lm.pretrained import describe, load_pretrained
 from lmsae.lm.probing import first_difference, read_all, require_numbers
 from lmsae.lm.visits import Visit, VisitedModel
@@ -18,7 +18,7 @@ from lmsae.runtime.memory import says_no_memory
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 _INSTEAD = "set model.backend to huggingface, which can"
 
@@ -77,8 +77,12 @@ class TransformerLensModel(VisitedModel):
         known = points.hook_points(self.config)
         return {name: width for name, width in known.items() if _bridge_name(name) in self._hooked}
 
-    def _forward(self, tokens: Tensor) -> Tensor:
-        return self._bridge(tokens, return_type="logits", use_cache=False)
+    def start_cache(self) -> "Cache":
+        """An empty cache, of the kind that the model's attention needs."""
+        return start_cache(self._bridge.original_model)
+
+    def _forward(self, tokens: Tensor, cache: "Cache | None") -> Tensor:
+        return self._bridge(tokens, return_type="logits", past_key_values=cache, use_cache=cache is not None)
 
     def _require(self, name: str) -> None:
         points.require(name, self.config)
