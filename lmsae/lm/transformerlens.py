@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
@@ -79,7 +79,7 @@ class TransformerLensModel(VisitedModel):
 
     def start_cache(self) -> "Cache":
         """An empty cache, of the kind that the model's attention needs."""
-        return start_cache(self._bridge.original_model)
+        return start_cache(cast("PreTrainedModel", self._bridge.original_model))
 
     def _forward(self, tokens: Tensor, cache: "Cache | None") -> Tensor:
         return self._bridge(tokens, return_type="logits", past_key_values=cache, use_cache=cache is not None)
