@@ -256,8 +256,8 @@ def _steer(arguments: argparse.Namespace) -> int:
     add, clamp = parse_edits(arguments.edits)  # before the model is loaded
     sae = _load(arguments)
     how = {name: getattr(arguments, name) for name in ("max_new_tokens", "temperature", "seed")}
-    print(f"as it is: {sae.generate(arguments.prompt, **how)}")
-    print(f"steered:  {sae.generate(arguments.prompt, add=add, clamp=clamp, **how)}")
+    steered, plain = (sae.generate(arguments.prompt, **edits, **how) for edits in ({"add": add, "clamp": clamp}, {}))
+    print(f"as it is: {plain}\nsteered:  {steered}")
     return 0
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmsae.application.loaded import LoadedDictionary
-from lmsae.application.tokens_of_text import token_id
+from lmsae.application.tokens_of_text import require_room, token_id
 from lmsae.errors import ShapeError
 from lmsae.lm.protocol import Edit
 
@@ -97,6 +97,7 @@ def attribute(
         ShapeError: if there is no such position or token.
     """
     model, ids = sae.model, sae.tokenize(text)
+    require_room(model, ids.shape[1])
     if not -ids.shape[1] <= position < ids.shape[1]:
         raise ShapeError(f"there is no position {position}: the text has {ids.shape[1]} tokens, counted from 0.")
     position %= ids.shape[1]
@@ -106,8 +107,8 @@ def attribute(
     with torch.enable_grad():
         codes = (sae.dictionary.encode(x) * counted).detach().requires_grad_()
         logits = model.logits_with(ids, _edits(sae, codes, x, found))[0, position].float()
-        chosen = int(logits.argmax()) if token is None else _require(token_id(token, sae.tokenizer), model.d_vocab)
-        other = None if minus is None else _require(token_id(minus, sae.tokenizer), model.d_vocab)
+        chosen = int(logits.argmax()) if token is None else _require(token_id(sae, token), model.d_vocab)
+        other = None if minus is None else _require(token_id(sae, minus), model.d_vocab)
         target = logits[chosen] if other is None else logits[chosen] - logits[other]
         (slope,) = torch.autograd.grad(target, codes)
     texts, index = sae.texts.in_contexts(ids.numpy())

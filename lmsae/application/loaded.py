@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lmsae.interpretation.opening import Features
     from lmsae.interpretation.texts import TokenTexts
     from lmsae.lm.protocol import LanguageModel
+    from lmsae.text.encoding import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -118,31 +119,45 @@ class LoadedDictionary:
         return load_tokenizer(self._known_home().tokenizer_model)
 
     @cached_property
-    def texts(self) -> "TokenTexts":
-        """The texts of the tokenizer's tokens."""
-        from lmsae.interpretation.texts import TokenTexts
+    def vocabulary(self) -> "Vocabulary":
+        """The special tokens; none of a model without a tokenizer, which reads ids."""
+        from lmsae.lm.resolving import NoTokenizer
+        from lmsae.text.encoding import Vocabulary
 
-        return TokenTexts.of_tokenizer(self.tokenizer)
+        try:
+            return Vocabulary.from_tokenizer(self.tokenizer)
+        except NoTokenizer:
+            return Vocabulary(self.models[0].d_vocab)
+
+    @cached_property
+    def texts(self) -> "TokenTexts":
+        """The texts of tokens, or numbers of a model without a tokenizer."""
+        from lmsae.stages.interpret import texts_of
+
+        return texts_of(self._known_home().tokenizer_model)
 
     def tokenize(self, text: "str | Sequence[int] | Tensor") -> "Int[Tensor, '1 position']":
         """The token ids of a text, behind BOS if the dictionary was trained so. Ids stay as they are."""
         from lmsae.application.tokens_of_text import tokenize
 
-        return tokenize(text, self.tokenizer, prepend_bos=self._known_home().packing.prepend_bos)
+        return tokenize(self, text)
 
     def counted(self, ids: "Int[Tensor, '*batch']") -> "Bool[Tensor, '*batch']":
         """The tokens that count: all but special ones, if training left those out."""
         from lmsae.application.tokens_of_text import mask_counted
 
-        return mask_counted(ids, self.tokenizer, mask_special=self._known_home().packing.mask_special)
+        return mask_counted(self, ids)
 
     def read(self, text: "str | Sequence[int] | Tensor") -> "Float[Tensor, '1 position d_in']":
         """The raw activations of a text that the dictionary reads, hook points side by side."""
         import torch
 
+        from lmsae.application.tokens_of_text import require_room
+
         ids, places = self.tokenize(text), self._known_home().reads
         found = {}
         for number, model in enumerate(self.models):
+            require_room(model, ids.shape[1])
             names = [place.hook_point for place in places if place.model == number]
             found |= {(number, name): x for name, x in (model.read(ids, names) if names else {}).items()}
         return torch.cat([found[place.model, place.hook_point].float() for place in places], dim=-1)

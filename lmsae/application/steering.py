@@ -16,7 +16,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lmsae.application.loaded import LoadedDictionary
-from lmsae.application.tokens_of_text import ends_of_text
 from lmsae.errors import NotEnoughTokens, ShapeError
 from lmsae.lm.protocol import Edit, LanguageModel
 
@@ -64,12 +63,12 @@ def generate(
         ShapeError: if there is no such latent, or a latent is steered in two ways, or by no number.
         NotEnoughTokens: if text and continuation are longer than the model reads.
     """
-    steering = _Steering.of(sae, add or {}, clamp or {}, ablate)
+    steering = Steering.of(sae, add or {}, clamp or {}, ablate)
     model, ids = sae.model, sae.tokenize(prompt)
     _require_room(model, ids.shape[1], max_new_tokens)
     if not (math.isfinite(temperature) and temperature >= 0):
         raise ShapeError(f"temperature is {temperature}; wanted: 0 or a number above it.")
-    given, ends = ids.shape[1], ends_of_text(sae.tokenizer)
+    given, ends = ids.shape[1], {*sae.vocabulary.ends}
     generator, steered = torch.Generator().manual_seed(seed), SteeredModel(sae, steering)
     with torch.inference_mode():
         for _ in range(max_new_tokens):
@@ -82,7 +81,7 @@ def generate(
 
 
 @dataclass(frozen=True)
-class _Steering:
+class Steering:
     """The latents to steer: an amount for each, and whether it is the code itself or added to it."""
 
     latents: Int[Tensor, " chosen"]
@@ -92,7 +91,7 @@ class _Steering:
     @classmethod
     def of(
         cls, sae: LoadedDictionary, add: Mapping[int, float], clamp: Mapping[int, float], ablate: Sequence[int]
-    ) -> "_Steering":
+    ) -> "Steering":
         clamp_all = {**clamp, **dict.fromkeys(ablate, 0.0)}
         twice = [latent for latent in add if latent in clamp_all] + [latent for latent in clamp if latent in ablate]
         if twice:
@@ -119,7 +118,7 @@ class SteeredModel:
     again for each token.
     """
 
-    def __init__(self, sae: LoadedDictionary, steering: _Steering) -> None:
+    def __init__(self, sae: LoadedDictionary, steering: Steering) -> None:
         self._sae, self._steering, self._model = sae, steering, sae.model
         self._by_token = sae.config.geometry.grain == "token"
         self._reads, self._writes = sae.reads, sae.writes

@@ -8,25 +8,23 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lmsae.errors import NotEnoughTokens, SourceError
-from lmsae.text.encoding import Vocabulary, tokenize_texts
+from lmsae.text.encoding import tokenize_texts
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase as Tokenizer
+    from lmsae.application.loaded import LoadedDictionary
+    from lmsae.lm.protocol import LanguageModel
 
 
-def tokenize(
-    text: str | Sequence[int] | Tensor, tokenizer: "Tokenizer", *, prepend_bos: bool
-) -> Int[Tensor, "1 position"]:
-    """The ids of a text, behind BOS if the tokenizer has one. Ids stay as they are.
+def tokenize(sae: "LoadedDictionary", text: str | Sequence[int] | Tensor) -> Int[Tensor, "1 position"]:
+    """The ids of a text, behind BOS if training's contexts begin with it. Ids stay as they are.
 
     `<|endoftext|>` written in a text stays ordinary text, as in training; give ids for special tokens. Raises
-    NotEnoughTokens for a text without tokens, SourceError for ids beyond the vocabulary.
+    NotEnoughTokens for a text without tokens, SourceError for ids below 0 or a text of a model without a tokenizer.
     """
-    vocabulary = Vocabulary.from_tokenizer(tokenizer)
     if isinstance(text, str):
-        (ids,) = tokenize_texts(tokenizer, [text])
-        if prepend_bos and vocabulary.bos is not None:
-            ids = [vocabulary.bos, *ids]
+        (ids,) = tokenize_texts(sae.tokenizer, [text])
+        if sae.home.packing.prepend_bos and sae.vocabulary.bos is not None:
+            ids = [sae.vocabulary.bos, *ids]
     else:
         ids = [int(token) for token in (text.flatten() if isinstance(text, Tensor) else text)]
     if not ids:
@@ -36,23 +34,26 @@ def tokenize(
     return torch.tensor([ids])
 
 
-def mask_counted(ids: Int[Tensor, "*batch"], tokenizer: "Tokenizer", *, mask_special: bool) -> Bool[Tensor, "*batch"]:
-    """True for tokens that count: with `mask_special`, those that are not special."""
-    special = Vocabulary.from_tokenizer(tokenizer).special if mask_special else ()
+def mask_counted(sae: "LoadedDictionary", ids: Int[Tensor, "*batch"]) -> Bool[Tensor, "*batch"]:
+    """True for tokens that count: all but special ones, if training left those out."""
+    special = sae.vocabulary.special if sae.home.packing.mask_special else ()
     return torch.isin(ids, torch.tensor(special, dtype=ids.dtype, device=ids.device), invert=True)
 
 
-def ends_of_text(tokenizer: "Tokenizer") -> set[int]:
-    """The tokens that begin, end or fill up a text."""
-    return {*Vocabulary.from_tokenizer(tokenizer).ends}
+def require_room(model: "LanguageModel", tokens: int) -> None:
+    """Raise NotEnoughTokens if a text has more tokens than a model reads at once."""
+    if model.max_context is not None and tokens > model.max_context:
+        raise NotEnoughTokens(
+            f"the text has {tokens:,} tokens, and the model reads at most {model.max_context:,}: shorten it."
+        )
 
 
-def token_id(token: str | int, tokenizer: "Tokenizer") -> int:
+def token_id(sae: "LoadedDictionary", token: str | int) -> int:
     """The id of a token that is named by its text or its id. Raises SourceError if a text is not one token."""
     if isinstance(token, int):
         return token
-    (ids,) = tokenize_texts(tokenizer, [token])
+    (ids,) = tokenize_texts(sae.tokenizer, [token])
     if len(ids) != 1:
-        parts = ", ".join(repr(tokenizer.decode([one])) for one in ids)
+        parts = ", ".join(repr(sae.texts.texts[one]) for one in ids)
         raise SourceError(f"{token!r} is {len(ids)} tokens ({parts or 'none'}) and not one. Spaces count: try ' word'.")
     return ids[0]

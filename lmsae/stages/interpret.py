@@ -129,7 +129,7 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     from lmsae.runtime.progress import show_progress
 
     models = _Models(jobs[0].config.models, runtime)
-    texts = _texts(jobs[0].config)
+    texts = texts_of(jobs[0].config.tokenizer)
     passages = _passages(jobs, models)
     with ExitStack() as files:
         collections = []
@@ -235,16 +235,16 @@ def _sources(collection: _Collection, passages: "Passages", text: "ContextText")
     return find_sources(collection.dictionary, slots, text.context_size, contexts())
 
 
-def _texts(config: Config) -> "TokenTexts":
+def texts_of(tokenizer: ResolvedModel) -> "TokenTexts":
     """The texts of the tokenizer's tokens, or numbers for a model without one."""
     from lmsae.interpretation.texts import TokenTexts
     from lmsae.lm import load_tokenizer
     from lmsae.lm.resolving import NoTokenizer
 
     try:
-        return TokenTexts.of_tokenizer(load_tokenizer(config.tokenizer))
+        return TokenTexts.of_tokenizer(load_tokenizer(tokenizer))
     except NoTokenizer:
-        return TokenTexts.of_numbers(read_config(config.tokenizer)["vocab_size"])
+        return TokenTexts.of_numbers(read_config(tokenizer)["vocab_size"])
 
 
 def _documents(job: Job) -> "Documents":

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from lmsae.application.loaded import LoadedDictionary
 from lmsae.application.named import load
-from lmsae.application.steering import SteeredModel, generate
-from lmsae.application.steering import _Steering as Steering
+from lmsae.application.steering import SteeredModel, Steering, generate
 from lmsae.errors import NotEnoughTokens, ShapeError, SourceError
 from tests.application.conftest import TEXT
 from tests.miniature import HERE, row_of

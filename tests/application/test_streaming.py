@@ -71,5 +71,5 @@ def test_live_activations_are_not_there(fresh: Path) -> None:
     write_config(fresh, activations={"source": "live"})
     write_sweep(fresh, [{"name": "live", "sae.hook_point": HERE, "sae.architecture": "topk", "sae.k": "4"}])
     make_until("activations")
-    with pytest.raises(MissingArtifact, match="activations.source is live"):
+    with pytest.raises(MissingArtifact, match=r"activations\.source is live"):
         activations("live")
