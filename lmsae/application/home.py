@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from lmsae.artifacts.artifact import Artifacts, Spec
+from lmsae.errors import ShapeError
 from lmsae.interop.finished import Origin
-from lmsae.lm import Backend, Dtype, resolve
+from lmsae.lm import Backend, Dtype, read_config, resolve
+from lmsae.lm.hook_points import require
 from lmsae.lm.resolving import ResolvedModel, default_tokenizer
 from lmsae.stages.models import LMConfig
 from lmsae.stages.sites import Place, Sites, inputs_from
@@ -90,6 +92,21 @@ def home_of_origin(origin: Origin) -> Home:
     """The home of a dictionary from elsewhere, as far as it names one. Models are pinned to what they are now."""
     models = [LMConfig(source=resolve(name), backend="huggingface", dtype="float32") for name in origin.models]
     return Home(tuple(models), _places(origin.reads), _places(origin.writes))
+
+
+def require_fit(name: str, models: Sequence[LMConfig], places: Sequence[Place], widths: Sequence[int]) -> None:
+    """Raise HookPointError if a model lacks a place of a dictionary, ShapeError if the place has another width."""
+    if len(places) != len(widths):
+        told = " ".join(place.hook_point for place in places)
+        raise ShapeError(f"{name} has {len(widths)} hook points on a side, and {len(places)} are named: {told}.")
+    for place, width in zip(places, widths, strict=True):
+        source = models[place.model].source
+        found = require(place.hook_point, read_config(source))
+        if found != width:
+            raise ShapeError(
+                f"{place.hook_point} of {source.name} has width {found:,}, and {name} has {width:,} there. Name the "
+                "model and the hook point that it was trained on."
+            )
 
 
 def _places(names: Sequence[str]) -> tuple[Place, ...]:

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmsae.application.home import Given, Home, home_of_origin, home_of_spec
+from lmsae.application.home import Given, Home, home_of_origin, home_of_spec, require_fit
 from lmsae.artifacts.artifact import Artifact, Artifacts
 from lmsae.errors import MissingArtifact, ShapeError, SourceError
 from lmsae.interop.finished import FILES, Finished
@@ -98,8 +98,14 @@ class LoadedDictionary:
 
     @cached_property
     def models(self) -> "list[LanguageModel]":
-        """The language models that it belongs to; a crosscoder may have several."""
-        return [model.load(self.runtime) for model in self._known_home().models]
+        """The language models that it belongs to; a crosscoder may have several.
+
+        Raises HookPointError if one lacks a hook point of it, and ShapeError if that has another width there.
+        """
+        home, widths = self._known_home(), self.config.widths
+        require_fit(self.name, home.models, home.reads, widths.reads)
+        require_fit(self.name, home.models, home.writes, widths.writes)
+        return [model.load(self.runtime) for model in home.models]
 
     @property
     def model(self) -> "LanguageModel":

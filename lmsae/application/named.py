@@ -53,7 +53,9 @@ def load(
     if isinstance(found, Finished):
         return LoadedDictionary(str(name), {}, None, found, given, runtime)
     found.require_intact()
-    return LoadedDictionary(str(name), _relatives(found, str(name)), Path(results), None, given, runtime)
+    return LoadedDictionary(
+        str(name), _relatives(found, str(name).partition("/")[0]), Path(results), None, given, runtime
+    )
 
 
 def _find(name: Path | str, artifacts: Artifacts, results: Path) -> Artifact | Finished:

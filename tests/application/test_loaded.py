@@ -9,7 +9,7 @@ import torch
 from lmsae.application.loaded import LoadedDictionary
 from lmsae.application.named import load
 from lmsae.dictionary.dictionary import Dictionary
-from lmsae.errors import FolderError, MissingArtifact, ShapeError, SourceError
+from lmsae.errors import FolderError, HookPointError, MissingArtifact, ShapeError, SourceError
 from lmsae.interop import saelens
 from tests.application.conftest import TEXT
 from tests.architectures import parts, randomize
@@ -125,6 +125,21 @@ def test_a_folder_that_names_no_model_is_given_one(here: Path, tmp_path: Path) -
     given = load(tmp_path, model="model", hook_point=HERE, device="cpu", dtype="bfloat16")
     assert given.read(TEXT).shape == (1, len(TEXT) + 1, 16)
     assert next(iter(given.model.weights.values())).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("named", "error", "part"),
+    [
+        ({"hook_point": "blocks.7.hook_resid_post"}, HookPointError, "2 layers"),
+        ({"hook_point": "blocks.0.mlp.hook_post"}, ShapeError, "has width 32, and .* has 16 there"),
+        ({"hook_point": f"{HERE} {THERE}"}, ShapeError, "has 1 hook points on a side, and 2 are named"),
+    ],
+)
+def test_a_place_that_does_not_fit_is_refused(
+    here: Path, named: dict[str, str], error: type[Exception], part: str
+) -> None:
+    with pytest.raises(error, match=part):
+        load("top", **named).generate(TEXT)
 
 
 def test_text_begins_with_bos_and_ids_stay_as_they_are(top: LoadedDictionary) -> None:
