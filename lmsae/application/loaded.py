@@ -11,6 +11,8 @@ from lmsae.application.home import Given, Home, home_of_origin, home_of_spec, re
 from lmsae.artifacts.artifact import Artifact, Artifacts
 from lmsae.errors import MissingArtifact, ShapeError, SourceError
 from lmsae.interop.finished import FILES, Finished
+from lmsae.lm import read_config
+from lmsae.lm.hook_points import hook_points
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages import DICTIONARIES
 
@@ -83,34 +85,29 @@ class LoadedDictionary:
     @property
     def reads(self) -> tuple[str, ...]:
         """The hook points that it reads. Raises SourceError if nobody has told."""
-        return tuple(place.hook_point for place in self._known_home().reads)
+        return tuple(place.hook_point for place in self._known_home.reads)
 
     @property
     def writes(self) -> tuple[str, ...]:
         """The hook points that it writes."""
-        return tuple(place.hook_point for place in self._known_home().writes)
+        return tuple(place.hook_point for place in self._known_home.writes)
 
     @cached_property
     def reads_in_passing(self) -> bool:
         """True if a pass of its model comes by the one hook point that it reads before the one that it writes."""
-        order, ends = list(self.model.hook_points()), (*self.reads, *self.writes)
-        return len(self.reads) == len(self.writes) == 1 and order.index(ends[0]) <= order.index(ends[1])
+        order, home = list(hook_points(read_config(self._known_home.models[0].source))), self.home
+        places = [order.index(place.hook_point) for place in (*home.reads, *home.writes)]
+        return len(home.reads) == len(home.writes) == 1 and places[0] <= places[1]
 
     @cached_property
     def models(self) -> "list[LanguageModel]":
-        """The language models that it belongs to; a crosscoder may have several.
-
-        Raises HookPointError if one lacks a hook point of it, and ShapeError if that has another width there.
-        """
-        home, widths = self._known_home(), self.config.widths
-        require_fit(self.name, home.models, home.reads, widths.reads)
-        require_fit(self.name, home.models, home.writes, widths.writes)
-        return [model.load(self.runtime) for model in home.models]
+        """The language models that it belongs to; a crosscoder may have several."""
+        return [model.load(self.runtime) for model in self._known_home.models]
 
     @property
     def model(self) -> "LanguageModel":
         """The language model that it belongs to. Raises SourceError if there are several."""
-        if len(self._known_home().models) > 1:
+        if len(self._known_home.models) > 1:
             raise SourceError(
                 f"{self.name} reads {len(self.home.models)} models at once. It encodes text of them all, but a "
                 "model is steered, spliced and attributed by dictionaries of that model alone."
@@ -122,7 +119,7 @@ class LoadedDictionary:
         """The tokenizer of its text."""
         from lmsae.lm import load_tokenizer
 
-        return load_tokenizer(self._known_home().tokenizer_model)
+        return load_tokenizer(self._known_home.tokenizer_model)
 
     @cached_property
     def vocabulary(self) -> "Vocabulary":
@@ -140,7 +137,7 @@ class LoadedDictionary:
         """The texts of tokens, or numbers of a model without a tokenizer."""
         from lmsae.stages.interpret import texts_of
 
-        return texts_of(self._known_home().tokenizer_model)
+        return texts_of(self._known_home.tokenizer_model)
 
     def tokenize(self, text: "str | Sequence[int] | Tensor") -> "Int[Tensor, '1 position']":
         """The token ids of a text, behind BOS if the dictionary was trained so. Ids stay as they are."""
@@ -160,7 +157,7 @@ class LoadedDictionary:
 
         from lmsae.application.tokens_of_text import require_room
 
-        ids, places = self.tokenize(text), self._known_home().reads
+        ids, places = self.tokenize(text), self._known_home.reads
         found = {}
         for number, model in enumerate(self.models):
             require_room(model, ids.shape[1])
@@ -249,16 +246,23 @@ class LoadedDictionary:
         homes = (home_of_spec(Artifact(one).spec(), Artifacts(own.path.parent.parent)) for one in folders)
         return next((home for home in homes if home is not None), Home())
 
+    @cached_property
     def _known_home(self) -> Home:
-        """The home. Raises SourceError if no model is known, or no hook point."""
-        home = self.home
-        if home.models and home.reads and home.writes:
-            return home
-        unknown = "model" if not home.models else "hook point"
-        raise SourceError(
-            f"nobody has told which {unknown} {self.name} belongs to: lmsae.load({self.name!r}, model=..., "
-            "hook_point=...), or hook_point_in and hook_point_out."
-        )
+        """The home, if it is known and fits.
+
+        Raises SourceError if no model is known, or no hook point; HookPointError if the model lacks one, and ShapeError
+        if that has another width.
+        """
+        home, widths = self.home, self.config.widths
+        if not (home.models and home.reads and home.writes):
+            unknown = "model" if not home.models else "hook point"
+            raise SourceError(
+                f"nobody has told which {unknown} {self.name} belongs to: lmsae.load({self.name!r}, model=..., "
+                "hook_point=...), or hook_point_in and hook_point_out."
+            )
+        require_fit(self.name, home.models, home.reads, widths.reads)
+        require_fit(self.name, home.models, home.writes, widths.writes)
+        return home
 
     def _needs_input(self) -> str | None:
         """The reason that decoding needs what was read; None if it does not."""

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmsae.application.loaded import LoadedDictionary
+from lmsae.application.tokens_of_text import require_room
 from lmsae.artifacts.artifact import Artifact, Artifacts
 from lmsae.errors import MissingArtifact, NotEnoughTokens, SourceError
 from lmsae.evaluation.hooked import HookPoint
@@ -162,6 +163,7 @@ def _given(sae: LoadedDictionary, text: str | Sequence[str] | Tensor | None, bat
     assert text is not None
     if isinstance(text, Tensor):
         whole = text if text.ndim == 2 else text[None]
+        require_room(sae.model, whole.shape[1])
         rows = list(whole.split(batch_contexts))
     else:
         most = sae.model.max_context

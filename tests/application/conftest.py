@@ -9,7 +9,7 @@ import pytest
 from lmsae.application.loaded import LoadedDictionary
 from lmsae.application.named import load
 from tests.conftest import made_once
-from tests.miniature import ROWS, make_until, row_of, write_sweep
+from tests.miniature import HERE, ROWS, make_until, row_of, write_model, write_sweep
 
 GEOMETRIES = ["transcoder", "skip_transcoder", "crosscoder", "clt", "molt", "lorsa"]
 NAMES = ["top", "batch", "jump", *GEOMETRIES]
@@ -22,7 +22,10 @@ def sweep(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def make(folder: Path) -> None:
         shutil.copytree(pristine, folder, dirs_exist_ok=True)
-        write_sweep(folder, [*(row for row in ROWS if row["name"] in NAMES), *map(row_of, GEOMETRIES)])
+        write_model(folder, "other", seed=1)
+        rows = [*(row for row in ROWS if row["name"] in NAMES), *map(row_of, GEOMETRIES)]
+        of_both = {"name": "of-both", "sae.hook_point": HERE, "model.others": "other"}
+        write_sweep(folder, [*rows, row_of("crosscoder", **of_both)])
         with contextlib.chdir(folder):
             make_until("features")
 

@@ -149,12 +149,14 @@ def test_a_continuation_longer_than_the_model_reads_is_refused(top: LoadedDictio
         top.generate(TEXT, max_new_tokens=count)
 
 
-def test_a_crosscoder_of_several_models_is_no_dictionary_of_one(here: Any) -> None:
-    sae = load("top", device="cpu")
-    two = type(sae)(**{**vars(sae), "given": sae.given})
-    two.__dict__["home"] = type(sae.home)(**{**vars(sae.home), "models": sae.home.models * 2})
-    with pytest.raises(SourceError, match="top reads 2 models at once"):
-        two.generate(TEXT, add={3: 1.0})
+def test_a_crosscoder_of_several_models_reads_both_and_steers_none(here: Any) -> None:
+    sae = load("of-both", device="cpu")
+    ids = sae.tokenize(TEXT)
+    each = [model.read(ids, [HERE])[HERE] for model in sae.models]
+    assert len(each) == 2
+    assert torch.equal(sae.read(TEXT), torch.cat(each, dim=-1))
+    with pytest.raises(SourceError, match="of-both reads 2 models at once"):
+        sae.generate(TEXT, add={3: 1.0})
 
 
 def test_the_rows_of_the_sweep_read_where_they_say(here: Any) -> None:
