@@ -13,8 +13,6 @@ from lmsae.errors import ShapeError, SourceError
 from tests.application.conftest import TEXT
 from tests.architectures import parts, randomize
 
-pytestmark = pytest.mark.xdist_group("geometries")
-
 LINEAR = "builtin:features?features=64&width=16&layers=2"
 IDS = [5, 9, 2, 30, 7, 11]
 

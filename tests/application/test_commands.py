@@ -11,7 +11,6 @@ from lmsae.application.strongest import top_latents
 from tests.application.conftest import TEXT
 from tests.miniature import Said
 
-pytestmark = pytest.mark.xdist_group("geometries")
 Lmsae = Callable[..., Said]
 
 

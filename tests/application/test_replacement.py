@@ -11,17 +11,29 @@ from lmsae.application.named import load
 from lmsae.application.replacement import splice
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.errors import MissingArtifact, NotEnoughTokens, SourceError
-from tests.application.conftest import TEXT
+from tests.application.conftest import ROWS_OF_GEOMETRIES, TEXT, at_model
 from tests.architectures import parts
 from tests.miniature import HERE, THERE
 
-pytestmark = pytest.mark.xdist_group("geometries")
 
-
-def test_one_dictionary_alone_scores_as_in_its_evaluation(sae: LoadedDictionary) -> None:
+def scores_as_in_its_evaluation(sae: LoadedDictionary) -> None:
     found = splice([sae])
     for name in ("ce_clean", "ce_spliced", "ce_difference", "kl_div"):
         assert getattr(found, name) == pytest.approx(sae.metrics[name], rel=1e-5, abs=1e-6), name
+
+
+@pytest.mark.parametrize("row", ["top", "batch", "plain", "jump"])
+@pytest.mark.usefixtures("here")
+def test_one_dictionary_alone_scores_as_in_its_evaluation(row: str) -> None:
+    scores_as_in_its_evaluation(load(row, device="cpu"))
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("geometries")
+@pytest.mark.parametrize("row", ROWS_OF_GEOMETRIES)
+def test_a_dictionary_of_any_geometry_does_too(row: str, geometries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(geometries)
+    scores_as_in_its_evaluation(load(row, device="cpu"))
 
 
 def test_two_dictionaries_read_one_behind_the_other(here: Path) -> None:
@@ -45,8 +57,8 @@ def test_two_dictionaries_read_one_behind_the_other(here: Path) -> None:
     assert "the same likeliest token" in str(found)
 
 
-def test_a_transcoder_reads_what_a_dictionary_before_it_wrote(here: Path) -> None:
-    top, transcoder = load("top", device="cpu"), load("transcoder", device="cpu")
+def test_a_transcoder_reads_what_a_dictionary_before_it_wrote(top: LoadedDictionary, folders: Path) -> None:
+    transcoder = at_model(folders, "transcoder")
     ids, noted = top.tokenize(TEXT), []
     counted = top.counted(ids)[..., None]
     assert (transcoder.reads, transcoder.writes) == ((HERE,), (THERE,))

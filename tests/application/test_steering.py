@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +13,8 @@ from lmsae.application.loaded import LoadedDictionary
 from lmsae.application.named import load
 from lmsae.application.steering import SteeredModel, Steering, generate
 from lmsae.errors import NotEnoughTokens, ShapeError, SourceError
-from tests.application.conftest import TEXT
-from tests.miniature import HERE, row_of
-
-pytestmark = pytest.mark.xdist_group("geometries")
+from tests.application.conftest import TEXT, at_model
+from tests.miniature import HERE
 
 WAYS: dict[str, dict[str, Any]] = {
     "add": {"add": {3: 2.5, 40: -1.0}},
@@ -101,10 +100,10 @@ def test_without_steering_the_model_writes_what_it_writes(top: LoadedDictionary)
     assert written == ids[0].tolist()
 
 
-@pytest.mark.parametrize("name", ["top", "transcoder", "crosscoder"])
-def test_both_backends_write_the_same(name: str, here: Any) -> None:
+@pytest.mark.parametrize("kind", ["topk", "transcoder", "crosscoder", "lorsa"])
+def test_both_backends_write_the_same(kind: str, folders: Path, here: Path) -> None:
     ours, theirs = (
-        load(name, device="cpu", backend=backend).generate(TEXT, add={3: 2.0}, max_new_tokens=8)
+        at_model(folders, kind, backend=backend).generate(TEXT, add={3: 2.0}, max_new_tokens=8)
         for backend in ("huggingface", "transformerlens")
     )
     assert ours == theirs
@@ -149,7 +148,12 @@ def test_a_continuation_longer_than_the_model_reads_is_refused(top: LoadedDictio
         top.generate(TEXT, max_new_tokens=count)
 
 
-def test_a_crosscoder_of_several_models_reads_both_and_steers_none(here: Any) -> None:
+@pytest.mark.slow
+@pytest.mark.xdist_group("geometries")
+def test_a_crosscoder_of_several_models_reads_both_and_steers_none(
+    geometries: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(geometries)
     sae = load("of-both", device="cpu")
     ids = sae.tokenize(TEXT)
     each = [model.read(ids, [HERE])[HERE] for model in sae.models]
@@ -157,10 +161,3 @@ def test_a_crosscoder_of_several_models_reads_both_and_steers_none(here: Any) ->
     assert torch.equal(sae.read(TEXT), torch.cat(each, dim=-1))
     with pytest.raises(SourceError, match="of-both reads 2 models at once"):
         sae.generate(TEXT, add={3: 1.0})
-
-
-def test_the_rows_of_the_sweep_read_where_they_say(here: Any) -> None:
-    assert load("top").reads == load("top").writes == (HERE,)
-    clt = row_of("clt")
-    assert " ".join(load("clt").reads) == clt["sae.hook_point_in"]
-    assert " ".join(load("clt").writes) == clt["sae.hook_point_out"]

@@ -14,8 +14,6 @@ from lmsae.store.reader import StoreReader
 from lmsae.store.stores import Stores
 from tests.miniature import HERE, THERE, make_until, write_config, write_sweep
 
-pytestmark = pytest.mark.xdist_group("geometries")
-
 
 def test_they_are_those_of_the_model_in_the_order_of_tokens(top: LoadedDictionary) -> None:
     stored = activations("top")
@@ -48,13 +46,19 @@ def test_an_epoch_has_every_usable_token_once(here: Path) -> None:
     assert torch.equal(seen.sum(1).sort().values, rest[usable].sum(1).sort().values)
 
 
-def test_a_row_of_several_hook_points_gives_them_at_the_same_tokens(here: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.xdist_group("geometries")
+def test_a_row_of_several_hook_points_gives_them_at_the_same_tokens(
+    geometries: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(geometries)
     stored = activations("crosscoder")
     assert stored.hook_points == (HERE, THERE)
     (batch,) = stored.batches(64, steps=1, whole_contexts=True)
     assert batch[HERE].shape == batch[THERE].shape == (2, 32, 16)
     both = torch.cat([stored.read(0, len(stored))[name] for name in stored.hook_points], dim=-1)
     assert (both == torch.cat([batch[HERE], batch[THERE]], dim=-1)[0]).all(-1).all(-1).any()
+    assert activations("of-both").hook_points == (HERE, f"{HERE}@1")
 
 
 def test_a_key_of_activations_or_of_a_dictionary_names_them_too(top: LoadedDictionary) -> None:

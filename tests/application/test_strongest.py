@@ -8,8 +8,6 @@ from lmsae.application.strongest import top_latents
 from lmsae.errors import NotEnoughTokens, ShapeError
 from tests.application.conftest import TEXT
 
-pytestmark = pytest.mark.xdist_group("geometries")
-
 
 def test_they_are_the_largest_codes_of_each_token(sae: LoadedDictionary) -> None:
     found = top_latents(sae, TEXT, k=3)
