@@ -17,9 +17,11 @@ from tests.conftest import made_once
 from tests.miniature import HERE, PLACES, make_until, row_of, write_model, write_sweep
 
 TEXT = "abc de fghij"
-AT_HERE = {"hook_point": HERE}
-ELSEWHERE = {name.removeprefix("sae."): value for name, value in PLACES["molt"].items() if "hook_point" in name}
-KINDS: Mapping[str, tuple[str, dict[str, Any], dict[str, str]]] = {
+AT_HERE: dict[str, Any] = {"hook_point": HERE}
+ELSEWHERE: dict[str, Any] = {
+    name.removeprefix("sae."): value for name, value in PLACES["molt"].items() if "hook_point" in name
+}
+KINDS: Mapping[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "topk": ("topk", {}, AT_HERE),
     "by_token": ("topk", {"normalize_activations": "token"}, AT_HERE),
     "jumprelu": ("jumprelu", {"jumprelu_init_threshold": 0.3}, AT_HERE),

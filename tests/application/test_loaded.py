@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -136,7 +137,7 @@ def test_a_folder_that_names_no_model_is_given_one(here: Path, tmp_path: Path) -
     ],
 )
 def test_a_place_that_does_not_fit_is_refused(
-    here: Path, named: dict[str, str], error: type[Exception], part: str
+    here: Path, named: dict[str, Any], error: type[Exception], part: str
 ) -> None:
     with pytest.raises(error, match=part):
         load("top", **named).generate(TEXT)
