@@ -1,11 +1,12 @@
 """The page on notebooks shows what its snippets print. `python -m tests.test_notebook` writes their outputs again.
 
 On the kind of machine that the page was written on, outputs are those of the page to the letter. Other processors round
-otherwise, and there the snippets run.
+otherwise, and another Python has another standard library, which is the text; there the snippets run.
 """
 
 import contextlib
 import io
+import platform
 import re
 import tempfile
 from pathlib import Path
@@ -18,6 +19,11 @@ from tests.test_bytes import kind_of_machine
 PAGE = Path(__file__).resolve().parent.parent / "docs/notebook.md"
 STEP = re.compile(r"^```python\n(.*?)^```\n(?:\n^```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 WRITTEN_ON = re.compile(r"<!-- outputs of (.*) -->")
+
+
+def here() -> str:
+    """What outputs depend on."""
+    return f"Python {platform.python_version()}, {kind_of_machine()}"
 
 
 def outputs_of(page: str) -> list[str]:
@@ -39,7 +45,7 @@ def with_outputs(page: str, printed: list[str]) -> str:
         out = next(each)
         return f"```python\n{match[1]}```\n" + (f"\n```text\n{out}```\n" if out else "")
 
-    return WRITTEN_ON.sub(f"<!-- outputs of {kind_of_machine()} -->", STEP.sub(write, page))
+    return WRITTEN_ON.sub(f"<!-- outputs of {here()} -->", STEP.sub(write, page))
 
 
 def test_outputs_are_written_behind_their_snippets() -> None:
@@ -59,7 +65,7 @@ def test_the_snippets_of_the_page_print_what_it_shows(tmp_path: Path, monkeypatc
     assert [bool(output) for output in printed] == [bool(output) for output in shown]
     written_on = WRITTEN_ON.search(page)
     assert written_on is not None
-    if written_on[1] == kind_of_machine():
+    if written_on[1] == here():
         assert printed == shown
 
 

@@ -50,10 +50,13 @@ class LoadedDictionary:
     @cached_property
     def dictionary(self) -> "Dictionary":
         """The dictionary itself, on the device, ready for inference."""
+        import torch
+
         from lmsae.dictionary.dictionary import Dictionary
 
-        found = Dictionary.load(self._folder) if self.finished is None else _open_finished(self.finished)
-        return found.to(self.runtime.torch_device())
+        with torch.inference_mode(False):  # whoever asks first; attribution wants gradients through it later
+            found = Dictionary.load(self._folder) if self.finished is None else _open_finished(self.finished)
+            return found.to(self.runtime.torch_device())
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
@@ -102,7 +105,10 @@ class LoadedDictionary:
     @cached_property
     def models(self) -> "list[LanguageModel]":
         """The language models that it belongs to; a crosscoder may have several."""
-        return [model.load(self.runtime) for model in self._known_home.models]
+        import torch
+
+        with torch.inference_mode(False):
+            return [model.load(self.runtime) for model in self._known_home.models]
 
     @property
     def model(self) -> "LanguageModel":

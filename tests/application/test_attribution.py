@@ -8,6 +8,8 @@ from torch import Tensor
 
 from lmsae.application.loaded import LoadedDictionary
 from lmsae.application.named import load
+from lmsae.application.replacement import splice
+from lmsae.application.strongest import top_latents
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.errors import ShapeError, SourceError
 from tests.application.conftest import TEXT
@@ -71,6 +73,14 @@ def test_the_largest_shares_come_first_and_are_a_table(top: LoadedDictionary) ->
     said = str(found)
     assert said.startswith("logit of 'a' - logit of 'b' at position 4: ")
     assert f"{shares[0].score:+.3f}" in said
+
+
+def test_it_has_gradients_after_what_needs_none(here: Path) -> None:
+    first = load("top", device="cpu").attribute(TEXT)
+    for look in (lambda sae: top_latents(sae, TEXT), lambda sae: splice([sae], TEXT), lambda sae: sae.generate(TEXT)):
+        fresh = load("top", device="cpu")
+        look(fresh)
+        assert torch.equal(fresh.attribute(TEXT).scores, first.scores)
 
 
 def test_what_is_no_token_or_position_is_refused(top: LoadedDictionary) -> None:
