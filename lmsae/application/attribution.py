@@ -55,7 +55,7 @@ class Attribution:
         order = flat.abs().topk(min(k, len(flat))).indices.tolist()
         places = [divmod(number, self.scores.shape[1]) for number in order if flat[number] != 0]
         return [
-            Share(t, self.texts[t], latent, float(self.codes[t, latent]), float(self.scores[t, latent]))
+            Share(t, self.texts[int(t)], latent, float(self.codes[t, latent]), float(self.scores[t, latent]))
             for t, latent in places
         ]
 

@@ -37,12 +37,12 @@ class LoadedDictionary:
     """A finished dictionary, trained here or elsewhere: `lmsae.load` and `lmsae.run` give it.
 
     `artifacts` has the folder of each of its row's artifacts by stage, none of a dictionary from elsewhere, and
-    `results` is the folder of the report, if its row has one. Codes are in training's units, activations are raw.
+    `results` is the folder where its row is published. Codes are in training's units, activations are raw.
     """
 
     name: str
     artifacts: Mapping[str, Path]
-    results: Path | None = None
+    results: Path = Path("results")
     finished: Finished | None = None
     given: Given = field(default_factory=Given)
     runtime: Runtime = field(default_factory=Runtime)

@@ -51,7 +51,7 @@ def load(
     runtime = Runtime(artifacts=everything.root, results=Path(results), device=device)
     found = _find(name, everything, Path(results))
     if isinstance(found, Finished):
-        return LoadedDictionary(str(name), {}, None, found, given, runtime)
+        return LoadedDictionary(str(name), {}, runtime.results, found, given, runtime)
     found.require_intact()
     return LoadedDictionary(
         str(name), _relatives(found, str(name).partition("/")[0]), Path(results), None, given, runtime

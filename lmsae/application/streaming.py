@@ -1,5 +1,6 @@
 """Stored activations in Python: in token order, and as a stream of shuffled batches: `lmsae.activations`."""
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,9 @@ from lmsae.stages.activations import Config as Capture
 from lmsae.stages.inputs.usable import Usable
 from lmsae.stages.sites import Reading, inputs_from
 from lmsae.store.batches import ShuffledBatches
-from lmsae.store.order import WINDOW_TOKENS
+from lmsae.store.order import WINDOW_TOKENS, blocks_of
 from lmsae.store.reader import StoreReader
+from lmsae.store.spilled import SpilledArray
 from lmsae.store.stores import Stores
 from lmsae.text.tokens import TokenSet, open_tokens
 
@@ -86,7 +88,7 @@ class StoredActivations:
         """
         stream = ShuffledBatches(
             Stores(self.readers),
-            self._usable(),
+            SpilledArray(blocks_of(self._usable()), Path(tempfile.gettempdir())),
             batch_size=batch_size,
             seed=seed,
             first=self.calibration_contexts,

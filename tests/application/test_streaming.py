@@ -1,6 +1,7 @@
 """Stored activations in Python are those of the store, and the stream is the one that training reads."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,8 +29,9 @@ def test_a_stream_is_a_function_of_its_seed_and_its_step(here: Path) -> None:
     stored = activations("top")
     store = StoreReader(next(iter(stored.readers)).path)
     first = stored.calibration_contexts
+    how: dict[str, Any] = {"batch_size": 64, "seed": 5, "first": first}
     wanted = ShuffledBatches(
-        Stores([store]), Usable(stored.tokens, [store.path], stored.reading), batch_size=64, seed=5, first=first
+        Stores([store]), Usable(stored.tokens, [store.path], stored.reading)[0 : len(stored)], **how
     ).batches(2, 4)
     found = list(stored.batches(64, seed=5, start_step=2, steps=2))
     assert len(found) == 2
