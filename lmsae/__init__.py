@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Any
 from lmsae.runtime.version import __version__
 
 if TYPE_CHECKING:
-    from lmsae.experiment import Experiment, Experiments, features, run, sweep
+    from lmsae.application.loaded import LoadedDictionary
+    from lmsae.application.named import load
+    from lmsae.application.replacement import splice
+    from lmsae.application.streaming import activations
+    from lmsae.application.strongest import top_latents
+    from lmsae.experiment import Experiments, features, run, sweep
     from lmsae.vectors.storing import store_activations
 
 # After each of its loops, GNU OpenMP's threads spin for milliseconds, and what else wants their cores waits: a process
@@ -15,17 +20,38 @@ if TYPE_CHECKING:
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-__all__ = ["Experiment", "Experiments", "__version__", "features", "run", "store_activations", "sweep"]
+_SHOWN = {
+    "Experiments": "lmsae.experiment",
+    "LoadedDictionary": "lmsae.application.loaded",
+    "activations": "lmsae.application.streaming",
+    "features": "lmsae.experiment",
+    "load": "lmsae.application.named",
+    "run": "lmsae.experiment",
+    "splice": "lmsae.application.replacement",
+    "store_activations": "lmsae.vectors.storing",
+    "sweep": "lmsae.experiment",
+    "top_latents": "lmsae.application.strongest",
+}
+"""The modules of the names that are imported when they are asked for: `import lmsae` stays instant."""
+__all__ = [
+    "Experiments",
+    "LoadedDictionary",
+    "__version__",
+    "activations",
+    "features",
+    "load",
+    "run",
+    "splice",
+    "store_activations",
+    "sweep",
+    "top_latents",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """`lmsae.run` and the like, imported when they are asked for: `import lmsae` stays instant."""
-    if name == "store_activations":
-        from lmsae.vectors.storing import store_activations
+    """`lmsae.run` and the like."""
+    if name in _SHOWN:
+        from importlib import import_module
 
-        return store_activations
-    if name in __all__:
-        from lmsae import experiment
-
-        return getattr(experiment, name)
+        return getattr(import_module(_SHOWN[name]), name)
     raise AttributeError(f"module 'lmsae' has no attribute {name!r}")

@@ -1,6 +1,7 @@
 """The command line. Every command answers `--help`; errors end it with exit code 2 and no traceback, or --trace."""
 
 import argparse
+import json
 import os
 import sys
 import traceback
@@ -13,6 +14,10 @@ from lmsae.runtime.memory import explain_no_memory
 from lmsae.runtime.version import __version__
 from lmsae.stages import STAGES
 
+_EDITS = (
+    "LATENT+=AMOUNT adds to the latent's code at every token, LATENT-=AMOUNT subtracts; LATENT=CODE clamps it, and "
+    "LATENT=0 ablates it"
+)
 _NAMES = "a row's name (its dictionary), ROW/STAGE, or the first digits of a key"
 
 
@@ -58,6 +63,18 @@ def parser() -> argparse.ArgumentParser:
     doctor = _command(commands, "doctor", "what is wrong with dictionaries, and what to change", _doctor, sweep=True)
     doctor.add_argument("names", nargs="*", metavar="NAME", help=f"{_NAMES}; all, or none, is every row of the sweep")
     doctor.add_argument("--preset", choices=[*PRESETS], help="thresholds of health (default: doctor.preset)")
+    strongest = _command(commands, "top", "the strongest latents of a dictionary at each token of a text", _top)
+    _add_dictionary(strongest)
+    strongest.add_argument("text", help="the text")
+    strongest.add_argument("--count", type=int, default=5, metavar="N", help="latents of each token (default: 5)")
+    strongest.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    steer = _command(commands, "steer", "what the model writes with latents added, clamped or ablated", _steer)
+    _add_dictionary(steer)
+    steer.add_argument("edits", nargs="+", metavar="EDIT", help=_EDITS)
+    steer.add_argument("--prompt", required=True, help="the text to continue")
+    steer.add_argument("--max-new-tokens", type=int, default=50, metavar="N", help="default: 50")
+    steer.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest token (default: 1)")
+    steer.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
     verify = _command(commands, "verify", "recompute the digests of artifacts; name each damaged file", _verify)
     verify.add_argument("keys", nargs="*", metavar="KEY", help="artifacts to verify; without any, all of them")
     convert = _command(commands, "convert", "a trained dictionary of the topk family -> jumprelu", _convert, True)
@@ -70,6 +87,15 @@ def parser() -> argparse.ArgumentParser:
     docs = _command(commands, "docs", "write config/README.md and the JSON schema for editors", _docs)
     docs.add_argument("--check", action="store_true", help="only say whether they are up to date")
     return top
+
+
+def _add_dictionary(command: argparse.ArgumentParser) -> None:
+    """The dictionary that a command applies, and what it does not say itself."""
+    command.add_argument(
+        "dictionary", metavar="NAME", help="a row, KEY, FOLDER, owner/name[@revision][:folder], RELEASE:ID"
+    )
+    command.add_argument("--model", help="default: the one that the dictionary names")
+    command.add_argument("--hook-point", default="", help="default: the one that the dictionary names")
 
 
 def _command(
@@ -206,6 +232,33 @@ def _doctor(arguments: argparse.Namespace) -> int:
     own += [f"doctor.preset={arguments.preset}"] if arguments.preset else []
     plan = cache(lambda: plan_if_faultless(lambda: _make_plan(arguments)[0]))
     return doctor(arguments.names, plan, Artifacts(runtime.artifacts), runtime.results, own, say=print)
+
+
+def _load(arguments: argparse.Namespace):
+    from lmsae.application.named import load
+
+    runtime = _runtime(arguments)
+    chosen = {"model": arguments.model, "hook_point": arguments.hook_point, "device": runtime.device}
+    return load(arguments.dictionary, artifacts=runtime.artifacts, results=runtime.results, **chosen)
+
+
+def _top(arguments: argparse.Namespace) -> int:
+    from lmsae.application.strongest import top_latents
+
+    found = top_latents(_load(arguments), arguments.text, arguments.count)
+    print(json.dumps(found.to_dicts(), ensure_ascii=False) if arguments.json else found)
+    return 0
+
+
+def _steer(arguments: argparse.Namespace) -> int:
+    from lmsae.application.edits import parse_edits
+
+    add, clamp = parse_edits(arguments.edits)  # before the model is loaded
+    sae = _load(arguments)
+    how = {name: getattr(arguments, name) for name in ("max_new_tokens", "temperature", "seed")}
+    steered, plain = (sae.generate(arguments.prompt, **edits, **how) for edits in ({"add": add, "clamp": clamp}, {}))
+    print(f"as it is: {plain}\nsteered:  {steered}")
+    return 0
 
 
 def _verify(arguments: argparse.Namespace) -> int:

@@ -1,6 +1,5 @@
 """A sweep or one experiment, from what the user wrote to what was made: what `lmsae run` and `lmsae.run` share."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,41 +10,13 @@ from lmsae.artifacts.artifact import Artifacts
 from lmsae.errors import MissingPackage
 from lmsae.planning.plan import Plan, plan_of, plan_of_list
 from lmsae.runtime.runtime import Runtime
-from lmsae.stages import DICTIONARIES, STAGES
+from lmsae.stages import STAGES
 
 if TYPE_CHECKING:
     import pyarrow
 
-    from lmsae.dictionary.dictionary import Dictionary
+    from lmsae.application.loaded import LoadedDictionary
     from lmsae.interpretation.opening import Features
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One row that has been made: its name, the folder of each of its stages' artifacts, and that of its results."""
-
-    name: str
-    artifacts: Mapping[str, Path]
-    results: Path
-
-    @cached_property
-    def dictionary(self) -> "Dictionary":
-        """The dictionary, on the CPU: it reads and writes raw activations of its hook point."""
-        from lmsae.dictionary.dictionary import Dictionary
-
-        return Dictionary.load(next(self.artifacts[stage] for stage in DICTIONARIES if stage in self.artifacts))
-
-    @cached_property
-    def metrics(self) -> dict[str, Any]:
-        """The metrics that evaluation measured on held-out text."""
-        return json.loads((self.artifacts["eval"] / "metrics.json").read_text())
-
-    @cached_property
-    def features(self) -> "Features":
-        """The meaning of each latent. Raises KeyError if `features.tokens` is 0."""
-        from lmsae.interpretation.opening import open_features
-
-        return open_features(self.artifacts["features"])
 
 
 def features(name: Path | str, *, artifacts: Path | str = "artifacts", results: Path | str = "results") -> "Features":
@@ -64,8 +35,8 @@ def features(name: Path | str, *, artifacts: Path | str = "artifacts", results: 
     return open_features(find_described(name, Artifacts(Path(artifacts)), Path(results)))
 
 
-def run(experiment: Path | str | Mapping[str, Any], *, name: str | None = None, **runtime: Any) -> Experiment:
-    """Make all stages of one experiment and return it. An artifact that exists is not made again.
+def run(experiment: Path | str | Mapping[str, Any], *, name: str | None = None, **runtime: Any) -> "LoadedDictionary":
+    """Make all stages of one experiment and return its dictionary. An artifact that exists is not made again.
 
     `experiment` is a TOML, YAML or JSON file, or the nested dict that such a file holds. `name` is that of its row.
     Further keywords are fields of Runtime (artifacts, results, device, threads, ...). Its report is written to a folder
@@ -74,8 +45,9 @@ def run(experiment: Path | str | Mapping[str, Any], *, name: str | None = None, 
 
         sae = {"hook_point": "blocks.1.hook_resid_post", "architecture": "topk", "k": 16, "d_sae": 1024}
         made = lmsae.run({"sae": sae, "train": {"tokens": 1_000_000}})
-        made.metrics["explained_variance"], made.dictionary.encode(activations)
+        made.metrics["explained_variance"], made.generate("import", add={7: 4.0})
     """
+    from lmsae.application.loaded import LoadedDictionary
     from lmsae.commands.running import run_plan
 
     config = dict(experiment) if isinstance(experiment, Mapping) else Path(experiment)
@@ -84,14 +56,14 @@ def run(experiment: Path | str | Mapping[str, Any], *, name: str | None = None, 
     (planned,) = plan.rows
     specs = {stage: spec for stage in STAGES for spec in plan.specs(stage)} | dict(planned.specs)
     folders = {stage: settings.artifacts / spec.reference for stage, spec in specs.items()}
-    return Experiment(planned.name, folders, settings.results)
+    return LoadedDictionary(planned.name, folders, settings.results, runtime=settings)
 
 
 @dataclass(frozen=True)
 class Experiments:
     """The rows of a sweep after it was made, in the order of the list."""
 
-    rows: Mapping[str, Experiment]
+    rows: "Mapping[str, LoadedDictionary]"
     """Each row by name, with the artifacts that are finished: all, but for a row that has failed."""
     failures: Mapping[str, Exception]
     """The error that ended a row, by the row's name. No other row lacks anything for it."""
@@ -100,7 +72,7 @@ class Experiments:
     settings: Mapping[str, Mapping[str, Any]]
     """All settings of each row by dotted name, defaults too."""
 
-    def __getitem__(self, name: str) -> Experiment:
+    def __getitem__(self, name: str) -> "LoadedDictionary":
         """A row. Raises the error that ended it, if it failed, and KeyError if there is no such row."""
         if name in self.failures:
             raise self.failures[name]
@@ -167,13 +139,15 @@ def sweep(
 
 
 def _experiments(plan: Plan, settings: Runtime, failures: Mapping[str, Exception]) -> Experiments:
-    artifacts, made, failed = Artifacts(settings.artifacts), dict[str, Experiment](), dict[str, Exception]()
+    from lmsae.application.loaded import LoadedDictionary
+
+    artifacts, made, failed = Artifacts(settings.artifacts), dict[str, LoadedDictionary](), dict[str, Exception]()
     of_sweep = {stage: spec for stage in STAGES if STAGES[stage].of_sweep for spec in plan.specs(stage)}
     for row in plan.rows:
         specs = {**row.specs, **of_sweep}
         there = {stage: artifacts[spec.reference] for stage, spec in specs.items()}
         folders = {stage: artifact.path for stage, artifact in there.items() if artifact.is_finished}
-        made[row.name] = Experiment(row.name, folders, settings.results)
+        made[row.name] = LoadedDictionary(row.name, folders, settings.results, runtime=settings)
         if found := [failures[spec.reference] for spec in row.specs.values() if spec.reference in failures]:
             failed[row.name] = found[0]
     return Experiments(made, failed, settings.results, {row.name: row.settings for row in plan.rows})

@@ -72,6 +72,10 @@ def test_run_from_python_gives_the_dictionary_the_metrics_and_the_folders(fresh:
     assert made.results == Path("out")
     assert made.metrics["l0"] <= 4
     assert made.features.info.latents == 64
+    assert isinstance(made, package.LoadedDictionary)
+    loaded = package.load("mine", artifacts="art", results="out")
+    assert loaded.artifacts == {stage: path for stage, path in made.artifacts.items() if stage != "report"}
+    assert loaded.metrics == made.metrics
     codes = made.dictionary.encode(torch.randn(3, 16))
     assert codes.shape == (3, 64)
     assert (fresh / "out").is_dir()

@@ -30,19 +30,34 @@ def find_described(name: Path | str, artifacts: Artifacts, results: Path) -> Pat
     """
     if isinstance(name, Path) or ("/" in name and Path(name).is_dir()):
         return Path(name)
-    row = name.removesuffix(f"/{DESCRIBED}")
-    sweeps = list(known_sweeps(artifacts))
-    wants = {one for sweep in sweeps for one in sweep.wants.get(row, ()) if one.startswith(f"{DESCRIBED}/")}
-    if len(wants) > 1:
-        raise MissingArtifact(f"several sweeps have a row {row}: name one of {', '.join(sorted(wants))}.")
-    is_planned, published = any(row in sweep.wants for sweep in sweeps), results / "rows" / row / DESCRIBED
-    if wants:
-        found = artifacts[wants.pop()]
-    elif not is_planned and ROW_NAME.fullmatch(row) and published.is_dir():
-        found = artifacts.find("/".join(published.resolve().parts[-2:]))
-    else:
-        found = _find_by_key(name, artifacts, sorted({row for sweep in sweeps for row in sweep.wants if row}))
+    found = find_of_row(name.removesuffix(f"/{DESCRIBED}"), [DESCRIBED], artifacts, results)
+    if found is None:
+        found = _find_by_key(name, artifacts, rows_of_sweeps(artifacts))
     return found.require_intact(read=()).path
+
+
+def rows_of_sweeps(artifacts: Artifacts) -> list[str]:
+    """The rows of all sweeps that were planned, by name."""
+    return sorted({row for sweep in known_sweeps(artifacts) for row in sweep.wants if row})
+
+
+def find_of_row(row: str, stages: Sequence[str], artifacts: Artifacts, results: Path) -> Artifact | None:
+    """The artifact of the first of some stages that a row of any sweep wants; None if no sweep has such a row, and none
+    is published.
+
+    Raises MissingArtifact if rows of several sweeps have this name.
+    """
+    sweeps = [sweep for sweep in known_sweeps(artifacts) if row and row in sweep.wants]
+    for stage in stages:
+        wants = {one for sweep in sweeps for one in sweep.wants[row] if one.startswith(f"{stage}/")}
+        if len(wants) > 1:
+            raise MissingArtifact(f"several sweeps have a row {row}: name one of {', '.join(sorted(wants))}.")
+        if wants:
+            return artifacts[wants.pop()]
+    if sweeps or not ROW_NAME.fullmatch(row):
+        return None
+    links = (results / "rows" / row / stage for stage in stages)
+    return next((artifacts.find("/".join(link.resolve().parts[-2:])) for link in links if link.is_dir()), None)
 
 
 def _find_by_key(key: str, artifacts: Artifacts, rows: Sequence[str]) -> Artifact:

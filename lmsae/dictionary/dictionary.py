@@ -6,7 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lmsae import geometry, sparsity
@@ -60,6 +60,32 @@ class Dictionary(nn.Module):
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch latents"]:
         """Codes of raw activations. Where the geometry reads whole contexts, the last batch dimension is position."""
         return self._activate(self._to_selection(self.geometry.encode(self.read(x))))
+
+    def encode_latents(
+        self, x: Float[Tensor, "*batch d_in"], latents: Int[Tensor, " chosen"]
+    ) -> Float[Tensor, "*batch chosen"]:
+        """The codes of some latents, by their numbers: columns of `encode`.
+
+        No other latent is computed where the code of each depends on that latent alone (relu, gated, jumprelu,
+        batchtopk, batchlayertopk). topk and its kin compare all latents of a token, so there all are computed.
+        """
+        if not self.sparsity.each_alone:
+            return self.encode(x)[..., latents]
+        pre = self.geometry.encode_latents(self.read(x), latents)
+        if not self.config.sparsity_include_decoder_norm:
+            return self.sparsity.activate_latents(pre, latents)
+        norms = self.geometry.norms()[latents]
+        return self.sparsity.activate_latents(pre * norms, latents) / norms.clamp(min=1e-12)
+
+    def decode_change(
+        self,
+        change: Float[Tensor, "*batch chosen"],
+        latents: Int[Tensor, " chosen"],
+        x: Float[Tensor, "*batch d_in"],
+    ) -> Float[Tensor, "*batch d_out"]:
+        """The change of the reconstruction, in raw activations, when the codes of some latents change by so much."""
+        like = x if self.config.geometry.autoencodes else None
+        return self.write.restore_change(self.geometry.write(change, latents, self.read(x)), like)
 
     def decode(
         self, codes: Float[Tensor, "*batch latents"], x: Float[Tensor, "*batch d_in"]

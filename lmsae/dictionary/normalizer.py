@@ -44,6 +44,12 @@ class Normalizer(nn.Module, ABC):
         where those are read at all; else it is None."""
 
     @abstractmethod
+    def restore_change(
+        self, change: Float[Tensor, "*batch d"], like: Float[Tensor, "*batch d"] | None
+    ) -> Float[Tensor, "*batch d"]:
+        """The difference of two reconstructions in training's units as one of raw activations."""
+
+    @abstractmethod
     def fit(self, moments: Sequence[Moments], x: Float[Tensor, "tokens d"]) -> None:
         """Take over what was measured at each hook point, and on the raw calibration activations x of all of them."""
 
@@ -68,6 +74,10 @@ class Identity(Normalizer):
         del like
         return y
 
+    def restore_change(self, change: Tensor, like: Tensor | None) -> Tensor:
+        del like
+        return change
+
     def fit(self, moments: Sequence[Moments], x: Float[Tensor, "tokens d"]) -> None:
         del moments, x
 
@@ -91,6 +101,10 @@ class Scale(Normalizer):
     def restore(self, y: Float[Tensor, "*batch d"], like: Float[Tensor, "*batch d"] | None) -> Tensor:
         del like
         return y / self.scale
+
+    def restore_change(self, change: Tensor, like: Tensor | None) -> Tensor:
+        del like
+        return change / self.scale
 
     def fit(self, moments: Sequence[Moments], x: Float[Tensor, "tokens d"]) -> None:
         del x
@@ -127,12 +141,16 @@ class PerToken(Normalizer):
         return torch.cat(parts, dim=-1)
 
     def restore(self, y: Float[Tensor, "*batch d"], like: Float[Tensor, "*batch d"] | None) -> Tensor:
+        return torch.cat([part * spread + center for part, center, spread in self._beside(y, like)], dim=-1)
+
+    def restore_change(self, change: Float[Tensor, "*batch d"], like: Float[Tensor, "*batch d"] | None) -> Tensor:
+        return torch.cat([part * spread for part, _, spread in self._beside(change, like)], dim=-1)
+
+    def _beside(self, y: Tensor, like: Tensor | None) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """The part of y at each hook point, with center and spread of the raw activations there."""
         assert like is not None, "an output that is not read is scaled by `dataset`"
-        parts = []
-        for part, raw in zip(y.split(self.widths, dim=-1), like.split(self.widths, dim=-1), strict=True):
-            center, spread = self.statistics(raw)
-            parts.append(part * spread + center)
-        return torch.cat(parts, dim=-1)
+        pairs = zip(y.split(self.widths, dim=-1), like.split(self.widths, dim=-1), strict=True)
+        return [(part, *self.statistics(raw)) for part, raw in pairs]
 
     def fit(self, moments: Sequence[Moments], x: Float[Tensor, "tokens d"]) -> None:
         del moments, x
@@ -194,6 +212,10 @@ class Whiten(Normalizer):
     def restore(self, y: Float[Tensor, "*batch d"], like: Float[Tensor, "*batch d"] | None) -> Tensor:
         del like
         return self._by_hook_point(y, "coloring") + self.mean
+
+    def restore_change(self, change: Tensor, like: Tensor | None) -> Tensor:
+        del like
+        return self._by_hook_point(change, "coloring")
 
     @torch.no_grad()
     def fit(self, moments: Sequence[Moments], x: Float[Tensor, "tokens d"]) -> None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
@@ -38,6 +38,15 @@ class CLT(Geometry):
         layers = zip(x.split(self.width_in, dim=-1), self.W_enc.unbind(), strict=True)
         pre = torch.cat([x_l @ weights for x_l, weights in layers], dim=-1)
         return pre if self.b_enc is None else pre + self.b_enc
+
+    def encode_latents(
+        self, x: Float[Tensor, "*batch d_in"], latents: Int[Tensor, " chosen"]
+    ) -> Float[Tensor, "*batch chosen"]:
+        layer, number = latents // self.W_enc.shape[2], latents % self.W_enc.shape[2]
+        pre = x.new_zeros(*x.shape[:-1], len(latents))
+        for j, x_l in enumerate(x.split(self.width_in, dim=-1)):
+            pre[..., layer == j] = x_l @ self.W_enc[j][:, number[layer == j]]
+        return pre if self.b_enc is None else pre + self.b_enc[latents]
 
     def base(self, x: Float[Tensor, "*batch d_in"]) -> Tensor:
         del x

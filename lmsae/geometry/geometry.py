@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -59,6 +59,12 @@ class Geometry(nn.Module, ABC):
     @abstractmethod
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch latents"]:
         """Pre-activations of the input. Where a geometry reads whole contexts, the last batch dimension is position."""
+
+    def encode_latents(
+        self, x: Float[Tensor, "*batch d_in"], latents: Int[Tensor, " chosen"]
+    ) -> Float[Tensor, "*batch chosen"]:
+        """`encode`, of some latents. Geometries whose latents do not share work compute no others."""
+        return self.encode(x)[..., latents]
 
     @abstractmethod
     def base(self, x: Float[Tensor, "*batch d_in"]) -> Tensor:

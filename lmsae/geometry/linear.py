@@ -63,6 +63,15 @@ class Linear(EntrywiseGeometry):
             return pre
         return pre * (x @ self.W_glu + self.b_glu).sigmoid()
 
+    def encode_latents(
+        self, x: Float[Tensor, "*batch d_in"], latents: Int[Tensor, " chosen"]
+    ) -> Float[Tensor, "*batch chosen"]:
+        bias, pre = self._bias(), x @ self.encoder[:, latents]
+        pre = pre if bias is None else pre + bias[latents]
+        if self.W_glu is None or self.b_glu is None:
+            return pre
+        return pre * (x @ self.W_glu[:, latents] + self.b_glu[latents]).sigmoid()
+
     def _bias(self) -> Tensor | None:
         if not self.apply_b_dec_to_input:
             return self.b_enc

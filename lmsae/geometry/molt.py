@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -36,6 +36,12 @@ class MOLT(Geometry):
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
         pre = x @ self.W_enc
         return pre if self.b_enc is None else pre + self.b_enc
+
+    def encode_latents(
+        self, x: Float[Tensor, "*batch d_in"], latents: Int[Tensor, " chosen"]
+    ) -> Float[Tensor, "*batch chosen"]:
+        pre = x @ self.W_enc[:, latents]
+        return pre if self.b_enc is None else pre + self.b_enc[latents]
 
     def base(self, x: Float[Tensor, "*batch d_in"]) -> Tensor:
         del x

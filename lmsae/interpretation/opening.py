@@ -1,5 +1,6 @@
 """Reading what the stage `features` wrote: `lmsae.features(KEY)`."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -20,9 +21,11 @@ class Features:
         self.folder = folder
         self.info = _read_info(folder / INFO)
 
-    def latents(self) -> pa.Table:
-        """A row for each latent: `.to_pandas()` makes a data frame of it."""
-        return self._latents.read()
+    def latents(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """A row for each latent, with all columns or those of some that are there: `.to_pandas()` makes a data frame of
+        it."""
+        there = self._latents.schema_arrow.names
+        return self._latents.read(None if columns is None else [name for name in columns if name in there])
 
     def latent(self, number: int) -> JsonObject:
         """The row of one latent. Only its row group is read."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from lmsae.lm.visits import Visit, VisitedModel, edit_visits
 from lmsae.lm.weights import CONFIG
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import Cache, PreTrainedModel
 
 
 def load(
@@ -59,6 +60,16 @@ def _cut(config: JsonObject, hook_points: Sequence[str]) -> Cut | None:
     return Cut(family.keys["n_layers"], family.layers.rpartition(".")[2], min(layers, total), total)
 
 
+def start_cache(model: "PreTrainedModel") -> "Cache | None":
+    """An empty cache for a model's keys and values, or None if it keeps none (Mamba). Passes fill the one that they are
+    given."""
+    from transformers import DynamicCache
+
+    if "past_key_values" not in signature(model.forward).parameters:
+        return None
+    return DynamicCache(config=model.config)
+
+
 class HuggingFaceModel(VisitedModel):
     """A causal LM of transformers behind the LanguageModel protocol."""
 
@@ -73,8 +84,13 @@ class HuggingFaceModel(VisitedModel):
         """Every hook point, in the order of a forward pass, with its width."""
         return points.hook_points(self.config)
 
-    def _forward(self, tokens: Tensor) -> Tensor:
-        return self._model(input_ids=tokens, use_cache=False).logits
+    def start_cache(self) -> "Cache | None":
+        """An empty cache, of the kind that the model's attention needs; None if it has no attention."""
+        return start_cache(self._model)
+
+    def _forward(self, tokens: Tensor, cache: "Cache | None") -> Tensor:
+        kept = {} if cache is None else {"past_key_values": cache}
+        return self._model(input_ids=tokens, use_cache=cache is not None, **kept).logits
 
     def _can_skip(self) -> bool:
         """True if the logits are the same to the bit without the layers before the last one.
@@ -158,5 +174,9 @@ class PartialModel(HuggingFaceModel):
     def __init__(self, model: "PreTrainedModel") -> None:
         super().__init__(model, f"{model.base_model_prefix}.")
 
-    def _forward(self, tokens: Tensor) -> Tensor:
+    def start_cache(self) -> None:
+        """None: it is there to read stored text."""
+
+    def _forward(self, tokens: Tensor, cache: "Cache | None") -> Tensor:
+        assert cache is None, "start_cache gave none"
         return self._model(input_ids=tokens, use_cache=False).last_hidden_state

@@ -1,13 +1,16 @@
 """The protocol of a language model, which the rest of lmsae uses and both backends satisfy."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lmsae.config import JsonObject
+
+if TYPE_CHECKING:
+    from transformers import Cache
 
 Edit = Callable[[Tensor], Tensor]
 """Activations (batch, context, width) to the ones that take their place."""
@@ -45,8 +48,16 @@ class LanguageModel(Protocol):
         """Every hook point that this backend reaches, in the order of a forward pass, with its width."""
         ...
 
+    def start_cache(self) -> "Cache | None":
+        """An empty cache of keys and values, for tokens that are read a few at a time; None if the model has none.
+
+        A pass that is given a cache reads its tokens behind those that the cache holds, and adds them. It is for passes
+        of one kind: with the same edits, or up to the same hook point.
+        """
+        ...
+
     def read(
-        self, tokens: Int[Tensor, "batch context"], hook_points: Sequence[str]
+        self, tokens: Int[Tensor, "batch context"], hook_points: Sequence[str], cache: "Cache | None" = None
     ) -> dict[str, Float[Tensor, "batch context _"]]:
         """The activations at all the hook points, from one forward pass that ends at the last of them.
 
@@ -59,7 +70,7 @@ class LanguageModel(Protocol):
         ...
 
     def logits_with(
-        self, tokens: Int[Tensor, "batch context"], edits: Mapping[str, Edit]
+        self, tokens: Int[Tensor, "batch context"], edits: Mapping[str, Edit], cache: "Cache | None" = None
     ) -> Float[Tensor, "batch context d_vocab"]:
         """The logits of a forward pass in which an edit replaces the activations at each hook point.
 

@@ -66,7 +66,11 @@ class SyntheticModel(VisitedModel):
         hashes = counter.prefix_hashes(tokens.to(self.device))
         return torch.stack([self._firing.amounts(context) for context in hashes])
 
-    def _forward(self, tokens: Tensor) -> Tensor:
+    def start_cache(self) -> None:
+        """None: amounts depend on all tokens from the start of the context."""
+
+    def _forward(self, tokens: Tensor, cache: object) -> Tensor:
+        assert cache is None, "start_cache gave none"
         hashes, amounts = counter.prefix_hashes(tokens), self.amounts(tokens)
         residual = self._write("blocks.0.hook_resid_pre", amounts, self.features.noise * self._noise(hashes))
         for layer in range(self.features.layers):

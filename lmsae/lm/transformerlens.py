@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
 from lmsae.config import JsonObject
 from lmsae.errors import HookPointError, SourceError, suggest
 from lmsae.lm import hook_points as points
-from lmsae.lm.huggingface import HuggingFaceModel
+from lmsae.lm.huggingface import HuggingFaceModel, start_cache
 from lmsae.lm.pretrained import describe, load_pretrained
 from lmsae.lm.probing import first_difference, read_all, require_numbers
 from lmsae.lm.visits import Visit, VisitedModel
@@ -18,7 +18,7 @@ from lmsae.runtime.memory import says_no_memory
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 _INSTEAD = "set model.backend to huggingface, which can"
 
@@ -82,8 +82,13 @@ class TransformerLensModel(VisitedModel):
         known = points.hook_points(self.config)
         return {name: width for name, width in known.items() if _bridge_name(name) in self._hooked}
 
-    def _forward(self, tokens: Tensor) -> Tensor:
-        return self._bridge(tokens, return_type="logits", use_cache=False)
+    def start_cache(self) -> "Cache | None":
+        """An empty cache, of the kind that the model's attention needs; None if it has no attention."""
+        return start_cache(cast("PreTrainedModel", self._bridge.original_model))
+
+    def _forward(self, tokens: Tensor, cache: "Cache | None") -> Tensor:
+        kept = {} if cache is None else {"past_key_values": cache}
+        return self._bridge(tokens, return_type="logits", use_cache=cache is not None, **kept)
 
     def _require(self, name: str) -> None:
         points.require(name, self.config)

@@ -4,7 +4,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +15,9 @@ from lmsae.errors import ShapeError, SourceError
 from lmsae.lm import hook_points as points
 from lmsae.lm.hook_points import residual_before
 from lmsae.lm.protocol import Edit
+
+if TYPE_CHECKING:
+    from transformers import Cache
 
 Visit = Callable[[Tensor], Tensor | None]
 """Called with activations (batch, context, width). Its result takes their place; None leaves them alone."""
@@ -45,8 +48,12 @@ class VisitedModel(ABC):
         """Every hook point that this backend reaches, in the order of a forward pass, with its width."""
 
     @abstractmethod
-    def _forward(self, tokens: Tensor) -> Tensor:
-        """The logits (batch, context, d_vocab) of tokens on the model's device."""
+    def start_cache(self) -> "Cache | None":
+        """An empty cache of keys and values, for tokens that are read a few at a time; None if the model has none."""
+
+    @abstractmethod
+    def _forward(self, tokens: Tensor, cache: "Cache | None") -> Tensor:
+        """The logits (batch, context, d_vocab) of tokens on the model's device, behind those that a cache holds."""
 
     @abstractmethod
     def _visiting(self, visits: Mapping[str, "Visit"]) -> AbstractContextManager[None]:
@@ -58,12 +65,12 @@ class VisitedModel(ABC):
     @final
     @torch.no_grad()
     def read(
-        self, tokens: Int[Tensor, "batch context"], hook_points: Sequence[str]
+        self, tokens: Int[Tensor, "batch context"], hook_points: Sequence[str], cache: "Cache | None" = None
     ) -> dict[str, Float[Tensor, "batch context _"]]:
         """The activations at all the hook points, from one forward pass that ends at the last of them."""
         recording = Recording(hook_points)
         with self._one_at_a_time, self._visiting(recording.visits()), suppress(Enough):
-            self._run(tokens)
+            self._run(tokens, cache)
         return recording.activations()
 
     @final
@@ -75,11 +82,11 @@ class VisitedModel(ABC):
 
     @final
     def logits_with(
-        self, tokens: Int[Tensor, "batch context"], edits: Mapping[str, Edit]
+        self, tokens: Int[Tensor, "batch context"], edits: Mapping[str, Edit], cache: "Cache | None" = None
     ) -> Float[Tensor, "batch context d_vocab"]:
         """The logits of a forward pass in which an edit replaces the activations at each hook point."""
         with self._one_at_a_time, self._visiting(edit_visits(edits)):
-            return self._run(tokens)
+            return self._run(tokens, cache)
 
     @final
     def logits_from(
@@ -106,7 +113,7 @@ class VisitedModel(ABC):
         assert not layers
         return nullcontext()
 
-    def _run(self, tokens: Tensor) -> Tensor:
+    def _run(self, tokens: Tensor, cache: "Cache | None" = None) -> Tensor:
         largest = int(tokens.max()) if tokens.numel() else 0
         if largest >= self.d_vocab:
             raise SourceError(
@@ -114,7 +121,7 @@ class VisitedModel(ABC):
                 "another model. Set tokenize.tokenizer, or the dataset's token ids, to what this model reads."
             )
         self._shape = (tokens.shape[0], tokens.shape[1])
-        return self._forward(tokens.to(self.device))
+        return self._forward(tokens.to(self.device), cache)
 
 
 class Recording:

@@ -48,10 +48,10 @@ def token_losses(
     logits: Float[Tensor, "contexts context_size vocab"],
     tokens: Int[Tensor, "contexts context_size"],
     counted: Bool[Tensor, "contexts context_size"],
-    clean: Float[Tensor, "contexts context_size vocab"] | None = None,
+    clean_log_p: Float[Tensor, "contexts context_size vocab"] | None = None,
 ) -> TokenLosses:
-    """The losses of a batch. A token counts if `counted`: its own id is not special. `clean` are the clean model's log
-    probabilities, in float32; without them there is no divergence."""
+    """The losses of a batch. A token counts if `counted`: its own id is not special. `clean_log_p` are the clean model's
+    log probabilities, in float32; without them there is no divergence."""
     has_next = counted.clone()
     has_next[:, -1] = False
     cross_entropy, divergence = torch.zeros(2, counted.numel(), dtype=torch.float64, device=logits.device)
@@ -60,8 +60,8 @@ def token_losses(
         rows = slice(start, start + size)
         log_p = some.float().log_softmax(-1)
         cross_entropy[rows] = -log_p.gather(1, following[rows, None])[:, 0].double()
-        if clean is not None:
-            log_q = clean.flatten(0, 1)[rows]
+        if clean_log_p is not None:
+            log_q = clean_log_p.flatten(0, 1)[rows]
             divergence[rows] = (log_q.exp() * (log_q - log_p)).sum(-1, dtype=torch.float64)
     cross_entropy, divergence = cross_entropy.view_as(counted), divergence.view_as(counted)
     return TokenLosses(has_next, torch.where(has_next, cross_entropy, 0.0), torch.where(counted, divergence, 0.0))
@@ -89,10 +89,10 @@ class NextToken:
         logits: Float[Tensor, "batch position vocab"],
         tokens: Int[Tensor, "batch position"],
         counted: Bool[Tensor, "batch position"],
-        clean: Float[Tensor, "batch position vocab"] | None = None,
+        clean_log_p: Float[Tensor, "batch position vocab"] | None = None,
     ) -> None:
         """Take in a batch. A position counts if `counted` (its own token is not special) and a next token is there."""
-        self.add_losses(token_losses(logits, tokens, counted, clean), counted)
+        self.add_losses(token_losses(logits, tokens, counted, clean_log_p), counted)
 
     def add_losses(self, losses: TokenLosses, counted: Bool[Tensor, "contexts context_size"]) -> None:
         """Take in the losses of a batch."""

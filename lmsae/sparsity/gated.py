@@ -1,6 +1,6 @@
 """Gated: one path says whether a latent fires, another how strongly (Rajamanoharan et al. 2024, arXiv 2404.16014)."""
 
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +17,8 @@ class Gated(EntrywiseSparsity):
 
     The gate is a step and has no gradient: b_gate learns from the gated auxiliary loss alone.
     """
+
+    each_alone: ClassVar[bool] = True
 
     def __init__(self, config: GatedConfig, latents: int, groups: int) -> None:
         super().__init__()
@@ -36,6 +38,11 @@ class Gated(EntrywiseSparsity):
         magnitude = (pre * self.r_mag.exp() + self.b_mag).relu()
         return magnitude * (self.gate(pre) > 0)
 
+    def activate_latents(
+        self, pre: Float[Tensor, "*batch chosen"], latents: Int[Tensor, " chosen"]
+    ) -> Float[Tensor, "*batch chosen"]:
+        return self._activate(pre, latents)
+
     def choose_entries(self, pre: Float[Tensor, "tokens latents"]) -> Entries | None:
         """Wherever the gate is open, whatever the magnitude."""
         return Entries.find_above(pre, -self.b_gate.detach())
@@ -43,5 +50,8 @@ class Gated(EntrywiseSparsity):
     def activate_at(
         self, pre: Float[Tensor, " entries"], latents: Int[Tensor, " entries"]
     ) -> Float[Tensor, " entries"]:
+        return self._activate(pre, latents)
+
+    def _activate(self, pre: Tensor, latents: Tensor) -> Tensor:
         magnitude = (pre * self.r_mag.exp()[latents] + self.b_mag[latents]).relu()
         return magnitude * (self.gate(pre, latents) > 0)

@@ -7,7 +7,7 @@ itself -1/eps 1[|pre - theta| < eps/2].
 
 import math
 from abc import abstractmethod
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +20,8 @@ from lmsae.sparsity.sparsity import EntrywiseSparsity
 
 class JumpReLU(EntrywiseSparsity):
     """The activation function, whichever parameter theta comes from."""
+
+    each_alone: ClassVar[bool] = True
 
     def __init__(self, config: JumpReLUConfig, latents: int, groups: int) -> None:
         super().__init__()
@@ -35,6 +37,11 @@ class JumpReLU(EntrywiseSparsity):
         self, pre: Float[Tensor, "*batch latents"], geometry: nn.Module | None = None
     ) -> Float[Tensor, "*batch latents"]:
         return _Jump.apply(pre, self.threshold, self.bandwidth)
+
+    def activate_latents(
+        self, pre: Float[Tensor, "*batch chosen"], latents: Int[Tensor, " chosen"]
+    ) -> Float[Tensor, "*batch chosen"]:
+        return _Jump.apply(pre, self.threshold[latents], self.bandwidth)
 
     def choose_entries(self, pre: Float[Tensor, "tokens latents"]) -> Entries | None:
         """Below theta, too, as far as the kernel reaches."""

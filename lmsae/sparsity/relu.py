@@ -1,6 +1,6 @@
 """ReLU: codes = max(pre, 0)."""
 
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +15,8 @@ from lmsae.sparsity.sparsity import EntrywiseSparsity
 class ReLU(EntrywiseSparsity):
     """It has neither parameters nor statistics."""
 
+    each_alone: ClassVar[bool] = True
+
     def __init__(self, config: ReLUConfig, latents: int, groups: int) -> None:
         super().__init__()
         del config, latents, groups
@@ -22,6 +24,11 @@ class ReLU(EntrywiseSparsity):
     def forward(
         self, pre: Float[Tensor, "*batch latents"], geometry: nn.Module | None = None
     ) -> Float[Tensor, "*batch latents"]:
+        return pre.relu()
+
+    def activate_latents(
+        self, pre: Float[Tensor, "*batch chosen"], latents: Int[Tensor, " chosen"]
+    ) -> Float[Tensor, "*batch chosen"]:
         return pre.relu()
 
     def choose_entries(self, pre: Float[Tensor, "tokens latents"]) -> Entries | None:

@@ -15,6 +15,9 @@ class Sparsity(nn.Module, ABC):
     signed: ClassVar[bool] = False
     """Codes may be negative."""
 
+    each_alone: ClassVar[bool] = False
+    """At inference the code of a latent depends on its own `pre` alone, and there is `activate_latents`."""
+
     @property
     def kept(self) -> int | None:
         """The number of codes of a token that it keeps on average, in all groups together; None without any."""
@@ -28,6 +31,13 @@ class Sparsity(nn.Module, ABC):
 
         `geometry` is the one that `pre` comes from; matching pursuit alone asks for it.
         """
+
+    def activate_latents(
+        self, pre: Float[Tensor, "*batch chosen"], latents: Int[Tensor, " chosen"]
+    ) -> Float[Tensor, "*batch chosen"]:
+        """The codes at inference of some latents, from their pre-activations; only of functions that are
+        `each_alone`."""
+        raise NotImplementedError
 
     def observe(self, codes: Tensor, latents: Int[Tensor, " entries"] | None = None) -> None:
         """Take a training step's codes into running statistics: (tokens, latents), or (entries,) of these latents. The

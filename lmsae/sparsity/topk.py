@@ -1,6 +1,6 @@
 """TopK and BatchTopK: the k largest of ReLU(pre) a token, or k*B over a batch, in each group of latents."""
 
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float, Int
@@ -33,12 +33,19 @@ class TopK(LearnsThreshold, SelectsByToken):
 class BatchTopK(LearnsThreshold):
     """The k*B largest of a batch of B tokens; at inference, those above the learned threshold."""
 
+    each_alone: ClassVar[bool] = True
+
     def forward(
         self, pre: Float[Tensor, "*batch latents"], geometry: nn.Module | None = None
     ) -> Float[Tensor, "*batch latents"]:
         if self.training:
             return self.select(pre, self.k)
         return pre * (pre > self.threshold)
+
+    def activate_latents(
+        self, pre: Float[Tensor, "*batch chosen"], latents: Int[Tensor, " chosen"]
+    ) -> Float[Tensor, "*batch chosen"]:
+        return pre * (pre > self.threshold[latents])
 
     def select(self, pre: Float[Tensor, "*batch latents"], k: int) -> Float[Tensor, "*batch latents"]:
         """The codes with another k (TakesAnyK)."""

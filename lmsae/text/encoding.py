@@ -88,16 +88,7 @@ class Encoder:
         if not texts:
             return []
         assert self.tokenizer is not None, "documents of text need a tokenizer"
-        return self.tokenizer(
-            texts,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            truncation=False,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        ).data["input_ids"]
+        return tokenize_texts(self.tokenizer, texts)
 
     def _encode_chats(self, chats: Sequence[ChatDocument]) -> list[EncodedDocument | Omission]:
         if not chats:
@@ -137,6 +128,20 @@ class Encoder:
         if len(document) < size:
             return Omission(f"its {len(document):,} tokens do not fill a context (tokenize.packing is document)")
         return document[:size]
+
+
+def tokenize_texts(tokenizer: "Tokenizer", texts: Sequence[str]) -> list[list[int]]:
+    """The ids of texts, without special tokens. One that is written out in a text stays ordinary text."""
+    return tokenizer(
+        list(texts),
+        add_special_tokens=False,
+        split_special_tokens=True,
+        truncation=False,
+        padding=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    ).data["input_ids"]
 
 
 def _text_gives(tokenizer: "Tokenizer", token: int | None) -> bool:

@@ -34,10 +34,14 @@ class Lookup:
         """One, whose name is the path."""
         return {path_of(self._source): self._vectors.header.width}
 
+    def start_cache(self) -> None:
+        """None: vectors have no keys and values."""
+
     def read(
-        self, tokens: Int[Tensor, "batch context"], hook_points: Sequence[str]
+        self, tokens: Int[Tensor, "batch context"], hook_points: Sequence[str], cache: object = None
     ) -> dict[str, Float[Tensor, "batch context _"]]:
         """The vectors of these numbers, under whatever names they are asked for."""
+        assert cache is None, "start_cache gave none"
         found = read_some(self._vectors, tokens.flatten()).view(*tokens.shape, -1).to(self.device)
         return dict.fromkeys(hook_points, found)
 
@@ -53,7 +57,7 @@ class Lookup:
         raise SourceError(f"{path_of(self._source)}: own activations have no logits")
 
     def logits_with(
-        self, tokens: Int[Tensor, "batch context"], edits: Mapping[str, Edit]
+        self, tokens: Int[Tensor, "batch context"], edits: Mapping[str, Edit], cache: object = None
     ) -> Float[Tensor, "batch context d_vocab"]:
         """Raises SourceError: vectors have none."""
         return self.logits(tokens)

@@ -37,6 +37,38 @@ def test_it_works_in_the_units_of_training_and_speaks_raw_activations(case: Case
     torch.testing.assert_close(made.write.restore(target_units, like), target)
 
 
+CHOSEN = torch.tensor([7, 0, 11])
+
+
+@pytest.mark.parametrize("case", every_third(cases()), ids=str)
+def test_the_codes_of_some_latents_are_those_among_all(case: Case) -> None:
+    made, (x, _) = trained(case, torch.float64), activations(case, torch.float64)
+    torch.testing.assert_close(made.encode_latents(x, CHOSEN), made.encode(x)[..., CHOSEN])
+
+
+@pytest.mark.parametrize("act_fn", ["relu", "gated", "jumprelu", "batchtopk"])
+def test_other_latents_are_not_computed_where_each_code_stands_alone(act_fn: str) -> None:
+    made, (x, _) = trained(Case("sae", act_fn)), activations(Case("sae", act_fn))
+    wanted = made.encode_latents(x, CHOSEN)
+    others = [latent for latent in range(made.geometry.latents) if latent not in CHOSEN]
+    with torch.no_grad():
+        made.geometry.get_parameter("W_enc")[:, others] = torch.nan
+    assert torch.equal(made.encode_latents(x, CHOSEN), wanted)
+    assert wanted.isfinite().all()
+
+
+@pytest.mark.parametrize("case", every_third(cases()), ids=str)
+def test_a_change_of_codes_is_decoded_as_the_difference_of_two_reconstructions(case: Case) -> None:
+    made, (x, _) = trained(case, torch.float64), activations(case, torch.float64)
+    codes = made.encode(x)
+    changed, change = codes.clone(), torch.randn(*x.shape[:-1], len(CHOSEN), dtype=torch.float64)
+    changed[..., CHOSEN] += change
+    torch.testing.assert_close(
+        made.decode_change(change, CHOSEN, x), made.decode(changed, x) - made.decode(codes, x), atol=1e-9, rtol=1e-7
+    )
+    assert not made.decode_change(0 * change, CHOSEN, x).any()
+
+
 @pytest.mark.parametrize("act_fn", ["topk", "batchtopk", "groupmax"])
 def test_the_learned_threshold_is_in_the_units_that_latents_are_selected_in(act_fn: str) -> None:
     made = trained(Case("sae", act_fn, include_norm=True)).train()

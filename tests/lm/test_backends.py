@@ -219,6 +219,21 @@ def test_company_in_a_read_changes_nothing(lm, tokens):
         assert torch.equal(lm.read(tokens, [name])[name], activations), name
 
 
+def test_tokens_read_a_few_at_a_time_give_what_they_give_together(lm, tokens):
+    name = "blocks.1.hook_resid_post"
+    parts = tokens.split([5, 1, 6], dim=1)
+    cache, edited, read = lm.start_cache(), lm.start_cache(), lm.start_cache()
+    if cache is None:
+        assert lm.config["model_type"] == "mamba"
+        return
+    by_parts = [lm.logits_with(part, {}, cache) for part in parts]
+    torch.testing.assert_close(torch.cat(by_parts, dim=1), lm.logits(tokens), **TOLERANCE)
+    by_parts = [lm.logits_with(part, {name: rolled}, edited) for part in parts]
+    torch.testing.assert_close(torch.cat(by_parts, dim=1), lm.logits_with(tokens, {name: rolled}), **TOLERANCE)
+    by_parts = [lm.read(part, [name], read)[name] for part in parts]
+    torch.testing.assert_close(torch.cat(by_parts, dim=1), lm.read(tokens, [name])[name], **TOLERANCE)
+
+
 def test_an_edit_in_float32_of_a_bfloat16_model_is_cast(model_folder, tokens):
     lm = huggingface.load(model_folder("llama"), "bfloat16", "cpu")
     assert lm.read(tokens, ["blocks.0.hook_resid_post"])["blocks.0.hook_resid_post"].dtype == torch.bfloat16

@@ -20,13 +20,12 @@ from lmsae.interpretation.logits import find_way
 from lmsae.interpretation.pieces import Sources
 from lmsae.interpretation.schema import Location
 from lmsae.interpretation.texts import TokenTexts
-from lmsae.lm import load_tokenizer
-from lmsae.lm.resolving import NoTokenizer
 from lmsae.runtime.progress import ProgressBar, show_progress
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.effort import Facts
 from lmsae.stages.inputs.live import live_captures
 from lmsae.stages.inputs.passages import HeldOutPassages, Passages, StoredPassages, limits_of, require_counted
+from lmsae.stages.inputs.token_texts import texts_of
 from lmsae.stages.models import LazyModels, read_config, require_unchanged
 from lmsae.stages.sites import Place
 from lmsae.stages.stage import Done, Job
@@ -36,7 +35,7 @@ from lmsae.vectors.naming import VectorPlaces
 from lmsae.vectors.sources import is_source
 
 if TYPE_CHECKING:
-    from lmsae.stages.interpret import Config
+    pass
 
 
 @dataclass
@@ -67,8 +66,8 @@ class _Collection:
 def describe_jobs(jobs: Sequence[Job], runtime: Runtime) -> Done:
     """Write the features of every job, from one stream of activations."""
     models = LazyModels(jobs[0].config.models, runtime)
-    texts = _texts(jobs[0].config)
-    passages = _passages(jobs, models)
+    texts = texts_of(jobs[0].config.tokenizer)
+    passages = passages_of(jobs, models)
     with ExitStack() as files:
         collections = []
         for job in jobs:
@@ -95,7 +94,7 @@ def _begin(job: Job, runtime: Runtime, files: ExitStack) -> _Collection:
     return _Collection(job, dictionary, files.enter_context(Firings(job.out, dictionary.geometry.latents)))
 
 
-def _passages(jobs: Sequence[Job], models: LazyModels) -> Passages:
+def passages_of(jobs: Sequence[Job], models: LazyModels) -> Passages:
     job, config = jobs[0], jobs[0].config
     tokens = open_tokens(job.inputs["tokens"].path)
     if config.split == "train":
@@ -160,16 +159,6 @@ def _sources(collection: _Collection, passages: Passages, text: ContextText) -> 
 
     chosen = set(wanted.tolist())
     return find_sources(collection.dictionary, slots, text.context_size, contexts())
-
-
-def _texts(config: "Config") -> TokenTexts:
-    """The texts of the tokenizer's tokens, or numbers for a model without one; for own activations a dot."""
-    if is_source(config.tokenizer):
-        return TokenTexts(["·".encode()])
-    try:
-        return TokenTexts.of_tokenizer(load_tokenizer(config.tokenizer))
-    except NoTokenizer:
-        return TokenTexts.of_numbers(read_config(config.tokenizer)["vocab_size"])
 
 
 def _documents(job: Job) -> Documents:
