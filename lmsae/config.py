@@ -105,10 +105,10 @@ def parse_cell(model: type[BaseModel], name: str, value: object) -> object:
         if isinstance(text, str):
             _require_text(text)
     annotation = model.model_fields[name].annotation
-    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    options = _options(annotation)
     if not isinstance(value, str):
         return value
-    if any(typing.get_origin(option) is tuple for option in options):
+    if takes_words(annotation):
         return tuple(value.replace(",", " ").split())
     if int in options and POINTS_OF_THOUSANDS.fullmatch(value.strip()):
         whole, number = value.strip().replace(".", ""), value.strip().partition(".")[0]
@@ -121,6 +121,15 @@ def parse_cell(model: type[BaseModel], name: str, value: object) -> object:
     if {int, float} <= set(options):
         return _parse_number(value)
     return value
+
+
+def takes_words(annotation: object) -> bool:
+    """True if the values of a field of this type are lists, which a cell has as words."""
+    return any(typing.get_origin(option) is tuple for option in _options(annotation))
+
+
+def _options(annotation: object) -> tuple[object, ...]:
+    return typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
 
 
 def _require_text(text: str) -> None:
