@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from lmsae.report.main_metrics import MAIN_METRICS
-from tests.engines.sweep import REPOSITORY, TWO_ROWS, TWO_ROWS_MAKE, Sweep, environment, new_sweep
-from tests.miniature import manifests, row_of, write_config, write_sweep
+from tests.engines.sweep import REPOSITORY, TWO_ROWS, TWO_ROWS_MAKE, Sweep, environment, new_sweep, write_config
+from tests.miniature import manifests, row_of, write_sweep
 
 ENGINES = ["snakemake", "dvc"]
 NOTHING: Counter[str] = Counter()
@@ -327,12 +327,11 @@ def test_a_stage_added_as_the_page_says_runs_under_every_engine(tmp_path: Path) 
     for name in ("lmsae", "docs", "config"):
         shutil.copytree(REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     sweeps = {engine: new_sweep(tmp_path / engine) for engine in ("run", "snakemake", "dvc")}
-    shutil.copy(REPOSITORY / "dvc.yaml", copy)
     page = (REPOSITORY / "docs/adding-a-stage.md").read_text()
     for diff in re.findall(r"^```diff\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
         subprocess.run(["git", "apply", "-p1", "-"], cwd=copy, input=diff, text=True, check=True)
     for sweep in sweeps.values():
-        shutil.copy(copy / "dvc.yaml", sweep.folder)
+        shutil.copy(copy / "lmsae/project/dvc.yaml", sweep.folder)
         sweep.package = copy
     sweeps["run"].run("lmsae", "run")
     sweeps["snakemake"].snakemake()
