@@ -285,7 +285,7 @@ def _gc(arguments: argparse.Namespace) -> int:
 
 
 def _new(arguments: argparse.Namespace) -> int:
-    from lmsae.commands.starting import start_project
+    from lmsae.commands.new_project import start_project
 
     start_project(arguments.project, say=print)
     return 0

@@ -142,3 +142,18 @@ def test_gc_keeps_what_experiments_want(made: Path, lmsae: Callable[..., Said]) 
     before = manifests(made)
     assert "for mine.json" in lmsae("gc", "--delete").out
     assert manifests(made) == before
+
+
+@pytest.mark.usefixtures("made")
+def test_run_from_python_takes_lists_and_gives_every_row() -> None:
+    sae = {**EXPERIMENT["sae"], "k": [4, 5]}
+    made = package.run({**EXPERIMENT, "sae": sae}, name="mine")
+    assert list(made.rows) == ["mine-k4", "mine-k5"]
+    assert [row.metrics["l0"] <= k for row, k in zip(made.rows.values(), (4, 5), strict=True)] == [True, True]
+    assert made.rows["mine-k4"].artifacts["train"] != made.rows["mine-k5"].artifacts["train"]
+    assert (made.name, made.results, list(made.artifacts)) == ("mine", Path("results/mine"), ["report"])
+    assert {path.name for path in (made.results / "rows").iterdir()} == {"mine-k4", "mine-k5"}
+    with pytest.raises(KeyError, match="mine has no eval: choose one of its rows, mine-k4, mine-k5"):
+        _ = made.metrics
+    (row,) = package.run({**EXPERIMENT, "sae": {**sae, "k": [4]}}, name="mine").rows.items()
+    assert row == ("mine-k4", made.rows["mine-k4"])

@@ -27,7 +27,7 @@ class Row:
     file: str
     cells: Mapping[str, Cell] = field(default_factory=dict)
     rule: str | None = None
-    """What stands where its name is written, if this row is one of several by a rule (lmsae/planning/expanding.py)."""
+    """The text in the place of its name, if this row is made by a rule (lmsae/planning/expanding.py)."""
 
     def section(self, name: str) -> dict[str, Any]:
         """The values of one section, by field."""

@@ -63,7 +63,7 @@ def parse_rule(text: str) -> list[Piece]:
 
 
 def _parse_braces(body: str) -> Values | Reference:
-    """What stands between two braces."""
+    """The list or reference between two braces."""
     if "{" in body:
         raise ValueError(f"found {{{body}: braces in braces; a list has values only")
     named = _NAMED.fullmatch(body.strip())

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lmsae.commands.starting import start_project
+from lmsae.commands.new_project import start_project
 from tests import miniature
 from tests.miniature import ROWS, write_model, write_sweep, write_text
 

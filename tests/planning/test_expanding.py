@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lmsae.commands.doctoring import _read_forced
 from lmsae.errors import ConfigError
 from lmsae.planning.cells import Row
 from lmsae.planning.plan import Plan, plan_of
@@ -253,6 +254,12 @@ def test_rows_that_differ_in_nothing_that_means_something_to_them_are_refused() 
         plan_of({**MINIATURE, "sae": sae}, None, [], {}, name="x")
     (told,) = map(str, error.value.faults)
     assert told.startswith("experiment, row x (x-k5): is the same as row x-k4: nothing that differs between them")
+
+
+def test_what_is_the_same_for_all_rows_takes_no_list() -> None:
+    with pytest.raises(ConfigError) as error:
+        _read_forced(["doctor.max_dead_share={0.1, 0.2}"])
+    assert "--set: its lists make 2 rows, but thresholds are the same for all rows" in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 from lmsae.errors import FolderError
 from lmsae.project import FILES
 
-_HIDDEN = {"gitignore": ".gitignore", "dvcignore": ".dvcignore", "dvc": ".dvc"}
+_NAMES_THERE = {"gitignore": ".gitignore", "dvcignore": ".dvcignore", "dvc": ".dvc"}
 """Files and folders that have other names here, so that git and DVC do not take them for their own."""
 _DVC_IGNORES = "/config.local\n/tmp\n/cache\n"
 _SWEEP_OF_DVC = "sweep: main"
@@ -36,4 +36,4 @@ def _files(folder: Path) -> Iterator[tuple[Path, Path]]:
     for source in sorted(FILES.rglob("*")):
         top, *rest = source.relative_to(FILES).parts
         if source.is_file() and source.suffix not in (".py", ".pyc") and not (top == "dvc" and is_inside):
-            yield source, folder.joinpath(_HIDDEN.get(top, top), *rest)
+            yield source, folder.joinpath(_NAMES_THERE.get(top, top), *rest)
