@@ -1,5 +1,6 @@
 """A new project: a folder with a sweep, and with what each engine needs to run it with the installed lmsae."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,12 +23,17 @@ def start_project(folder: Path, say: Callable[[str], None]) -> None:
     for source, target in _files(folder):
         text = source.read_text("utf-8")
         if target.name == "dvc.yaml":
-            text = text.replace(_SWEEP_OF_DVC, f"sweep: {name}")
+            text = text.replace(_SWEEP_OF_DVC, f'sweep: "{_plain(name)}"')
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text.replace("# NAME\n", f"# {name}\n") if target.name == "README.md" else text, "utf-8")
     if (folder / ".dvc").is_dir():
         (folder / ".dvc/.gitignore").write_text(_DVC_IGNORES)
     say(f"made a project in {folder}; its README.md has the commands")
+
+
+def _plain(name: str) -> str:
+    """A folder's name in letters that mean nothing to a shell: it stands in the commands of dvc.yaml."""
+    return "-".join(filter(None, re.split(r"[^A-Za-z0-9_]+", name))) or "main"
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, Path]]:

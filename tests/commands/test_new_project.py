@@ -37,7 +37,16 @@ def test_a_new_project_has_what_every_engine_needs(tmp_path: Path, lmsae: Lmsae)
     assert (said.code, said.err) == (0, "")
     assert files(tmp_path / "mine") == FILES
     assert (tmp_path / "mine/README.md").read_text().startswith("# mine\n")
-    assert {"sweep": "mine"} in yaml.safe_load((tmp_path / "mine/dvc.yaml").read_text())["vars"]
+
+
+@pytest.mark.parametrize(
+    ("name", "sweep"), [("mine", "mine"), ("my first $(project)", "my-first-project"), (".x", "x"), ("2", "2")]
+)
+def test_dvc_keeps_its_plan_under_the_name_of_the_folder_in_letters_that_no_shell_minds(
+    tmp_path: Path, lmsae: Lmsae, name: str, sweep: str
+) -> None:
+    lmsae("new", str(tmp_path / name))
+    assert {"sweep": sweep} in yaml.safe_load((tmp_path / name / "dvc.yaml").read_text())["vars"]
 
 
 def test_the_sweep_of_a_new_project_can_be_planned_as_it_is(
