@@ -35,7 +35,7 @@ check: $(STAMP) ## lint, format, types, import floors, workflow
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/snakefmt --check Snakefile workflow/rules
+	$(BIN)/snakefmt --check lmsae/project/Snakefile lmsae/workflow
 	$(BIN)/snakemake --lint
 
 model: $(STAMP) ## train the built-in language model again (one to two hours of two cores)

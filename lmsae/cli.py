@@ -6,9 +6,11 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, chdir, nullcontext
 from pathlib import Path
 
-from lmsae.errors import ConfigError, LmsaeError
+from lmsae.artifacts.inside import is_plain
+from lmsae.errors import ConfigError, Fault, LmsaeError
 from lmsae.health.config import PRESETS
 from lmsae.runtime.memory import explain_no_memory
 from lmsae.runtime.version import __version__
@@ -18,6 +20,9 @@ _EDITS = (
     "LATENT+=AMOUNT adds to the latent's code at every token, LATENT-=AMOUNT subtracts; LATENT=CODE clamps it, and "
     "LATENT=0 ablates it"
 )
+_FILE_AND_ROWS = (
+    "a TOML, YAML or JSON file of one experiment (without it, the sweep); then rows (without any, all of them)"
+)
 _NAMES = "a row's name (its dictionary), ROW/STAGE, or the first digits of a key"
 
 
@@ -26,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     error that the user can mend."""
     parsed = parser().parse_args(arguments)
     try:
-        return parsed.command(parsed)
+        with _working_in(parsed):
+            return parsed.command(parsed)
     except BrokenPipeError:  # `lmsae plan | head`: the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -52,10 +58,15 @@ def parser() -> argparse.ArgumentParser:
     plan = _command(commands, "plan", "rows x stages: what is done, what is to do, what is shared", _plan, sweep=True)
     plan.add_argument("--quiet", action="store_true", help="write the plan and print nothing")
     run = _command(commands, "run", "make everything that a sweep or one experiment file wants", _run, sweep=True)
-    run.add_argument("experiment", nargs="?", type=Path, help="a TOML, YAML or JSON file; without it, the sweep")
+    _add_name_of_plan(plan)
+    for command in (plan, run):
+        command.add_argument("names", nargs="*", metavar="FILE or ROW", help=_FILE_AND_ROWS)
     for stage in STAGES.values():
         command = _command(commands, stage.name, stage.help, _stage)
-        command.add_argument("keys", nargs="*", metavar="KEY", help="artifacts to make; without any, those of the plan")
+        command.add_argument(
+            "keys", nargs="*", metavar="KEY or ROW", help="what to make; without any, that of the plan"
+        )
+        _add_name_of_plan(command)
         if stage.name == "eval":
             _add_choice_of_dictionary(command)
     show = _command(commands, "show", "an artifact's config, lineage, provenance and who wants it", _show, True)
@@ -76,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     steer.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest token (default: 1)")
     steer.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
     verify = _command(commands, "verify", "recompute the digests of artifacts; name each damaged file", _verify)
-    verify.add_argument("keys", nargs="*", metavar="KEY", help="artifacts to verify; without any, all of them")
+    verify.add_argument("keys", nargs="*", metavar="KEY or ROW", help="what to verify; without any, all artifacts")
     convert = _command(commands, "convert", "a trained dictionary of the topk family -> jumprelu", _convert, True)
     convert.add_argument("key", help=f"the train artifact: {_NAMES}")
     convert.add_argument("folder", type=Path, help="where to write the dictionary, as lmsae and as SAELens read it")
@@ -84,6 +95,8 @@ def parser() -> argparse.ArgumentParser:
     gc.add_argument("--forget", metavar="SWEEP", help="another sweep whose artifacts are not to be kept for it")
     gc.add_argument("--states", action="store_true", help="also the training states that finished dictionaries kept")
     gc.add_argument("--delete", action="store_true", help="remove them")
+    new = _command(commands, "new", "a small project in an empty folder, for every engine", _new)
+    new.add_argument("project", type=Path, metavar="DIR", help="an empty folder, or one that is not there yet")
     docs = _command(commands, "docs", "write config/README.md and the JSON schema for editors", _docs)
     docs.add_argument("--check", action="store_true", help="only say whether they are up to date")
     return top
@@ -107,6 +120,7 @@ def _command(
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text)
     command.set_defaults(command=function)
+    command.add_argument("--folder", type=Path, metavar="DIR", help="work as if started in this project's folder")
     command.add_argument("--config", type=Path, default=Path("config/config.yaml"), help="shared values, runtime")
     command.add_argument("--artifacts", type=Path, help="folder of artifacts (default: runtime.artifacts)")
     command.add_argument("--results", type=Path, help="folder of the report (default: runtime.results)")
@@ -118,6 +132,17 @@ def _command(
         command.add_argument("--sweep", type=Path, help="one row per dictionary (default: sweep.tsv beside --config)")
         command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="over all rows")
     return command
+
+
+def _add_name_of_plan(command: argparse.ArgumentParser) -> None:
+    """The flag that keeps the plans of several sweeps apart which share a folder of artifacts."""
+    command.add_argument("--plan", type=_plain, metavar="NAME", help="a plan of its own on disk, as of DVC")
+
+
+def _plain(name: str) -> str:
+    if not is_plain(name):
+        raise argparse.ArgumentTypeError(f"{name!r} is no name of a folder")
+    return name
 
 
 def _add_choice_of_dictionary(command: argparse.ArgumentParser) -> None:
@@ -145,6 +170,25 @@ def _flags(arguments: argparse.Namespace) -> dict[str, object]:
     return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
 
 
+def _working_in(arguments: argparse.Namespace) -> AbstractContextManager[object]:
+    """The folder of the project that a command works in."""
+    folder: Path | None = arguments.folder
+    if folder is None:
+        return nullcontext()
+    if not folder.is_dir():
+        message = f"there is no such folder (looked in {Path.cwd()}); `lmsae new {folder}` makes a project there"
+        raise ConfigError([Fault("--folder", None, str(folder), message)])
+    return chdir(folder)
+
+
+def _experiment_and_rows(names: Sequence[str]) -> tuple[Path | None, Sequence[str]]:
+    """The file of an experiment among some names, which is the first if there is one, and the names of rows."""
+    from lmsae.planning.config_file import SUFFIXES
+
+    is_file = bool(names) and Path(names[0]).suffix in SUFFIXES
+    return (Path(names[0]), names[1:]) if is_file else (None, names)
+
+
 def _make_plan(arguments: argparse.Namespace, experiment: Path | None = None):
     from lmsae.planning.plan import plan_of
 
@@ -158,11 +202,13 @@ def _plan(arguments: argparse.Namespace) -> int:
     from lmsae.artifacts.artifact import Artifacts
     from lmsae.planning.overview import overview
 
-    plan, runtime = _make_plan(arguments)
-    artifacts = Artifacts(runtime.artifacts)
-    plan.write(artifacts, runtime.together)
+    experiment, rows = _experiment_and_rows(arguments.names)
+    plan, runtime = _make_plan(arguments, experiment)
+    chosen, artifacts = plan.choose(rows), Artifacts(runtime.artifacts)
+    if not experiment:  # the plan on disk is the sweep's, not an experiment's
+        plan.write(artifacts, runtime.together, arguments.plan or "")
     if not arguments.quiet:
-        print(overview(plan, artifacts, runtime))
+        print(overview(chosen, artifacts, runtime))
     return 0
 
 
@@ -170,10 +216,14 @@ def _run(arguments: argparse.Namespace) -> int:
     from lmsae.artifacts.artifact import Artifacts
     from lmsae.commands.running import run_plan
 
-    plan, runtime = _make_plan(arguments, arguments.experiment)
-    if not arguments.experiment:  # the plan on disk is the sweep's, not an experiment's
+    experiment, rows = _experiment_and_rows(arguments.names)
+    plan, runtime = _make_plan(arguments, experiment)
+    chosen = plan.choose(rows)
+    if not experiment:
         plan.write(Artifacts(runtime.artifacts), runtime.together)
-    run_plan(plan, runtime, say=_say, show=print)
+    run_plan(chosen, runtime, say=_say, show=print)
+    if rows:
+        _say(f"report: not made of some rows; `lmsae run{f' {experiment}' if experiment else ''}` makes it of all")
     return 0
 
 
@@ -182,7 +232,8 @@ def _stage(arguments: argparse.Namespace) -> int:
 
     if arguments.name == "eval" and (arguments.dictionary or arguments.model or arguments.dataset):
         return _evaluate(arguments)
-    run_stage(arguments.name, arguments.keys, _runtime(arguments), _say, print, results=arguments.results)
+    where = {"results": arguments.results, "plan": arguments.plan or ""}
+    run_stage(arguments.name, arguments.keys, _runtime(arguments), _say, print, **where)
     return 0
 
 
@@ -283,6 +334,13 @@ def _gc(arguments: argparse.Namespace) -> int:
     plan, runtime = _make_plan(arguments)
     how = {"delete": arguments.delete, "states": arguments.states, "forget": arguments.forget}
     collect(plan, Artifacts(runtime.artifacts), say=print, **how)
+    return 0
+
+
+def _new(arguments: argparse.Namespace) -> int:
+    from lmsae.commands.new_project import start_project
+
+    start_project(arguments.project, say=print)
     return 0
 
 

@@ -105,22 +105,45 @@ def parse_cell(model: type[BaseModel], name: str, value: object) -> object:
         if isinstance(text, str):
             _require_text(text)
     annotation = model.model_fields[name].annotation
-    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    options = _options(annotation)
+    if takes_words(annotation):
+        words = tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+        if _holds_whole_numbers(annotation):
+            for word in words if isinstance(words, list | tuple) else ():
+                _refuse_points_of_thousands(word, ())
+        return words
     if not isinstance(value, str):
         return value
-    if any(typing.get_origin(option) is tuple for option in options):
-        return tuple(value.replace(",", " ").split())
-    if int in options and POINTS_OF_THOUSANDS.fullmatch(value.strip()):
-        whole, number = value.strip().replace(".", ""), value.strip().partition(".")[0]
-        share = ".0" if float in options else ""
-        raise ValueError(
-            f"a point does not separate thousands: write {whole} or {int(whole):_}, or else {number}{share}"
-        )
+    if int in options:
+        _refuse_points_of_thousands(value, options)
     if float in options and COMMA_OF_DECIMALS.fullmatch(value.strip()):
         raise ValueError(f"a number has a point and no comma: write {value.strip().replace(',', '.')}")
     if {int, float} <= set(options):
         return _parse_number(value)
     return value
+
+
+def _refuse_points_of_thousands(value: object, options: tuple[object, ...]) -> None:
+    if isinstance(value, str) and POINTS_OF_THOUSANDS.fullmatch(value.strip()):
+        whole, number = value.strip().replace(".", ""), value.strip().partition(".")[0]
+        share = ".0" if float in options else ""
+        raise ValueError(
+            f"a point does not separate thousands: write {whole} or {int(whole):_}, or else {number}{share}"
+        )
+
+
+def _holds_whole_numbers(annotation: object) -> bool:
+    """True if the values of a field of this type are lists of whole numbers."""
+    return any(int in typing.get_args(option) for option in _options(annotation) if typing.get_origin(option) is tuple)
+
+
+def takes_words(annotation: object) -> bool:
+    """True if the values of a field of this type are lists, which a cell has as words."""
+    return any(typing.get_origin(option) is tuple for option in _options(annotation))
+
+
+def _options(annotation: object) -> tuple[object, ...]:
+    return typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
 
 
 def _require_text(text: str) -> None:

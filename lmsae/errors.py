@@ -23,13 +23,17 @@ LmsaeError
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic_core import ErrorDetails
 
 
 class LmsaeError(Exception):
     """An error that the user can mend. The message says what was found, what was wanted, and how to mend it."""
+
+
+MOST_NAMES = 3
+"""Names of rows that one fault tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +44,28 @@ class Fault:
     row: str | None
     column: str | None
     message: str
+    made: tuple[str, ...] = ()
+    """The names of the rows that it is a fault of, if they are made by a rule that stands at its place."""
 
     def __str__(self) -> str:
-        row = f"row {self.row}" if self.row is not None else None
+        made = ", ".join(self.made[:MOST_NAMES])
+        made += f" and {len(self.made) - MOST_NAMES} more" if len(self.made) > MOST_NAMES else ""
+        row = f"row {made}" if made else None
+        if self.row is not None:
+            row = f"row {self.row} ({made})" if made else f"row {self.row}"
         column = f"column {self.column}" if self.column is not None else None
         return f"{', '.join(part for part in (self.file, row, column) if part)}: {self.message}"
+
+
+def gather_faults(faults: Iterable[Fault]) -> list[Fault]:
+    """Every fault once; those that rows of one rule have in common are one, with the names of these rows."""
+    gathered: dict[Fault, list[tuple[str, ...]]] = {}
+    for fault in faults:
+        gathered.setdefault(replace(fault, made=()), []).append(fault.made)
+    return [
+        replace(fault, made=tuple(dict.fromkeys(name for names in made for name in names)) if all(made) else ())
+        for fault, made in gathered.items()
+    ]
 
 
 class ConfigError(LmsaeError):

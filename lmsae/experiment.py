@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmsae.artifacts.artifact import Artifacts
-from lmsae.errors import MissingPackage
+from lmsae.errors import ConfigError, Fault, MissingPackage
 from lmsae.planning.plan import Plan, plan_of, plan_of_list
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages import STAGES
@@ -41,7 +41,7 @@ def run(experiment: Path | str | Mapping[str, Any], *, name: str | None = None, 
     `experiment` is a TOML, YAML or JSON file, or the nested dict that such a file holds. `name` is that of its row.
     Further keywords are fields of Runtime (artifacts, results, device, threads, ...). Its report is written to a folder
     of its own, `results/<name>`; without a name, one for each experiment. Raises ConfigError with every fault at once,
-    before anything runs.
+    before anything runs; and if lists in it make several rows, which `sweep` makes.
 
         sae = {"hook_point": "blocks.1.hook_resid_post", "architecture": "topk", "k": 16, "d_sae": 1024}
         made = lmsae.run({"sae": sae, "train": {"tokens": 1_000_000}})
@@ -52,8 +52,11 @@ def run(experiment: Path | str | Mapping[str, Any], *, name: str | None = None, 
 
     config = dict(experiment) if isinstance(experiment, Mapping) else Path(experiment)
     plan, settings = plan_of(config, None, [], runtime, name=name)
-    run_plan(plan, settings, say=lambda line: None)
+    if len(plan.rows) > 1:
+        message = f"its lists make {len(plan.rows)} rows, and lmsae.run makes one: give it to lmsae.sweep, as a row"
+        raise ConfigError([Fault(plan.rows[0].name, None, None, message)])
     (planned,) = plan.rows
+    run_plan(plan, settings, say=lambda line: None)
     specs = {stage: spec for stage in STAGES for spec in plan.specs(stage)} | dict(planned.specs)
     folders = {stage: settings.artifacts / spec.reference for stage, spec in specs.items()}
     return LoadedDictionary(planned.name, folders, settings.results, runtime=settings)
@@ -123,13 +126,15 @@ def sweep(
     that exists is not made again.
 
     A row is a dict of settings by dotted name or by section, over the `shared` ones: a TOML, YAML or JSON file, or the
-    nested dict that such a file holds. Its keys are those of the same row in a sheet. Its `name` is `row-1`, `row-2`
+    nested dict that such a file holds. Its keys are those of the same row in a sheet, and a list in the place of a
+    value makes a row for each of its values, as there (config/README.md). Its `name` is `row-1`, `row-2`
     ... if it has none. `name` is that of the sweep, and further keywords are fields of Runtime. Its report is written
     to `results/<name>`; without a name, one for each sweep. Raises ConfigError with every fault of all rows at once,
     before anything runs. A row that fails later costs no other anything: it is among the `failures`.
 
         made = lmsae.sweep([{"name": f"k{k}", "sae.k": k} for k in (8, 16, 32)], "config/config.yaml")
         made.table[["name", "sae.k", "explained_variance"]], made["k8"].dictionary, made.failures
+        lmsae.sweep([{"name": "grid-k{sae.k}-s{train.seed}", "sae.k": [8, 16], "train.seed": [0, 1]}])
     """
     from lmsae.commands.running import try_plan
 

@@ -185,7 +185,8 @@ def test_every_config_of_a_page_can_be_planned(page: Path, user: Path) -> None:
     config.write_text(yaml.safe_dump(shared))
     for text in blocks(page, "tsv"):
         sweep.write_text(text)
-        assert len(plan_of(config, sweep, stand_ins(text), {})[0].rows) == len(text.splitlines()) - 1
+        lines, rows = len(text.splitlines()) - 1, len(plan_of(config, sweep, stand_ins(text), {})[0].rows)
+        assert rows > lines if "{" in text else rows == lines
     for text in blocks(page, "toml"):
         (user / "experiment.toml").write_text(text)
         assert plan_of(user / "experiment.toml", None, STAND_INS, {})[0].rows

@@ -214,3 +214,15 @@ def test_a_table_without_pandas_says_how_to_have_one(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(MissingPackage, match="pip install pandas"):
         print(found.table)
+
+
+@pytest.mark.usefixtures("made")
+def test_lists_from_python_make_every_row_of_a_sweep_and_are_too_much_for_a_run() -> None:
+    listed = package.sweep([{"name": "mine", "sae.k": [4, 5]}], EXPERIMENT, name="lists")
+    assert list(listed.rows) == ["mine-k4", "mine-k5"]
+    assert [row.metrics["l0"] <= k for row, k in zip(listed.rows.values(), (4, 5), strict=True)] == [True, True]
+    single = package.sweep([{"name": "five", "sae.k": 5}], EXPERIMENT)
+    assert listed["mine-k5"].artifacts["train"] == single["five"].artifacts["train"]
+    assert {path.name for path in (listed.results / "rows").iterdir()} == {"mine-k4", "mine-k5"}
+    with pytest.raises(ConfigError, match=r"its lists make 2 rows, and lmsae\.run makes one"):
+        package.run({**EXPERIMENT, "sae": {**EXPERIMENT["sae"], "k": [4, 5]}}, name="mine")

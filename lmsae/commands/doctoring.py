@@ -12,7 +12,7 @@ from lmsae.health.config import thresholds_of
 from lmsae.health.verdict import Verdict, examine
 from lmsae.metrics.definitions import current_versions
 from lmsae.planning.plan import Plan
-from lmsae.planning.sheet import read, read_section
+from lmsae.planning.sheet import read, read_section, require_one
 
 ALL = "all"
 DICTIONARY = "dictionary"
@@ -69,7 +69,8 @@ def doctor(
 def _read_forced(overrides: Sequence[str]) -> dict[str, object]:
     """The settings `doctor.*` of some overrides, checked as those of a sheet are."""
     faults: list[Fault] = []
-    (row,) = read({}, None, overrides, faults)
+    rows = read({}, None, overrides, faults)
+    row = require_one(rows, faults, "thresholds are the same for all rows")
 
     def refuse(column: str | None, message: str, only_if_own: bool = False, depends_on_row: bool = False) -> None:
         faults.append(row.fault(column, message))

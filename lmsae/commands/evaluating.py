@@ -9,6 +9,7 @@ from lmsae.artifacts.artifact import Artifacts
 from lmsae.errors import ConfigError, Fault
 from lmsae.planning.config_file import load
 from lmsae.planning.plan import plan_of
+from lmsae.planning.sheet import require_one
 from lmsae.report.main_metrics import in_order
 from lmsae.stages import STAGES
 from lmsae.stages.making import make_artifacts
@@ -43,7 +44,7 @@ def evaluate(
     plan, settings = plan_of(experiment, None, overrides, runtime)
     artifacts = Artifacts(settings.artifacts)
     plan.write_specs(artifacts)
-    (row,) = plan.rows
+    row = require_one(plan.rows, [], "one evaluation is of one dictionary")
     wanted = [*row.lineage(row.specs["eval"]).values()]
     for name, stage in STAGES.items():
         references = [reference for reference in wanted if reference.partition("/")[0] == name]

@@ -23,6 +23,25 @@ def plan_if_faultless(make_plan: Callable[[], Plan]) -> Plan | None:
         return None
 
 
+def find_noted(name: str, artifacts: Artifacts, stage: str | None = None) -> list[Artifact]:
+    """The artifacts that a key means or, if a sweep that was planned has a row of this name, those of the row; of one
+    stage only, if it is named. Rows of several sweeps may have one name: all of theirs are meant."""
+    rows: dict[str, set[str]] = {}
+    for sweep in known_sweeps(artifacts):
+        for row in sweep.wants.keys() - {""}:
+            rows.setdefault(row, set()).update(sweep.wants[row])
+    if not WHOLE_KEY.fullmatch(name) and name in rows:
+        found = [one for one in sorted(rows[name]) if stage is None or one.startswith(f"{stage}/")]
+        if not found:
+            raise MissingArtifact(f"row {name} wants nothing of {stage}.")
+        return [artifacts[one] for one in found]
+    try:
+        return [artifacts.find(name if stage is None or "/" in name else f"{stage}/{name}")]
+    except MissingArtifact as error:
+        listed = f" No planned row is called {name!r} either{suggest(name, sorted(rows)) or '.'}" if rows else ""
+        raise MissingArtifact(f"{error}{listed}") from None
+
+
 def find_described(name: Path | str, artifacts: Artifacts, results: Path) -> Path:
     """The folder of the features that a name means: a folder, a row of any sweep that was planned, or a key.
 

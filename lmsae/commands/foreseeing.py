@@ -24,13 +24,13 @@ def wanted_by(plan: Plan) -> Wanted:
     return {spec.reference: f"row {', '.join(plan.names_of_rows(spec))}" for spec in specs}
 
 
-def wanted_on_disk(artifacts: Artifacts) -> Wanted:
+def wanted_on_disk(artifacts: Artifacts, plan: str = "") -> Wanted:
     """Artifacts that the last written plan wants of them; none without a plan, or if it is damaged: a job that was told
     what to make goes on without it."""
     found: dict[str, str] = {}
     for stage in (stage for stage in STAGES.values() if stage.require):
         with suppress(ConfigError, DamagedArtifact):
-            found |= {one: one for group in passes_on_disk(stage.name, artifacts) for one in group}
+            found |= {one: one for group in passes_on_disk(stage.name, artifacts, plan) for one in group}
     return found
 
 

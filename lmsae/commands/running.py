@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lmsae.artifacts.artifact import Artifacts, write_atomically
+from lmsae.commands.finding import find_noted
 from lmsae.commands.foreseeing import Wanted, divide_to_fit, find_useless, wanted_by, wanted_on_disk
 from lmsae.config import canonical_json, key_of
 from lmsae.errors import LmsaeError, MissingArtifact, Unmade
@@ -63,8 +64,10 @@ def run_stage(
     show: Say = lambda summary: None,
     *,
     results: Path | None = None,
+    plan: str = "",
 ) -> None:
-    """Make the named artifacts of a stage; without names, those that the plan on disk wants, and index them.
+    """Make the artifacts of a stage that are named by key or row; without names, those that the plan on disk of the
+    name `plan` wants, and index them.
 
     What is published goes to `results`, or else to the folder of each sweep that wants it. What failed is raised when
     all else is made: of several failures, Unmade.
@@ -75,22 +78,23 @@ def run_stage(
         sweeps = [] if results else [one for one in known_sweeps(artifacts) if reference in one.references]
         return [(one.results, one.origin) for one in sweeps] or [(results or runtime.results, None)]
 
-    work = _Work(artifacts, runtime, say, show, wanted_on_disk(artifacts), destinations)
+    work = _Work(artifacts, runtime, say, show, wanted_on_disk(artifacts, plan), destinations)
     if keys:
-        references = [artifacts.find(key if "/" in key else f"{stage}/{key}").reference for key in keys]
-        work.run(STAGES[stage], [references])
+        references = dict.fromkeys(one.reference for key in keys for one in find_noted(key, artifacts, stage))
+        work.run(STAGES[stage], [[*references]])
         work.require_made({})
     else:
-        passes = passes_on_disk(stage, artifacts)
+        passes = passes_on_disk(stage, artifacts, plan)
         work.run(STAGES[stage], passes)
         work.require_made({})
-        write_index(stage, [reference for group in passes for reference in group], artifacts)
+        write_index(stage, [reference for group in passes for reference in group], artifacts, plan)
 
 
-def write_index(stage: str, references: Sequence[str], artifacts: Artifacts) -> None:
-    """Write `index/<stage>.json`: a digest of each artifact's manifest by its reference; the same bytes anywhere."""
+def write_index(stage: str, references: Sequence[str], artifacts: Artifacts, plan: str = "") -> None:
+    """Write `index/<stage>.json`, or `index/<plan>/<stage>.json`: a digest of each artifact's manifest by its
+    reference; the same bytes anywhere."""
     manifests = {reference: artifacts[reference].manifest() for reference in sorted(references)}
-    path = artifacts.root / "index" / f"{stage}.json"
+    path = artifacts.root / "index" / plan / f"{stage}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     digests = {reference: key_of(canonical_json(manifest)) for reference, manifest in manifests.items()}
     write_atomically(path, json.dumps(digests, indent=1) + "\n")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from lmsae.artifacts.artifact import Artifacts
+from lmsae.commands.finding import find_noted
 from lmsae.errors import ArtifactError, MissingArtifact
 from lmsae.planning.plan import passes_on_disk
 from lmsae.stages import STAGES
@@ -13,7 +14,7 @@ Say = Callable[[str], None]
 def verify(artifacts: Artifacts, keys: Sequence[str], say: Say) -> int:
     """Recompute digests, of all artifacts or of some; name each damaged file, and whatever the plan wants and is
     missing. Returns 0 if all is well, else 1."""
-    chosen = [artifacts.find(key) for key in keys] if keys else list(artifacts)
+    chosen = [one for key in keys for one in find_noted(key, artifacts)] if keys else list(artifacts)
     wanted = {artifact.reference for artifact in chosen} if keys else _references_of_plan(artifacts)
     lacking = [reference for reference in wanted if not artifacts[reference].is_finished]
     missing = len(lacking)
@@ -40,6 +41,6 @@ def verify(artifacts: Artifacts, keys: Sequence[str], say: Say) -> int:
 
 
 def _references_of_plan(artifacts: Artifacts) -> set[str]:
-    if not (artifacts.root / "plan").exists():
-        return set()
-    return {reference for stage in STAGES for group in passes_on_disk(stage, artifacts) for reference in group}
+    names = {path.parent.relative_to(artifacts.root / "plan") for path in (artifacts.root / "plan").rglob("*.json")}
+    plans = [passes_on_disk(stage, artifacts, str(name)) for name in sorted(names) for stage in STAGES]
+    return {reference for passes in plans for group in passes for reference in group}

@@ -50,8 +50,8 @@ def token_losses(
     counted: Bool[Tensor, "contexts context_size"],
     clean_log_p: Float[Tensor, "contexts context_size vocab"] | None = None,
 ) -> TokenLosses:
-    """The losses of a batch. A token counts if `counted`: its own id is not special. `clean_log_p` are the clean model's
-    log probabilities, in float32; without them there is no divergence."""
+    """The losses of a batch. A token counts if `counted`: its own id is not special. `clean_log_p` are log
+    probabilities of the clean model, in float32; without them there is no divergence."""
     has_next = counted.clone()
     has_next[:, -1] = False
     cross_entropy, divergence = torch.zeros(2, counted.numel(), dtype=torch.float64, device=logits.device)

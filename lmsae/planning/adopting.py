@@ -1,6 +1,7 @@
 """A row adopts what its finished dictionary fixes: cells that are empty are filled, and contradictions are refused."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from lmsae.geometry.config import GEOMETRIES
 from lmsae.interop.finished import FILES, Finished
 from lmsae.interop.foreign_names import mean_the_same
 from lmsae.planning.catalog import CATALOG, piece_fields
+from lmsae.planning.cells import Cell, Row
 from lmsae.planning.dictionaries import HOOK_POINT, HOOK_POINT_IN, HOOK_POINT_OUT, Refuse, SaeSection
-from lmsae.planning.sheet import Cell, Row
 from lmsae.stages.models import ModelSection
 
 SAE_FROM, INIT_FROM = "sae.from", "init.from"
@@ -202,4 +203,4 @@ def _with(row: Row, cells: Mapping[str, Cell], filled: Mapping[str, Any], finish
     known = {column: Cell(value, finished.name, None) for column, value in filled.items()}
     given = {column: cell for column, cell in cells.items() if cell.value is not None}
     nothing = {column: cell for column, cell in cells.items() if cell.value is None}
-    return Row(row.name, row.file, {**nothing, **known, **given})
+    return replace(row, cells={**nothing, **known, **given})

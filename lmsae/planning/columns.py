@@ -27,6 +27,41 @@ HEAD = """# Configuration
 default; `null` means no value. Lines that begin with `#` are comments. Thousands have no point and no comma: write
 `100000` or `100_000`. `lmsae plan` checks all of it before anything runs.
 
+## Rows by rule
+
+A list in braces makes a row for each of its values, and several lists a row for each combination; the last one moves
+fastest. `lmsae plan` shows the rows. They are rows like those that are written one by one, with the same keys.
+
+| in a cell | means |
+|---|---|
+| `{16, 32, 64}` | three values |
+| `blocks.{0..3}.hook_resid_post` | layers 0 to 3; `{0..12..4}` is 0, 4, 8, 12 |
+| `blocks.0.hook_resid_post blocks.{1, 2}.hook_resid_post` | two crosscoders: a cell of words stays one value |
+| `{l1, l1 aux_k}` | a row with one loss, and a row with two |
+| `{layer: 0..3}` | a list with a name. Lists of one name move together, so they have one length |
+| `{layer}` | the value that the list of this name has in the row |
+| `{null, 3}` | no value, and 3 |
+| `{{` and `}}` | braces that are meant |
+
+The name of a row may take values too: `{sae.architecture}-k{sae.k}-s{train.seed}`. Any column can stand there, and
+any named list. A name without braces gets a word for each list at its end: `topk-layer2-k32-seed0`. Two rows of one
+name are refused. A fault of rows that a rule makes is told once, at the rule, with their names.
+
+These two lines are eight SAEs and six transcoders. Seeds of weights and of data move together, so the report groups
+them:
+
+```tsv
+name	sae.hook_point	sae.hook_point_in	sae.hook_point_out	sae.architecture	sae.k	init.seed	train.seed
+sae	blocks.{1, 2}.hook_resid_post			topk	{16, 32}	{s: 0, 1}	{s}
+mlp		blocks.{layer: 0..2}.ln2.hook_normalized	blocks.{layer}.hook_mlp_out	transcoder	32	{s: 0, 1}	{s}
+```
+
+In a file of `lmsae run` and in Python, a list does the same: `k = [16, 32]`. Where a value is a list itself (`words`
+and `numbers` below), write braces in a text, or a list of lists. `config.yaml` beside a sheet has what all rows share,
+and no lists; `{layer}` may stand there. A rule makes 10,000 rows at most, and all rules of a sheet no more together.
+
+## Where columns come from
+
 This page is written by `lmsae docs` from the code's own descriptions; `schema.json` beside it gives editors completion
 for `config.yaml` and for the files of `lmsae run`.
 """
@@ -73,15 +108,17 @@ def readme() -> str:
 def schema() -> dict[str, Any]:
     """A JSON schema of config.yaml and of one-experiment files."""
     properties: dict[str, Any] = {"name": {"type": "string", "description": "Name of a one-experiment file's row."}}
-    definitions: dict[str, Any] = {}
+    definitions: dict[str, Any] = {"Rule": {"anyOf": [{"type": "array"}, {"type": "string", "pattern": "[{].*[}]"}]}}
     for section, model in {**SECTIONS, "runtime": Runtime}.items():
         described = model.model_json_schema(ref_template="#/$defs/{model}")
         definitions |= described.pop("$defs", {})
         described.pop("required", None)
+        if section != "runtime":
+            described["properties"] = {name: _or_list(field) for name, field in described["properties"].items()}
         properties[section] = described
     for piece_name, owners in piece_fields().items():
         field = owners[0].model_json_schema()["properties"][piece_name]
-        properties["sae"]["properties"][piece_name] = field
+        properties["sae"]["properties"][piece_name] = _or_list(field)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "lmsae configuration",
@@ -90,6 +127,14 @@ def schema() -> dict[str, Any]:
         "properties": properties,
         "$defs": definitions,
     }
+
+
+def _or_list(field: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a field that may also be a rule: a list of its values, or a text with braces."""
+    told = {name: field[name] for name in ("title", "description", "default") if name in field}
+    one = {name: value for name, value in field.items() if name not in told}
+    options = one["anyOf"] if one.keys() == {"anyOf"} else [one]
+    return {**told, "anyOf": [*options, {"$ref": "#/$defs/Rule"}]}
 
 
 def _pieces() -> Iterator[tuple[str, FieldInfo, list[str]]]:

@@ -9,6 +9,8 @@ import yaml
 from lmsae.config import POINTS_OF_THOUSANDS, parse_float, parse_json
 from lmsae.errors import ConfigError, Fault
 
+SUFFIXES = (".toml", ".json", ".yaml", ".yml")
+
 
 def load(path: Path) -> dict[str, Any]:
     """The sections of a config file. Raises ConfigError where it cannot be read, or says something twice."""

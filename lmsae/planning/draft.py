@@ -2,11 +2,11 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from lmsae.errors import Fault
-from lmsae.planning.sheet import Row
+from lmsae.planning.cells import Row
 
 
 class Refusal(NamedTuple):
@@ -46,9 +46,8 @@ class Draft:
         cell = self.row.cells.get(column or "")
         if only_if_own and (cell is None or cell.row is None or cell.value is None):
             return
-        fault = self.row.fault(column, message)
         self.is_refused = True
-        self.faults.append(replace(fault, row=self.row.name) if depends_on_row else fault)
+        self.faults.append(self.row.fault(column, message, names_row=depends_on_row))
 
     def learn(self, name: str, value: Value | None) -> Value | None:
         """Remember a value by its name, unless it is None. Returns it."""

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lmsae.errors import ConfigError, Fault
-from lmsae.planning.sheet import Row, read
+from lmsae.planning.cells import Row
+from lmsae.planning.sheet import read, require_one
 
 LIST = "rows"
 """The name that stands in the place of a file's in the faults of such rows."""
@@ -16,24 +17,26 @@ def read_list(rows: Sequence[Mapping[str, Any]], shared: Path | Mapping[str, Any
     """The rows of a list over the shared settings, a file or the dict that such a file holds.
 
     A row has settings by dotted name, by section, or both, and its `name`; without one it is called after its place,
-    `row-1` on. None stands for an empty value, over a shared one. Faults are added to `faults`. Raises ConfigError for
-    an empty list, and where the file cannot be read at all.
+    `row-1` on. Lists make it several rows, as in a file of one experiment. None stands for an empty value, over a
+    shared one. Faults are added to `faults`. Raises ConfigError for an empty list, and where the file cannot be read
+    at all.
     """
     if not rows:
         raise ConfigError([Fault(LIST, None, None, "the list is empty; wanted a dict for each dictionary")])
-    (beneath,) = read(shared, None, (), faults, name=LIST)
+    beneath = require_one(read(shared, None, (), faults, name=LIST), faults, "they are what all rows of a list share")
     found, seen = [], dict[str, int]()
     for number, row in enumerate(rows, 1):
         name = str(row.get("name", f"row-{number}"))
         own: list[Fault] = []
         nested = _nest(row, name, own)
-        (written,) = read(nested, None, (), own, name=name)
+        made = read(nested, None, (), own, name=name)
         faults += [replace(fault, file=LIST, row=name) for fault in own]
         if name in seen:
             faults.append(Fault(LIST, str(number), "name", f"{name!r} is the name of row {seen[name]} too"))
         seen.setdefault(name, number)
-        cells = {column: replace(cell, file=LIST, row=name) for column, cell in written.cells.items()}
-        found.append(Row(name, LIST, {**beneath.cells, **cells}))
+        for one in made:
+            cells = {column: replace(cell, file=LIST, row=name) for column, cell in one.cells.items()}
+            found.append(Row(one.name, LIST, {**beneath.cells, **cells}, one.rule))
     return found
 
 

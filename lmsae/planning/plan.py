@@ -4,7 +4,7 @@ Both engines, `lmsae plan` and `lmsae run` call `make_plan`; whatever they run, 
 """
 
 import json
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +12,11 @@ from typing import Any
 
 from lmsae.artifacts.artifact import Artifacts, Spec, write_atomically
 from lmsae.artifacts.inside import require_reference
-from lmsae.errors import ConfigError, DamagedArtifact, Fault
+from lmsae.errors import ConfigError, DamagedArtifact, Fault, gather_faults, suggest
+from lmsae.planning.cells import Row
 from lmsae.planning.listed import read_list
 from lmsae.planning.resolver import Resolver
-from lmsae.planning.sheet import Row, read, read_runtime
+from lmsae.planning.sheet import EXPERIMENT, ROW_NAME, read, read_runtime
 from lmsae.planning.specs import specs_of
 from lmsae.planning.sweeps import Sweep, choose_results, origin_of
 from lmsae.runtime.runtime import Runtime
@@ -31,6 +32,19 @@ class Plan:
     rows: Sequence[PlannedRow]
     sweep: Sweep | None = None
     """The sweep as it is noted beside the artifacts; None for a part of one."""
+    is_whole: bool = True
+    """False for some rows of a sweep. These want nothing that is made of all rows."""
+
+    def choose(self, names: Sequence[str]) -> "Plan":
+        """The plan of those rows; without names, of all. Raises ConfigError with every name that no row has."""
+        if not names:
+            return self
+        known = [row.name for row in self.rows]
+        if unknown := [name for name in dict.fromkeys(names) if name not in known]:
+            where = str(self.sweep.origin) if self.sweep else "sweep"
+            faults = [Fault(where, name, None, f"there is no such row{suggest(name, known)}") for name in unknown]
+            raise ConfigError(faults)
+        return replace(self, rows=[row for row in self.rows if row.name in names], is_whole=False)
 
     def specs(self, stage: str) -> list[Spec]:
         """The stage's specs, each once, in the order of the rows."""
@@ -44,7 +58,7 @@ class Plan:
             for name, spec in row.specs.items():
                 found[name.partition(".")[0]].setdefault(spec.key, spec)
         for stage in STAGES.values():
-            if stage.of_sweep and self.rows:
+            if stage.of_sweep and self.rows and self.is_whole:
                 share = stage.of_sweep(self.rows)
                 spec = stage.spec(share.config, share.inputs)
                 found[stage.name][spec.key] = spec
@@ -82,10 +96,10 @@ class Plan:
         if self.sweep:
             self.sweep.note(artifacts)
 
-    def write(self, artifacts: Artifacts, together: int) -> None:
+    def write(self, artifacts: Artifacts, together: int, name: str = "") -> None:
         """Write every spec, and `plan/<stage>.json`, the passes of each stage: what commands without keys work on."""
         self.write_specs(artifacts)
-        folder = artifacts.root / "plan"
+        folder = artifacts.root / "plan" / name
         folder.mkdir(parents=True, exist_ok=True)
         for stage in STAGES:
             passes = [[spec.reference for spec in group] for group in self.passes(stage, together)]
@@ -94,12 +108,12 @@ class Plan:
                 write_atomically(folder / f"{stage}.json", text)
 
 
-def passes_on_disk(stage: str, artifacts: Artifacts) -> list[list[str]]:
-    """The references that the last written plan wants of a stage, by pass.
+def passes_on_disk(stage: str, artifacts: Artifacts, name: str = "") -> list[list[str]]:
+    """The references that the last written plan of a name wants of a stage, by pass.
 
     Raises ConfigError if there is no plan, DamagedArtifact if its file holds something else.
     """
-    path = artifacts.root / "plan" / f"{stage}.json"
+    path = artifacts.root / "plan" / name / f"{stage}.json"
     if not path.exists():
         raise ConfigError([Fault(str(path), None, None, "there is no plan yet; write one with `lmsae plan`")])
     try:
@@ -119,8 +133,7 @@ def make_plan(rows: Iterable[Row], artifacts: Artifacts, faults: Iterable[Fault]
 
     If a row's tokens are on disk already, it is a fault to ask for more than there are.
     """
-    resolver = Resolver(artifacts)
-    faults = list(faults)
+    resolver, rows, faults = Resolver(artifacts), list(rows), list(faults)
     planned = []
     for row in rows:
         resolved = resolver.resolve(row, faults)
@@ -128,9 +141,31 @@ def make_plan(rows: Iterable[Row], artifacts: Artifacts, faults: Iterable[Fault]
             specs = specs_of(resolved)
             planned.append(PlannedRow(row.name, resolved.settings(), frozenset(row.cells), specs, resolved.finished))
     resolver.digests.save()
+    if not faults:
+        faults = [*_find_twins(rows, planned)]
     if faults:
-        raise ConfigError(dict.fromkeys(faults))
+        raise ConfigError(gather_faults(faults))
     return Plan(planned)
+
+
+def _find_twins(rows: Iterable[Row], planned: Iterable[PlannedRow]) -> Iterator[Fault]:
+    """A fault for each row of a rule that wants just what another of that rule does: the report would take it for the
+    same dictionary of another seed."""
+    first: dict[Hashable, str] = {}
+    for row, made in zip(rows, planned, strict=True):
+        if row.rule is not None:
+            wants = (row.rule, *(spec.reference for spec in made.specs.values()))
+            other = first.setdefault(wants, row.name)
+            if other != row.name:
+                message = f"is the same as row {other}: nothing that differs between them means anything to it"
+                yield row.fault(None, message)
+
+
+def _name_of(config: Path | Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """The name of a single experiment, which may be several rows by a rule."""
+    written = rows[0].rule or rows[0].name
+    of_file = config.stem if isinstance(config, Path) else EXPERIMENT
+    return next((name for name in (written, of_file) if ROW_NAME.fullmatch(name)), rows[0].name)
 
 
 def plan_of(
@@ -150,7 +185,9 @@ def plan_of(
     runtime = read_runtime(config, flags, faults)
     rows = read(config, sheet, overrides, faults, name=name)
     is_named = name is not None or "name" in config if isinstance(config, Mapping) else True
-    return plan_rows(rows, runtime, lambda wants: origin_of(config, sheet, rows[0].name, is_named, wants), faults)
+    return plan_rows(
+        rows, runtime, lambda wants: origin_of(config, sheet, _name_of(config, rows), is_named, wants), faults
+    )
 
 
 def plan_of_list(

@@ -16,13 +16,14 @@ from lmsae.lm.resolving import ResolvedModel, default_tokenizer, read_config, re
 from lmsae.lm.resolving import resolve as resolve_model
 from lmsae.planning.adopting import INIT_FROM, SAE_FROM, adopt_finished, adopt_start, named_sources
 from lmsae.planning.catalog import CATALOG, with_defaults
+from lmsae.planning.cells import Cell, Row
 from lmsae.planning.checks import CHECKS
 from lmsae.planning.dictionaries import HOOK_POINTS, Parts, SaeSection, assemble, read_parts
 from lmsae.planning.draft import Draft
 from lmsae.planning.finder import Finder
 from lmsae.planning.from_files import find_files, name_hook_point, reads_files
 from lmsae.planning.places import Subject, Text, find_places, widths_of_sides
-from lmsae.planning.sheet import SAE, SECTIONS, Cell, Row, read_section
+from lmsae.planning.sheet import SAE, SECTIONS, read_section
 from lmsae.runtime.version import __version__
 from lmsae.stages import divide, init, tokenize, train
 from lmsae.stages.activations import ActivationsSection, Capture

@@ -7,17 +7,20 @@ A value's name is dotted everywhere: `train.lr` is a column of the sheet, and `l
 import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from lmsae.config import Frozen, read_cells
+from lmsae.config import Frozen, read_cells, takes_words
 from lmsae.errors import ConfigError, Fault, describe_problem, describe_wanted, suggest
 from lmsae.planning.catalog import piece_fields
+from lmsae.planning.cells import Cell, Row
 from lmsae.planning.config_file import load
 from lmsae.planning.dictionaries import Refuse, SaeSection
+from lmsae.planning.expanding import expand
+from lmsae.planning.rules import MOST_ROWS
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages import STAGES
 
@@ -28,51 +31,26 @@ SECTIONS: dict[str, type[Frozen]] = {SAE: SaeSection} | {
 """The sections of columns: that of the dictionary, and those of the stages."""
 ROW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
 FLAGS = "--set"
+Found = TypeVar("Found")
 EXPERIMENT = "experiment"
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A value and where it stands."""
-
-    value: Any
-    file: str
-    row: str | None
-
-    def fault(self, column: str, message: str) -> Fault:
-        return Fault(self.file, self.row, column, message)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One experiment: its name, and its cells by dotted name, the sheet's over config.yaml's."""
-
-    name: str
-    file: str
-    cells: Mapping[str, Cell] = field(default_factory=dict)
-
-    def section(self, name: str) -> dict[str, Any]:
-        """The values of one section, by field."""
-        prefix = f"{name}."
-        return {key.removeprefix(prefix): cell.value for key, cell in self.cells.items() if key.startswith(prefix)}
-
-    @property
-    def own_columns(self) -> frozenset[str]:
-        """The columns that were written for this row and say something."""
-        return frozenset(name for name, cell in self.cells.items() if cell.row is not None and cell.value is not None)
-
-    def fault(self, column: str | None, message: str) -> Fault:
-        """A fault at the place where the column's value stands, or at the row if it stands nowhere."""
-        cell = self.cells.get(column or "")
-        if cell is not None and column is not None:
-            return cell.fault(column, message)
-        return Fault(self.file, self.name, column, message)
 
 
 def columns() -> set[str]:
     """Every dotted name that a sheet may have as a column."""
     own = {f"{section}.{name}" for section, model in SECTIONS.items() for name in model.model_fields}
     return own | {f"sae.{name}" for name in piece_fields()}
+
+
+def columns_of_words() -> set[str]:
+    """The columns whose values are lists themselves, of words or numbers."""
+    models = [(section, model) for section, model in SECTIONS.items()]
+    models += [(SAE, owner) for owners in piece_fields().values() for owner in owners]
+    return {
+        f"{section}.{name}"
+        for section, model in models
+        for name, info in model.model_fields.items()
+        if takes_words(info.annotation)
+    }
 
 
 def read(
@@ -95,13 +73,18 @@ def read(
     own_name = nested.pop("name", None) or (config.stem if isinstance(config, Path) else EXPERIMENT)
     shared = _flatten(nested, file, faults)
     if sheet is None:
-        rows = [Row(str(name or own_name), file, shared)]
-        if not ROW_NAME.fullmatch(rows[0].name):
-            faults.append(Fault(file, None, "name", f"found {rows[0].name!r}; {_NAME_RULE}"))
+        written = [Row(str(name or own_name), file, shared)]
     else:
-        rows = [Row(row.name, row.file, {**shared, **row.cells}) for row in _read_sheet(sheet, faults)]
+        written = [Row(row.name, row.file, {**shared, **row.cells}) for row in _read_sheet(sheet, faults)]
     forced = _overrides(overrides, faults)
-    return [Row(row.name, row.file, {**row.cells, **forced}) for row in rows]
+    return _expand([replace(row, cells={**row.cells, **forced}) for row in written], sheet is not None, faults)
+
+
+def require_one(rows: Sequence[Found], faults: Iterable[Fault], why: str) -> Found:
+    """The only row of what takes one. Raises ConfigError with the `faults`, and for several by lists of a flag."""
+    if len(rows) == 1:
+        return rows[0]
+    raise ConfigError([*faults] or [Fault(FLAGS, None, None, f"its lists make {len(rows)} rows, but {why}")])
 
 
 def read_runtime(config: Path | Mapping[str, Any], flags: Mapping[str, Any], faults: list[Fault]) -> Runtime:
@@ -170,23 +153,44 @@ def _read_sheet(path: Path, faults: list[Fault]) -> list[Row]:
     header, *body = lines
     _require_tabs(path, header)
     _check_header(path, header, faults)
-    rows, seen, known = [], {}, columns()
+    rows, known = [], columns()
     for number, line in enumerate(body, start=1):
         cells = dict(zip(header, line, strict=False))
         name = cells.pop("name", "")
         if len(line) > len(header):
             faults.append(Fault(str(path), name or str(number), None, f"has {len(line)} cells, not {len(header)}"))
-        if not ROW_NAME.fullmatch(name):
-            faults.append(Fault(str(path), str(number), "name", f"found {name!r}; {_NAME_RULE}"))
-        elif name in seen:
-            faults.append(Fault(str(path), str(number), "name", f"{name!r} is the name of row {seen[name]} too"))
-        seen.setdefault(name, number)
         given = {
             column: Cell(_cell(value), str(path), name or str(number))
             for column, value in cells.items()
             if column in known and value != ""
         }
-        rows.append(Row(name or str(number), str(path), given))
+        rows.append(Row(name, str(path), given))
+    return rows
+
+
+def _expand(written: Sequence[Row], of_sheet: bool, faults: list[Fault]) -> list[Row]:
+    """The rows that are meant by those that are written, each with a name of its own."""
+    words, seen, rows, by_rules = columns_of_words(), dict[str, int](), list[Row](), 0
+    for number, row in enumerate(written, start=1):
+        place = str(number) if of_sheet else None
+        if not row.name:
+            faults.append(Fault(row.file, place, "name", f"found {row.name!r}; {_NAME_RULE}"))
+        made = expand(row if row.name else replace(row, name=str(number)), words, faults, of_sheet=of_sheet)
+        by_rules += sum(one.rule is not None for one in made)
+        if by_rules > MOST_ROWS:
+            message = f"is the one beyond {MOST_ROWS:,} rows that rules make in this sheet; make it two sheets"
+            faults.append(row.fault(None, message))
+            break
+        for one in made:
+            if not ROW_NAME.fullmatch(one.name):
+                faults.append(Fault(one.file, place, "name", f"found {one.name!r}; {_NAME_RULE}"))
+            elif one.name in seen:
+                message = f"{one.name!r} is the name of row {seen[one.name]} too"
+                if seen[one.name] == number:
+                    message = f"it makes two rows called {one.name!r}; name every list in it, such as {{sae.k}}"
+                faults.append(Fault(one.file, place, "name", message))
+            seen.setdefault(one.name, number)
+        rows += made
     return rows
 
 

@@ -1,4 +1,4 @@
-"""A miniature sweep in a folder of its own, with the repository's Snakefile and dvc.yaml, run by the real programs."""
+"""A miniature sweep in a project of its own, as `lmsae new` makes one, run by the real programs."""
 
 import os
 import shutil
@@ -7,11 +7,13 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from tests.miniature import ROWS, write_config, write_model, write_sweep, write_text
+from lmsae.commands.new_project import start_project
+from tests import miniature
+from tests.miniature import ROWS, write_model, write_sweep, write_text
 
 REPOSITORY = Path(__file__).parents[2]
-SHIPPED = ["Snakefile", "workflow", "profiles", "slurm", "dvc.yaml", ".dvcignore", ".dvc/config", ".dvc/plots"]
 # Both read the same activations, so they train in one pass.
 TWO_ROWS = [{**row, "train.lr": "0.001"} for row in ROWS[:2]]
 TWO_ROWS_MAKE = Counter(tokenize=1, activations=1, norm=1, init=2, train=2, eval=2, features=2, page=2, report=1)
@@ -69,15 +71,10 @@ def environment(package: Path | None = None) -> dict[str, str]:
 
 
 def new_sweep(folder: Path) -> Sweep:
-    """A repository with a sweep of two rows of which nothing is made."""
-    for name in SHIPPED:
-        source, target = REPOSITORY / name, folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir() and not source.is_symlink():
-            shutil.copytree(source, target)
-        else:
-            shutil.copy(source, target, follow_symlinks=False)
-    (folder / ".gitignore").write_text("/artifacts/\n/results/\n/logs/\n/.snakemake/\n/dvc_plots/\n")
+    """A project with a sweep of two rows of which nothing is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    start_project(folder, say=lambda line: None)
+    (folder / "slurm").symlink_to("profiles/slurm")
     write_model(folder)
     write_text(folder)
     write_config(folder)
@@ -85,3 +82,9 @@ def new_sweep(folder: Path) -> Sweep:
     sweep = Sweep(folder)
     sweep.run("git", "init", "--quiet")
     return sweep
+
+
+def write_config(folder: Path, **changes: dict[str, Any]) -> None:
+    """Write the miniature's config, with sections changed field by field, and the folders that dvc.yaml asks for."""
+    runtime = {"artifacts": "artifacts", "results": "results", **changes.pop("runtime", {})}
+    miniature.write_config(folder, runtime=runtime, **changes)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from lmsae.commands.new_project import start_project
 from lmsae.report.main_metrics import MAIN_METRICS
 from lmsae.stages import STAND_INS
-from tests.engines.sweep import REPOSITORY, TWO_ROWS, TWO_ROWS_MAKE, Sweep, environment, new_sweep
-from tests.miniature import manifests, row_of, write_config, write_sweep
+from tests.engines.sweep import REPOSITORY, TWO_ROWS, TWO_ROWS_MAKE, Sweep, environment, new_sweep, write_config
+from tests.miniature import CONFIG, manifests, row_of, write_sweep
 
 ENGINES = ["snakemake", "dvc"]
 NOTHING: Counter[str] = Counter()
@@ -311,6 +312,27 @@ def test_dvc_shows_and_compares_metrics_and_plots(committed: Sweep, tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_dvc_runs_two_sweeps_that_share_artifacts_and_each_leaves_the_other_alone(
+    committed: Sweep, tmp_path: Path
+) -> None:
+    first = committed.copy(tmp_path / "sweep")
+    first.computed()
+    start_project(first.folder / "second", say=lambda line: None)
+    second = first.folder / "second"
+    for name in ("model", "text"):
+        (second / name).symlink_to(f"../{name}")
+    write_config(second, runtime={**CONFIG["runtime"], "artifacts": "../artifacts"})
+    write_sweep(second, [{**TWO_ROWS[0], "sae.k": "{4, 6}"}])
+    first.dvc("repro", "second/dvc.yaml")
+    assert first.computed() == Counter(init=1, train=1, eval=1, features=1, page=1, report=1)
+    assert {path.name for path in (second / "results/rows").iterdir()} == {"top-k4", "top-k6"}
+    assert "top-k6" not in (first.folder / "results/report.html").read_text()
+    assert stages_run(first.dvc("repro")) == ["plan"], "what the second sweep has made changes nothing of the first"
+    assert stages_run(first.dvc("repro", "second/dvc.yaml")) == ["second/dvc.yaml:plan"]
+    assert first.computed() == NOTHING
+
+
+@pytest.mark.slow
 def test_dvc_carries_reports_and_dictionaries_to_another_clone(committed: Sweep, tmp_path: Path) -> None:
     sweep, clone = committed.copy(tmp_path / "sweep"), Sweep(tmp_path / "clone")
     sweep.run("git", "clone", "--quiet", str(sweep.folder), str(clone.folder))
@@ -328,12 +350,11 @@ def test_a_stage_added_as_the_page_says_runs_under_every_engine(tmp_path: Path) 
     for name in ("lmsae", "docs", "config"):
         shutil.copytree(REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     sweeps = {engine: new_sweep(tmp_path / engine) for engine in ("run", "snakemake", "dvc")}
-    shutil.copy(REPOSITORY / "dvc.yaml", copy)
     page = (REPOSITORY / "docs/adding-a-stage.md").read_text()
     for diff in re.findall(r"^```diff\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
         subprocess.run(["git", "apply", "-p1", "-"], cwd=copy, input=diff, text=True, check=True)
     for sweep in sweeps.values():
-        shutil.copy(copy / "dvc.yaml", sweep.folder)
+        shutil.copy(copy / "lmsae/project/dvc.yaml", sweep.folder)
         sweep.package = copy
     sweeps["run"].run("lmsae", "run")
     sweeps["snakemake"].snakemake()

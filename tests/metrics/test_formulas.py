@@ -14,7 +14,7 @@ from lmsae.metrics.formulas import (
     density_counts,
     density_histogram,
 )
-from lmsae.metrics.splicing import NextToken, splice_scores
+from lmsae.metrics.splicing import NextToken, log_probabilities, splice_scores
 
 GENERATOR = torch.Generator().manual_seed(0)
 TOKENS, WIDTH, D_SAE = 50, 4, 6
@@ -207,7 +207,7 @@ OTHER = [[0.9, 0.25, 0.9], [0.5, 0.5, 0.9]]
 
 def measured(p: list[list[float]], counted: Tensor = COUNTED) -> NextToken:
     sums = NextToken()
-    sums.update(logits(p), TOKEN_IDS, counted, logits(CLEAN))
+    sums.update(logits(p), TOKEN_IDS, counted, log_probabilities(logits(CLEAN)))
     return sums
 
 
@@ -243,7 +243,7 @@ def test_next_token_sums_do_not_depend_on_batches() -> None:
     apart = NextToken()
     for row in range(2):
         one = slice(row, row + 1)
-        apart.update(logits(OTHER)[one], TOKEN_IDS[one], COUNTED[one], logits(CLEAN)[one])
+        apart.update(logits(OTHER)[one], TOKEN_IDS[one], COUNTED[one], log_probabilities(logits(CLEAN)[one]))
     whole = measured(OTHER)
     assert apart.positions == whole.positions
     assert apart.mean_cross_entropy() == pytest.approx(whole.mean_cross_entropy(), rel=1e-12)
