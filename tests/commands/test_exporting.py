@@ -1,5 +1,6 @@
 """The command `export`: dictionaries of a sweep in the formats of other tools, whole or not at all."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -12,8 +13,12 @@ import torch
 from sae_lens import SAE
 
 from lmsae.dictionary.dictionary import Dictionary
+from lmsae.interpretation.opening import Features, open_features
+from lmsae.planning.plan import plan_of
+from lmsae.stages.row import PlannedRow
 from tests.conftest import made_once
 from tests.interop.circuit_tracer_reader import read_config, read_layers, run_clt, run_layer
+from tests.interop.neuronpedia_tables import read_source, require_links
 from tests.interop.test_saebench import require_valid
 from tests.miniature import Said, make_until, row_of, write_sweep
 
@@ -37,6 +42,8 @@ GIVEN = [
     row_of("matryoshka", name="nested"),
     row_of("clt", **{"sae.hook_point_in": "blocks.0.ln2.hook_normalized blocks.1.ln2.hook_normalized"}),
     row_of("molt"),
+    row_of("abstopk", name="signed"),
+    row_of("crosscoder", name="across"),
 ]
 
 
@@ -45,8 +52,6 @@ def given(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The miniature with rows to give away, made as far as their features. Look, and do not touch."""
 
     def make(folder: Path) -> None:
-        import contextlib
-
         shutil.copytree(pristine, folder, dirs_exist_ok=True)
         write_sweep(folder, GIVEN)
         with contextlib.chdir(folder):
@@ -62,12 +67,13 @@ def here(given: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return given
 
 
-def dictionary(row: str, here: Path) -> Dictionary:
-    from lmsae.planning.plan import plan_of
-
+def planned(row: str, here: Path) -> PlannedRow:
     plan, _ = plan_of(here / "config/config.yaml", here / "config/sweep.tsv", [], {})
-    (spec,) = [one.dictionary for one in plan.rows if one.name == row]
-    return Dictionary.load(here / "artifacts" / spec.reference)
+    return next(one for one in plan.rows if one.name == row)
+
+
+def dictionary(row: str, here: Path) -> Dictionary:
+    return Dictionary.load(here / "artifacts" / planned(row, here).dictionary.reference)
 
 
 def noise(width: int = 16) -> torch.Tensor:
@@ -145,11 +151,8 @@ def test_saelens_opens_each_row_in_a_folder_of_its_own_with_what_was_measured(
 
 
 def evaluation(row: str, here: Path) -> dict[str, Any]:
-    from lmsae.planning.plan import plan_of
-
-    plan, _ = plan_of(here / "config/config.yaml", here / "config/sweep.tsv", [], {})
-    (spec,) = [one.specs["eval"] for one in plan.rows if one.name == row]
-    return json.loads((here / "artifacts" / spec.reference / "metrics.json").read_text())
+    file = here / "artifacts" / planned(row, here).specs["eval"].reference / "metrics.json"
+    return json.loads(file.read_text())
 
 
 def test_a_transcoder_with_topk_is_converted_for_saelens_where_that_is_asked_for(
@@ -171,10 +174,7 @@ def test_a_row_that_saelens_cannot_have_costs_no_other_row(here: Path, tmp_path:
 
 
 def test_a_key_without_a_row_is_exported_with_its_own_evaluation(here: Path, tmp_path: Path, lmsae: Lmsae) -> None:
-    from lmsae.planning.plan import plan_of
-
-    plan, _ = plan_of(here / "config/config.yaml", here / "config/sweep.tsv", [], {})
-    reference = plan.rows[2].dictionary.reference
+    reference = planned("batch", here).dictionary.reference
     assert lmsae("export", "saelens", reference, str(tmp_path / "hub")).code == 0
     config = json.loads((tmp_path / "hub" / reference.replace("/", "-") / "cfg.json").read_text())
     assert config["metadata"]["l0"] == evaluation("batch", here)["l0"]
@@ -214,4 +214,105 @@ def test_saebench_gets_a_core_result_of_each_row(here: Path, tmp_path: Path, lms
 def test_a_clt_has_no_result_there(here: Path, tmp_path: Path, lmsae: Lmsae) -> None:
     said = lmsae("export", "saebench", "clt", str(tmp_path / "results"))
     assert (said.code, "SAEBench scores dictionaries of one hook point" in said.err) == (2, True)
+    assert not [*tmp_path.iterdir()]
+
+
+def read_back(folder: Path, source: str) -> dict[str, list[dict[str, Any]]]:
+    found = read_source(folder / "v1" / "model" / source)
+    require_links(found)
+    return found
+
+
+def features_of(row: str, here: Path) -> Features:
+    return open_features(here / "artifacts" / planned(row, here).of("features")[0].reference)
+
+
+def test_a_bundle_for_neuronpedia_has_every_latent_and_every_piece_of_text(
+    here: Path, tmp_path: Path, lmsae: Lmsae
+) -> None:
+    folder = tmp_path / "bundle"
+    said = lmsae("export", "neuronpedia", "batch", str(folder), "--title", "Ours", "--url", "https://example.org")
+    assert said.code == 0, said.err
+    assert said.out == f"wrote {folder} for Neuronpedia: 0-batch\n"
+    found, features = read_back(folder, "0-batch"), features_of("batch", here)
+    (release,), (model,), (source,) = (found[table] for table in ("SourceRelease", "Model", "Source"))
+    assert (release["name"], release["description"], release["urls"]) == ("bundle", "Ours", ["https://example.org"])
+    assert (model["layers"], model["dimension"], model["neuronsPerLayer"]) == (2, 16, 32)
+    assert (source["num_prompts"], source["num_tokens_in_prompt"]) == (features.info.contexts, 32)
+    for row, theirs in zip(features.latents().to_pylist(), found["Neuron"], strict=True):
+        assert theirs["index"] == str(row["latent"])
+        assert theirs["frac_nonzero"] == row["firing_rate"]
+        assert theirs["maxActApprox"] == row["max_activation"]
+        assert sum(theirs["freq_hist_data_bar_heights"]) == row["active_tokens"]
+        assert theirs["pos_str"] == [one["text"] for one in row["promoted"]]
+        assert theirs["neg_values"] == [one["logit"] for one in row["suppressed"]]
+    for piece, theirs in zip(features.contexts().to_pylist(), found["Activation"], strict=True):
+        assert theirs["tokens"] == piece["texts"]
+        assert theirs["values"] == [value or 0 for value in piece["activations"]]
+        assert theirs["values"][theirs["qualifyingTokenIndex"]] == piece["activation"]
+        assert theirs["values"][theirs["maxValueTokenIndex"]] == theirs["maxValue"]
+        if piece["kind"] == "top":
+            assert (theirs["binMin"], theirs["binContains"]) == (-1, -1)
+        else:
+            assert theirs["binMin"] <= piece["activation"] * 1.00001
+            assert piece["activation"] <= theirs["binMax"] * 1.00001
+
+
+def test_intervals_tell_the_share_of_all_tokens_that_is_in_them(here: Path, tmp_path: Path, lmsae: Lmsae) -> None:
+    assert lmsae("export", "neuronpedia", "batch", str(tmp_path)).code == 0
+    found, features = read_back(tmp_path, "0-batch"), features_of("batch", here)
+    rates = {str(row["latent"]): row["firing_rate"] for row in features.latents().to_pylist()}
+    shares: dict[str, dict[float, float]] = {}
+    for piece in found["Activation"]:
+        if piece["binMin"] != -1:
+            shares.setdefault(piece["index"], {})[piece["binMin"]] = piece["binContains"]
+    # Every bin that holds a token has a sample, so those that are shown are all.
+    assert shares
+    for index, of_bins in shares.items():
+        assert sum(of_bins.values()) == pytest.approx(rates[index])
+
+
+def test_dimensions_of_decoder_rows_are_told_by_their_size(here: Path, tmp_path: Path, lmsae: Lmsae) -> None:
+    assert lmsae("export", "neuronpedia", "batch", str(tmp_path)).code == 0
+    rows: Any = dictionary("batch", here).fold_normalizers().geometry.W_dec
+    for latent, row in zip(read_back(tmp_path, "0-batch")["Neuron"], rows.double().numpy(), strict=True):
+        first = np.argsort(-row)[:3]
+        assert latent["neuron_alignment_indices"] == first.tolist()
+        np.testing.assert_allclose(latent["neuron_alignment_values"], row[first], rtol=1e-5)
+        np.testing.assert_allclose(latent["neuron_alignment_l1"], abs(row[first]) / abs(row).sum(), rtol=1e-5)
+
+
+def test_layers_of_one_slug_are_one_set_and_those_of_a_clt_a_source_each(
+    here: Path, tmp_path: Path, lmsae: Lmsae
+) -> None:
+    assert lmsae("export", "neuronpedia", "mlp0", "mlp1", str(tmp_path / "mlp"), "--slug", "mlp-64").code == 0
+    assert [read_back(tmp_path / "mlp", f"{n}-mlp-64")["SourceSet"][0]["name"] for n in (0, 1)] == ["mlp-64"] * 2
+    assert lmsae("export", "neuronpedia", "clt", str(tmp_path / "clt"), "--model-id", "model").code == 0
+    rates = [row["firing_rate"] for row in features_of("clt", here).latents().to_pylist()]
+    for layer in (0, 1):
+        latents = read_back(tmp_path / "clt", f"{layer}-clt")["Neuron"]
+        assert [one["index"] for one in latents] == [str(number) for number in range(64)]
+        assert [one["frac_nonzero"] for one in latents] == rates[64 * layer : 64 * layer + 64]
+
+
+def test_two_dictionaries_are_not_one_source(here: Path, tmp_path: Path, lmsae: Lmsae) -> None:
+    said = lmsae("export", "neuronpedia", "batch", "nested", str(tmp_path / "both"), "--slug", "res")
+    assert (said.code, "nested: batch is the source 0-res already" in said.err) == (2, True)
+    assert {path.parts[2] for path in map(Path, names_in(tmp_path / "both"))} == {"0-res"}
+
+
+def test_the_same_features_give_the_same_bundle(here: Path, tmp_path: Path, lmsae: Lmsae) -> None:
+    for name in ("first", "second"):
+        assert lmsae("export", "neuronpedia", "batch", str(tmp_path / name), "--release", "mine").code == 0
+    first, second = (tmp_path / name for name in ("first", "second"))
+    assert names_in(first) == names_in(second)
+    assert all((first / name).read_bytes() == (second / name).read_bytes() for name in names_in(first))
+
+
+@pytest.mark.parametrize(
+    ("row", "why"), [("signed", "abstopk have signs"), ("across", "belongs to one layer, and this crosscoder reads")]
+)
+def test_what_neuronpedia_cannot_show_is_refused(here: Path, tmp_path: Path, lmsae: Lmsae, row: str, why: str) -> None:
+    said = lmsae("export", "neuronpedia", row, str(tmp_path / "none"))
+    assert (said.code, why in said.err) == (2, True), said
     assert not [*tmp_path.iterdir()]
