@@ -121,17 +121,17 @@ def export_neuronpedia(
 
     release = release or folder.resolve().name
     shown = Shown(slug, model_id, release, title or release, creator, url)
-    taken: dict[str, str] = {}
+    taken: dict[Path, str] = {}
 
     def write_one(subject: Subject, out: Path) -> None:
         sources = sources_of(subject, shown)
         for source in sources:
-            if (other := taken.setdefault(source.id, subject.name)) != subject.name:
+            if (other := taken.setdefault(source.folder, subject.name)) != subject.name:
                 raise ExportError(f"{other} is the source {source.id} already. Give each a --slug in a run of its own.")
         write(subject, sources, out)
 
     _write_each(subjects, folder, write_one)
-    say(f"wrote {folder} for Neuronpedia: {', '.join(sorted(taken))}")
+    say(f"wrote {folder} for Neuronpedia: {', '.join(sorted(source.name for source in taken))}")
 
 
 def _describe(subject: Subject, evaluation: Artifact, dictionary: "Dictionary") -> JsonObject:

@@ -151,8 +151,9 @@ def _config(facts: Evaluated) -> JsonObject:
 
 
 def _consistency(latents: Mapping[str, Tensor]) -> Tensor:
-    """Mean firings in the contexts where a latent fires. One that never fires has none."""
-    firings = latents["firings_per_context"]
+    """Mean firings in the contexts where a latent fires. One that never fires has none, and so has one that an earlier
+    lmsae has evaluated."""
+    firings = latents.get("firings_per_context", torch.zeros_like(latents["density"]))
     return firings.where(firings > 0, math.nan)
 
 
