@@ -242,14 +242,14 @@ def _export(arguments: argparse.Namespace) -> int:
     from functools import cache
 
     from lmsae.artifacts.artifact import Artifacts
-    from lmsae.commands import exporting
+    from lmsae.commands import giving
     from lmsae.commands.finding import plan_if_faultless
     from lmsae.commands.subjects import Subject
 
     runtime = _runtime(arguments)
     artifacts, plan = Artifacts(runtime.artifacts), cache(lambda: plan_if_faultless(lambda: _make_plan(arguments)[0]))
     subjects = [Subject.find(name, artifacts, runtime.results, plan) for name in dict.fromkeys(arguments.names)]
-    write = getattr(exporting, f"export_{arguments.format.replace('-', '_')}")
+    write = getattr(giving, f"export_{arguments.format.replace('-', '_')}")
     write(subjects, arguments.folder, say=print, **FORMATS[arguments.format].options(vars(arguments)))
     return 0
 

@@ -49,4 +49,4 @@ FORMATS = {
         },
     ),
 }
-"""The formats by name; `export_NAME` of lmsae/commands/exporting.py writes each."""
+"""The formats by name; `export_NAME` of lmsae/commands/giving.py writes each."""

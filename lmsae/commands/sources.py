@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class Labels:
     """What a person says of the sources of a run; None is what the dictionary's own names make."""
 
     slug: str | None
@@ -31,7 +31,7 @@ class Shown:
     urls: Sequence[str]
 
 
-def sources_of(subject: Subject, shown: Shown) -> list[Source]:
+def sources_of(subject: Subject, labels: Labels) -> list[Source]:
     """The sources that a dictionary is: one, or of a clt one a layer. Raises ExportError if it can be none, with a way
     out."""
     artifact = subject.measured("features")
@@ -50,15 +50,15 @@ def sources_of(subject: Subject, shown: Shown) -> list[Source]:
     made = json.loads((artifact.path / RUN).read_text())["finished"]
     return [
         Source(
-            model=_model(subject, shown),
+            model=_model(subject, labels),
             layer=layers[number],
-            slug=_slug(subject, shown),
-            release=shown.release,
-            title=shown.title,
-            creator=shown.creator,
+            slug=_slug(subject, labels),
+            release=labels.release,
+            title=labels.title,
+            creator=labels.creator,
             creator_id=CREATOR,
             created=made,
-            urls=shown.urls,
+            urls=labels.urls,
             hook_name=info.reads[number].hook_point,
             dataset=info.dataset,
             contexts=info.contexts,
@@ -112,11 +112,11 @@ def _decoder_rows(subject: Subject) -> "Tensor | None":
     return rows if isinstance(rows, Tensor) and len(subject.config.widths.writes) == 1 else None
 
 
-def _model(subject: Subject, shown: Shown) -> Model:
+def _model(subject: Subject, labels: Labels) -> Model:
     name, config = subject.origin.model.name, subject.origin.config
     widths = hook_points(config)
     of_kind = {kind: width for point, width in widths.items() for kind in (point.partition(".")[2].partition(".")[2],)}
-    found = shown.model_id or name_model(name)
+    found = labels.model_id or name_model(name)
     if not MODEL_ID.fullmatch(found):
         raise ExportError(f"--model-id is {found!r}; wanted: small letters, digits, - and _, as in gpt2-small.")
     return Model(
@@ -128,8 +128,8 @@ def _model(subject: Subject, shown: Shown) -> Model:
     )
 
 
-def _slug(subject: Subject, shown: Shown) -> str:
-    found = shown.slug or re.sub(r"[^a-z0-9.]+", "-", subject.label.lower()).strip("-.")
+def _slug(subject: Subject, labels: Labels) -> str:
+    found = labels.slug or re.sub(r"[^a-z0-9.]+", "-", subject.label.lower()).strip("-.")
     if not SLUG.fullmatch(found):
         raise ExportError(f"--slug is {found!r}; wanted: small letters, digits, - and ., as in res-16k.")
     return found

@@ -17,9 +17,9 @@ from lmsae.evaluation.model_passes import Ablation, ModelPasses
 from lmsae.evaluation.scores import Breakdown, Score
 from lmsae.metrics.bins import Bins
 from lmsae.metrics.contexts import Places
+from lmsae.metrics.cosines import decoder_geometry
 from lmsae.metrics.formulas import Firing, Reconstruction, density_counts, density_histogram
 from lmsae.metrics.splicing import NextToken, SpliceSums, splice_scores
-from lmsae.metrics.weights import decoder_geometry
 
 NEGLIGIBLE = 1e-6
 """A token with less than this share of the mean norm has none: one such token would outweigh all others in a mean of

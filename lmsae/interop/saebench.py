@@ -19,7 +19,7 @@ from lmsae.config import JsonObject
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.errors import ExportError
-from lmsae.metrics.weights import nearest_cosines, own_cosines
+from lmsae.metrics.cosines import nearest_cosines, own_cosines
 
 NONE = -1.0
 CATEGORIES = {

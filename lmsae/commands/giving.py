@@ -117,14 +117,14 @@ def export_neuronpedia(
 ) -> None:
     """Write a bundle for Neuronpedia of the features of each dictionary, `folder/v1/MODEL_ID/LAYER-SLUG`; of a clt, a
     source a layer. Raises Unmade and ExportError as `export_saelens`."""
-    from lmsae.commands.sources import Shown, sources_of, write
+    from lmsae.commands.sources import Labels, sources_of, write
 
     release = release or folder.resolve().name
-    shown = Shown(slug, model_id, release, title or release, creator, url)
+    labels = Labels(slug, model_id, release, title or release, creator, url)
     taken: dict[Path, str] = {}
 
     def write_one(subject: Subject, out: Path) -> None:
-        sources = sources_of(subject, shown)
+        sources = sources_of(subject, labels)
         for source in sources:
             if (other := taken.setdefault(source.folder, subject.name)) != subject.name:
                 raise ExportError(f"{other} is the source {source.id} already. Give each a --slug in a run of its own.")

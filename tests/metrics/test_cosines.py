@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lmsae.metrics.weights import decoder_geometry, nearest_cosines
+from lmsae.metrics.cosines import decoder_geometry, nearest_cosines
 
 
 def test_decoder_geometry_is_that_of_the_rows() -> None:
