@@ -72,17 +72,17 @@ def sources_of(subject: Subject, labels: Labels) -> list[Source]:
 
 def write(subject: Subject, sources: Sequence[Source], folder: Path) -> None:
     """Write the files of a dictionary's sources into the folder of a bundle."""
-    features, rows = open_features(subject.measured("features").path), _decoder_rows(subject)
-    d_sae = features.info.d_sae
+    described, rows = open_features(subject.measured("features").path), _decoder_rows(subject)
+    d_sae = described.info.d_sae
     for number, source in enumerate(sources):
         first = number * d_sae
-        write_source(source, folder, _groups(features, rows, first, first + d_sae), first)
+        write_source(source, folder, _groups(described, rows, first, first + d_sae), first)
 
 
 def _groups(
-    features: Features, rows: "Tensor | None", first: int, last: int
+    described: Features, rows: "Tensor | None", first: int, last: int
 ) -> "Iterator[tuple[pa.Table, pa.Table, Aligned]]":
-    for latents, contexts in features.groups(first, last):
+    for latents, contexts in described.groups(first, last):
         numbers = latents["latent"].to_pylist()
         yield latents, contexts, {} if rows is None else _align(rows[numbers[0] : numbers[-1] + 1])
 
