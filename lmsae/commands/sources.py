@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What a person says of the sources of a run; None is what the dictionary's own names make."""
+    """The words of a person on the sources of a run; None is what the dictionary's own names make."""
 
     slug: str | None
     model_id: str | None

@@ -59,7 +59,7 @@ class Source:
     creator: str
     creator_id: str
     created: str
-    """When it was made, as ISO 8601 with a zone."""
+    """The time at which it was made, as ISO 8601 with a zone."""
     urls: Sequence[str]
     hook_name: str
     dataset: str

@@ -56,7 +56,7 @@ OF_WEIGHTS = (
     "max_decoder_cosine_sim",
     "max_encoder_cosine_sim",
 )
-"""What SAEBench says of each latent's weights."""
+"""The names of what SAEBench says of each latent's weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def core_result(
         "eval_result_metrics": {
             **found,
             "token_stats": {"total_tokens_eval_reconstruction": tokens, "total_tokens_eval_sparsity_variance": tokens},
-            "misc_metrics": _misc(of_latents),
+            "misc_metrics": _summarize(of_latents),
         },
         "eval_result_details": _details(of_latents),
         "sae_bench_commit_hash": facts.made_by,
@@ -159,7 +159,7 @@ def _consistency(latents: Mapping[str, Tensor]) -> Tensor:
 
 @torch.no_grad()
 def _of_weights(dictionary: Dictionary) -> dict[str, Tensor]:
-    """What SAEBench says of each latent's weights, in raw activations. Latents without one encoder column and one
+    """Norms, biases and cosines of each latent, in raw activations. Latents without one encoder column and one
     decoder row have none, nor have those whose scales cannot be folded in."""
     try:
         raw = dictionary.fold_normalizers()
@@ -182,7 +182,7 @@ def _of_weights(dictionary: Dictionary) -> dict[str, Tensor]:
     return found
 
 
-def _misc(of_latents: Mapping[str, Tensor]) -> dict[str, float]:
+def _summarize(of_latents: Mapping[str, Tensor]) -> dict[str, float]:
     density = of_latents["feature_density"].double()
     total = density.sum().item()
     found = {"frac_alive": (density > 0).double().mean().item()}
