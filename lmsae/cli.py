@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, chdir, nullcontext
 from pathlib import Path
 
 from lmsae.artifacts.inside import is_plain
+from lmsae.commands.formats import FORMATS
 from lmsae.errors import ConfigError, Fault, LmsaeError
 from lmsae.health.config import PRESETS
 from lmsae.runtime.memory import explain_no_memory
@@ -91,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     convert = _command(commands, "convert", "a trained dictionary of the topk family -> jumprelu", _convert, True)
     convert.add_argument("key", help=f"the train artifact: {_NAMES}")
     convert.add_argument("folder", type=Path, help="where to write the dictionary, as lmsae and as SAELens read it")
+    _add_export(commands)
     gc = _command(commands, "gc", "artifacts that no sweep wants (listed, and with --delete removed)", _gc, sweep=True)
     gc.add_argument("--forget", metavar="SWEEP", help="another sweep whose artifacts are not to be kept for it")
     gc.add_argument("--states", action="store_true", help="also the training states that finished dictionaries kept")
@@ -109,6 +111,19 @@ def _add_dictionary(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--model", help="default: the one that the dictionary names")
     command.add_argument("--hook-point", default="", help="default: the one that the dictionary names")
+
+
+def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The command `export`, with a command of its own for each format."""
+    text = "finished dictionaries in the formats of other tools"
+    export = commands.add_parser("export", help=text, description=text)
+    formats = export.add_subparsers(title="formats", dest="format", required=True, metavar="FORMAT")
+    for name, known in FORMATS.items():
+        one = _command(formats, name, known.help, _export, sweep=True)
+        one.add_argument("names", nargs="+", metavar="ROW", help="rows' names (their dictionaries), or keys")
+        one.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder; it appears when all is written")
+        for flag, described in known.flags.items():
+            one.add_argument(flag, **described)
 
 
 def _command(
@@ -324,6 +339,22 @@ def _convert(arguments: argparse.Namespace) -> int:
 
     artifact, artifacts, _ = _find(arguments)
     convert(artifact, artifacts, arguments.folder, say=print)
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from functools import cache
+
+    from lmsae.artifacts.artifact import Artifacts
+    from lmsae.commands import giving
+    from lmsae.commands.finding import plan_if_faultless
+    from lmsae.commands.subjects import Subject
+
+    runtime = _runtime(arguments)
+    artifacts, plan = Artifacts(runtime.artifacts), cache(lambda: plan_if_faultless(lambda: _make_plan(arguments)[0]))
+    subjects = [Subject.find(name, artifacts, runtime.results, plan) for name in dict.fromkeys(arguments.names)]
+    write = getattr(giving, f"export_{arguments.format.replace('-', '_')}")
+    write(subjects, arguments.folder, say=print, **FORMATS[arguments.format].options(vars(arguments)))
     return 0
 
 

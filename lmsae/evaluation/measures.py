@@ -17,7 +17,8 @@ from lmsae.evaluation.model_passes import Ablation, ModelPasses
 from lmsae.evaluation.scores import Breakdown, Score
 from lmsae.metrics.bins import Bins
 from lmsae.metrics.contexts import Places
-from lmsae.metrics.formulas import Firing, Reconstruction, decoder_geometry, density_counts, density_histogram
+from lmsae.metrics.cosines import decoder_geometry
+from lmsae.metrics.formulas import Firing, Reconstruction, density_counts, density_histogram
 from lmsae.metrics.splicing import NextToken, SpliceSums, splice_scores
 
 NEGLIGIBLE = 1e-6
@@ -115,7 +116,11 @@ class SparsityMeasure:
 
     def score(self, kinds: Sequence[Bins]) -> Score:
         density = self._firing.density()
-        vectors = {"density": density, "mean_activation": self._firing.mean_activation()}
+        vectors = {
+            "density": density,
+            "mean_activation": self._firing.mean_activation(),
+            "firings_per_context": self._firing.firings_per_context(),
+        }
         metrics = {**self._firing.result(), **density_counts(density), "d_sae": len(density)}
         errors = self._firing.errors()
         if self._kept:

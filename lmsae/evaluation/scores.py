@@ -88,7 +88,7 @@ class Score:
 
     def save(self, folder: Path) -> None:
         """Write `metrics.json` (histograms too), `standard_errors.json`, `breakdown.json` (in all of them null for what
-        is not finite) and `latents.safetensors` (density, mean_activation: (d_sae,) float32)."""
+        is not finite) and `latents.safetensors` (the vectors over latents: (d_sae,) float32)."""
         breakdowns = {
             kind: {
                 "from": found.low,

@@ -1,6 +1,6 @@
 """Reading what the stage `features` wrote: `lmsae.features(KEY)`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -36,6 +36,17 @@ class Features:
         if number is None:
             return self._contexts.read()
         return pa.Table.from_pylist(self._rows(self._contexts, number), schema=self._contexts.schema_arrow)
+
+    def groups(self, first: int, last: int) -> Iterator[tuple[pa.Table, pa.Table]]:
+        """The latents from `first` up to `last`, at most GROUP_LATENTS of them at a time, and the text that shows
+        them. A file is never in memory as a whole."""
+        for number in range(first // GROUP_LATENTS, -(-last // GROUP_LATENTS)):
+            some = []
+            for file in (self._latents, self._contexts):
+                group = file.read_row_group(number)
+                latents = group["latent"].to_numpy()
+                some.append(group.filter(pa.array((first <= latents) & (latents < last))))
+            yield some[0], some[1]
 
     @cached_property
     def _latents(self) -> pq.ParquetFile:

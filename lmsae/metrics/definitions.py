@@ -28,9 +28,11 @@ class Group:
 _ALL = (
     Group(
         "reconstruction",
-        3,
+        4,
         {
             "explained_variance": "1 - sum ‖y - ŷ‖² / sum ‖y - mean(y)‖², over all evaluated tokens at once.",
+            "l2_norm_in": "Mean of ‖y‖.",
+            "l2_norm_out": "Mean of ‖ŷ‖.",
             "l2_ratio": "Mean of ‖ŷ‖ / ‖y‖; below 1 is shrinkage.",
             "cossim": "Mean cosine of activation and reconstruction.",
             "mse": "Mean over tokens of ‖y - ŷ‖², summed over dimensions.",
@@ -47,7 +49,7 @@ _ALL = (
     ),
     Group(
         "sparsity",
-        3,
+        4,
         {
             "l0": "Active latents a token, on average.",
             "l0_over_k": "L0 over the number of codes that the activation function is to keep, in all layers together.",
@@ -63,6 +65,8 @@ _ALL = (
         {
             "density": "Firing rate of each latent.",
             "mean_activation": "Mean code of each latent where it fires; 0 where it never does.",
+            "firings_per_context": "Mean number of tokens on which each latent fires, over the contexts in which it "
+            "does; 0 where it never does.",
         },
     ),
     Group(
@@ -90,11 +94,12 @@ _ALL = (
     ),
     Group(
         "decoder",
-        1,
+        2,
         {
             "decoder_norm": "Mean norm of decoder rows, scales folded in.",
             "encoder_decoder_cossim": "Mean cosine of a latent's encoder column and decoder row.",
             "nearest_decoder_cossim": "Mean cosine of a latent's decoder row and the nearest other row.",
+            "nearest_encoder_cossim": "The same of encoder columns.",
         },
     ),
     Group(

@@ -55,6 +55,8 @@ class Reconstruction:
         self._add("dot", dot.sum())
         has_norm = norm > self.smallest_norm
         self._add("tokens_with_norm", has_norm.sum())
+        self._add("norm", norm.sum())
+        self._add("norm_hat", norm_hat.sum())
         self._add("norm_ratio", (norm_hat / norm)[has_norm].sum())
         self._add("cossim", (dot / (norm * norm_hat).clamp(min=1e-30))[has_norm].sum())
         self.vectors |= _add_each(self.vectors, target=y.sum(0), error=error.sum(0))
@@ -67,6 +69,8 @@ class Reconstruction:
             values = {
                 "tokens": torch.ones_like(dot),
                 "squared_error": error.pow(2).sum(1),
+                "norm": norm,
+                "norm_hat": norm_hat,
                 "squared_norm_hat": norm_hat.pow(2),
                 "dot": dot,
                 "tokens_with_norm": has_norm,
@@ -93,6 +97,8 @@ class Reconstruction:
             "explained_variance_legacy": math.nan if math.isnan(explained) else legacy,
             "frac_variance_explained": explain_variance(error_variance, variance, s["squared_norm"]),
             "mse": s["squared_error"] / n,
+            "l2_norm_in": s["norm"] / n,
+            "l2_norm_out": s["norm_hat"] / n,
             "l2_ratio": divide(s["norm_ratio"], s["tokens_with_norm"]),
             "cossim": divide(s["cossim"], s["tokens_with_norm"]),
             "relative_reconstruction_bias": divide(s["squared_norm_hat"], s["dot"]),
@@ -177,6 +183,8 @@ class Reconstruction:
 RECONSTRUCTION_RATIOS = {
     "explained_variance_legacy": mean_of("legacy", "tokens_that_vary"),
     "mse": mean_of("squared_error"),
+    "l2_norm_in": mean_of("norm"),
+    "l2_norm_out": mean_of("norm_hat"),
     "l2_ratio": mean_of("norm_ratio", "tokens_with_norm"),
     "cossim": mean_of("cossim", "tokens_with_norm"),
     "relative_reconstruction_bias": mean_of("squared_norm_hat", "dot"),
@@ -205,7 +213,8 @@ def divide(numerator: float, denominator: float, least: float = 0.0) -> float:
 
 @dataclass
 class Firing:
-    """Sums over tokens from which every metric of sparsity follows."""
+    """Sums over tokens from which every metric of sparsity follows. Batches that come with the places of their tokens
+    give standard errors, metrics by bins, and firings by context, too."""
 
     tokens: int = 0
     l1: float = 0.0
@@ -219,9 +228,12 @@ class Firing:
         self.tokens += len(codes)
         self.l1 += l1.sum().item()
         firings, code_sums = fired.sum(0).double(), codes.sum(0, dtype=torch.float64)
-        self.vectors = _add_each(self.vectors, firings=firings, code_sums=code_sums)
+        self.vectors |= _add_each(self.vectors, firings=firings, code_sums=code_sums)
         if places is not None:
             self.by_context.update({"tokens": torch.ones_like(l1), "firings": fired.sum(1), "l1": l1}, places)
+            by_context = fired.new_zeros(len(places.counted), fired.shape[1])
+            by_context.index_add_(0, places.counted.nonzero()[:, 0], fired)
+            self.vectors |= _add_each(self.vectors, contexts=(by_context > 0).sum(0))
 
     def result(self) -> dict[str, float]:
         """Active latents a token and the sum of |codes|; see docs/metrics.md."""
@@ -243,6 +255,11 @@ class Firing:
     def mean_activation(self) -> Float[Tensor, " d_sae"]:
         """Mean code of each latent over the tokens where it fires; 0 where it never does."""
         return self.vectors["code_sums"] / self.vectors["firings"].clamp(min=1)
+
+    def firings_per_context(self) -> Float[Tensor, " d_sae"]:
+        """Mean number of tokens on which a latent fires, over the contexts in which it does; 0 where it never does. All
+        batches must have come with places."""
+        return self.vectors["firings"] / self.vectors["contexts"].clamp(min=1)
 
 
 FIRING_RATIOS = {"l0": mean_of("firings"), "l1": mean_of("l1")}
@@ -270,23 +287,3 @@ def density_histogram(density: Float[Tensor, " d_sae"]) -> list[int]:
     """Latents by log10 of their firing rate, in 60 bins from -6 to 0; dead latents are in none."""
     alive = density[density > 0].log10().clamp(HISTOGRAM_LOW, HISTOGRAM_HIGH)
     return torch.histc(alive, bins=HISTOGRAM_BINS, min=HISTOGRAM_LOW, max=HISTOGRAM_HIGH).int().tolist()
-
-
-def decoder_geometry(
-    encoder: Float[Tensor, "d_in d_sae"], decoder: Float[Tensor, "d_sae d_out"], *, chunk: int = 1024
-) -> dict[str, float]:
-    """Mean decoder norm, mean cosine of a latent's encoder and decoder, and mean cosine to the nearest other latent."""
-    rows = torch.nn.functional.normalize(decoder.float(), dim=1)
-    metrics = {"decoder_norm": decoder.norm(dim=1).mean().item()}
-    if encoder.shape[0] == decoder.shape[1]:
-        columns = torch.nn.functional.normalize(encoder.float(), dim=0)
-        metrics["encoder_decoder_cossim"] = (rows * columns.T).sum(1).mean().item()
-    if len(rows) > 1:
-        nearest = []
-        for start in range(0, len(rows), chunk):
-            cosines = rows[start : start + chunk] @ rows.T
-            own = torch.arange(start, start + len(cosines))
-            cosines[torch.arange(len(cosines)), own] = -1.0
-            nearest.append(cosines.amax(1))
-        metrics["nearest_decoder_cossim"] = torch.cat(nearest).mean().item()
-    return metrics

@@ -21,6 +21,7 @@ from typing import Any
 from lmsae.artifacts.artifact import SPEC, Artifact, Artifacts
 from lmsae.artifacts.claim import hold_claim
 from lmsae.artifacts.inside import require_inside
+from lmsae.dictionary.config import DictionaryConfig
 from lmsae.errors import ArtifactError, ExportError
 from lmsae.report import cost, provenance
 from lmsae.report.results import Row, find_missing
@@ -123,7 +124,10 @@ def _export(row: Row, artifacts: Artifacts, folder: Path) -> None:
     draft = name_draft(folder)
     draft.mkdir(parents=True)
     try:
-        _write_saelens(made, evaluation, artifacts, draft)
+        try:
+            write_saelens(made, evaluation, artifacts, draft)
+        except ExportError as error:
+            (draft / WHY_NOT).write_text(f"There is no SAELens folder of {made.reference}: {error}\n")
         (draft / SOURCE).write_text(marker)
         if folder.exists():
             _swap(draft, folder)
@@ -133,28 +137,45 @@ def _export(row: Row, artifacts: Artifacts, folder: Path) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _write_saelens(made: Artifact, evaluation: Artifact, artifacts: Artifacts, folder: Path) -> None:
+def write_saelens(made: Artifact, evaluation: Artifact, artifacts: Artifacts, folder: Path) -> None:
+    """Write a dictionary into a folder as SAELens reads it, with what its evaluation has measured. Raises ExportError,
+    and writes nothing, if SAELens has no counterpart."""
     from safetensors.torch import load_file
 
     from lmsae.dictionary.dictionary import Dictionary
     from lmsae.interop import saelens
 
     density = load_file(evaluation.path / "latents.safetensors")["density"]
-    dictionary = Dictionary.load(made.path)
+    metadata = metadata_of(made, evaluation, artifacts)
+    saelens.export(Dictionary.load(made.path), folder, provenance=metadata, density=density)
+
+
+def metadata_of(made: Artifact, evaluation: Artifact, artifacts: Artifacts) -> dict[str, Any]:
+    """The entries of SAELens' metadata for a dictionary that was trained here or elsewhere, with what its evaluation
+    has measured."""
     was_trained = "tokens" in made.spec().inputs
     metadata = saelens_metadata(made, artifacts) if was_trained else _metadata_of_evaluated(made, evaluation)
-    try:
-        saelens.export(dictionary, folder, provenance=metadata, density=density)
-    except ExportError as error:
-        (folder / WHY_NOT).write_text(f"There is no SAELens folder of {made.reference}: {error}\n")
+    return metadata | _measured(evaluation)
+
+
+def _measured(evaluation: Artifact) -> dict[str, Any]:
+    """The entries of SAELens' metadata that an evaluation has measured. SAELens itself counts l0 and dead latents on
+    the last tokens of training."""
+    metrics = json.loads((evaluation.path / "metrics.json").read_text())
+    found = {"l0": metrics["l0"], "num_dead_features": metrics["dead"]}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def saelens_metadata(train: Artifact, artifacts: Artifacts) -> dict[str, Any]:
     """The entries of SAELens' metadata for a dictionary, from the specs that it was made by."""
-    inputs: Mapping[str, str] = train.spec().inputs
-    sites = train.spec().config["sites"]
+    from lmsae.interop.saelens.names import training_architecture
+
+    spec = train.spec()
+    inputs: Mapping[str, str] = spec.inputs
+    sites = spec.config["sites"]
     captures = [artifacts[reference].spec().config for reference in inputs_from("activations", inputs)]
     text = artifacts[inputs["tokens"]].spec().config
+    losses = [loss["kind"] for loss in spec.config["objective"]["losses"]]
     return {
         "model_name": captures[0]["model"]["source"]["name"],
         "hook_name": captures[sites["reads"][0]]["hook_point"],
@@ -162,6 +183,7 @@ def saelens_metadata(train: Artifact, artifacts: Artifacts) -> dict[str, Any]:
         "context_size": text["packing"]["context_size"],
         "prepend_bos": text["packing"]["prepend_bos"],
         **({"dataset_path": text["dataset"]["name"]} if "dataset" in text else {}),
+        "training_architecture": training_architecture(DictionaryConfig(**spec.config["dictionary"]), losses),
         "lmsae_artifact": train.reference,
     }
 

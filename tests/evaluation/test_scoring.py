@@ -442,7 +442,7 @@ def test_a_score_is_saved_as_json_and_vectors(scored: Scoring, mean: Tensor, tmp
     assert breakdown["metrics"]["l0"][1:] == found.breakdowns["position"].metrics["l0"][1:]
     latents = load_file(tmp_path / "latents.safetensors")
     assert {name: (value.shape, value.dtype) for name, value in latents.items()} == {
-        name: ((24,), torch.float32) for name in ("density", "mean_activation")
+        name: ((24,), torch.float32) for name in ("density", "mean_activation", "firings_per_context")
     }
     assert sum(found.histograms["density_histogram"]) == 24 - found.metrics["dead"]
 

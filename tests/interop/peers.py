@@ -65,9 +65,9 @@ def activations(width: int = WIDTH, count: int = 64) -> Tensor:
     return 3 * mixed + torch.randn(width, generator=generator)
 
 
-def fitted(architecture: str, **columns: Any) -> Dictionary:
+def fitted(architecture: str, *, out_width: int = OUT_WIDTH, **columns: Any) -> Dictionary:
     """A dictionary as the catalog makes it, with random weights and thresholds, and normalizers fitted."""
-    config, objective = parts(architecture, WIDTH, LATENTS, out_width=OUT_WIDTH, **columns)
+    config, objective = parts(architecture, WIDTH, LATENTS, out_width=out_width, **columns)
     made, generator = randomize(Dictionary(config)), torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in made.sparsity.parameters():

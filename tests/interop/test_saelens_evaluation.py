@@ -33,7 +33,10 @@ MODEL = {
 OF_TOKENS = {
     "saelens_relative_reconstruction_bias": "relative_reconstruction_bias",
     "saelens_explained_variance_legacy": "explained_variance_legacy",
-    **{name: name for name in ("explained_variance", "l2_ratio", "cossim", "mse", "l0", "l1")},
+    **{
+        name: name
+        for name in ("explained_variance", "l2_norm_in", "l2_norm_out", "l2_ratio", "cossim", "mse", "l0", "l1")
+    },
 }
 """The same of reconstructions and codes."""
 

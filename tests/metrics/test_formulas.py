@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from lmsae.metrics.contexts import Places
 from lmsae.metrics.formulas import (
     Firing,
     Reconstruction,
-    decoder_geometry,
     density_counts,
     density_histogram,
 )
@@ -55,6 +55,8 @@ def by_numpy(sizes: list[int]) -> dict[str, float]:
         "explained_variance_legacy": (1 - (error**2).sum(1) / from_center).mean(),
         "frac_variance_explained": 1 - error.var(0).sum() / y.var(0).sum(),
         "mse": (error**2).sum(1).mean(),
+        "l2_norm_in": norm.mean(),
+        "l2_norm_out": norm_hat.mean(),
         "l2_ratio": (norm_hat / norm).mean(),
         "cossim": ((y * y_hat).sum(1) / (norm * norm_hat)).mean(),
         "relative_reconstruction_bias": (y_hat**2).sum(1).mean() / (y * y_hat).sum(1).mean(),
@@ -155,6 +157,18 @@ def test_density_and_mean_activation_are_by_latent() -> None:
     assert sums.density()[5] == sums.mean_activation()[5] == 0
 
 
+def test_firings_are_counted_by_context_where_there_are_any() -> None:
+    counted = torch.ones(3, 4, dtype=torch.bool)
+    counted[0, 0] = counted[2, 3] = False
+    codes = torch.zeros(10, 3)
+    # Latent 0 fires twice in the first context and once in the last; latent 1 in the middle one, on all four tokens.
+    codes[[0, 2, 8], 0] = codes[3:7, 1] = 1.0
+    sums = Firing()
+    for contexts, tokens in ((slice(0, 2), slice(0, 7)), (slice(2, 3), slice(7, 10))):
+        sums.update(codes[tokens], Places(counted[contexts], torch.ones(len(counted[contexts]), 4, 1)))
+    assert sums.firings_per_context().tolist() == [3 / 2, 4, 0]
+
+
 DENSITY = torch.tensor([0.0, 0.0, 1e-6, 5e-6, 1e-5, 1e-3, 1e-2, 0.02, 0.1, 0.5, 1.0], dtype=torch.float64)
 
 
@@ -174,20 +188,6 @@ def test_a_histogram_holds_every_latent_that_fired() -> None:
 
 def test_a_rate_below_the_histogram_lands_in_its_first_bin() -> None:
     assert density_histogram(torch.tensor([1e-9]))[0] == 1
-
-
-def test_decoder_geometry_is_that_of_the_rows() -> None:
-    decoder = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 4.0]])
-    encoder = torch.tensor([[1.0, 1.0, 3.0], [0.0, 0.0, 4.0]])
-    found = decoder_geometry(encoder, decoder, chunk=2)
-    assert found == pytest.approx(
-        {
-            "decoder_norm": (2 + 1 + 5) / 3,
-            "encoder_decoder_cossim": (1 + 0 + 1) / 3,
-            # Nearest to (1, 0) is (.6, .8) at .6; to (0, 1) the same at .8; to (.6, .8) the second at .8.
-            "nearest_decoder_cossim": (0.6 + 0.8 + 0.8) / 3,
-        }
-    )
 
 
 # Two contexts of three tokens over a vocabulary of two: logits of (log p, log (1 - p)) are the probabilities.

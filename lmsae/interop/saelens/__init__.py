@@ -13,8 +13,8 @@ pre * norm, codes are multiplied by decoder norms. And the codes of matching pur
         with jumprelu or batchtopk                        jumprelu_transcoder, jumprelu_skip_transcoder
 """
 
-from lmsae.interop.saelens.exporting import export, obstacle
+from lmsae.interop.saelens.exporting import describe_for_saelens, export, obstacle
 from lmsae.interop.saelens.importing import describe, load
-from lmsae.interop.saelens.names import ARCHITECTURES
+from lmsae.interop.saelens.names import ARCHITECTURES, OWN_CONFIG
 
-__all__ = ["ARCHITECTURES", "describe", "export", "load", "obstacle"]
+__all__ = ["ARCHITECTURES", "OWN_CONFIG", "describe", "describe_for_saelens", "export", "load", "obstacle"]

@@ -82,18 +82,38 @@ def export(
     dataset_path, and others. `density` is the firing rate of each latent. Raises ExportError if SAELens has no exact
     counterpart.
     """
+    raw = _fold_if_possible(dictionary)
+    config, act_fn = _config_to_load(raw.config, dictionary.config), ACT_FNS[raw.config.act_fn.kind]
+    hook_name = str(provenance.get("hook_name", ""))
+    folder.mkdir(parents=True, exist_ok=True)
+    _save({**raw.geometry.state_dict(), **act_fn.weights(raw.sparsity)}, folder / WEIGHTS)
+    if density is not None:
+        _save({"sparsity": (density.float() + SMALLEST_DENSITY).log10()}, folder / SPARSITY)
+    (folder / CONFIG).write_text(json.dumps(_fields(config, provenance), indent=1, sort_keys=True) + "\n")
+    notes = [f"- {note}\n" for note in _notes(config, hook_name, has_heads=_has_heads(config, hook_name))]
+    (folder / NOTES).write_text("".join(["In SAELens:\n", *notes]))
+
+
+def describe_for_saelens(dictionary: Dictionary, provenance: Mapping[str, object]) -> dict[str, object]:
+    """The fields of the `cfg.json` that `export` writes. Raises ExportError as that does."""
+    return _fields(_config_to_load(_fold_if_possible(dictionary).config, dictionary.config), provenance)
+
+
+def _fold_if_possible(dictionary: Dictionary) -> Dictionary:
+    """A copy that computes what SAELens will. Raises ExportError if SAELens has no exact counterpart."""
     if reason := obstacle(dictionary.config):
         raise ExportError(reason)
-    raw = _fold(dictionary)
-    config, act_fn = _config_to_load(raw.config, dictionary.config), ACT_FNS[raw.config.act_fn.kind]
+    return _fold(dictionary)
+
+
+def _fields(config: DictionaryConfig, provenance: Mapping[str, object]) -> dict[str, object]:
+    """The fields of `cfg.json` for a dictionary of this config."""
     parts = (config.geometry.kind, AT_INFERENCE.get(config.act_fn.kind, config.act_fn.kind))
-    is_sae = config.geometry.autoencodes
-    # lmsae has heads as one flat vector. SAELens' SAEs meet (n_heads, d_head) there and must flatten them.
-    has_heads = is_sae and str(provenance.get("hook_name", "")).endswith("hook_z")
-    fields = {
+    has_heads = _has_heads(config, str(provenance.get("hook_name", "")))
+    return {
         "architecture": next(name for name, its_parts in ARCHITECTURES.items() if its_parts == parts),
         "d_in": config.d_in,
-        **({} if is_sae else {"d_out": config.d_out}),
+        **({} if config.geometry.autoencodes else {"d_out": config.d_out}),
         "d_sae": config.d_sae,
         "dtype": "float32",
         "device": "cpu",
@@ -106,15 +126,13 @@ def export(
             **provenance,
             OWN_CONFIG: config.model_dump(mode="json"),
         },
-        **act_fn.fields(config),
+        **ACT_FNS[config.act_fn.kind].fields(config),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    _save({**raw.geometry.state_dict(), **act_fn.weights(raw.sparsity)}, folder / WEIGHTS)
-    if density is not None:
-        _save({"sparsity": (density.float() + SMALLEST_DENSITY).log10()}, folder / SPARSITY)
-    (folder / CONFIG).write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n")
-    notes = [f"- {note}\n" for note in _notes(config, str(provenance.get("hook_name", "")), has_heads=has_heads)]
-    (folder / NOTES).write_text("".join(["In SAELens:\n", *notes]))
+
+
+def _has_heads(config: DictionaryConfig, hook_name: str) -> bool:
+    """True if SAELens meets attention heads apart, (n_heads, d_head), where lmsae has one flat vector."""
+    return config.geometry.autoencodes and hook_name.endswith("hook_z")
 
 
 def _notes(config: DictionaryConfig, hook_name: str, *, has_heads: bool) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """The layout of a SAELens folder: its files, its architectures, and the fields and weights of activation functions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -47,6 +47,17 @@ SHAPES: dict[str, tuple[str, ...]] = {
 """The dimensions of SAELens' weights."""
 PER_TOKEN = {"token": "constant_norm_rescale"}
 """The normalizations that SAELens can do to each token, so that no weight needs to change."""
+
+
+def training_architecture(config: DictionaryConfig, losses: Iterable[str]) -> str:
+    """The architecture that a dictionary was trained as, which need not be that of its folder: a batchtopk, and a
+    matryoshka_batchtopk, is a jumprelu at inference. What SAELens does not train has a name made in the same way.
+    """
+    act_fn, geometry = config.act_fn.kind, config.geometry.kind
+    words = ["matryoshka"] if {"nested", "nested_sampled"} & {*losses} else []
+    words += [] if act_fn == "relu" else [act_fn]
+    words += ["standard"] if (act_fn, geometry) == ("relu", "sae") else []
+    return "_".join([*words, *([] if geometry == "sae" else [geometry])])
 
 
 @dataclass(frozen=True, slots=True)
