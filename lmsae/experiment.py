@@ -41,7 +41,7 @@ class Experiment:
         """The meaning of each latent. Raises KeyError if `features.tokens` is 0."""
         from lmsae.interpretation.opening import open_features
 
-        return open_features(self.artifacts["features"])
+        return open_features(self.artifacts["features"], self.results)
 
 
 def features(name: Path | str, *, artifacts: Path | str = "artifacts", results: Path | str = "results") -> "Features":
@@ -57,7 +57,7 @@ def features(name: Path | str, *, artifacts: Path | str = "artifacts", results: 
     from lmsae.commands.finding import find_described
     from lmsae.interpretation.opening import open_features
 
-    return open_features(find_described(name, Artifacts(Path(artifacts)), Path(results)))
+    return open_features(find_described(name, Artifacts(Path(artifacts)), Path(results)), Path(results))
 
 
 def run(experiment: Path | str | Mapping[str, Any], *, name: str | None = None, **runtime: Any) -> Experiment:

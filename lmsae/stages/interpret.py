@@ -24,6 +24,7 @@ from lmsae.stages.sites import Place, Reading, Sites, inputs_from
 from lmsae.stages.stage import Done, Job, Stage
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from lmsae.dictionary.dictionary import Dictionary
@@ -117,20 +118,23 @@ class _Collection:
 
     def join(self, activations: "Mapping[Place, Tensor]") -> "Tensor":
         """The activations that the dictionary reads, side by side, on its device."""
-        import torch
+        return join_reads(self.job.config, activations, next(self.dictionary.parameters()).device)
 
-        config: Config = self.job.config
-        parts = [activations[config.places[number]] for number in config.sites.reads]
-        return torch.cat(parts, dim=-1).to(next(self.dictionary.parameters()).device)
+
+def join_reads(config: Config, activations: "Mapping[Place, Tensor]", device: "torch.device") -> "Tensor":
+    """The activations that a dictionary reads, side by side, on a device."""
+    import torch
+
+    return torch.cat([activations[config.places[number]] for number in config.sites.reads], dim=-1).to(device)
 
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     """Write `features.json`, `latents.parquet` and `contexts.parquet` of every job, from one stream of activations."""
     from lmsae.runtime.progress import show_progress
 
-    models = _Models(jobs[0].config.models, runtime)
-    texts = _texts(jobs[0].config)
-    passages = _passages(jobs, models)
+    models = Models(jobs[0].config.models, runtime)
+    texts = texts_of(jobs[0].config)
+    passages = passages_of(jobs, models)
     with ExitStack() as files:
         collections = []
         for job in jobs:
@@ -158,7 +162,7 @@ def _begin(job: Job, runtime: Runtime, files: ExitStack) -> _Collection:
     return _Collection(job, dictionary, files.enter_context(Firings(job.out, dictionary.geometry.latents)))
 
 
-def _passages(jobs: Sequence[Job], models: "_Models") -> "Passages":
+def passages_of(jobs: Sequence[Job], models: "Models") -> "Passages":
     from lmsae.stages.inputs.passages import HeldOutPassages, StoredPassages, limits_of
     from lmsae.text.tokens import open_tokens
 
@@ -189,7 +193,7 @@ def _collect(passages: "Passages", collections: Sequence[_Collection], progress:
 
 
 def _describe(
-    collection: _Collection, passages: "Passages", counted: np.ndarray, texts: "TokenTexts", models: "_Models"
+    collection: _Collection, passages: "Passages", counted: np.ndarray, texts: "TokenTexts", models: "Models"
 ) -> Facts | Exception:
     """Write the files of a job."""
     from lmsae.interpretation.context_text import ContextText
@@ -235,7 +239,7 @@ def _sources(collection: _Collection, passages: "Passages", text: "ContextText")
     return find_sources(collection.dictionary, slots, text.context_size, contexts())
 
 
-def _texts(config: Config) -> "TokenTexts":
+def texts_of(config: Config) -> "TokenTexts":
     """The texts of the tokenizer's tokens, or numbers for a model without one."""
     from lmsae.interpretation.texts import TokenTexts
     from lmsae.lm import load_tokenizer
@@ -257,7 +261,7 @@ def _documents(job: Job) -> "Documents":
     return SplitDocuments(open_tokens(tokens.path), job.config.split, tokens.path, has_bos=has_bos)
 
 
-class _Models:
+class Models:
     """The models of a pass, each loaded when it is first asked for."""
 
     def __init__(self, configs: Sequence[LMConfig], runtime: Runtime) -> None:

@@ -123,7 +123,7 @@ def _export(row: Row, artifacts: Artifacts, folder: Path) -> None:
     draft = name_draft(folder)
     draft.mkdir(parents=True)
     try:
-        _write_saelens(made, evaluation, artifacts, draft)
+        write_saelens(made, evaluation, artifacts, draft)
         (draft / SOURCE).write_text(marker)
         if folder.exists():
             _swap(draft, folder)
@@ -133,20 +133,30 @@ def _export(row: Row, artifacts: Artifacts, folder: Path) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _write_saelens(made: Artifact, evaluation: Artifact, artifacts: Artifacts, folder: Path) -> None:
+def write_saelens(
+    made: Artifact,
+    evaluation: Artifact | None,
+    artifacts: Artifacts,
+    folder: Path,
+    more: Mapping[str, object] | None = None,
+) -> bool:
+    """Write a dictionary as a SAELens folder, with `more` entries of its metadata, or why-not.txt if SAELens has no
+    counterpart: then the answer is False. Its evaluation, if there is one, gives the density of latents."""
     from safetensors.torch import load_file
 
     from lmsae.dictionary.dictionary import Dictionary
     from lmsae.interop import saelens
 
-    density = load_file(evaluation.path / "latents.safetensors")["density"]
+    density = load_file(evaluation.path / "latents.safetensors")["density"] if evaluation else None
     dictionary = Dictionary.load(made.path)
     was_trained = "tokens" in made.spec().inputs
     metadata = saelens_metadata(made, artifacts) if was_trained else _metadata_of_evaluated(made, evaluation)
     try:
-        saelens.export(dictionary, folder, provenance=metadata, density=density)
+        saelens.export(dictionary, folder, provenance={**metadata, **(more or {})}, density=density)
     except ExportError as error:
         (folder / WHY_NOT).write_text(f"There is no SAELens folder of {made.reference}: {error}\n")
+        return False
+    return True
 
 
 def saelens_metadata(train: Artifact, artifacts: Artifacts) -> dict[str, Any]:
@@ -166,8 +176,10 @@ def saelens_metadata(train: Artifact, artifacts: Artifacts) -> dict[str, Any]:
     }
 
 
-def _metadata_of_evaluated(made: Artifact, evaluation: Artifact) -> dict[str, Any]:
+def _metadata_of_evaluated(made: Artifact, evaluation: Artifact | None) -> dict[str, Any]:
     """The same for a dictionary that was trained elsewhere: what its evaluation knows. Its text is not known."""
+    if evaluation is None:
+        return {"lmsae_artifact": made.reference}
     config = evaluation.spec().config
     names = [place["hook_point"] for place in config["places"]]
     return {
