@@ -11,7 +11,7 @@ from lmsae.artifacts.parcel import PARCEL, Parcel, lineage_of, read_parcel, sent
 from lmsae.commands.doctoring import ALL, evaluation_of
 from lmsae.commands.finding import find_artifact
 from lmsae.config import JsonObject
-from lmsae.errors import HubError, LmsaeError, MissingArtifact
+from lmsae.errors import LmsaeError, MissingArtifact
 from lmsae.planning.plan import Plan
 from lmsae.report.card import write_card
 from lmsae.runtime.numbers import format_bytes
@@ -203,14 +203,13 @@ def _send(parcels: Sequence[Parcel], files: Mapping[str, Path], to: Destination,
 def _others(parcels: Sequence[Parcel], repository: Repository, there: Sequence[str], say: Say) -> Iterator[Parcel]:
     """The dictionaries that earlier pushes brought into a repository, which its card is of, too."""
     ours = {f"{parcel.name}/{PARCEL}" for parcel in parcels}
-    for path in sorted(there):
-        if path.endswith(f"/{PARCEL}") and path.count("/") == 1 and path not in ours:
-            try:
-                yield read_parcel(repository.read(path), Path(path))
-            except HubError:
-                raise
-            except LmsaeError as error:
-                say(f"{error} The card leaves it out.")
+    others = sorted(path for path in there if path.endswith(f"/{PARCEL}") and path.count("/") == 1 and path not in ours)
+    folder = repository.fetch(others) if others else Path()
+    for path in others:
+        try:
+            yield read_parcel((folder / path).read_text("utf-8"), Path(path))
+        except LmsaeError as error:
+            say(f"{error} The card leaves it out.")
 
 
 def _write_card(parcels: Sequence[Parcel], to: Destination, folder: Path, old: str) -> Path:

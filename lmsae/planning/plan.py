@@ -14,10 +14,11 @@ from lmsae.artifacts.artifact import Artifacts, Spec, write_atomically
 from lmsae.artifacts.inside import require_reference
 from lmsae.errors import ConfigError, DamagedArtifact, Fault
 from lmsae.planning.resolver import Resolver
-from lmsae.planning.sheet import Row, read, read_runtime
+from lmsae.planning.sheet import EXPERIMENT, Row, read, read_runtime
 from lmsae.planning.specs import specs_of
 from lmsae.planning.sweeps import Sweep, choose_results, origin_of
 from lmsae.runtime.runtime import Runtime
+from lmsae.runtime.wandb_log import obstacle
 from lmsae.stages import STAGES, imported
 from lmsae.stages.row import PlannedRow
 
@@ -146,6 +147,9 @@ def plan_of(
     """
     faults: list[Fault] = []
     runtime = read_runtime(config, flags, faults)
+    if reason := obstacle(runtime.wandb):
+        where = config.name if isinstance(config, Path) else EXPERIMENT
+        faults.append(Fault(where, None, "runtime.wandb.mode", reason))
     rows = read(config, sheet, overrides, faults, name=name)
     artifacts = Artifacts(runtime.artifacts)
     plan = make_plan(rows, artifacts, faults)

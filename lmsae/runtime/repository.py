@@ -14,6 +14,7 @@ from lmsae.errors import HubError, LmsaeError
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _BLOCK = 1 << 20
 _NEW_TOKEN = "make one that may write at https://huggingface.co/settings/tokens"
+_KEPT = "what has arrived is kept"
 _OF_CLIENTS = ("requests", "urllib3", "httpx", "httpx2", "httpcore", "httpcore2", "hf_xet")
 """The packages whose errors say that nothing was reached, by version of the hub's client."""
 
@@ -156,8 +157,9 @@ class Repository:
             return self._tell_status(error)
         lost = (ConnectionError, TimeoutError, errors.LocalEntryNotFoundError, errors.FileMetadataError)
         if isinstance(error, lost) or type(error).__module__.split(".")[0] in _OF_CLIENTS:
-            first = " ".join([f"{type(error).__name__}:", *str(error).splitlines()[:1]])
-            return f"the hub cannot be reached ({first}); mend the network and run again, what has arrived is kept"
+            return f"the hub cannot be reached ({_first_line(error)}); mend the network and run again, {_KEPT}"
+        if type(error) in (RuntimeError, ValueError):  # of the client's part that sends files
+            return f"the hub's client has failed ({_first_line(error)}); run again, {_KEPT}"
         return None
 
     def _tell_status(self, error: Any) -> str:
@@ -170,13 +172,17 @@ class Repository:
         if status == HTTPStatus.TOO_MANY_REQUESTS:
             wait = error.response.headers.get("Retry-After")
             when = f"in {wait} seconds" if wait else "later"
-            return f"the hub's limit of requests is reached; run again {when}, what has arrived is kept"
+            return f"the hub's limit of requests is reached; run again {when}, {_KEPT}"
         if status in (HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED):
             return "somebody else has changed it at the same time; run again"
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            return f"the hub answers with error {status}; run again later, what has arrived is kept"
+            return f"the hub answers with error {status}; run again later, {_KEPT}"
         said = " ".join(str(error.server_message or "").split())[:300]
         return f"the hub answers with error {status}{f' ({said})' if said else ''}; mend that and run again"
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join([f"{type(error).__name__}:", *str(error).splitlines()[:1]])
 
 
 def _root_of(error: Exception) -> Exception:

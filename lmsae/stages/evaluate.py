@@ -15,7 +15,7 @@ from lmsae.config import canonical_json
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.errors import ArtifactError
 from lmsae.lm.resolving import features_of, read_config
-from lmsae.metrics.definitions import current_versions
+from lmsae.metrics.definitions import HISTOGRAM_ENDS, current_versions
 from lmsae.runtime.numbers import format_count
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.effort import Effort, Facts, Kind, Outlook
@@ -105,6 +105,23 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     Metric groups that a finished relative has at the same version are taken over from it, and the models are loaded
     only where a group is missing that needs them.
     """
+    for job, ended in _make(jobs, runtime):
+        if not isinstance(ended, Exception):
+            _log(job, runtime)
+        yield job, ended
+
+
+def _log(job: Job, runtime: Runtime) -> None:
+    """Send the metrics to the page that the dictionary has at Weights & Biases, if it has one."""
+    from lmsae.runtime.wandb_log import Counts, log_evaluation
+
+    if runtime.wandb.mode != "off":
+        metrics = json.loads((job.out / "metrics.json").read_text())
+        metrics["log10_density"] = Counts(metrics.pop("density_histogram"), *HISTOGRAM_ENDS)
+        log_evaluation(job.inputs["dictionary"].reference, metrics, runtime)
+
+
+def _make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     from lmsae.evaluation.measures import ON_TEXT
     from lmsae.evaluation.scoring import score_without_text
 

@@ -27,6 +27,7 @@ from lmsae.interpretation.explaining.material import choose_latents, choose_mate
 from lmsae.interpretation.opening import open_features
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.inputs.silence import gather_pool
+from tests.interpretation import measured
 from tests.local_endpoint import Model, start_model
 from tests.miniature import Said, manifests
 
@@ -100,12 +101,21 @@ def flags(model: Model, *more: str) -> tuple[str, ...]:
     return ("explain", "top", "--endpoint", model.url, "--model", "m", *more)
 
 
+def rare(folder: Path, count: int) -> str:
+    """Latents that fire on half a percent to five percent of the tokens: in most pieces of others they are silent."""
+    latents = pq.read_table(folder / "latents.parquet").to_pydict()
+    found = [one for one, rate in zip(latents["latent"], latents["firing_rate"], strict=True) if 0.005 < rate < 0.05]
+    return ",".join(map(str, found[:count]))
+
+
 def explanations_in(made: Path, described: Path) -> list[dict[str, Any]]:
     return pq.read_table(made / "results/explanations" / described.name / "explanations.parquet").to_pylist()
 
 
-def test_without_leave_the_cost_is_told_and_nothing_is_asked(judge: Model, made: Path, lmsae: Lmsae) -> None:
-    said = lmsae(*flags(judge, "--latents", "8", "--price-in", "1000", "--price-out", "1000"))
+def test_without_leave_the_cost_is_told_and_nothing_is_asked(
+    judge: Model, made: Path, described: Path, lmsae: Lmsae
+) -> None:
+    said = lmsae(*flags(judge, "--latents", rare(described, 8), "--price-in", "1000", "--price-out", "1000"))
     assert (said.code, judge.asked, judge.keys) == (0, [], [])
     assert said.out.endswith("Nothing was asked. Add --yes to ask.\n")
     assert not (made / "results/explanations").exists()
@@ -113,7 +123,7 @@ def test_without_leave_the_cost_is_told_and_nothing_is_asked(judge: Model, made:
         r"8 latents of .* by m: (\d+) requests, about .* tokens .*: about ([\d.]+) at the prices", said.out
     )
     assert told
-    assert lmsae(*flags(judge, "--latents", "8", "--yes")).code == 0
+    assert lmsae(*flags(judge, "--latents", rare(described, 8), "--yes")).code == 0
     assert len(judge.asked) == int(told[1])
     characters = sum(len(one["content"]) for body in judge.asked for one in body["messages"])
     assert float(told[2]) == pytest.approx(1e-3 * characters / 4, rel=0.15)
@@ -123,7 +133,7 @@ def test_a_perfect_explainer_scores_one_and_is_shown_in_the_page_and_by_lmsae_fe
     judge: Model, made: Path, described: Path, lmsae: Lmsae
 ) -> None:
     before = manifests(made)
-    said = lmsae(*flags(judge, "--latents", "10", "--yes"))
+    said = lmsae(*flags(judge, "--latents", rare(described, 10), "--yes"))
     assert said.code == 0, said.err
     assert "10 of 10 latents are explained" in said.out
     assert "detection: 1.000 balanced accuracy, mean of 10 latents" in said.out
@@ -199,65 +209,77 @@ def test_what_is_scored_shares_no_token_with_what_is_shown(described: Path) -> N
         assert material == choose_material(opened, latent, settings)
 
 
-def test_the_latents_can_be_named_and_silent_ones_are_left_out(
+def test_the_latents_can_be_named_and_later_ones_join_those_that_are_there(
     judge: Model, made: Path, described: Path, lmsae: Lmsae
 ) -> None:
-    table = pq.read_table(described / "latents.parquet").to_pydict()
-    alive = [one for one, active in zip(table["latent"], table["active_tokens"], strict=True) if active]
-    (silent, *_) = (one for one, active in zip(table["latent"], table["active_tokens"], strict=True) if not active)
-    assert lmsae(*flags(judge, "--latents", f"{silent},{alive[4]},{alive[2]}", "--yes")).code == 0
-    assert [row["latent"] for row in explanations_in(made, described)] == [alive[2], alive[4]]
-    assert lmsae(*flags(judge, "--latents", f"{alive[0]},", "--scorers", "none", "--yes")).code == 0
+    first, second, third = map(int, rare(described, 3).split(","))
+    assert lmsae(*flags(judge, "--latents", f"{third},{second}", "--yes")).code == 0
+    assert [row["latent"] for row in explanations_in(made, described)] == [second, third]
+    assert lmsae(*flags(judge, "--latents", f"{first},", "--scorers", "none", "--yes")).code == 0
     rows = explanations_in(made, described)
-    assert [row["latent"] for row in rows] == [alive[0], alive[2], alive[4]]
+    assert [row["latent"] for row in rows] == [first, second, third]
     assert (rows[0]["detection"], rows[1]["detection"]) == (None, 1.0)
     said = lmsae(*flags(judge, "--latents", "7,64", "--yes"))
     assert (said.code, "--latents: latent 64: there are 64, counted from 0" in said.err) == (2, True)
 
 
+def test_latents_that_never_fire_are_left_out(tmp_path: Path) -> None:
+    opened = open_features(measured.write_measured(tmp_path, [measured.latent(one, 12) for one in range(12)], []))
+    dead = [one["latent"] for one in opened.latents().to_pylist() if not one["active_tokens"]]
+    assert dead
+    for wanted in (12, tuple(range(12))):
+        chosen = choose_latents(opened, Settings(endpoint="http://x", model="m", latents=wanted))
+        assert chosen == [one for one in range(12) if one not in dead]
+    few = Settings(endpoint="http://x", model="m", latents=4)
+    assert len(choose_latents(opened, few)) == 4
+    assert choose_latents(opened, few) != choose_latents(opened, few.model_copy(update={"seed": 1}))
+
+
 def test_a_second_run_asks_only_what_has_no_answer_and_the_order_is_the_same(
     judge: Model, made: Path, described: Path, lmsae: Lmsae
 ) -> None:
-    assert lmsae(*flags(judge, "--latents", "6", "--yes", "--concurrency", "6")).code == 0
+    assert lmsae(*flags(judge, "--latents", rare(described, 6), "--yes", "--concurrency", "6")).code == 0
     first, count = explanations_in(made, described), len(judge.asked)
-    said = lmsae(*flags(judge, "--latents", "6", "--yes", "--concurrency", "1"))
+    said = lmsae(*flags(judge, "--latents", rare(described, 6), "--yes", "--concurrency", "1"))
     assert (said.code, len(judge.asked)) == (0, count)
     assert "asked 0 times now" in said.out
     assert explanations_in(made, described) == first
-    assert lmsae(*flags(judge, "--latents", "6", "--yes", "--scored", "5")).code == 0
+    assert lmsae(*flags(judge, "--latents", rare(described, 6), "--yes", "--scored", "5")).code == 0
     again = [json.dumps(body) for body in judge.asked]
     assert len(again) == len({*again}) > count
 
 
 def test_a_limit_of_requests_is_waited_for_and_an_error_of_the_server_too(
-    judge: Model, made: Path, lmsae: Lmsae
+    judge: Model, made: Path, described: Path, lmsae: Lmsae
 ) -> None:
     judge.errors += [(429, {"Retry-After": "0"}, b""), (503, {"Retry-After": "0"}, b"")]
-    said = lmsae(*flags(judge, "--latents", "2", "--yes", "--concurrency", "1"))
+    said = lmsae(*flags(judge, "--latents", rare(described, 2), "--yes", "--concurrency", "1"))
     assert said.code == 0, said.err
     assert "2 requests were made again, the last because it answers with error 503" in said.out
     assert len(judge.keys) == len(judge.asked) + 2
 
 
 def test_an_endpoint_that_refuses_is_told_in_a_sentence_and_the_key_stands_nowhere(
-    judge: Model, made: Path, lmsae: Lmsae
+    judge: Model, made: Path, described: Path, lmsae: Lmsae
 ) -> None:
     judge.errors += [(401, {}, f"wrong key {KEY}".encode())] * 8
-    said = lmsae(*flags(judge, "--latents", "4", "--yes"))
+    said = lmsae(*flags(judge, "--latents", rare(described, 4), "--yes"))
     assert (said.code, said.err.count("\n")) == (2, 1)
     assert "it answers with error 401 (wrong key ...); set OPENAI_API_KEY to a key that it knows" in said.err
     judge.errors.clear()
-    assert lmsae(*flags(judge, "--latents", "4", "--yes")).code == 0
+    assert lmsae(*flags(judge, "--latents", rare(described, 4), "--yes")).code == 0
     assert {*judge.keys} == {f"Bearer {KEY}"}
     files = [path for path in made.rglob("*") if path.is_file()]
     assert not any(KEY.encode() in path.read_bytes() for path in files)
     assert KEY not in said.out + said.err
 
 
-def test_a_redirect_is_not_followed_for_the_key_would_go_along(judge: Model, made: Path, lmsae: Lmsae) -> None:
+def test_a_redirect_is_not_followed_for_the_key_would_go_along(
+    judge: Model, made: Path, described: Path, lmsae: Lmsae
+) -> None:
     with start_model(guess) as elsewhere:
         judge.errors += [(307, {"Location": f"{elsewhere.url}/chat/completions"}, b"")] * 2
-        said = lmsae(*flags(judge, "--latents", "2", "--yes"))
+        said = lmsae(*flags(judge, "--latents", rare(described, 2), "--yes"))
         assert (said.code, "it answers with error 307" in said.err) == (2, True)
         assert elsewhere.keys == []
 
@@ -267,13 +289,13 @@ def test_one_latent_without_an_answer_costs_no_other_its_own(
 ) -> None:
     truth = judge.answer
     judge.errors.append((400, {}, b"too long"))
-    said = lmsae(*flags(judge, "--latents", "5", "--yes", "--concurrency", "2"))
+    said = lmsae(*flags(judge, "--latents", rare(described, 5), "--yes", "--concurrency", "2"))
     assert said.code == 1, said
     assert "1 latents got no answer" in said.out
     assert "error 400 (too long)" in said.out
     assert len(explanations_in(made, described)) == 4
     judge.answer = truth
-    assert lmsae(*flags(judge, "--latents", "5", "--yes")).code == 0
+    assert lmsae(*flags(judge, "--latents", rare(described, 5), "--yes")).code == 0
     assert len(explanations_in(made, described)) == 5
 
 
@@ -287,7 +309,7 @@ def test_malformed_answers_are_counted_and_left_out(made: Path, described: Path,
         return "[1, 0, 1]" if said.startswith("These") and "Piece 5" in user and zlib.crc32(user.encode()) & 1 else said
 
     with start_model(sloppy) as model:
-        said = lmsae(*flags(model, "--latents", "8", "--yes"))
+        said = lmsae(*flags(model, "--latents", rare(described, 8), "--yes"))
     assert said.code == 0
     rows = explanations_in(made, described)
     asked = [one["messages"] for one in model.asked]
@@ -317,7 +339,7 @@ def test_a_killed_run_goes_on_and_pays_nothing_twice(judge: Model, made: Path, d
             threading.Event().wait(600)
 
     judge.wait = hold
-    arguments = flags(judge, "--latents", "10", "--yes", "--concurrency", "1")
+    arguments = flags(judge, "--latents", rare(described, 10), "--yes", "--concurrency", "1")
     process = subprocess.Popen(
         [sys.executable, "-m", "lmsae.cli", *arguments], env=os.environ | {"OPENAI_API_KEY": KEY}
     )

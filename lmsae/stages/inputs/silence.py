@@ -26,7 +26,7 @@ class Pool:
 
     def of(self, column: int) -> list[Piece]:
         """The pieces where a latent is silent, by its number among those that were looked at."""
-        return [self.pieces[one] for one in np.flatnonzero(self.is_silent[:, column])]
+        return [self.pieces[one] for one in np.flatnonzero(self.is_silent[:, column]).tolist()]
 
 
 def gather_pool(
