@@ -134,8 +134,9 @@ def _pack(
         in_saelens=in_saelens,
         neuronpedia_id=neuronpedia_id,
         metrics=_metrics(evaluation) if evaluation else {},
-        specs=lineage_of(list(sent), artifacts),
-        sent=sent,
+        # In the order that a file has, so that a card is the same text whether its parcels were read or made.
+        specs=dict(sorted(lineage_of(list(sent), artifacts).items())),
+        sent=dict(sorted(sent.items())),
     )
     parcel.write(own)
     files = {f"{name}/{file.name}": file for file in sorted(own.iterdir())}

@@ -96,9 +96,10 @@ def _sections(parcels: Sequence[Parcel], repository: str, revision: str | None) 
     yield from _loading(parcels, repository, revision)
     yield "\n## Evaluation\n"
     yield (
-        "Measured on held-out text that training never saw. L0 is the number of active latents a token, CE score the "
-        "share of the model's loss that survives when the reconstruction takes the place of the activation. All "
-        "metrics stand in `FOLDER/eval/metrics.json`, firing rates of latents in `FOLDER/eval/latents.safetensors`.\n"
+        "Measured on held-out text that training never saw. L0 is the number of active latents a token. A CE score of "
+        "1 means that the model loses nothing when the reconstruction takes the place of the activation, and 0 that it "
+        "loses as much as with the mean activation, or with zero. All metrics stand in `FOLDER/eval/metrics.json`, "
+        "firing rates of latents in `FOLDER/eval/latents.safetensors`.\n"
     )
     yield from _training(parcels)
     yield from _provenance(parcels)

@@ -191,6 +191,16 @@ def test_a_second_push_sends_only_what_is_missing(hub: Hub, here: Path, lmsae: L
     assert json.loads(repository.files["top/cfg.json"])["architecture"] == "topk"
 
 
+def test_the_card_of_many_is_the_same_text_whichever_of_them_is_pushed_again(
+    hub: Hub, here: Path, lmsae: Lmsae
+) -> None:
+    assert lmsae("push", "top", "batch", "me/mine").code == 0
+    assert len(hub.repositories["me/mine"].messages) == 1
+    for row in ("top", "batch"):
+        assert "me/mine has all 13 files already" in lmsae("push", row, "me/mine").out
+    assert len(hub.repositories["me/mine"].messages) == 1
+
+
 def test_all_rows_that_are_made_go_in_one_commit_and_the_others_are_named(hub: Hub, made: Path, lmsae: Lmsae) -> None:
     write_sweep(made, [*ROWS, {**ROWS[0], "name": "later", "train.lr": "0.5"}])
     assert lmsae("plan", "--quiet").code == 0
