@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -18,6 +18,14 @@ from lmsae.runtime.drafts import name_draft
 from lmsae.runtime.numbers import format_count
 from lmsae.runtime.runtime import Runtime
 from lmsae.runtime.version import __version__
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lmsae.interpretation.explaining.endpoint import Endpoint
+    from lmsae.interpretation.explaining.ledger import Ledger
+    from lmsae.interpretation.explaining.material import Material
+    from lmsae.interpretation.explaining.scoring_answers import Explained
 
 FLAGS = tuple(Settings.model_fields)
 PAGE = "page"
@@ -96,7 +104,7 @@ def read_settings(flags: Mapping[str, Any]) -> Settings:
 
 
 def _ask(
-    materials: Sequence[Any],
+    materials: "Sequence[Material]",
     artifact: Artifact,
     settings: Settings,
     runtime: Runtime,
@@ -134,7 +142,9 @@ def _ask(
     return 1 if failed else 0
 
 
-def _with_silent(materials: Sequence[Any], artifact: Artifact, settings: Settings, runtime: Runtime) -> Sequence[Any]:
+def _with_silent(
+    materials: "Sequence[Material]", artifact: Artifact, settings: Settings, runtime: Runtime
+) -> "Sequence[Material]":
     """The same materials with pieces where the latents are silent, which only scores need."""
     from lmsae.stages.inputs.silence import gather_pool
 
@@ -167,7 +177,7 @@ def _write_about(folder: Path, artifact: Artifact, settings: Settings) -> None:
     write_about(folder, about)
 
 
-def _write_page(measured: Path, folder: Path, table: Any) -> None:
+def _write_page(measured: Path, folder: Path, table: "pa.Table") -> None:
     """Write the page anew, and put it in the place of the one that is there."""
     from lmsae.interpretation.rendering import write_page
 
@@ -181,7 +191,7 @@ def _write_page(measured: Path, folder: Path, table: Any) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _summary(explained: Sequence[Any], ledger: Any, endpoint: Any, settings: Settings) -> list[str]:
+def _summary(explained: "Sequence[Explained]", ledger: "Ledger", endpoint: "Endpoint", settings: Settings) -> list[str]:
     """What came of the questions: explanations, mean scores, malformed answers, and what was paid now."""
     from lmsae.interpretation.explaining.price import format_money, money
 
@@ -198,14 +208,8 @@ def _summary(explained: Sequence[Any], ledger: Any, endpoint: Any, settings: Set
         lines.append(f"{malformed:,} answers did not have the form that was asked for; they are left out")
     if endpoint.retried:
         lines.append(f"{len(endpoint.retried):,} requests were made again, the last because {endpoint.retried[-1]}")
-    tokens_in, tokens_out = (
-        (
-            sum(count or 0 for count in counts)
-            for counts in zip(*((one.tokens_in, one.tokens_out) for one in ledger.new), strict=True)
-        )
-        if ledger.new
-        else (0, 0)
-    )
+    tokens_in = sum(answer.tokens_in or 0 for answer in ledger.new)
+    tokens_out = sum(answer.tokens_out or 0 for answer in ledger.new)
     paid = money(tokens_in, tokens_out, settings)
     told = f", {format_money(paid)} at the prices given" if paid is not None else ""
     counted = f"{format_count(tokens_in)} tokens of questions, {format_count(tokens_out)} of answers"

@@ -219,6 +219,8 @@ def test_the_latents_can_be_named_and_later_ones_join_those_that_are_there(
     rows = explanations_in(made, described)
     assert [row["latent"] for row in rows] == [first, second, third]
     assert (rows[0]["detection"], rows[1]["detection"]) == (None, 1.0)
+    assert lmsae(*flags(judge, "--latents", f"{second},", "--scorers", "none", "--yes")).code == 0
+    assert explanations_in(made, described)[1]["detection"] == 1.0
     said = lmsae(*flags(judge, "--latents", "7,64", "--yes"))
     assert (said.code, "--latents: latent 64: there are 64, counted from 0" in said.err) == (2, True)
 

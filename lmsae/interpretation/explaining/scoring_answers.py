@@ -1,5 +1,6 @@
 """Explanations and their scores, from questions that are asked and answers that are read."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -69,9 +70,15 @@ def explain_all(
     A latent whose questions get no answer costs no other its own: its failure is noted, unless no latent got one, which
     is raised. `advance` is told each latent that is done.
     """
-    pool = ThreadPoolExecutor(settings.concurrency)
+    pool, stopped = ThreadPoolExecutor(settings.concurrency), threading.Event()
+
+    def ask_on(latent: int, kind: str, messages: Messages) -> str:
+        if stopped.is_set():
+            raise EndpointError("the run was stopped")
+        return ask(latent, kind, messages)
+
     try:
-        jobs = {pool.submit(_explain, material, ask, settings): number for number, material in enumerate(materials)}
+        jobs = {pool.submit(_explain, material, ask_on, settings): number for number, material in enumerate(materials)}
         done = dict[int, Explained]()
         for job in as_completed(jobs):
             done[jobs[job]] = one = job.result()
@@ -80,6 +87,7 @@ def explain_all(
             if one.failure and enough and all(other.failure for other in done.values()):
                 raise one.failure
     finally:
+        stopped.set()
         pool.shutdown(wait=True, cancel_futures=True)
     return [done[number] for number in sorted(done)]
 

@@ -19,6 +19,10 @@ FOLDER = "explanations"
 """The folder of all explanations among results; each has one of its own in it, called by the key of the features."""
 
 
+SAME = ("explanation", "model", "questions", "seed")
+"""The columns that must agree for a score to be one of the same explanation, on the same pieces."""
+
+
 def _field(name: str, kind: pa.DataType, description: str, *, nullable: bool = True) -> pa.Field:
     return pa.field(name, kind, nullable=nullable, metadata={"description": description})
 
@@ -80,12 +84,13 @@ def with_explanations(table: pa.Table, latents: Iterable[int], explanations: pa.
 def merge(folder: Path, explained: Sequence[Explained], settings: Settings, answered: dict[int, str]) -> pa.Table:
     """Write the table of a folder with these latents, and with those that it had besides; returns it. `answered` says
     when the last answer about a latent came."""
-    new = [_row(one, settings, answered) for one in explained if not one.failure]
     before = read_table(folder)
-    latents = {row["latent"] for row in new}
-    kept = [row for row in (before.to_pylist() if before is not None else ()) if row["latent"] not in latents]
-    rows = sorted([*kept, *new], key=lambda row: row["latent"])
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    rows = {row["latent"]: row for row in (before.to_pylist() if before is not None else ())}
+    for one in (one for one in explained if not one.failure):
+        new, old = _row(one, settings, answered), rows.get(one.latent, {})
+        # A score that was not asked for this time still holds for the same words.
+        rows[one.latent] = {**old, **new} if all(old.get(name) == new[name] for name in SAME) else new
+    table = pa.Table.from_pylist([rows[latent] for latent in sorted(rows)], schema=SCHEMA)
     with draft_of(folder / TABLE) as draft:
         pq.write_table(table, draft)
     return table
