@@ -113,8 +113,9 @@ def curves_logger(name: str, config: JsonObject, runtime: Runtime) -> CurvesLogg
     return None if runtime.wandb.mode == "off" else CurvesLogger(name, config, runtime)
 
 
-def log_evaluation(name: str, metrics: Mapping[str, float | Counts], runtime: Runtime) -> None:
-    """Send the metrics of a dictionary to its page: numbers to its summary, and histograms behind its curves.
+def log_evaluation(name: str, metrics: Mapping[str, float | Counts], steps: int | None, runtime: Runtime) -> None:
+    """Send the metrics of a dictionary to its page: numbers to its summary, and histograms behind its curves, at the
+    step after the last of `steps`; None where nobody has counted any.
 
     An evaluation that is on the disk does not fail for this: what goes wrong is printed.
     """
@@ -123,7 +124,7 @@ def log_evaluation(name: str, metrics: Mapping[str, float | Counts], runtime: Ru
     try:
         run = _open(name, {}, runtime)
         if counts := {f"eval/{one}": _value(value) for one, value in metrics.items() if isinstance(value, Counts)}:
-            run.log(counts)
+            run.log(counts, step=steps)  # offline, the client does not know where the curves ended
         run.summary.update({f"eval/{one}": value for one, value in metrics.items() if not isinstance(value, Counts)})
         run.finish()
     except Exception as error:

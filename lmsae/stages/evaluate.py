@@ -118,7 +118,10 @@ def _log(job: Job, runtime: Runtime) -> None:
     if runtime.wandb.mode != "off":
         metrics = json.loads((job.out / "metrics.json").read_text())
         metrics["log10_density"] = Counts(metrics.pop("density_histogram"), *HISTOGRAM_ENDS)
-        log_evaluation(job.inputs["dictionary"].reference, metrics, runtime)
+        dictionary = job.inputs["dictionary"]
+        config = dictionary.spec().config
+        steps = config["tokens"] // config["batch_size"] if "batch_size" in config else None
+        log_evaluation(dictionary.reference, metrics, steps, runtime)
 
 
 def _make(jobs: Sequence[Job], runtime: Runtime) -> Done:
