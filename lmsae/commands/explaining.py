@@ -192,7 +192,7 @@ def _write_page(measured: Path, folder: Path, table: "pa.Table") -> None:
 
 
 def _summary(explained: "Sequence[Explained]", ledger: "Ledger", endpoint: "Endpoint", settings: Settings) -> list[str]:
-    """What came of the questions: explanations, mean scores, malformed answers, and what was paid now."""
+    """Lines on what came of the questions: explanations, mean scores, malformed answers, and what was paid now."""
     from lmsae.interpretation.explaining.price import format_money, money
 
     there = [one for one in explained if one.explanation is not None]

@@ -15,7 +15,7 @@ from lmsae.runtime.drafts import draft_of
 from lmsae.runtime.numbers import format_bytes
 from lmsae.runtime.repository import Remote, Repository
 
-HIDDEN = ".gitattributes"
+OF_THE_HUB = ".gitattributes"
 """A file that the hub itself puts into every repository."""
 
 
@@ -31,7 +31,7 @@ def pull(name: str, folder: Path | None, artifacts: Artifacts, *, restore: bool,
         raise HubError(f"{name!r} is no place on the hub; wanted: owner/name[@revision][:folder].")
     repository = Repository(place.name, place.revision)
     pinned = Repository(place.name, repository.commit())
-    there = {path: one for path, one in pinned.files().items() if path != HIDDEN}
+    there = {path: one for path, one in pinned.files().items() if path != OF_THE_HUB}
     wanted = _inside(place.folder, there, name)
     target = folder or Path(PurePosixPath(place.folder or place.name).name)
     nbytes = sum(there[path].nbytes for path in wanted.values())

@@ -46,7 +46,7 @@ class Endpoint:
     settings: Settings
     sleep: Callable[[float], None] = time.sleep
     retried: list[str] = field(default_factory=list)
-    """Why requests were made again, one text a time."""
+    """The reasons why requests were made again, one each time."""
 
     def complete(self, messages: Messages) -> Reply:
         """The answer to a question. After 429, an error of the server or silence it asks again, each time later.

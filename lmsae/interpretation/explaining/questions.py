@@ -39,7 +39,7 @@ Answer with a JSON list that has one number for each piece, in their order: 1 if
 tokens, 0 if it does not. Write the list and nothing else."""
 
 _INSTRUCTIONS: Mapping[Scorer, str] = {"detection": _DETECT, "fuzzing": _FUZZ}
-_LABELLED = re.compile(r"^\W*explanation\W*?:\s*(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
+_LABELED = re.compile(r"^\W*explanation\W*?:\s*(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
 _LIST = re.compile(r"\[[\s01,]*\]")
 
 
@@ -54,17 +54,17 @@ def ask_explanation(shown: Sequence[Piece]) -> Messages:
 
 def read_explanation(answer: str) -> str:
     """The explanation in an answer. Raises Malformed."""
-    found = _LABELLED.findall(answer)
+    found = _LABELED.findall(answer)
     if not found or len(found[-1]) > LONGEST_EXPLANATION:
         raise Malformed(f"no line `Explanation: ...` of at most {LONGEST_EXPLANATION} characters")
     return found[-1]
 
 
-Labelled = tuple[str, bool]
+Labeled = tuple[str, bool]
 """A piece as a scorer sees it, and whether the answer should be yes."""
 
 
-def label_pieces(scorer: Scorer, material: Material, seed: int) -> list[Labelled]:
+def label_pieces(scorer: Scorer, material: Material, seed: int) -> list[Labeled]:
     """The pieces of a latent that a scorer asks about, active and silent ones, in an order that the seed shuffles.
 
     Detection shows them as they are. Fuzzing marks the active tokens, and in a silent piece the places that are active
@@ -72,16 +72,16 @@ def label_pieces(scorer: Scorer, material: Material, seed: int) -> list[Labelled
     """
     draw = Random(f"{seed}/{material.latent}/{scorer}")
     if scorer == "detection":
-        labelled = [(piece.text, True) for piece in material.active]
-        labelled += [(piece.text, False) for piece in material.silent]
+        labeled = [(piece.text, True) for piece in material.active]
+        labeled += [(piece.text, False) for piece in material.silent]
     else:
-        labelled = [(piece.mark(piece.active), True) for piece in material.active]
+        labeled = [(piece.mark(piece.active), True) for piece in material.active]
         for piece in material.silent:
             places = draw.choice(material.active).active
             inside = frozenset(place for place in places if place < len(piece.texts))
-            labelled.append((piece.mark(inside or frozenset([draw.randrange(len(piece.texts))])), False))
-    draw.shuffle(labelled)
-    return labelled
+            labeled.append((piece.mark(inside or frozenset([draw.randrange(len(piece.texts))])), False))
+    draw.shuffle(labeled)
+    return labeled
 
 
 def ask_score(scorer: Scorer, explanation: str, pieces: Sequence[str]) -> Messages:

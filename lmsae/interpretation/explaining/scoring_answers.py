@@ -9,7 +9,7 @@ from lmsae.errors import EndpointError
 from lmsae.interpretation.explaining.config import Scorer, Settings
 from lmsae.interpretation.explaining.material import Material
 from lmsae.interpretation.explaining.questions import (
-    Labelled,
+    Labeled,
     Malformed,
     Messages,
     ask_explanation,
@@ -111,7 +111,7 @@ def _explain(material: Material, ask: Ask, settings: Settings) -> Explained:
 def _verdicts(
     scorer: Scorer, material: Material, ask: Ask, settings: Settings, explained: Explained
 ) -> Iterator[tuple[bool, bool]]:
-    """What a scorer says of each piece, and what would be right; a malformed answer counts, and says nothing."""
+    """The verdict of a scorer on each piece, and what would be right; a malformed answer counts, and gives none."""
     assert explained.explanation is not None
     for group in groups_of(label_pieces(scorer, material, settings.seed), settings.together):
         answer = ask(material.latent, scorer, ask_score(scorer, explained.explanation, [text for text, _ in group]))
@@ -123,6 +123,6 @@ def _verdicts(
         yield from zip(said, (truth for _, truth in group), strict=True)
 
 
-def groups_of(labelled: Sequence[Labelled], together: int) -> list[Sequence[Labelled]]:
+def groups_of(labeled: Sequence[Labeled], together: int) -> list[Sequence[Labeled]]:
     """The pieces of each question."""
-    return [labelled[begin : begin + together] for begin in range(0, len(labelled), together)]
+    return [labeled[begin : begin + together] for begin in range(0, len(labeled), together)]
