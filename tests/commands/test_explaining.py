@@ -115,7 +115,7 @@ def explanations_in(made: Path, described: Path) -> list[dict[str, Any]]:
 def test_without_leave_the_cost_is_told_and_nothing_is_asked(
     judge: Model, made: Path, described: Path, lmsae: Lmsae
 ) -> None:
-    said = lmsae(*flags(judge, "--latents", rare(described, 8), "--price-in", "1000", "--price-out", "1000"))
+    said = lmsae(*flags(judge, "--latents", rare(described, 8), "--price-in", "1000", "--price-out", "0"))
     assert (said.code, judge.asked, judge.keys) == (0, [], [])
     assert said.out.endswith("Nothing was asked. Add --yes to ask.\n")
     assert not (made / "results/explanations").exists()
