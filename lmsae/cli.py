@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, chdir, nullcontext
 from pathlib import Path
 
 from lmsae.artifacts.inside import is_plain
+from lmsae.commands.flags import add_explain, add_pull, add_push
 from lmsae.commands.formats import FORMATS
 from lmsae.errors import ConfigError, Fault, LmsaeError
 from lmsae.health.config import PRESETS
@@ -93,6 +94,11 @@ def parser() -> argparse.ArgumentParser:
     convert.add_argument("key", help=f"the train artifact: {_NAMES}")
     convert.add_argument("folder", type=Path, help="where to write the dictionary, as lmsae and as SAELens read it")
     _add_export(commands)
+    push = _command(commands, "push", "dictionaries -> a repository of the Hugging Face hub", _push, sweep=True)
+    add_push(push, _NAMES)
+    pull = _command(commands, "pull", "dictionaries of a repository on the hub -> a folder", _pull)
+    add_pull(pull)
+    add_explain(_command(commands, "explain", "latents -> explanations by a language model, and scores", _explain))
     gc = _command(commands, "gc", "artifacts that no sweep wants (listed, and with --delete removed)", _gc, sweep=True)
     gc.add_argument("--forget", metavar="SWEEP", help="another sweep whose artifacts are not to be kept for it")
     gc.add_argument("--states", action="store_true", help="also the training states that finished dictionaries kept")
@@ -356,6 +362,43 @@ def _export(arguments: argparse.Namespace) -> int:
     write = getattr(giving, f"export_{arguments.format.replace('-', '_')}")
     write(subjects, arguments.folder, say=print, **FORMATS[arguments.format].options(vars(arguments)))
     return 0
+
+
+def _push(arguments: argparse.Namespace) -> int:
+    from functools import cache
+
+    from lmsae.artifacts.artifact import Artifacts
+    from lmsae.commands.finding import plan_if_faultless
+    from lmsae.commands.pushing import Destination, push
+    from lmsae.runtime.repository import Repository
+
+    runtime = _runtime(arguments)
+    ids = {}
+    for text in arguments.neuronpedia_id:
+        row, is_named, own = text.rpartition("=")
+        ids[row if is_named else arguments.names[0]] = own
+    to = Destination(
+        Repository(arguments.repository, arguments.revision), arguments.private, arguments.license, neuronpedia_ids=ids
+    )
+    plan = cache(lambda: plan_if_faultless(lambda: _make_plan(arguments)[0]))
+    artifacts, dry_run = Artifacts(runtime.artifacts), arguments.dry_run
+    return push(arguments.names, to, plan, artifacts, runtime.results, dry_run=dry_run, say=print)
+
+
+def _pull(arguments: argparse.Namespace) -> int:
+    from lmsae.artifacts.artifact import Artifacts
+    from lmsae.commands.pulling import pull
+
+    artifacts = Artifacts(_runtime(arguments).artifacts)
+    pull(arguments.place, arguments.folder, artifacts, restore=arguments.restore, say=print)
+    return 0
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from lmsae.commands.explaining import FLAGS, explain
+
+    flags = {name: getattr(arguments, name) for name in FLAGS}
+    return explain(arguments.name_of_row, flags, _runtime(arguments), is_asked=arguments.yes, say=print)
 
 
 def _gc(arguments: argparse.Namespace) -> int:

@@ -14,6 +14,8 @@ LmsaeError
  ├── Unmade               some artifacts cannot be made, and all others are
  ├── ExportError          a dictionary has no exact counterpart in the wanted format
  ├── FolderError          a folder is not that of a dictionary, is damaged, or has no exact counterpart in lmsae
+ ├── HubError             the hub refuses something, or cannot be reached
+ ├── EndpointError        the endpoint of a language model refuses something, or cannot be reached
  └── ArtifactError        something under artifacts/ is not as it should be
       ├── MissingArtifact  it is not there, or not finished
       ├── DamagedArtifact  its bytes are not those that were written
@@ -128,6 +130,14 @@ class ExportError(LmsaeError):
 
 class FolderError(LmsaeError):
     """A folder is not that of a dictionary, is damaged, or has no exact counterpart in lmsae."""
+
+
+class HubError(LmsaeError):
+    """The hub refuses something, or cannot be reached."""
+
+
+class EndpointError(LmsaeError):
+    """The endpoint of a language model refuses something, or cannot be reached."""
 
 
 class ArtifactError(LmsaeError):

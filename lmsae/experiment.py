@@ -32,7 +32,7 @@ def features(name: Path | str, *, artifacts: Path | str = "artifacts", results: 
     from lmsae.commands.finding import find_described
     from lmsae.interpretation.opening import open_features
 
-    return open_features(find_described(name, Artifacts(Path(artifacts)), Path(results)))
+    return open_features(find_described(name, Artifacts(Path(artifacts)), Path(results)), Path(results))
 
 
 def run(experiment: Path | str | Mapping[str, Any], *, name: str | None = None, **runtime: Any) -> "LoadedDictionary":

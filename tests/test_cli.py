@@ -48,7 +48,13 @@ def test_every_stage_is_a_command() -> None:
     assert {*STAGES} <= {*(commands.choices or ())}
 
 
-@pytest.mark.parametrize("command", ["plan", "run", "show", "top", "steer", "verify", "convert", "gc", "docs", *STAGES])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("plan", "run", "show", "top", "steer", "verify", "convert", "push", "pull", "explain", "gc", "docs"),
+        *STAGES,
+    ],
+)
 def test_every_command_answers_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         parser().parse_args([command, "--help"])

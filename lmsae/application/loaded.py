@@ -68,7 +68,7 @@ class LoadedDictionary:
         """The meaning of each latent. Raises MissingArtifact if its row wants none (`features.tokens` is 0)."""
         from lmsae.interpretation.opening import open_features
 
-        return open_features(self._artifact("features"))
+        return open_features(self._artifact("features"), self.results)
 
     @property
     def config(self) -> "DictionaryConfig":

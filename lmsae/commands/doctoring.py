@@ -104,7 +104,7 @@ def _find(name: str, plan: Callable[[], Plan | None], artifacts: Artifacts, resu
     if stage == "eval":
         evaluation, train = found, artifacts[found.spec().inputs[DICTIONARY]]
     elif stage == "train":
-        train, evaluation = found, _evaluation_of(found, artifacts)
+        train, evaluation = found, evaluation_of(found, artifacts)
     else:
         raise MissingArtifact(f"{found.reference} is no dictionary: name a row, or an artifact of train or eval.")
     planned = plan()
@@ -114,7 +114,7 @@ def _find(name: str, plan: Callable[[], Plan | None], artifacts: Artifacts, resu
     return Patient(name, train, evaluation, chosen.settings if chosen else {})
 
 
-def _evaluation_of(train: Artifact, artifacts: Artifacts) -> Artifact:
+def evaluation_of(train: Artifact, artifacts: Artifacts) -> Artifact:
     """The finished evaluation of a dictionary; of several the one with the most metric groups of today."""
     now = current_versions().items()
 

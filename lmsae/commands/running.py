@@ -13,12 +13,14 @@ from pathlib import Path
 from lmsae.artifacts.artifact import Artifacts, write_atomically
 from lmsae.commands.finding import find_noted
 from lmsae.commands.foreseeing import Wanted, divide_to_fit, find_useless, wanted_by, wanted_on_disk
+from lmsae.commands.logging_pages import pages_of
 from lmsae.config import canonical_json, key_of
 from lmsae.errors import LmsaeError, MissingArtifact, Unmade
 from lmsae.planning.plan import Plan, passes_on_disk
 from lmsae.planning.sweeps import known_sweeps
 from lmsae.runtime.memory import explain_no_memory
 from lmsae.runtime.runtime import Runtime
+from lmsae.runtime.wandb_log import with_pages
 from lmsae.stages import STAGES
 from lmsae.stages.making import Outcome, try_artifacts
 from lmsae.stages.origin import Origin
@@ -178,7 +180,8 @@ class _Work:
     def _try(self, stage: Stage, references: Sequence[str]) -> None:
         """Make artifacts. What goes wrong with all of them at once is the failure of each that is not finished."""
         try:
-            outcome = try_artifacts(stage, references, self.artifacts, self.runtime)
+            with with_pages(pages_of(references, self.artifacts, self.runtime)):
+                outcome = try_artifacts(stage, references, self.artifacts, self.runtime)
         except Exception as error:
             told = explain_no_memory(error, stage.name, stage.effort.lessen)
             unfinished = [one for one in references if not self.artifacts[one].is_finished]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from lmsae.interpretation.explaining.config import SCORERS
 from lmsae.interpretation.schema import Info
 
 LATENTS_A_FILE = 32
@@ -44,6 +45,7 @@ def overview(latents: pa.Table, info: Info) -> dict[str, Any]:
         columns[name] = [_places(found, words) for found in _first_tokens(latents[name])]
     if "explanation" in latents.column_names:
         columns["explanation"] = latents["explanation"].to_pylist()
+    columns |= {name: short(latents[name]) for name in SCORERS if name in latents.column_names}
     return {
         "info": info.model_dump(mode="json"),
         "places": name_places(info),

@@ -10,26 +10,37 @@ from pydantic import ValidationError
 
 from lmsae.config import JsonObject
 from lmsae.errors import FolderError
+from lmsae.interpretation.explaining.stored import folder_of, read_table, with_explanations
 from lmsae.interpretation.schema import CONTEXTS, GROUP_LATENTS, INFO, LATENTS, Info
 
 
 class Features:
     """The latents of a dictionary as the stage `features` described them (docs/features.md)."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open a folder. Raises FolderError, naming the file, if one is missing or of another version."""
+    def __init__(self, folder: Path, explanations: Path | None = None) -> None:
+        """Open a folder, and that of its explanations if it has any. Raises FolderError, naming the file, if one is
+        missing or of another version."""
         self.folder = folder
         self.info = _read_info(folder / INFO)
+        self.explanations = read_table(explanations) if explanations else None
+        """A row for each latent that `lmsae explain` was asked about (docs/sharing.md); None if there is none."""
 
     def latents(self, columns: Sequence[str] | None = None) -> pa.Table:
         """A row for each latent, with all columns or those of some that are there: `.to_pandas()` makes a data frame of
-        it."""
+        it. If any latent is explained, with the explanation and its scores."""
         there = self._latents.schema_arrow.names
-        return self._latents.read(None if columns is None else [name for name in columns if name in there])
+        table = self._latents.read(None if columns is None else [name for name in columns if name in there])
+        if self.explanations is not None:
+            table = with_explanations(table, range(len(table)), self.explanations)
+        return table if columns is None else table.select([name for name in table.column_names if name in columns])
 
     def latent(self, number: int) -> JsonObject:
         """The row of one latent. Only its row group is read."""
-        return self._rows(self._latents, number)[0]
+        row = self._rows(self._latents, number)[0]
+        if self.explanations is None:
+            return row
+        (explained,) = with_explanations(pa.table({"latent": [number]}), [number], self.explanations).to_pylist()
+        return {**row, **explained}
 
     def contexts(self, number: int | None = None) -> pa.Table:
         """The pieces of text that show a latent, or all pieces of all latents."""
@@ -64,9 +75,10 @@ class Features:
         return group.filter(here).to_pylist()
 
 
-def open_features(folder: Path | str) -> Features:
-    """The features in a folder. Raises FolderError if there are none, or of another version."""
-    return Features(Path(folder))
+def open_features(folder: Path | str, results: Path | None = None) -> Features:
+    """The features in a folder, with their explanations among results. Raises FolderError if there are none, or of
+    another version."""
+    return Features(Path(folder), folder_of(results, Path(folder).resolve().name) if results else None)
 
 
 def _read_info(file: Path) -> Info:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lmsae.interpretation.explaining.stored import with_explanations
 from lmsae.interpretation.leaves import LATENTS_A_FILE, details, name_places, overview, script
 from lmsae.interpretation.schema import CONTEXTS, INFO, LATENTS, Info
 
@@ -21,17 +22,21 @@ _SHOWN_OF_ALL = ("active_tokens", "firing_rate", "mean_active", "max_activation"
 _TOKENS_OF_ALL = ("top_tokens", "promoted", "suppressed")
 
 
-def write_page(measured: Path, out: Path) -> None:
+def write_page(measured: Path, out: Path, explanations: pa.Table | None = None) -> None:
     """Write `index.html` and `data/*.js` into `out`, from the payload of the stage `features`.
 
-    The same bytes for the same payload. An explanation of each latent is shown if latents.parquet has such a column.
+    The same bytes for the same payload. An explanation of each latent is shown if latents.parquet has such a column, or
+    if there are `explanations` with their scores.
     """
     info = Info.model_validate_json((measured / INFO).read_text("utf-8"))
     latents, contexts = pq.ParquetFile(measured / LATENTS), pq.ParquetFile(measured / CONTEXTS)
     there = set(latents.schema_arrow.names)
     (out / "data").mkdir(exist_ok=True)
     shown = [name for name in (*_SHOWN_OF_ALL, *_TOKENS_OF_ALL, "explanation") if name in there]
-    _write(out, "latents", overview(latents.read(shown), info))
+    table = latents.read(shown)
+    if explanations is not None:
+        table = with_explanations(table, range(len(table)), explanations)
+    _write(out, "latents", overview(table, info))
     pieces = _Pieces(contexts)
     for group in range(latents.num_row_groups):
         described = latents.read_row_group(group)

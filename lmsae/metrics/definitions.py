@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 HISTOGRAM_LOW, HISTOGRAM_HIGH, HISTOGRAM_BINS = -6.0, 0.0, 60
 """The ends of a density histogram, in log10 of the firing rate, and the number of its bins."""
+HISTOGRAM_ENDS = HISTOGRAM_LOW, HISTOGRAM_HIGH
 SAME = 0.7
 """The cosine from which latents of two seeds are taken for the same, as Paulo and Belrose do (arXiv:2501.16615)."""
 

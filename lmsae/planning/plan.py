@@ -20,6 +20,7 @@ from lmsae.planning.sheet import EXPERIMENT, ROW_NAME, read, read_runtime
 from lmsae.planning.specs import specs_of
 from lmsae.planning.sweeps import Sweep, choose_results, origin_of
 from lmsae.runtime.runtime import Runtime
+from lmsae.runtime.wandb_log import obstacle
 from lmsae.stages import STAGES, imported
 from lmsae.stages.origin import Origin
 from lmsae.stages.row import PlannedRow
@@ -183,11 +184,18 @@ def plan_of(
     """
     faults: list[Fault] = []
     runtime = read_runtime(config, flags, faults)
+    faults += _faults_of_logging(config, runtime)
     rows = read(config, sheet, overrides, faults, name=name)
     is_named = name is not None or "name" in config if isinstance(config, Mapping) else True
     return plan_rows(
         rows, runtime, lambda wants: origin_of(config, sheet, _name_of(config, rows), is_named, wants), faults
     )
+
+
+def _faults_of_logging(config: Path | Mapping[str, Any], runtime: Runtime) -> Iterator[Fault]:
+    """A fault if nothing could be sent to Weights & Biases."""
+    if reason := obstacle(runtime.wandb):
+        yield Fault(config.name if isinstance(config, Path) else EXPERIMENT, None, "runtime.wandb.mode", reason)
 
 
 def plan_of_list(
@@ -197,6 +205,7 @@ def plan_of_list(
     sweep that nobody named is called after what it wants."""
     faults: list[Fault] = []
     runtime = read_runtime(shared, flags, faults)
+    faults += _faults_of_logging(shared, runtime)
     listed = read_list(rows, shared, faults)
     return plan_rows(listed, runtime, lambda wants: origin_of({}, None, name or "sweep", bool(name), wants), faults)
 

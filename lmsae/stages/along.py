@@ -11,8 +11,9 @@ from pydantic import Field
 
 from lmsae.artifacts.artifact import Artifact, digest_of_file
 from lmsae.config import Frozen, canonical_json
-from lmsae.metrics.definitions import GROUPS, bin_centers
+from lmsae.metrics.definitions import GROUPS, HISTOGRAM_ENDS, bin_centers
 from lmsae.runtime.drafts import draft_of
+from lmsae.runtime.wandb_log import Counts
 from lmsae.stages.finishing import finish_copy
 from lmsae.stages.inputs.held_out import EvalSection, hook_up, read_held_out, require_current
 from lmsae.stages.models import LMConfig
@@ -108,7 +109,7 @@ class Along:
             require_current(config.held_out.groups, job.out)
 
     @property
-    def points(self) -> Sequence[dict[str, float]]:
+    def points(self) -> Sequence[Mapping[str, float | Counts]]:
         return [_point(self._lines[steps]) for steps in sorted(self._lines)]
 
     def look(self, run: "Run") -> None:
@@ -225,9 +226,10 @@ def _range(values: Sequence[float]) -> str:
     return " to ".join(dict.fromkeys(ends))
 
 
-def _point(line: Line) -> dict[str, float]:
+def _point(line: Line) -> dict[str, float | Counts]:
     """An evaluation for a run's log, at the step of the curves that had been done last."""
-    return {"step": line["steps"] - 1, **{f"held_out/{name}": line[name] for name in METRICS}}
+    measured = {name: line[name] for name in METRICS} | {"log10_density": Counts(line["histogram"], *HISTOGRAM_ENDS)}
+    return {"step": line["steps"] - 1, **{f"held_out/{name}": value for name, value in measured.items()}}
 
 
 def _without_latents(digests: Mapping[str, str], *, wants_them: bool) -> dict[str, str]:

@@ -15,7 +15,7 @@ from lmsae.config import canonical_json
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.errors import ArtifactError
 from lmsae.lm.resolving import features_of
-from lmsae.metrics.definitions import PROBES, current_versions
+from lmsae.metrics.definitions import HISTOGRAM_ENDS, PROBES, current_versions
 from lmsae.runtime.numbers import format_count
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.effort import Effort, Facts, Kind, Outlook
@@ -111,6 +111,26 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     Metric groups that a finished relative has at the same version are taken over from it, and the models are loaded
     only where a group is missing that needs them.
     """
+    for job, ended in _make(jobs, runtime):
+        if not isinstance(ended, Exception):
+            _log(job, runtime)
+        yield job, ended
+
+
+def _log(job: Job, runtime: Runtime) -> None:
+    """Send the metrics to the page that the dictionary has at Weights & Biases, if it has one."""
+    from lmsae.runtime.wandb_log import Counts, log_evaluation
+
+    if runtime.wandb.mode != "off":
+        metrics = json.loads((job.out / "metrics.json").read_text())
+        metrics["log10_density"] = Counts(metrics.pop("density_histogram"), *HISTOGRAM_ENDS)
+        dictionary = job.inputs["dictionary"]
+        config = dictionary.spec().config
+        steps = config["tokens"] // config["batch_size"] if "batch_size" in config else None
+        log_evaluation(dictionary.reference, metrics, steps, runtime)
+
+
+def _make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     from lmsae.evaluation.measures import ON_TEXT
     from lmsae.evaluation.scoring import score_without_text
 

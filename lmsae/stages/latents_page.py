@@ -37,7 +37,7 @@ def _make(job: Job) -> Facts:
 
 STAGE = Stage(
     name="page",
-    version=1,
+    version=2,
     help="what each latent means -> a page that opens from disk",
     config=Config,
     inputs={"features": "features"},

@@ -127,7 +127,7 @@ def _export(row: Row, artifacts: Artifacts, folder: Path) -> None:
         try:
             write_saelens(made, evaluation, artifacts, draft)
         except ExportError as error:
-            (draft / WHY_NOT).write_text(f"There is no SAELens folder of {made.reference}: {error}\n")
+            write_why_not(made, draft, error)
         (draft / SOURCE).write_text(marker)
         if folder.exists():
             _swap(draft, folder)
@@ -137,25 +137,38 @@ def _export(row: Row, artifacts: Artifacts, folder: Path) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def write_saelens(made: Artifact, evaluation: Artifact, artifacts: Artifacts, folder: Path) -> None:
-    """Write a dictionary into a folder as SAELens reads it, with what its evaluation has measured. Raises ExportError,
-    and writes nothing, if SAELens has no counterpart."""
+def write_why_not(made: Artifact, folder: Path, error: ExportError) -> None:
+    """Write why a dictionary has no SAELens folder, in its place."""
+    (folder / WHY_NOT).write_text(f"There is no SAELens folder of {made.reference}: {error}\n")
+
+
+def write_saelens(
+    made: Artifact,
+    evaluation: Artifact | None,
+    artifacts: Artifacts,
+    folder: Path,
+    more: Mapping[str, object] | None = None,
+) -> None:
+    """Write a dictionary into a folder as SAELens reads it, with what its evaluation has measured, if there is one, and
+    `more` entries of its metadata. Raises ExportError, and writes nothing, if SAELens has no counterpart."""
     from safetensors.torch import load_file
 
     from lmsae.dictionary.dictionary import Dictionary
     from lmsae.interop import saelens
 
-    density = load_file(evaluation.path / "latents.safetensors")["density"]
-    metadata = metadata_of(made, evaluation, artifacts)
+    density = load_file(evaluation.path / "latents.safetensors")["density"] if evaluation else None
+    metadata = metadata_of(made, evaluation, artifacts) | {**(more or {})}
     saelens.export(Dictionary.load(made.path), folder, provenance=metadata, density=density)
 
 
-def metadata_of(made: Artifact, evaluation: Artifact, artifacts: Artifacts) -> dict[str, Any]:
+def metadata_of(made: Artifact, evaluation: Artifact | None, artifacts: Artifacts) -> dict[str, Any]:
     """The entries of SAELens' metadata for a dictionary that was trained here or elsewhere, with what its evaluation
     has measured."""
-    was_trained = "tokens" in made.spec().inputs
-    metadata = saelens_metadata(made, artifacts) if was_trained else _metadata_of_evaluated(made, evaluation)
-    return metadata | _measured(evaluation)
+    if "tokens" in made.spec().inputs:
+        metadata = saelens_metadata(made, artifacts)
+    else:
+        metadata = _metadata_of_evaluated(made, evaluation)
+    return metadata | (_measured(evaluation) if evaluation else {})
 
 
 def _measured(evaluation: Artifact) -> dict[str, Any]:
@@ -188,8 +201,10 @@ def saelens_metadata(train: Artifact, artifacts: Artifacts) -> dict[str, Any]:
     }
 
 
-def _metadata_of_evaluated(made: Artifact, evaluation: Artifact) -> dict[str, Any]:
+def _metadata_of_evaluated(made: Artifact, evaluation: Artifact | None) -> dict[str, Any]:
     """The same for a dictionary that was trained elsewhere: what its evaluation knows. Its text is not known."""
+    if evaluation is None:
+        return {"lmsae_artifact": made.reference}
     config = evaluation.spec().config
     names = [place["hook_point"] for place in config["places"]]
     return {

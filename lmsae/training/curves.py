@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lmsae.losses import Forward
 from lmsae.metrics.formulas import explain_variance
+from lmsae.runtime.wandb_log import Counts
 
 POINTS = 200
 
@@ -18,7 +19,7 @@ POINTS = 200
 class Log(Protocol):
     """A second place for curve points, which get there as they are made."""
 
-    def __call__(self, point: dict[str, float]) -> None: ...
+    def __call__(self, point: Mapping[str, float | Counts]) -> None: ...
 
     def finish(self) -> None: ...
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from lmsae.runtime.wandb_log import Counts
     from lmsae.training.run import Run
 
 
@@ -15,7 +16,7 @@ class Onlooker(Protocol):
     so that a run that is resumed has all of it."""
 
     @property
-    def points(self) -> Sequence[dict[str, float]]:
+    def points(self) -> Sequence[Mapping[str, float | Counts]]:
         """The findings so far, as points for the run's log; `step` is that of the curves."""
         ...
 

@@ -269,7 +269,7 @@ class Run:
         if self.ema:
             self.ema.updates, self.ema.sums = state["ema"]
         if self.log:
-            points = [*self.curves, *(self.onlooker.points if self.onlooker else ())]
+            points: list[Any] = [*self.curves, *(self.onlooker.points if self.onlooker else ())]
             for point in sorted(points, key=lambda point: point["step"]):
                 self.log(point)
 

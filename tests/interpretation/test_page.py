@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pytest
 
+from lmsae.interpretation.explaining.stored import SCHEMA
 from lmsae.interpretation.leaves import LATENTS_A_FILE
 from lmsae.interpretation.rendering import write_page
 from lmsae.interpretation.schema import Location
@@ -373,6 +375,36 @@ def test_explanations_are_shown_searched_and_sorted_where_there_are_any(browser:
     search(opened, "")
     opened.click("#columns .explanation button")
     assert numbers(opened) == ["2", "0", "1"]
+
+
+def test_scores_of_explanations_are_shown_and_compared(browser: Browser, tmp_path: Path) -> None:
+    told = [
+        {"latent": 0, "explanation": "zebra stripes", "detection": 0.875, "fuzzing": None},
+        {"latent": 2, "explanation": "Calls of functions", "detection": 0.5, "fuzzing": 0.25},
+    ]
+    rest = {"malformed": 0, "model": "m", "questions": 1, "seed": 0, "answered": "2026-01-01T00:00:00+00:00"}
+    index = of_one(tmp_path)
+    table = pa.Table.from_pylist([{**one, **rest} for one in told], schema=SCHEMA)
+    write_page(tmp_path / "measured", index.parent, table)
+    opened = browser.open(index)
+    assert search(opened, "detection>0.6") == "1 of 3 latents"
+    assert search(opened, "fuzzing<0.3") == "1 of 3 latents"
+    search(opened, "")
+    opened.click("#rows a >> text='2'")
+    wait_for_latent(opened, 2)
+    facts = opened.inner_text("#detail .facts")
+    assert "detection" in facts
+    assert "0.25" in facts
+    assert opened.inner_text("#detail .explained") == "Calls of functions"
+    opened.go_back()
+    opened.click("#rows a >> text='0'")
+    wait_for_latent(opened, 0)
+    assert "fuzzing" not in opened.inner_text("#detail .facts")
+
+
+def test_a_search_for_scores_where_there_are_none_keeps_nothing(browser: Browser, tmp_path: Path) -> None:
+    opened = browser.open(of_one(tmp_path))
+    assert search(opened, "detection>0") == "0 of 3 latents"
 
 
 def test_a_dead_latent_says_that_it_is_one(browser: Browser, page: Path) -> None:

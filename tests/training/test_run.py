@@ -45,10 +45,10 @@ class Listener:
     """A log that keeps what it hears."""
 
     def __init__(self) -> None:
-        self.points: list[dict[str, float]] = []
+        self.points: list[Any] = []
         self.is_finished = False
 
-    def __call__(self, point: dict[str, float]) -> None:
+    def __call__(self, point: Any) -> None:
         self.points.append(point)
 
     def finish(self) -> None:

@@ -19,7 +19,9 @@ function draw_detail(overview, latent, navigate) {
     fact("firing rate", rate ? share(rate) : "0", `active on ${count(columns.active_tokens[latent])} of ${count(overview.info.tokens)} tokens`),
     fact("max activation", digits(columns.max_activation[latent])),
     fact("mean where active", digits(columns.mean_active[latent])),
-    fact("decoder norm", digits(columns.decoder_norm[latent])));
+    fact("decoder norm", digits(columns.decoder_norm[latent])),
+    ...SCORES.filter(name => (columns[name]?.[latent] ?? null) !== null).map(name =>
+      fact(name, digits(columns[name][latent]), "balanced accuracy of the explanation: 0.5 is guessing")));
   const rest = element("div", { class: "parts", "aria-busy": "true" });
   find("detail").replaceChildren(head, facts, rest);
   document.title = `Latent ${latent} · ${overview.title}`;

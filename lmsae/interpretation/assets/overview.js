@@ -16,8 +16,11 @@ const COLUMNS = [
   { name: "promoted", head: "promotes", title: "the tokens whose logits it raises most", word: "promotes" },
   { name: "suppressed", hidden: true, word: "suppresses" },
   { name: "explanation", head: "explanation", title: "what it is taken to mean", word: "explanation" },
+  { name: "detection", hidden: true, word: "detection" },
+  { name: "fuzzing", hidden: true, word: "fuzzing" },
 ];
-const NUMBERS = ["firing_rate", "max_activation", "mean_active", "decoder_norm"];
+const SCORES = ["detection", "fuzzing"];
+const NUMBERS = ["firing_rate", "max_activation", "mean_active", "decoder_norm", ...SCORES];
 const TOKENS = ["top_tokens", "promoted", "suppressed"];
 
 class Overview {
@@ -93,7 +96,7 @@ class Overview {
       if (name && NUMBERS.includes(column) && sign !== ":") {
         const limit = parseFloat(value) / (value.endsWith("%") ? 100 : 1);
         if (Number.isNaN(limit)) misread.push(`${name}${sign}${value}`);
-        else tests.push(compared(this.columns[column], sign, limit));
+        else tests.push(this.has(column) ? compared(this.columns[column], sign, limit) : () => false);
       } else if (sign === ":" && column && !NUMBERS.includes(column)) {
         tests.push(this.has(column) ? this.told(value, [column]) : () => false);
       } else {

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from lmsae.stages.effort import Facts
 from lmsae.stages.inputs.live import live_captures
 from lmsae.stages.inputs.passages import HeldOutPassages, Passages, StoredPassages, limits_of, require_counted
 from lmsae.stages.inputs.token_texts import texts_of
+from lmsae.stages.interpret import Config
 from lmsae.stages.models import LazyModels, read_config, require_unchanged
 from lmsae.stages.sites import Place
 from lmsae.stages.stage import Done, Job
@@ -33,9 +33,6 @@ from lmsae.text.document_places import SplitDocuments
 from lmsae.text.tokens import open_tokens
 from lmsae.vectors.naming import VectorPlaces
 from lmsae.vectors.sources import is_source
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass
@@ -58,9 +55,12 @@ class _Collection:
 
     def join(self, activations: Mapping[Place, Tensor]) -> Tensor:
         """The activations that the dictionary reads, side by side, on its device."""
-        config = self.job.config
-        parts = [activations[config.places[number]] for number in config.sites.reads]
-        return torch.cat(parts, dim=-1).to(next(self.dictionary.parameters()).device)
+        return join_reads(self.job.config, activations, next(self.dictionary.parameters()).device)
+
+
+def join_reads(config: Config, activations: Mapping[Place, Tensor], device: torch.device) -> Tensor:
+    """The activations that a dictionary reads, side by side, on a device."""
+    return torch.cat([activations[config.places[number]] for number in config.sites.reads], dim=-1).to(device)
 
 
 def describe_jobs(jobs: Sequence[Job], runtime: Runtime) -> Done:
