@@ -1,6 +1,6 @@
 """The pages that dictionaries have at Weights & Biases: called by their rows, in groups by their sweeps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lmsae.artifacts.artifact import Artifacts
 from lmsae.errors import LmsaeError
