@@ -141,7 +141,9 @@ def _command(
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text)
     command.set_defaults(command=function)
-    command.add_argument("--folder", type=Path, metavar="DIR", help="work as if started in this project's folder")
+    command.add_argument(  # some commands have a folder of their own
+        "--folder", dest="home", type=Path, metavar="DIR", help="work as if started in this project's folder"
+    )
     command.add_argument("--config", type=Path, default=Path("config/config.yaml"), help="shared values, runtime")
     command.add_argument("--artifacts", type=Path, help="folder of artifacts (default: runtime.artifacts)")
     command.add_argument("--results", type=Path, help="folder of the report (default: runtime.results)")
@@ -193,7 +195,7 @@ def _flags(arguments: argparse.Namespace) -> dict[str, object]:
 
 def _working_in(arguments: argparse.Namespace) -> AbstractContextManager[object]:
     """The folder of the project that a command works in."""
-    folder: Path | None = arguments.folder
+    folder: Path | None = arguments.home
     if folder is None:
         return nullcontext()
     if not folder.is_dir():
