@@ -19,7 +19,7 @@ from lmsae.planning.estimates import Estimator
 from lmsae.runtime.limits import LIBRARIES, Limit
 from lmsae.runtime.runtime import Runtime
 from lmsae.runtime.version import __version__
-from lmsae.stages import STAGES
+from lmsae.stages import STAGES, STAND_INS
 from lmsae.stages.making import make_artifacts
 from lmsae.stages.stage import Done, Job
 from lmsae.training.config import TrainConfig
@@ -210,7 +210,7 @@ def test_provenance_stands_beside_the_manifest_and_not_in_it(finished: Path) -> 
         assert provenance["host"] not in run.with_name("manifest.json").read_text()
 
 
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "import"])
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in STAND_INS])
 def test_a_stage_can_be_called_by_itself(finished: Path, tmp_path: Path, stage: str, monkeypatch) -> None:
     """As in a notebook: a config, opened inputs and a folder are all that it needs."""
     monkeypatch.chdir(finished)  # the names of the miniature's model and text are relative
