@@ -399,9 +399,9 @@ def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down
         "norm": "5f08a3ae35d80966",
         "init": "6c7d43ee008fbd9b",
         "train": "ca945e00fe01e306",
-        "eval": "a7b8fb1660fb7e43",
+        "eval": "38acf939f51e2c4b",
         "features": "93003a431e925dc1",
-        "page": "b01121f94e5066ea",
+        "page": "967d4348b5ead46c",
     }
 
 
