@@ -46,9 +46,9 @@ def explain(
     """
     from lmsae.interpretation.explaining.ledger import Ledger
     from lmsae.interpretation.explaining.material import choose_latents, choose_material
+    from lmsae.interpretation.explaining.on_disk import folder_of
     from lmsae.interpretation.explaining.price import estimate_price
     from lmsae.interpretation.explaining.questions import ask_explanation
-    from lmsae.interpretation.explaining.stored import folder_of
     from lmsae.interpretation.opening import open_features
 
     settings, artifacts = read_settings(flags), Artifacts(runtime.artifacts)
@@ -118,8 +118,8 @@ def _ask(
     """Ask all questions, and write what comes of the answers."""
     from lmsae.interpretation.explaining.endpoint import Endpoint
     from lmsae.interpretation.explaining.ledger import Ledger
+    from lmsae.interpretation.explaining.on_disk import merge
     from lmsae.interpretation.explaining.scoring_answers import explain_all
-    from lmsae.interpretation.explaining.stored import merge
     from lmsae.runtime.progress import show_progress
 
     materials = _with_silent(materials, artifact, settings, runtime)
@@ -168,8 +168,8 @@ def _with_silent(
 
 
 def _write_about(folder: Path, artifact: Artifact, settings: Settings) -> None:
+    from lmsae.interpretation.explaining.on_disk import write_about
     from lmsae.interpretation.explaining.questions import VERSION
-    from lmsae.interpretation.explaining.stored import write_about
 
     about = {
         "features": artifact.reference,

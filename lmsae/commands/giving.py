@@ -117,7 +117,7 @@ def export_neuronpedia(
 ) -> None:
     """Write a bundle for Neuronpedia of the features of each dictionary, `folder/v1/MODEL_ID/LAYER-SLUG`; of a clt, a
     source a layer. Raises Unmade and ExportError as `export_saelens`."""
-    from lmsae.commands.sources import Labels, sources_of, write
+    from lmsae.commands.neuronpedia_sources import Labels, sources_of, write
 
     release = release or folder.resolve().name
     labels = Labels(slug, model_id, release, title or release, creator, url)

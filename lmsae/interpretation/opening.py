@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from lmsae.config import JsonObject
 from lmsae.errors import FolderError
-from lmsae.interpretation.explaining.stored import folder_of, read_table, with_explanations
+from lmsae.interpretation.explaining.on_disk import folder_of, read_table, with_explanations
 from lmsae.interpretation.schema import CONTEXTS, GROUP_LATENTS, INFO, LATENTS, Info
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lmsae.interpretation.explaining.stored import with_explanations
+from lmsae.interpretation.explaining.on_disk import with_explanations
 from lmsae.interpretation.leaves import LATENTS_A_FILE, details, name_places, overview, script
 from lmsae.interpretation.schema import CONTEXTS, INFO, LATENTS, Info
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from lmsae.config import JsonObject, parse_json
 from lmsae.lm import hook_points as points
 from lmsae.lm.pretrained import Cut, DeviceMap, load_pretrained
 from lmsae.lm.probing import require_numbers
-from lmsae.lm.tapping import Tap, find_module, require_tapped
+from lmsae.lm.tapping import INPUT, Tap, find_module, require_tapped
 from lmsae.lm.visits import Visit, VisitedModel, edit_visits
 from lmsae.lm.weights import CONFIG
 
@@ -153,12 +153,12 @@ _Output = Tensor | tuple[Tensor, ...]
 _StandIn = Callable[..., _Output]
 
 
-def _pass_on(hidden_states: Tensor, *_: object, **__: object) -> Tensor:
-    return hidden_states
+def _pass_on(*given: Any, **named: Any) -> Tensor:
+    return given[0] if given else named[INPUT]
 
 
-def _pass_on_in_tuple(hidden_states: Tensor, *_: object, **__: object) -> tuple[Tensor, ...]:
-    return (hidden_states,)
+def _pass_on_in_tuple(*given: Any, **named: Any) -> tuple[Tensor, ...]:
+    return (_pass_on(*given, **named),)
 
 
 _STAND_INS: tuple[_StandIn, ...] = (_pass_on, _pass_on_in_tuple)

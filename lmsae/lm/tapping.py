@@ -11,7 +11,7 @@ from lmsae.errors import HookPointError, suggest
 from lmsae.lm import hook_points as points
 from lmsae.lm.visits import Visit
 
-_INPUT = "hidden_states"
+INPUT = "hidden_states"
 """The name of the input that transformers' modules are given by name."""
 
 
@@ -35,10 +35,10 @@ class Tap:
         return module.register_forward_hook(self._on_output)
 
     def _on_input(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-        replaced = self._meet(args[0] if args else kwargs.get(_INPUT, kwargs))
+        replaced = self._meet(args[0] if args else kwargs.get(INPUT, kwargs))
         if replaced is None:
             return None
-        return ((replaced, *args[1:]), kwargs) if args else (args, kwargs | {_INPUT: replaced})
+        return ((replaced, *args[1:]), kwargs) if args else (args, kwargs | {INPUT: replaced})
 
     def _on_output(self, module: torch.nn.Module, args: tuple, output: object) -> object:
         # Attention modules return (output, weights), and most others a bare tensor.

@@ -82,7 +82,7 @@ def pass_of(spec: Spec) -> str:
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
     """Write `features.json`, `latents.parquet` and `contexts.parquet` of every job, from one stream of activations."""
-    from lmsae.stages.jobs.feature_jobs import describe_jobs
+    from lmsae.stages.jobs.describing_jobs import describe_jobs
 
     yield from describe_jobs(jobs, runtime)
 

@@ -21,7 +21,6 @@ from typing import Any
 from lmsae.artifacts.artifact import SPEC, Artifact, Artifacts
 from lmsae.artifacts.claim import hold_claim
 from lmsae.artifacts.inside import require_inside
-from lmsae.dictionary.config import DictionaryConfig
 from lmsae.errors import ArtifactError, ExportError
 from lmsae.report import cost, provenance
 from lmsae.report.results import Row, find_missing
@@ -181,6 +180,7 @@ def _measured(evaluation: Artifact) -> dict[str, Any]:
 
 def saelens_metadata(train: Artifact, artifacts: Artifacts) -> dict[str, Any]:
     """The entries of SAELens' metadata for a dictionary, from the specs that it was made by."""
+    from lmsae.dictionary.dictionary import Dictionary
     from lmsae.interop.saelens.names import training_architecture
 
     spec = train.spec()
@@ -196,7 +196,7 @@ def saelens_metadata(train: Artifact, artifacts: Artifacts) -> dict[str, Any]:
         "context_size": text["packing"]["context_size"],
         "prepend_bos": text["packing"]["prepend_bos"],
         **({"dataset_path": text["dataset"]["name"]} if "dataset" in text else {}),
-        "training_architecture": training_architecture(DictionaryConfig(**spec.config["dictionary"]), losses),
+        "training_architecture": training_architecture(Dictionary.load(train.path).config, losses),
         "lmsae_artifact": train.reference,
     }
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 
-from lmsae.interpretation.explaining.stored import SCHEMA
+from lmsae.interpretation.explaining.on_disk import SCHEMA
 from lmsae.interpretation.leaves import LATENTS_A_FILE
 from lmsae.interpretation.rendering import write_page
 from lmsae.interpretation.schema import Location

@@ -77,6 +77,7 @@ class Sweep:
         settings = {**usual, **(settings or {})}
         inputs = {"tokens": self.tokens.reference, "activations": self.activations.reference}
         config = {"settings": settings, "name": name, "sites": {"reads": [0], "writes": [0]}}
+        config |= {"objective": {"losses": []}}
         train = self._begun("train", config, inputs)
         _dictionary(settings["sae.k"] or 2).save(train.path)
         _write_curves(train.path / "curves.csv")
@@ -157,9 +158,13 @@ def rich(root: Path) -> Sweep:
     return sweep
 
 
-def _dictionary(k: str | int) -> Dictionary:
+def _config(k: str | int) -> DictionaryConfig:
     sizes: dict[str, Any] = {"widths": {"reads": (WIDTH,), "writes": (WIDTH,)}, "d_sae": LATENTS}
-    dictionary = Dictionary(DictionaryConfig(**sizes, geometry=SAEConfig(), act_fn=TopKConfig(k=int(k))))
+    return DictionaryConfig(**sizes, geometry=SAEConfig(), act_fn=TopKConfig(k=int(k)))
+
+
+def _dictionary(k: str | int) -> Dictionary:
+    dictionary = Dictionary(_config(k))
     rows = torch.arange(LATENTS * WIDTH).view(LATENTS, WIDTH) / 10
     dictionary.load_state_dict({**dictionary.state_dict(), "geometry.W_dec": rows, "geometry.W_enc": rows.T})
     return dictionary

@@ -150,10 +150,10 @@ def test_a_group_in_another_version_than_this_lmsae_measures_is_refused(
 def test_the_metrics_of_each_version_of_a_group_are_those_of_the_day_they_were_written_down() -> None:
     """A group whose metrics differ here needs a new version, or finished evaluations hand on what they do not have."""
     assert {name: (group.version, len(group.metrics), len(group.vectors)) for name, group in GROUPS.items()} == {
-        "reconstruction": (3, 10, 0),
-        "sparsity": (3, 10, 2),
+        "reconstruction": (4, 12, 0),
+        "sparsity": (4, 10, 3),
         "model": (3, 15, 0),
-        "decoder": (1, 3, 0),
+        "decoder": (2, 4, 0),
         "recovery": (1, 2, 0),
         "conversion": (1, 5, 0),
         "text": (1, 1, 0),

@@ -49,7 +49,7 @@ def gather_pool(
 
     from lmsae.dictionary.dictionary import Dictionary
     from lmsae.stages.inputs.token_texts import texts_of
-    from lmsae.stages.jobs.feature_jobs import join_reads, passages_of
+    from lmsae.stages.jobs.describing_jobs import join_reads, passages_of
 
     spec = described.spec()
     inputs = {name: artifacts[reference].require_intact() for name, reference in spec.inputs.items()}

@@ -1,1 +1,1 @@
-"""What stages do with the jobs of a pass. These modules import torch; a plan imports none of them."""
+"""The work of stages on the jobs of a pass. These modules import torch; a plan imports none of them."""
