@@ -9,23 +9,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, chdir, nullcontext
 from pathlib import Path
 
-from lmsae.artifacts.inside import is_plain
-from lmsae.commands.flags import add_explain, add_pull, add_push
+from lmsae.commands import flags
 from lmsae.commands.formats import FORMATS
 from lmsae.errors import ConfigError, Fault, LmsaeError
 from lmsae.health.config import PRESETS
 from lmsae.runtime.memory import explain_no_memory
 from lmsae.runtime.version import __version__
 from lmsae.stages import STAGES
-
-_EDITS = (
-    "LATENT+=AMOUNT adds to the latent's code at every token, LATENT-=AMOUNT subtracts; LATENT=CODE clamps it, and "
-    "LATENT=0 ablates it"
-)
-_FILE_AND_ROWS = (
-    "a TOML, YAML or JSON file of one experiment (without it, the sweep); then rows (without any, all of them)"
-)
-_NAMES = "a row's name (its dictionary), ROW/STAGE, or the first digits of a key"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,63 +50,45 @@ def parser() -> argparse.ArgumentParser:
     plan = _command(commands, "plan", "rows x stages: what is done, what is to do, what is shared", _plan, sweep=True)
     plan.add_argument("--quiet", action="store_true", help="write the plan and print nothing")
     run = _command(commands, "run", "make everything that a sweep or one experiment file wants", _run, sweep=True)
-    _add_name_of_plan(plan)
+    flags.add_name_of_plan(plan)
     for command in (plan, run):
-        command.add_argument("names", nargs="*", metavar="FILE or ROW", help=_FILE_AND_ROWS)
+        command.add_argument("names", nargs="*", metavar="FILE or ROW", help=flags.FILE_AND_ROWS)
     for stage in STAGES.values():
         command = _command(commands, stage.name, stage.help, _stage)
         command.add_argument(
             "keys", nargs="*", metavar="KEY or ROW", help="what to make; without any, that of the plan"
         )
-        _add_name_of_plan(command)
+        flags.add_name_of_plan(command)
         if stage.name == "eval":
-            _add_choice_of_dictionary(command)
+            flags.add_choice_of_dictionary(command)
     show = _command(commands, "show", "an artifact's config, lineage, provenance and who wants it", _show, True)
-    show.add_argument("key", help=f"the artifact: {_NAMES}")
+    show.add_argument("key", help=f"the artifact: {flags.NAMES}")
     doctor = _command(commands, "doctor", "what is wrong with dictionaries, and what to change", _doctor, sweep=True)
-    doctor.add_argument("names", nargs="*", metavar="NAME", help=f"{_NAMES}; all, or none, is every row of the sweep")
+    doctor.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"{flags.NAMES}; all, or none, is every row of the sweep"
+    )
     doctor.add_argument("--preset", choices=[*PRESETS], help="thresholds of health (default: doctor.preset)")
-    strongest = _command(commands, "top", "the strongest latents of a dictionary at each token of a text", _top)
-    _add_dictionary(strongest)
-    strongest.add_argument("text", help="the text")
-    strongest.add_argument("--count", type=int, default=5, metavar="N", help="latents of each token (default: 5)")
-    strongest.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    steer = _command(commands, "steer", "what the model writes with latents added, clamped or ablated", _steer)
-    _add_dictionary(steer)
-    steer.add_argument("edits", nargs="+", metavar="EDIT", help=_EDITS)
-    steer.add_argument("--prompt", required=True, help="the text to continue")
-    steer.add_argument("--max-new-tokens", type=int, default=50, metavar="N", help="default: 50")
-    steer.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest token (default: 1)")
-    steer.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+    flags.add_top(_command(commands, "top", "the strongest latents of a dictionary at each token of a text", _top))
+    flags.add_steer(_command(commands, "steer", "what the model writes with latents added, clamped or ablated", _steer))
     verify = _command(commands, "verify", "recompute the digests of artifacts; name each damaged file", _verify)
     verify.add_argument("keys", nargs="*", metavar="KEY or ROW", help="what to verify; without any, all artifacts")
     convert = _command(commands, "convert", "a trained dictionary of the topk family -> jumprelu", _convert, True)
-    convert.add_argument("key", help=f"the train artifact: {_NAMES}")
+    convert.add_argument("key", help=f"the train artifact: {flags.NAMES}")
     convert.add_argument("folder", type=Path, help="where to write the dictionary, as lmsae and as SAELens read it")
     _add_export(commands)
-    push = _command(commands, "push", "dictionaries -> a repository of the Hugging Face hub", _push, sweep=True)
-    add_push(push, _NAMES)
-    pull = _command(commands, "pull", "dictionaries of a repository on the hub -> a folder", _pull)
-    add_pull(pull)
-    add_explain(_command(commands, "explain", "latents -> explanations by a language model, and scores", _explain))
-    gc = _command(commands, "gc", "artifacts that no sweep wants (listed, and with --delete removed)", _gc, sweep=True)
-    gc.add_argument("--forget", metavar="SWEEP", help="another sweep whose artifacts are not to be kept for it")
-    gc.add_argument("--states", action="store_true", help="also the training states that finished dictionaries kept")
-    gc.add_argument("--delete", action="store_true", help="remove them")
+    flags.add_push(_command(commands, "push", "dictionaries -> a repository of the Hugging Face hub", _push, True))
+    flags.add_pull(_command(commands, "pull", "dictionaries of a repository on the hub -> a folder", _pull))
+    flags.add_explain(
+        _command(commands, "explain", "latents -> explanations by a language model, and scores", _explain)
+    )
+    flags.add_gc(
+        _command(commands, "gc", "artifacts that no sweep wants (listed, and with --delete removed)", _gc, True)
+    )
     new = _command(commands, "new", "a small project in an empty folder, for every engine", _new)
     new.add_argument("project", type=Path, metavar="DIR", help="an empty folder, or one that is not there yet")
     docs = _command(commands, "docs", "write config/README.md and the JSON schema for editors", _docs)
     docs.add_argument("--check", action="store_true", help="only say whether they are up to date")
     return top
-
-
-def _add_dictionary(command: argparse.ArgumentParser) -> None:
-    """The dictionary that a command applies, and what it does not say itself."""
-    command.add_argument(
-        "dictionary", metavar="NAME", help="a row, KEY, FOLDER, owner/name[@revision][:folder], RELEASE:ID"
-    )
-    command.add_argument("--model", help="default: the one that the dictionary names")
-    command.add_argument("--hook-point", default="", help="default: the one that the dictionary names")
 
 
 def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -141,41 +113,8 @@ def _command(
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text)
     command.set_defaults(command=function)
-    command.add_argument(  # some commands have a folder of their own
-        "--folder", dest="home", type=Path, metavar="DIR", help="work as if started in this project's folder"
-    )
-    command.add_argument("--config", type=Path, default=Path("config/config.yaml"), help="shared values, runtime")
-    command.add_argument("--artifacts", type=Path, help="folder of artifacts (default: runtime.artifacts)")
-    command.add_argument("--results", type=Path, help="folder of the report (default: runtime.results)")
-    command.add_argument("--device", help="auto, cpu, cuda, cuda:1, ...")
-    command.add_argument("--threads", type=int, help="CPU threads")
-    command.add_argument("--wait", action="store_true", default=None, help="wait for artifacts that others are making")
-    command.add_argument("--trace", action="store_true", help="print the traceback of an error too")
-    if sweep:
-        command.add_argument("--sweep", type=Path, help="one row per dictionary (default: sweep.tsv beside --config)")
-        command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="over all rows")
+    flags.add_common(command, sweep=sweep)
     return command
-
-
-def _add_name_of_plan(command: argparse.ArgumentParser) -> None:
-    """The flag that keeps the plans of several sweeps apart which share a folder of artifacts."""
-    command.add_argument("--plan", type=_plain, metavar="NAME", help="a plan of its own on disk, as of DVC")
-
-
-def _plain(name: str) -> str:
-    if not is_plain(name):
-        raise argparse.ArgumentTypeError(f"{name!r} is no name of a folder")
-    return name
-
-
-def _add_choice_of_dictionary(command: argparse.ArgumentParser) -> None:
-    """The flags of an evaluation without a sheet."""
-    chosen = command.add_argument_group("one dictionary, without a sheet")
-    chosen.add_argument("--dictionary", help="FOLDER, owner/name[@revision][:folder] on the hub, KEY, or RELEASE:ID")
-    chosen.add_argument("--model", help="default: the one that the dictionary names, or else the built-in one")
-    chosen.add_argument("--dataset", help="default: the built-in text")
-    chosen.add_argument("--hook-point", help="default: the one that the dictionary names")
-    chosen.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any other column")
 
 
 def _runtime(arguments: argparse.Namespace):
@@ -219,6 +158,15 @@ def _make_plan(arguments: argparse.Namespace, experiment: Path | None = None):
         return plan_of(experiment, None, arguments.set, _flags(arguments))
     sheet = arguments.sweep or arguments.config.with_name("sweep.tsv")
     return plan_of(arguments.config, sheet, arguments.set, _flags(arguments))
+
+
+def _plan_if_faultless(arguments: argparse.Namespace):
+    """The plan, made when it is first asked for, or None if the sheet has faults."""
+    from functools import cache
+
+    from lmsae.commands.finding import plan_if_faultless
+
+    return cache(lambda: plan_if_faultless(lambda: _make_plan(arguments)[0]))
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -275,14 +223,12 @@ def _say(line: str) -> None:
 
 def _find(arguments: argparse.Namespace):
     """The artifact that the user names, where it lies, and the plan if the sheet is faultless."""
-    from functools import cache
-
     from lmsae.artifacts.artifact import Artifacts
-    from lmsae.commands.finding import find_artifact, plan_if_faultless
+    from lmsae.commands.finding import find_artifact
 
     runtime = _runtime(arguments)
     artifacts = Artifacts(runtime.artifacts)
-    plan = cache(lambda: plan_if_faultless(lambda: _make_plan(arguments)[0]))
+    plan = _plan_if_faultless(arguments)
     return find_artifact(arguments.key, artifacts, runtime.results, plan), artifacts, plan
 
 
@@ -295,16 +241,13 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from functools import cache
-
     from lmsae.artifacts.artifact import Artifacts
     from lmsae.commands.doctoring import doctor
-    from lmsae.commands.finding import plan_if_faultless
 
     runtime = _runtime(arguments)
     own = [text for text in arguments.set if text.startswith("doctor.")]
     own += [f"doctor.preset={arguments.preset}"] if arguments.preset else []
-    plan = cache(lambda: plan_if_faultless(lambda: _make_plan(arguments)[0]))
+    plan = _plan_if_faultless(arguments)
     return doctor(arguments.names, plan, Artifacts(runtime.artifacts), runtime.results, own, say=print)
 
 
@@ -351,15 +294,12 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from functools import cache
-
     from lmsae.artifacts.artifact import Artifacts
     from lmsae.commands import giving
-    from lmsae.commands.finding import plan_if_faultless
     from lmsae.commands.subjects import Subject
 
     runtime = _runtime(arguments)
-    artifacts, plan = Artifacts(runtime.artifacts), cache(lambda: plan_if_faultless(lambda: _make_plan(arguments)[0]))
+    artifacts, plan = Artifacts(runtime.artifacts), _plan_if_faultless(arguments)
     subjects = [Subject.find(name, artifacts, runtime.results, plan) for name in dict.fromkeys(arguments.names)]
     write = getattr(giving, f"export_{arguments.format.replace('-', '_')}")
     write(subjects, arguments.folder, say=print, **FORMATS[arguments.format].options(vars(arguments)))
@@ -367,10 +307,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _push(arguments: argparse.Namespace) -> int:
-    from functools import cache
-
     from lmsae.artifacts.artifact import Artifacts
-    from lmsae.commands.finding import plan_if_faultless
     from lmsae.commands.pushing import Destination, push
     from lmsae.runtime.repository import Repository
 
@@ -382,7 +319,7 @@ def _push(arguments: argparse.Namespace) -> int:
     to = Destination(
         Repository(arguments.repository, arguments.revision), arguments.private, arguments.license, neuronpedia_ids=ids
     )
-    plan = cache(lambda: plan_if_faultless(lambda: _make_plan(arguments)[0]))
+    plan = _plan_if_faultless(arguments)
     artifacts, dry_run = Artifacts(runtime.artifacts), arguments.dry_run
     return push(arguments.names, to, plan, artifacts, runtime.results, dry_run=dry_run, say=print)
 
