@@ -184,6 +184,7 @@ _WORDS = {
     "tuple[Union[int, float, Literal['log']], ...]": "`log` or numbers",
     "tuple[str, ...]": "words",
     "tuple[float, ...]": "numbers",
+    "tuple[int, ...]": "whole numbers",
     "Literal": "",
     "Union": "",
     "[": " ",
