@@ -123,6 +123,7 @@ def write_vision(folder: Path) -> None:
         activations={"source": "file", "files": ["clip"]},
         train={"tokens": 4096, "lr": 0.01},
         features={"tokens": 2000},
+        runtime={"artifacts": "artifacts", "results": "results"},  # dvc.yaml asks for these
     )
     rows = [{"name": "top", "sae.architecture": "topk", "sae.k": "4"}]
     write_sweep(folder, [*rows, {"name": "batch", "sae.architecture": "batchtopk", "sae.k": "4"}])

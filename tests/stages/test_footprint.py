@@ -118,7 +118,7 @@ def test_other_passes_by_hand() -> None:
     scored = scoring_footprint(model_bytes=1000, vocabulary=500, batch_tokens=32, dictionaries=[SMALL, SMALL])
     assert scored.nbytes == 1000 + 2 * 4 * SMALL.parameters + 4 * 32 * (13 * 500 + 6 * 2048)
     started = starting_footprint(tokens=4096, width=256, dictionary=SMALL, tried_tokens=1024)
-    assert started.nbytes == 4 * (4 * 4096 * 256 + 2 * SMALL.parameters + 5 * 1024 * 2048)
+    assert started.nbytes == 4 * (4 * 4096 * 256 + 2 * SMALL.parameters + 6 * 1024 * 2048)
 
 
 @pytest.mark.slow
@@ -143,7 +143,8 @@ def test_processes_take_what_the_formulas_say(fresh: Path) -> None:
         assert footprint is not None
         run = json.loads((artifacts.root / stage / key / "run.json").read_text())
         ratios[stage] = run["peak_memory_bytes"]["host"] / total(footprint)
-    assert all(0.8 < ratio < 1.4 for ratio in ratios.values()), ratios
+    # Of the same work, one process takes up to 1.6 times what another does: see STARTING_CODES.
+    assert all(0.7 < ratio < 1.5 for ratio in ratios.values()), ratios
 
 
 def test_features_by_hand() -> None:
