@@ -20,7 +20,7 @@ from lmsae.errors import MissingArtifact, NotEnoughTokens, SourceError
 from lmsae.evaluation.hooked import HookPoint
 from lmsae.evaluation.scoring import HeldOutText
 from lmsae.lm.protocol import Edit, LanguageModel
-from lmsae.metrics.splicing import NextToken, log_probabilities
+from lmsae.metrics.splicing import NextToken
 from lmsae.stages.evaluate import Config as EvalConfig
 from lmsae.stages.inputs.held_out import read_held_out
 from lmsae.stages.sites import inputs_from
@@ -81,7 +81,7 @@ def splice(
         logits, found = model.logits(ids), model.logits_with(ids, _edits(saes, model, ids, counted))
         clean.update(logits, ids, counted)
         agreed += int(((logits.argmax(-1) == found.argmax(-1)) & counted)[:, :-1].sum())
-        spliced.update(found, ids, counted, log_probabilities(logits))
+        spliced.update(found, ids, counted, logits)
     if not clean.positions:
         raise NotEnoughTokens("the text has no token that counts and has a next one: give more text.")
     return SpliceScore(

@@ -11,7 +11,7 @@ from torch import Tensor
 from lmsae.evaluation.hooked import HookPoint
 from lmsae.lm import continuing
 from lmsae.lm.protocol import LanguageModel
-from lmsae.metrics.splicing import NextToken, TokenLosses, log_probabilities, token_losses
+from lmsae.metrics.splicing import NextToken, TokenLosses, token_losses
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,15 @@ class ModelPasses:
 
     def leave(self, model: int) -> TokenLosses:
         """The losses of a model whose activations are left as they are."""
-        self._clean_log_probabilities(model)
+        self._clean_logits(model)
         return self._losses[model]
 
-    def _clean_log_probabilities(self, model: int) -> Tensor:
+    def _clean_logits(self, model: int) -> Tensor:
         if model not in self._clean:
             logits = continuing.finish(self.models[model], self._ids, known_of(model, self._activations))
             self._losses[model] = token_losses(logits, self._ids, self._counted)
             self.clean[model].add_losses(self._losses[model], self._counted)
-            self._clean[model] = log_probabilities(logits)
+            self._clean[model] = logits.float()
         return self._clean[model]
 
     def _run_on(
@@ -82,7 +82,7 @@ class ModelPasses:
     ) -> TokenLosses:
         """Run a model on with replacements at the tokens that are `replaced` and the activations themselves at the
         others, and add the loss of those that count."""
-        clean = self._clean_log_probabilities(model)
+        clean = self._clean_logits(model)
         logits = run_on(self.models[model], self._ids, self._activations, replacements, replaced)
         losses = token_losses(logits, self._ids, self._counted, clean)
         into.add_losses(losses, self._counted)

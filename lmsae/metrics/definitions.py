@@ -72,7 +72,7 @@ _ALL = (
     ),
     Group(
         "model",
-        3,
+        4,
         {
             "ce_difference": "Cross-entropy of the model with the reconstruction in place, minus its own; nats a "
             "token.",

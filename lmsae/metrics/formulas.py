@@ -46,42 +46,34 @@ class Reconstruction:
         """Take in a batch of unmasked tokens."""
         y, y_hat = target.double(), reconstruction.double()
         error = y - y_hat
-        self.tokens += len(y)
-        norm, norm_hat = y.norm(dim=1), y_hat.norm(dim=1)
-        dot = (y * y_hat).sum(1)
-        self._add("squared_error", error.pow(2).sum())
-        self._add("squared_norm", norm.pow(2).sum())
-        self._add("squared_norm_hat", norm_hat.pow(2).sum())
-        self._add("dot", dot.sum())
+        squared_norm, squared_norm_hat, squared_error = (side.square().sum(1) for side in (y, y_hat, error))
+        norm, norm_hat, dot = squared_norm.sqrt(), squared_norm_hat.sqrt(), (y * y_hat).sum(1)
         has_norm = norm > self.smallest_norm
-        self._add("tokens_with_norm", has_norm.sum())
-        self._add("norm", norm.sum())
-        self._add("norm_hat", norm_hat.sum())
-        self._add("norm_ratio", (norm_hat / norm)[has_norm].sum())
-        self._add("cossim", (dot / (norm * norm_hat).clamp(min=1e-30))[has_norm].sum())
+        variance = (y - self.center.double()).square().sum(1)
+        varies = variance > ROUNDING * squared_norm
+        values = {
+            "tokens": torch.ones_like(dot),
+            "squared_error": squared_error,
+            "squared_norm": squared_norm,
+            "squared_norm_hat": squared_norm_hat,
+            "dot": dot,
+            "norm": norm,
+            "norm_hat": norm_hat,
+            "tokens_with_norm": has_norm,
+            "norm_ratio": torch.where(has_norm, norm_hat / norm, 0.0),
+            "cossim": torch.where(has_norm, dot / (norm * norm_hat).clamp(min=1e-30), 0.0),
+            "tokens_that_vary": varies,
+            "legacy": torch.where(varies, 1 - squared_error / variance, 0.0),
+            "variance": variance,
+        }
+        self.tokens += len(y)
+        for name, value in values.items():
+            self._add(name, value.sum())
         self.vectors |= _add_each(self.vectors, target=y.sum(0), error=error.sum(0))
-        variance = (y - self.center.double()).pow(2).sum(1)
-        varies = variance > ROUNDING * norm.pow(2)
-        self._add("tokens_that_vary", varies.sum())
-        self._add("legacy", (1 - error.pow(2).sum(1) / variance)[varies].sum())
-        self._add_batch(y, norm_hat.pow(2).sum(), dot.sum(), error.pow(2).sum(1))
+        self._add_batch(y, values)
         if places is not None:
-            values = {
-                "tokens": torch.ones_like(dot),
-                "squared_error": error.pow(2).sum(1),
-                "norm": norm,
-                "norm_hat": norm_hat,
-                "squared_norm_hat": norm_hat.pow(2),
-                "dot": dot,
-                "tokens_with_norm": has_norm,
-                "norm_ratio": torch.where(has_norm, norm_hat / norm, 0.0),
-                "cossim": torch.where(has_norm, dot / (norm * norm_hat).clamp(min=1e-30), 0.0),
-                "tokens_that_vary": varies,
-                "legacy": torch.where(varies, 1 - error.pow(2).sum(1) / variance, 0.0),
-                "variance": variance,
-            }
             self.by_context.update(values, places)
-            self._add_places(y, error, values, places)
+            self._add_places(y, values, places)
 
     def result(self) -> dict[str, float]:
         """The metrics by name; see docs/metrics.md for each formula."""
@@ -153,7 +145,7 @@ class Reconstruction:
         residual = along.cpu() + ratio.below["tokens"] * with_tokens
         return float(-4 * unexplained * coefficients @ residual)
 
-    def _add_places(self, y: Tensor, error: Tensor, values: Mapping[str, Tensor], places: Places) -> None:
+    def _add_places(self, y: Tensor, values: Mapping[str, Tensor], places: Places) -> None:
         """Take in what explained variance by bins, and its standard error, are made of."""
         members = places.members[places.counted].T
         contexts = torch.nn.functional.one_hot(places.counted.nonzero()[:, 0], len(places.counted)).double()
@@ -163,18 +155,19 @@ class Reconstruction:
             products=sums.T @ (contexts.T @ (y - self.center.double())),
             members=members.sum(1),
             bin_target=members @ y,
-            bin_squared_norm=members @ y.square().sum(1),
-            bin_squared_error=members @ error.square().sum(1),
+            bin_squared_norm=members @ values["squared_norm"],
+            bin_squared_error=members @ values["squared_error"],
         )
 
-    def _add_batch(self, y: Tensor, squared_norm_hat: Tensor, dot: Tensor, squared_error: Tensor) -> None:
+    def _add_batch(self, y: Tensor, values: Mapping[str, Tensor]) -> None:
         """Take in what SAELens averages over batches, or measures from the mean of a batch."""
+        squared_norm_hat, dot = values["squared_norm_hat"].sum(), values["dot"].sum()
         self._add("batches_with_bias", (dot != 0).sum())
         self._add("batch_biases", squared_norm_hat / dot if dot else dot)
-        variance = (y - y.mean(0)).pow(2).sum(1)
-        varies = variance > ROUNDING * y.pow(2).sum(1)
+        variance = (y - y.mean(0)).square().sum(1)
+        varies = variance > ROUNDING * values["squared_norm"]
         self._add("tokens_off_batch_mean", varies.sum())
-        self._add("batch_legacy", (1 - squared_error / variance)[varies].sum())
+        self._add("batch_legacy", (1 - values["squared_error"] / variance)[varies].sum())
 
     def _add(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + value.item()

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lmsae.kernels import cpu
 from lmsae.metrics.contexts import ContextSums, Places, Ratio, mean_of
 from lmsae.metrics.formulas import divide
 
@@ -29,46 +30,40 @@ class TokenLosses:
     divergence: Float[Tensor, "contexts context_size"]
 
 
-NUMBERS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 27}
-"""Logits that are worked on at a time: on a processor so few that they stay in its caches."""
-
-
-def log_probabilities(
-    logits: Float[Tensor, "contexts context_size vocab"],
-) -> Float[Tensor, "contexts context_size vocab"]:
-    """Log probabilities in float32; float32 logits are overwritten."""
-    found = logits if logits.dtype == torch.float32 else torch.empty_like(logits, dtype=torch.float32)
-    size = _rows_at_once(logits)
-    for rows, into in zip(logits.flatten(0, 1).split(size), found.flatten(0, 1).split(size), strict=True):
-        into.copy_(rows.float().log_softmax(-1))
-    return found
+NUMBERS_AT_ONCE = 1 << 27
+"""Logits that are worked on at a time where torch does it."""
 
 
 def token_losses(
     logits: Float[Tensor, "contexts context_size vocab"],
     tokens: Int[Tensor, "contexts context_size"],
     counted: Bool[Tensor, "contexts context_size"],
-    clean_log_p: Float[Tensor, "contexts context_size vocab"] | None = None,
+    clean: Float[Tensor, "contexts context_size vocab"] | None = None,
 ) -> TokenLosses:
-    """The losses of a batch. A token counts if `counted`: its own id is not special. `clean_log_p` are log
-    probabilities of the clean model, in float32; without them there is no divergence."""
+    """The losses of a batch. A token counts if `counted`: its own id is not special. `clean` are the logits of the
+    clean model; without them there is no divergence."""
     has_next = counted.clone()
     has_next[:, -1] = False
-    cross_entropy, divergence = torch.zeros(2, counted.numel(), dtype=torch.float64, device=logits.device)
-    following, size = tokens.roll(-1, 1).flatten(), _rows_at_once(logits)
-    for start, some in zip(range(0, counted.numel(), size), logits.flatten(0, 1).split(size), strict=True):
-        rows = slice(start, start + size)
-        log_p = some.float().log_softmax(-1)
-        cross_entropy[rows] = -log_p.gather(1, following[rows, None])[:, 0].double()
-        if clean_log_p is not None:
-            log_q = clean_log_p.flatten(0, 1)[rows]
-            divergence[rows] = (log_q.exp() * (log_q - log_p)).sum(-1, dtype=torch.float64)
+    following, rows = tokens.roll(-1, 1).flatten(), logits.flatten(0, 1)
+    losses_of = cpu.losses_of_rows if cpu.can_read_logits(logits) else _losses_of_rows
+    cross_entropy, divergence = losses_of(rows, following, None if clean is None else clean.flatten(0, 1))
     cross_entropy, divergence = cross_entropy.view_as(counted), divergence.view_as(counted)
     return TokenLosses(has_next, torch.where(has_next, cross_entropy, 0.0), torch.where(counted, divergence, 0.0))
 
 
-def _rows_at_once(logits: Tensor) -> int:
-    return max(1, NUMBERS_AT_ONCE.get(logits.device.type, 1 << 19) // logits.shape[-1])
+def _losses_of_rows(logits: Tensor, following: Tensor, clean: Tensor | None) -> tuple[Tensor, Tensor]:
+    """As `kernels.cpu.losses_of_rows`, on any device, with log probabilities in float32."""
+    cross_entropy, divergence = torch.zeros(2, len(logits), dtype=torch.float64, device=logits.device)
+    size = max(1, NUMBERS_AT_ONCE // logits.shape[1])
+    for start in range(0, len(logits), size):
+        rows = slice(start, start + size)
+        log_p = logits[rows].float().log_softmax(-1)
+        cross_entropy[rows] = -log_p.gather(1, following[rows, None])[:, 0].double()
+        if clean is not None:
+            log_q = clean[rows].float().log_softmax(-1)
+            terms = (log_q.exp() * (log_q - log_p)).masked_fill(log_q == -torch.inf, 0.0)
+            divergence[rows] = terms.sum(-1, dtype=torch.float64)
+    return cross_entropy, divergence
 
 
 @dataclass
@@ -89,10 +84,10 @@ class NextToken:
         logits: Float[Tensor, "batch position vocab"],
         tokens: Int[Tensor, "batch position"],
         counted: Bool[Tensor, "batch position"],
-        clean_log_p: Float[Tensor, "batch position vocab"] | None = None,
+        clean: Float[Tensor, "batch position vocab"] | None = None,
     ) -> None:
         """Take in a batch. A position counts if `counted` (its own token is not special) and a next token is there."""
-        self.add_losses(token_losses(logits, tokens, counted, clean_log_p), counted)
+        self.add_losses(token_losses(logits, tokens, counted, clean), counted)
 
     def add_losses(self, losses: TokenLosses, counted: Bool[Tensor, "contexts context_size"]) -> None:
         """Take in the losses of a batch."""

@@ -300,6 +300,36 @@ class _Forgetful:
         return self.model.hook_points()
 
 
+class _Continuing(_Forgetful):
+    """A model that runs on from the layers that it lists, and never runs whole."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.layers: list[int] = []
+
+    def logits(self, ids: Tensor) -> Tensor:
+        raise AssertionError("the first layer ran again")
+
+    def logits_with(self, ids: Tensor, edits: Mapping[str, Callable[[Tensor], Tensor]]) -> Tensor:
+        raise AssertionError("the first layer ran again")
+
+    def logits_from(self, ids: Tensor, layer: int, residual: Tensor, edits: Mapping[str, Any]) -> Tensor:
+        self.layers.append(layer)
+        return self.model.logits_from(ids, layer, residual, edits)
+
+
+@pytest.mark.parametrize("hook", ["blocks.1.hook_mlp_out", "blocks.1.hook_attn_out", "blocks.0.hook_resid_post"])
+def test_a_dictionary_is_scored_without_the_layers_before_it_also_where_it_writes_inside_a_layer(
+    hook: str, scored: Scoring, model: Any, text: HeldOutText, mean: Tensor
+) -> None:
+    hooked = attach(random("topk"), hook, mean)
+    continuing: Any = _Continuing(model)
+    (found,) = score([continuing], [hooked], text, 3, lambda count: None)
+    assert isinstance(found, Score)
+    assert {*continuing.layers} == {1}
+    assert found.metrics == scored(hooked)[0].metrics
+
+
 def test_a_dictionary_that_cannot_be_scored_costs_no_other_its_score(
     scored: Scoring, model: Any, text: HeldOutText, mean: Tensor
 ) -> None:

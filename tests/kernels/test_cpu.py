@@ -208,3 +208,64 @@ def test_rows_of_whole_numbers_are_scaled_and_moved(width: int) -> None:
     assert found.dtype == torch.float32
     size = mean.double().abs() + (exact - mean.double()).abs()
     assert ((found - exact).abs() <= 2**-22 * size).all()
+
+
+def exact_losses(logits: Tensor, following: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
+    log_p, log_q = logits.double().log_softmax(-1), clean.double().log_softmax(-1)
+    terms = (log_q.exp() * (log_q - log_p)).masked_fill(log_q == -torch.inf, 0.0)
+    return -log_p.gather(1, following[:, None])[:, 0], terms.sum(-1)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float16], ids=str)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("scale", [1e-3, 3.0, 300.0])
+def test_losses_of_logits_are_those_of_float64(width: int, dtype: torch.dtype, scale: float) -> None:
+    clean = scale * random(ROWS, width)
+    logits = (clean + 0.1 * scale * random(width, ROWS).T).to(dtype)
+    clean, following = clean.to(dtype), torch.arange(ROWS) % width
+    found, expected = cpu_kernels.losses_of_rows(logits, following, clean), exact_losses(logits, following, clean)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.float64
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-11)
+    assert torch.equal(cpu_kernels.losses_of_rows(logits, following)[0], found[0])
+
+
+def test_a_model_has_no_divergence_from_itself_at_all() -> None:
+    logits = 5 * random(ROWS, 1000)
+    _, divergence = cpu_kernels.losses_of_rows(logits, torch.zeros(ROWS, dtype=torch.int64), logits.clone())
+    assert (divergence == 0).all()
+
+
+def test_logits_far_below_the_largest_and_of_minus_infinity_are_taken_as_they_are() -> None:
+    clean = random(ROWS, 300)
+    clean[:, 0], clean[:, 1], clean[:, 2] = 900.0, -1e30, -torch.inf
+    logits = clean.flip(0).contiguous()
+    following = torch.full((ROWS,), 3)
+    for one, other in zip(
+        cpu_kernels.losses_of_rows(logits, following, clean), exact_losses(logits, following, clean), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-10)
+    impossible = random(ROWS, 300)
+    impossible[:, 4] = -torch.inf
+    cross_entropy, divergence = cpu_kernels.losses_of_rows(impossible, torch.full((ROWS,), 4), random(ROWS, 300))
+    assert (cross_entropy == torch.inf).all()
+    assert (divergence == torch.inf).all()
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, *NEGATIVE_NAN[:1]], ids=str)
+def test_logits_that_are_no_numbers_give_none(number: Tensor | float) -> None:
+    logits, clean, following = random(ROWS, 300), random(ROWS, 300), torch.zeros(ROWS, dtype=torch.int64)
+    logits[0, 9:10] = clean[1, 9:10] = number
+    cross_entropy, divergence = cpu_kernels.losses_of_rows(logits, following, clean)
+    assert cross_entropy.isnan().nonzero().flatten().tolist() == [0, 1]
+    assert divergence.isnan().nonzero().flatten().tolist() == [0, 1]
+
+
+def test_losses_of_logits_are_the_same_to_the_bit_in_any_company() -> None:
+    logits, clean = random(400, 700), 2 * random(700, 400).T.contiguous()
+    following = torch.arange(400)
+    whole = cpu_kernels.losses_of_rows(logits, following, clean)
+    for start, stop in ((0, 1), (7, 300), (399, 400)):
+        rows = slice(start, stop)
+        part = cpu_kernels.losses_of_rows(logits[rows], following[rows], clean[rows])
+        assert all(torch.equal(one, other[rows]) for one, other in zip(part, whole, strict=True))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lmsae.lm import huggingface, transformerlens
-from lmsae.lm.continuing import finish, first_layer, run_on, wanted_residual
+from lmsae.lm.continuing import finish, run_on, wanted_residual
 from lmsae.lm.hook_points import family_of, layers_and_width
 from lmsae.lm.tapping import find_module
 
@@ -47,7 +47,8 @@ def test_every_hook_point_is_run_on_from_to_the_bit_of_a_whole_pass(lm: Any, tok
         whole = lm.logits_with(tokens, {name: lambda _, value=value: value})
         found, layers = layers_run(lm, lambda name=name, value=value: run_on(lm, tokens, {name: value}, read))
         assert torch.equal(found, whole), name
-        assert layers == {*range(first_layer([name]), layers_and_width(lm.config)[0])}, name
+        first = int(name.split(".")[1]) + name.endswith(".hook_resid_post")
+        assert layers == {*range(first, layers_and_width(lm.config)[0])}, name
     assert torch.equal(finish(lm, tokens, read), lm.logits(tokens))
     assert layers_run(lm, lambda: lm.logits(tokens))[1] == {*range(layers_and_width(lm.config)[0])}
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lmsae.kernels import cpu as cpu_kernels
 from lmsae.metrics.contexts import Places
 from lmsae.metrics.formulas import (
     Firing,
@@ -14,7 +15,7 @@ from lmsae.metrics.formulas import (
     density_counts,
     density_histogram,
 )
-from lmsae.metrics.splicing import NextToken, log_probabilities, splice_scores
+from lmsae.metrics.splicing import NextToken, splice_scores, token_losses
 
 GENERATOR = torch.Generator().manual_seed(0)
 TOKENS, WIDTH, D_SAE = 50, 4, 6
@@ -207,7 +208,7 @@ OTHER = [[0.9, 0.25, 0.9], [0.5, 0.5, 0.9]]
 
 def measured(p: list[list[float]], counted: Tensor = COUNTED) -> NextToken:
     sums = NextToken()
-    sums.update(logits(p), TOKEN_IDS, counted, log_probabilities(logits(CLEAN)))
+    sums.update(logits(p), TOKEN_IDS, counted, logits(CLEAN))
     return sums
 
 
@@ -228,6 +229,22 @@ def test_divergence_is_from_the_clean_model_to_this_one() -> None:
     assert measured(CLEAN).mean_divergence() == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_torch_and_our_loops_find_the_same_losses(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first stands in for a GPU; a logit of -inf is a token that the model cannot say."""
+    generator = torch.Generator().manual_seed(0)
+    clean, other = (3 * torch.randn(2, 5, 70, generator=generator).to(dtype) for _ in range(2))
+    clean[..., 8] = other[..., 8] = -torch.inf
+    tokens, counted = torch.randint(8, (2, 5), generator=generator), torch.ones(2, 5, dtype=torch.bool)
+    by_loops = token_losses(other, tokens, counted, clean)
+    monkeypatch.setattr(cpu_kernels, "can_read_logits", lambda logits: False)
+    by_torch = token_losses(other, tokens, counted, clean)
+    assert torch.equal(by_loops.has_next, by_torch.has_next)
+    for name in ("cross_entropy", "divergence"):
+        torch.testing.assert_close(getattr(by_loops, name), getattr(by_torch, name), rtol=1e-5, atol=1e-5)
+    assert by_loops.divergence.min() > 0
+
+
 def test_a_special_token_never_counts() -> None:
     changed = [[0.999, *row[1:]] if i == 0 else row for i, row in enumerate(OTHER)]
     assert measured(changed).mean_cross_entropy() == measured(OTHER).mean_cross_entropy()
@@ -243,7 +260,7 @@ def test_next_token_sums_do_not_depend_on_batches() -> None:
     apart = NextToken()
     for row in range(2):
         one = slice(row, row + 1)
-        apart.update(logits(OTHER)[one], TOKEN_IDS[one], COUNTED[one], log_probabilities(logits(CLEAN)[one]))
+        apart.update(logits(OTHER)[one], TOKEN_IDS[one], COUNTED[one], logits(CLEAN)[one])
     whole = measured(OTHER)
     assert apart.positions == whole.positions
     assert apart.mean_cross_entropy() == pytest.approx(whole.mean_cross_entropy(), rel=1e-12)

@@ -399,7 +399,7 @@ def test_the_keys_of_a_reference_row_are_those_of_the_day_they_were_written_down
         "norm": "5f08a3ae35d80966",
         "init": "6c7d43ee008fbd9b",
         "train": "ca945e00fe01e306",
-        "eval": "38acf939f51e2c4b",
+        "eval": "de31474d0d886766",
         "features": "93003a431e925dc1",
         "page": "967d4348b5ead46c",
     }

@@ -59,9 +59,10 @@ class Endpoint:
             except _Passing as passing:
                 self.retried.append(str(passing))
                 if attempt == self.settings.retries:
+                    asked = "once" if attempt == 0 else f"{attempt + 1} times"
                     raise EndpointError(
-                        f"{self.settings.endpoint}: {passing}, {attempt + 1} times. Run again later: answers that came "
-                        "are kept. Fewer --concurrency may help."
+                        f"{self.settings.endpoint}: {passing} (asked {asked}). Run again later: answers that came are "
+                        "kept. Fewer --concurrency may help."
                     ) from None
                 self.sleep(min(2.0**attempt if passing.wait_s is None else passing.wait_s, LONGEST_WAIT_S))
         raise AssertionError("the loop returns or raises")

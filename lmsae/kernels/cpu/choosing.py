@@ -110,7 +110,8 @@ def _keys(floor: Tensor) -> np.ndarray:
 
 
 @compile_loop
-def _key(bits, shift):
+def key_of(bits, shift):
+    """The key of a value by its bits, shifted left to be those of a float32."""
     wide = np.int32(np.int32(bits) << shift)
     return np.int32((wide ^ ((wide >> np.int32(31)) & ALL_BUT_SIGN)) - NEGATIVE_NANS)
 
@@ -162,7 +163,7 @@ def _find_largest_of_rows(bits, shift, k, groups, into, found_bits, start, stop)
         for begin in range(0, width, groups):
             stretch = values[begin : begin + groups]
             for i in range(stretch.size):
-                key = _key(stretch[i], shift)
+                key = key_of(stretch[i], shift)
                 maxima[i] = key if key > maxima[i] else maxima[i]
         level = _level(maxima, k, k + k // 8)
         count = np.uint32(0)
@@ -172,7 +173,7 @@ def _find_largest_of_rows(bits, shift, k, groups, into, found_bits, start, stop)
         found = np.uint32(0)
         for group in kept[:count]:
             for column in range(group, width, groups):
-                key = _key(values[column], shift)
+                key = key_of(values[column], shift)
                 candidates[found], columns[found] = key, column
                 found = np.uint32(found + np.uint32(key >= level))
         _take(candidates[:found], columns, k, into[row])
@@ -199,7 +200,7 @@ def _take(keys, indices, count, into):
 def _find_largest(bits, shift, count, into):
     keys, indices = np.empty(bits.size, np.int32), np.arange(bits.size)
     for i in range(bits.size):
-        keys[i] = _key(bits[i], shift)
+        keys[i] = key_of(bits[i], shift)
     _take(keys, indices, count, into)
 
 
@@ -208,7 +209,7 @@ def _count_above(bits, shift, floors, into, start, stop):
     for row in range(start, stop):
         values, count = bits[row], np.uint32(0)
         for i in range(values.size):
-            count = np.uint32(count + np.uint32(_key(values[i], shift) > floors[i]))
+            count = np.uint32(count + np.uint32(key_of(values[i], shift) > floors[i]))
         into[row] = count
 
 
@@ -220,7 +221,7 @@ def _find_above(bits, shift, floors, starts, into, start, stop):
     for row in range(start, stop):
         values, found = bits[row], np.uint32(0)
         for i in range(values.size):
-            above[i] = _key(values[i], shift) > floors[i]
+            above[i] = key_of(values[i], shift) > floors[i]
         for i in range(eights.size):
             if eights[i]:
                 for column in range(8 * i, 8 * i + 8):

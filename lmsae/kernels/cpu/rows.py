@@ -1,24 +1,16 @@
 """Rows of a matrix in any order, gathered and turned into float32.
 
 The time goes by in waiting for memory, if rows lie anywhere in hundreds of megabytes. A prefetch of each row a few rows
-ahead halves it. Numba has no name for that instruction, so it is defined here.
+ahead halves it.
 """
-
-from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.core.base import BaseContext
-from numba.core.typing.context import Context
-from numba.core.typing.templates import Signature
 from torch import Tensor
 
-from lmsae.kernels.cpu.threads import compile_loop, define_instruction, share_among_threads
+from lmsae.kernels.cpu.instructions import as_float32, prefetch
+from lmsae.kernels.cpu.threads import compile_loop, share_among_threads
 
 AHEAD = 4
 """The number of rows between the prefetch of a row and its turn."""
@@ -29,19 +21,6 @@ SIGN, REST, HALF_TO_FLOAT = np.int32(0x8000), np.int32(0x7FFF), np.float32(2.0**
 FLOAT16, BFLOAT16, FLOAT32 = 0, 1, 2
 KINDS = {torch.float16: FLOAT16, torch.bfloat16: BFLOAT16, torch.float32: FLOAT32}
 BITS = {torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float32: torch.int32}
-
-
-class Builder(Protocol):
-    """The part of llvmlite's IRBuilder that is used here: its own functions have no types."""
-
-    module: ir.Module
-
-    def bitcast(self, value: ir.Value, typ: ir.Type) -> ir.NamedValue: ...
-    def call(self, fn: ir.Value, args: Sequence[ir.Value]) -> ir.Value: ...
-
-
-Generate = Callable[[BaseContext, Builder, Signature, Sequence[ir.Value]], ir.Value]
-"""Writes the code of an instruction."""
 
 
 def gather_as_float32(rows: Float[Tensor, "rows width"], taken: Int[Tensor, " taken"]) -> Float[Tensor, "taken width"]:
@@ -76,44 +55,11 @@ def _all_within(taken: Tensor, rows: int) -> bool:
     return not len(taken) or bool(taken.min() >= 0 and taken.max() < rows)
 
 
-@define_instruction
-def _prefetch(
-    typing: Context, array: types.Array, row: types.Integer, item: types.Integer
-) -> tuple[Signature, Generate]:
-    """Ask for an item of a matrix to be brought into the cache, without waiting."""
-
-    def generate(
-        context: BaseContext, builder: Builder, signature: Signature, arguments: Sequence[ir.Value]
-    ) -> ir.Value:
-        of = signature.args[0]
-        struct = context.make_array(of)(context, builder, arguments[0])
-        item = cgutils.get_item_pointer(context, builder, of, struct, list(arguments[1:]), wraparound=False)
-        pointer, i32 = builder.bitcast(item, ir.IntType(8).as_pointer()), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, i32, i32, i32])
-        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        builder.call(prefetch, [pointer, i32(0), i32(3), i32(1)])  # to read, soon, data
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, types.intp), generate
-
-
-@define_instruction
-def _float(typing: Context, bits: types.Integer) -> tuple[Signature, Generate]:
-    """The float32 that has these 32 bits."""
-
-    def generate(
-        context: BaseContext, builder: Builder, signature: Signature, arguments: Sequence[ir.Value]
-    ) -> ir.Value:
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.int32), generate
-
-
 @compile_loop
 def _prefetch_row(rows, taken, at, stop):
     if at < stop:
         for item in range(0, rows.shape[1], LINE_BYTES // rows.itemsize):
-            _prefetch(rows, taken[at], item)
+            prefetch(rows, taken[at], item)
 
 
 @compile_loop
@@ -127,13 +73,13 @@ def _gather_as_float32(bits, kind, taken, into, start, stop):
             for j in range(out.size):
                 wide = np.int32(row[j])
                 bits_of_float = np.int32((wide & REST) << np.int32(13) | (wide & SIGN) << np.int32(16))
-                out[j] = _float(bits_of_float) * HALF_TO_FLOAT
+                out[j] = as_float32(bits_of_float) * HALF_TO_FLOAT
         elif kind == BFLOAT16:
             for j in range(out.size):
-                out[j] = _float(np.int32(np.int32(row[j]) << np.int32(16)))
+                out[j] = as_float32(np.int32(np.int32(row[j]) << np.int32(16)))
         else:
             for j in range(out.size):
-                out[j] = _float(np.int32(row[j]))
+                out[j] = as_float32(np.int32(row[j]))
 
 
 @compile_loop

@@ -5,11 +5,10 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 from numba import njit
-from numba.extending import intrinsic
 
 SMALL = 1 << 16
 """The numbers that are worth a thread."""
@@ -30,14 +29,6 @@ def compile_loop(function: Callable[P, R]) -> Callable[P, R]:
         return njit(cache=True, **options)(function)
     except RuntimeError:  # neither this package's folder nor the user's cache can be written
         return njit(**options)(function)
-
-
-def define_instruction(function: Callable[..., object]) -> Callable[..., Any]:
-    """Define an instruction, which Numba has no name for, for compiled functions.
-
-    From the types of the arguments, the function makes a signature and a function that writes the code.
-    """
-    return intrinsic(function)
 
 
 def share_among_threads(rows: int, numbers: int, work: Callable[[int, int], None]) -> None:
