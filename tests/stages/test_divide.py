@@ -157,6 +157,33 @@ def test_vectors_of_no_language_run_through_to_a_report(vision: Path, lmsae: Com
     assert " 0 made" in lmsae("run").err
 
 
+def test_evaluations_on_the_way_measure_vectors_and_no_losses(vision: Path, lmsae: Command) -> None:
+    row = {"name": "top", "sae.architecture": "topk", "sae.k": "4"}
+    write_sweep(vision, [{**row, "train.eval_steps": "8", "train.keep_steps": "8"}])
+    make_until("eval")
+    (folder,) = (vision / "artifacts" / "train").iterdir()
+    with open(folder / "along.csv", newline="") as file:
+        first, last = csv.DictReader(file)
+    assert [*first] == ["steps", "tokens", "explained_variance", "mse", "l2_ratio", "l0", "dead"]
+    (file,) = (vision / "artifacts" / "eval").glob("*/metrics.json")
+    metrics = json.loads(file.read_text())
+    assert metrics["tokens"] == 640
+    assert {name: float(last[name]) for name in ("explained_variance", "mse", "l2_ratio", "l0")} == {
+        name: metrics[name] for name in ("explained_variance", "mse", "l2_ratio", "l0")
+    }
+    # The other one by hand, of the dictionary that was kept there.
+    dictionary = Dictionary.load(folder / "steps" / "8")
+    (divided,) = (vision / "artifacts" / "divide").iterdir()
+    x = made_vectors()[torch.from_numpy(open_tokens(divided).held_out[:].astype("int64")).flatten()]
+    codes = dictionary.encode(x)
+    error, true = (x - dictionary.decode(codes, x)).double(), x.double()
+    assert (first["steps"], float(first["l0"])) == ("8", float((codes != 0).sum(1).double().mean()))
+    assert float(first["mse"]) == pytest.approx(float(error.pow(2).sum(1).mean()), rel=1e-5)
+    unexplained = error.pow(2).sum() / (true - true.mean(0)).pow(2).sum()
+    assert float(first["explained_variance"]) == pytest.approx(1 - float(unexplained), rel=1e-5)
+    assert 0 < float(first["explained_variance"]) < float(last["explained_variance"])
+
+
 @pytest.mark.parametrize("stage", ["activations", "eval"])
 def test_files_that_changed_since_the_plan_are_refused(vision: Path, lmsae: Command, stage: str) -> None:
     make_until({"activations": "divide", "eval": "train"}[stage])
