@@ -121,7 +121,7 @@ def write_vision(folder: Path) -> None:
         dataset={"name": "nowhere"},
         tokenize=tokenize,
         activations={"source": "file", "files": ["clip"]},
-        train={"tokens": 4096, "lr": 0.01},
+        train={"tokens": 4096, "lr": 0.01, "eval_steps": 8},
         features={"tokens": 2000},
         runtime={"artifacts": "artifacts", "results": "results"},  # dvc.yaml asks for these
     )
@@ -142,6 +142,7 @@ def test_vectors_of_no_language_run_through_to_a_report(vision: Path, lmsae: Com
     assert not any(name.startswith("ce_") for name in rows[0])
     assert "model_loss" not in lmsae("doctor").out
     assert (vision / "results/report.html").exists()
+    assert Path("results/plots/along-1.svg").exists()
     assert json.loads((vision / "results/rows/top/eval/breakdown.json").read_text()) == {}
     described = package.features("top")
     assert described.info.logits == "none: own activations have no logits"
@@ -159,7 +160,7 @@ def test_vectors_of_no_language_run_through_to_a_report(vision: Path, lmsae: Com
 
 def test_evaluations_on_the_way_measure_vectors_and_no_losses(vision: Path, lmsae: Command) -> None:
     row = {"name": "top", "sae.architecture": "topk", "sae.k": "4"}
-    write_sweep(vision, [{**row, "train.eval_steps": "8", "train.keep_steps": "8"}])
+    write_sweep(vision, [{**row, "train.keep_steps": "8"}])
     make_until("eval")
     (folder,) = (vision / "artifacts" / "train").iterdir()
     with open(folder / "along.csv", newline="") as file:
