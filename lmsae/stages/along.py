@@ -58,7 +58,7 @@ class HeldOut(Frozen):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """What an evaluation tells: own activations have no language model, and so no losses of one."""
+        """The metrics of an evaluation: own activations have no language model, and so no losses of one."""
         return METRICS if "model" in self.groups else OF_VECTORS
 
 
