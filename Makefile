@@ -27,8 +27,8 @@ transformerlens: $(STAMP) ## run the tests of the TransformerLens backend under 
 	$(BIN)/pip install --quiet --no-deps --target build/transformerlens transformer-lens==$(TRANSFORMERLENS)
 	PYTHONPATH=build/transformerlens $(BIN)/python -c 'import transformer_lens as found; print(found.__file__); \
 	  import sys; sys.exit("build/transformerlens" not in found.__file__)'
-	PYTHONPATH=build/transformerlens $(BIN)/pytest -n $(WORKERS) --dist loadgroup -k "transformerlens or bridge" \
-	  tests/lm/test_backends.py tests/lm/test_probing.py $(ARGS)
+	PYTHONPATH=build/transformerlens $(BIN)/pytest -n $(WORKERS) --dist loadgroup -k "transformerlens or bridge or lens_models" \
+	  tests/lm/test_backends.py tests/lm/test_probing.py tests/lm/test_lens_models.py $(ARGS)
 
 check: $(STAMP) ## lint, format, types, import floors, workflow
 	$(BIN)/ruff check

@@ -8,13 +8,16 @@ import base64
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+
+from tests.local_server import Handler, start_server
 
 PAGE = 20
 """Files in one answer of a listing."""
@@ -68,20 +71,23 @@ class Hub:
 def start_hub() -> Iterator[Hub]:
     hub = Hub()
 
-    class Handler(_Handler):
+    class Answering(_Handler):
         state = hub
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with start_server(Answering) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+
+
+def turn_client_to(hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the client in this process talk to a hub, with a cache of its own."""
+    from huggingface_hub import constants, hf_api
+
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(hf_api.api, "endpoint", hub.url)
 
 
 class _Refused(Exception):
@@ -89,12 +95,9 @@ class _Refused(Exception):
         self.status, self.headers = status, {name.replace("_", "-"): text for name, text in headers.items()}
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     state: Hub
     protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
 
     def do_GET(self) -> None:
         self._answer()
@@ -102,32 +105,24 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_PUT = do_GET
 
     def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.read_body()
         self.address = urlsplit(self.path)
         asked = f"{self.command} {unquote(self.address.path)}"
         self.state.asked.append(asked)
         for number, (pattern, status, headers) in enumerate(self.state.errors):
             if re.search(pattern, asked):
                 del self.state.errors[number]
-                return self._send(status, b'{"error": "asked for"}', headers)
+                return self.send(status, b'{"error": "asked for"}', headers)
         try:
             for pattern, answer in _ROUTES:
                 if match := re.fullmatch(pattern, asked):
                     return answer(self, body, *match.groups())
             raise _Refused(404, X_Error_Code="EntryNotFound")
         except _Refused as refused:
-            self._send(refused.status, b'{"error": "no"}', refused.headers)
-
-    def _send(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, text in {"Content-Length": str(len(content)), **(headers or {})}.items():
-            self.send_header(name, text)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
+            self.send(refused.status, b'{"error": "no"}', refused.headers)
 
     def _json(self, value: Any, status: int = 200, **headers: str) -> None:
-        self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json", **headers})
+        self.send(status, json.dumps(value).encode(), {"Content-Type": "application/json", **headers})
 
     def _owners(self) -> set[str]:
         """The owners that the caller may write for."""
@@ -240,11 +235,11 @@ class _Handler(BaseHTTPRequestHandler):
             digest = hashlib.sha256(content).hexdigest()
             headers |= {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content))}
             elsewhere = self.state.url.replace("127.0.0.1", "localhost")  # the hub has large files on other hosts, too
-            return self._send(302, b"", {**headers, "Location": f"{elsewhere}/large/{digest}"})
-        self._send(200, content, headers)
+            return self.send(302, b"", {**headers, "Location": f"{elsewhere}/large/{digest}"})
+        self.send(200, content, headers)
 
     def get(self, body: bytes, digest: str) -> None:
-        self._send(200, self.state.large[digest])
+        self.send(200, self.state.large[digest], {})
 
     def validate(self, body: bytes) -> None:
         self._owners()

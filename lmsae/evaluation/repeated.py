@@ -38,10 +38,10 @@ class RepeatedScoring:
         """`like` is a dictionary at the hook points of all to come. Raises NotEnoughTokens if no token counts."""
         self._models, self._contexts, passes = models, list[_Contexts](), ModelPasses(models)
         device = models[0].device
-        means = dict(zip(like.writes, like.means, strict=True))
+        means, self._splices = dict(zip(like.writes, like.means, strict=True)), "model" in like.groups
         ablations = [
             Ablation(model, {point: mean for point, mean in means.items() if point.model == model})
-            for model in like.models
+            for model in (like.models if self._splices else ())
         ]
         for ids, usable in text.batches(batch_contexts):
             ids, usable = ids.to(device), usable.to(device)
@@ -51,19 +51,19 @@ class RepeatedScoring:
             for ablation in ablations:
                 passes.ablate(ablation)
             self._contexts.append(_Contexts(ids, counted, {point: one.cpu() for point, one in found.items()}))
-        if not any(bool(contexts.counted[:, :-1].any()) for contexts in self._contexts):
+        if not any(bool(text.scored(contexts.counted).any()) for contexts in self._contexts):
             raise NotEnoughTokens(
                 "every held-out token that has a next token is above the largest norm: raise "
                 "activations.max_norm_factor"
             )
-        self._clean = NextToken.pooled(passes.clean[model] for model in like.models)
+        self._clean = NextToken.pooled(passes.clean[ablation.model] for ablation in ablations)
         self._ablated = NextToken.pooled(passes.ablated[ablation.key] for ablation in ablations)
 
     @torch.inference_mode()
     def score(self, hooked: HookedDictionary) -> Score:
         """The metrics that `score` gives, of those of the groups reconstruction and sparsity that need no counts of
-        latents, and of the model the loss with the dictionary in place: ce_spliced, ce_difference, ce_loss_score_mean.
-        """
+        latents, and if the group model is among them the loss with the dictionary in place: ce_spliced, ce_difference,
+        ce_loss_score_mean."""
         reconstruction = Reconstruction(torch.cat(list(hooked.means)), NEGLIGIBLE * math.hypot(*hooked.mean_norms))
         firing, spliced = Firing(), NextToken()
         for contexts in self._contexts:
@@ -76,17 +76,22 @@ class RepeatedScoring:
             written = hooked.dictionary.decode(codes, x)
             reconstruction.update(target[contexts.counted], written[contexts.counted])
             firing.update(codes[contexts.counted])
-            self._splice(hooked, contexts, activations, written, spliced)
-        # Of all ablations that of the mean alone is known: the other scores are left out.
-        losses = splice_scores(self._clean, spliced, *[self._ablated] * 3)
-        kept = {name: losses[name] for name in ("ce_spliced", "ce_difference", "ce_loss_score_mean")}
+            if self._splices:
+                self._splice(hooked, contexts, activations, written, spliced)
         density = firing.density()
         vectors = {"density": density, "mean_activation": firing.mean_activation()}
         return Score(
-            {**reconstruction.result(), **firing.result(), **kept},
+            {**reconstruction.result(), **firing.result(), **self._losses(spliced)},
             {"density_histogram": density_histogram(density)},
             {name: vector.float().cpu() for name, vector in vectors.items()},
         )
+
+    def _losses(self, spliced: NextToken) -> dict[str, float]:
+        """Of all ablations that of the mean alone is known: the other scores are left out."""
+        if not self._splices:
+            return {}
+        losses = splice_scores(self._clean, spliced, *[self._ablated] * 3)
+        return {name: losses[name] for name in ("ce_spliced", "ce_difference", "ce_loss_score_mean")}
 
     def _splice(
         self,

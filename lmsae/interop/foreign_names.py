@@ -14,6 +14,8 @@ _MODELS = (
     (r"(phi-.+)", r"microsoft/\1"),
     (r"(opt-.+)", r"facebook/\1"),
     (r"(qwen.+)", r"Qwen/\1"),
+    (r"attn-only-([1-4])l", r"NeelNanda/Attn_Only_\1L512W_C4_Code"),
+    (r"(gelu|solu)-([1-4])l", r"NeelNanda/\1_\2L512W_C4_Code"),
     (r"((?:meta-)?llama-.+)", r"meta-llama/\1"),
 )
 """Patterns of TransformerLens's short names, and the repositories that they mean. The hub ignores case."""

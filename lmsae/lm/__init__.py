@@ -12,6 +12,7 @@ lm.logits_with(tokens, {"blocks.1.hook_resid_post": dictionary}) # with a dictio
 from typing import TYPE_CHECKING, Literal
 
 from lmsae.errors import SourceError
+from lmsae.lm import lens_models
 from lmsae.lm.hook_points import family_of
 from lmsae.lm.resolving import (
     ResolvedModel,
@@ -54,8 +55,11 @@ def load(
 
     Raises SourceError if its family is not known, its files cannot be had, or the backend does not support it.
     """
-    family_of(read_config(model))  # before a download of gigabytes
+    config = read_config(model)
+    family_of(config)  # before a download of gigabytes
     require_usable(model)
+    if reason := lens_models.obstacle(config, backend):
+        raise SourceError(f"model {model.name}: model.backend {reason}")
     if (features := features_of(model)) is not None:
         return _load_features(features, backend, dtype, device)
     path = weights_folder(model)
@@ -64,6 +68,10 @@ def load(
 
         if device_map is not None:
             raise SourceError("runtime.device_map is for model.backend huggingface: a bridge has one device")
+        if lens_models.is_lens_model(config):
+            from lmsae.lm import hooked_transformer
+
+            return hooked_transformer.load(path, config, dtype, device)
         return transformerlens.load(path, dtype, device, trust_remote_code)
     from lmsae.lm import huggingface
 

@@ -296,3 +296,42 @@ FEATURES = Family(
     is_transformer=False,
 )
 """The model builtin:features, which transformers does not know: its hook points name no modules."""
+
+LENS_TYPE = "hooked_transformer"
+"""Stands in the place of model_type in the config of a model that only TransformerLens knows."""
+_NO_MLPS = "its layers have an attention and no MLP (attn_only); take hook_attn_out or hook_resid_post"
+_LENS_UNUSABLE = "lmsae starts from weights of models of transformers"
+_NO_NORM = "its attention and MLP read the residual stream itself (normalization_type is null)"
+
+
+def _lens_missing(config: ModelConfig) -> Mapping[str, str]:
+    mlp = ("hook_resid_mid", "ln2.hook_normalized", "mlp.hook_post", "hook_mlp_out")
+    no_norm = {} if config.get("normalization_type") else dict.fromkeys(_NO_NORMS, _NO_NORM)
+    return {**no_norm, **(dict.fromkeys(mlp, _NO_MLPS) if config.get("attn_only") else {})}
+
+
+def _lens_unusable(config: ModelConfig) -> Mapping[str, str]:
+    straight = config.get("normalization_type") and not config.get("final_rms")
+    logits = {} if straight else {"logits": "its last norm is no layer norm"}
+    return {**dict.fromkeys(("mlp", "attention"), _LENS_UNUSABLE), **logits}
+
+
+LENS = Family(
+    "blocks",
+    _GPT2_POINTS | {"attn.hook_z": ModuleSide("attn.o", "in"), "mlp.hook_post": ModuleSide("mlp.out", "in")},
+    Projections("", ()),
+    {
+        "n_layers": "n_layers",
+        "n_heads": "n_heads",
+        "d_head": "d_head",
+        "d_model": "d_model",
+        "d_mlp": "d_mlp",
+        "max_context": "n_ctx",
+        "n_key_heads": "n_heads",
+    },
+    Ending("ln_final", "layer", "embed"),
+    missing=_lens_missing,
+    unusable=_lens_unusable,
+)
+"""TransformerLens's own models, which transformers does not know. Of the weights only those that lead to the logits
+have names here (lmsae/lm/hooked_transformer.py)."""

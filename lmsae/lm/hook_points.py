@@ -24,7 +24,7 @@ from dataclasses import replace
 from typing import Any
 
 from lmsae.errors import HookPointError, SourceError, suggest
-from lmsae.lm.families import FAMILIES, FEATURES, UNNAMED
+from lmsae.lm.families import FAMILIES, FEATURES, LENS, LENS_TYPE, UNNAMED
 from lmsae.lm.family import Family, ModuleSide
 from lmsae.lm.features import MODEL_TYPE
 
@@ -135,7 +135,7 @@ def require(name: str, config: Mapping[str, Any]) -> int:
     if _NAME.fullmatch(name) and (why := family.missing(config).get(split(name)[1])):
         raise HookPointError(f"this model has no {name}: {why}")
     near = _describe_module(name, family, known) if family.layers else ""
-    if is_module(name) and not near and config["model_type"] != MODEL_TYPE:
+    if is_module(name) and not near and config["model_type"] not in (MODEL_TYPE, LENS_TYPE):
         return _size(config, family, "d_model")
     if not known:
         raise HookPointError(
@@ -168,6 +168,8 @@ def family_of(config: Mapping[str, object]) -> Family:
     model_type = config.get("model_type")
     if model_type == MODEL_TYPE:
         return FEATURES
+    if model_type == LENS_TYPE:
+        return LENS
     if not isinstance(model_type, str):
         raise SourceError(
             f"config.json names no model family (model_type = {model_type!r}), as that of each model of transformers "

@@ -88,7 +88,7 @@ def load_pretrained(
     mismatched = {name: (tuple(found), tuple(wanted)) for name, found, wanted in report["mismatched_keys"]}
     unused = {name for name in report["unexpected_keys"] if not _BUFFER.search(name)}
     unused = {name for name in unused if cut is None or not cut.leaves_out(name)}
-    _require_all(folder, set(report["missing_keys"]), unused, mismatched)
+    require_all(folder, set(report["missing_keys"]), unused, mismatched)
     for line in said:
         print(f"{folder}: transformers says: {line}", file=sys.stderr)
     _freeze(model, None if device_map is not None else device)
@@ -126,10 +126,15 @@ def _require_floats(folder: Path) -> None:
             )
 
 
-def _require_all(
-    folder: Path, missing: set[str], unused: set[str], mismatched: Mapping[str, tuple[Shape, Shape]]
+def require_all(
+    folder: Path,
+    missing: set[str],
+    unused: set[str],
+    mismatched: Mapping[str, tuple[Shape, Shape]],
+    advice: str | None = None,
 ) -> None:
-    """Raise SourceError unless the weights in a folder are those of the model that its config.json describes."""
+    """Raise SourceError unless the weights in a folder are those of the model that its config.json describes: none
+    missing, none unused, and none of another shape (name -> the one found, the one wanted)."""
     if not (missing or unused or mismatched):
         return
     shapes = [f"{name} ({list(found)} for {list(wanted)})" for name, (found, wanted) in sorted(mismatched.items())]
@@ -140,7 +145,7 @@ def _require_all(
     ]
     raise SourceError(
         f"the weights in {folder} are not those of the model that its config.json describes: "
-        f"{'; '.join(part for part in parts if part)}. {_advice(missing, unused, set(mismatched.values()))}"
+        f"{'; '.join(part for part in parts if part)}. {advice or _advice(missing, unused, set(mismatched.values()))}"
     )
 
 

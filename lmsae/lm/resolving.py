@@ -15,6 +15,7 @@ from lmsae.errors import ChangedSource, SourceError, suggest
 from lmsae.lm import features
 from lmsae.lm.features import Features
 from lmsae.lm.hook_points import text_config
+from lmsae.lm.lens_models import PICKLES, is_lens_config, is_lens_model, lens_config, pickle_in
 from lmsae.lm.weights import CONFIG, INDEX, WEIGHTS, missing_files, obstacle, require_no_adapter
 from lmsae.runtime import hub
 
@@ -77,15 +78,28 @@ def features_of(model: ResolvedModel) -> Features | None:
 
 
 def default_tokenizer(model: ResolvedModel) -> str | None:
-    """The name of the model that lends its tokenizer to one without, if the user names none; None if it has its own."""
-    return STDLIB if Features.parse(model.name) else None
+    """The name of the model that lends its tokenizer to one without, if the user names none; None if it has its own, or
+    nothing is said of one.
+
+    TransformerLens's own models lie without a tokenizer, and their config.json names one.
+    """
+    if Features.parse(model.name):
+        return STDLIB
+    config = read_config(model)
+    local = _local_folder(model.name)
+    if not is_lens_model(config) or (local is not None and not _missing_tokenizer(local)):
+        return None
+    return config["tokenizer_name"]
 
 
 def weights_folder(model: ResolvedModel) -> Path:
     """A local folder with the model's config, weights and tokenizer. A hub model is downloaded at its revision.
 
     Raises SourceError if they cannot be had, or if there are no safetensors: pickled weights can run code as they load.
+    Of TransformerLens's own models, which lie as such, they are read as tensors and nothing else.
     """
+    if is_lens_model(read_config(model)):
+        return _lens_folder(model)
     found = _planned_folder(model) or _download(model, [*_TEXT_FILES, "*.safetensors"], missing_files)
     missing = missing_files(found)
     require_no_adapter(model.name, found)
@@ -100,6 +114,20 @@ def weights_folder(model: ResolvedModel) -> Path:
         f"{found}: missing is {', '.join(missing)}. Get it again, or save the weights with transformers: "
         "model.save_pretrained(folder), and name that folder"
     )
+
+
+def _lens_folder(model: ResolvedModel) -> Path:
+    def missing(folder: Path) -> list[str]:
+        return [] if pickle_in(folder) is not None else missing_files(folder)
+
+    found = _planned_folder(model) or _download(model, [*_TEXT_FILES, "*.safetensors", PICKLES[0]], missing)
+    if lacking := missing(found):
+        raise SourceError(
+            f"model {model.name}: wanted weights of a HookedTransformer ({WEIGHTS} or {', '.join(PICKLES)}), found "
+            f"none in {found}: missing is {', '.join(lacking)}. Save them: torch.save(model.state_dict(), "
+            '"FOLDER/model_final.pth")'
+        )
+    return found
 
 
 def require_usable(model: ResolvedModel) -> None:
@@ -142,6 +170,8 @@ def read_config(model: ResolvedModel) -> JsonObject:
         raise SourceError(f"model {model.name}: {path} is not readable as JSON: {error}") from None
     if not isinstance(config, dict):
         raise SourceError(f"model {model.name}: {path} holds no JSON object, so it is no config of a model")
+    if is_lens_config(config):
+        return lens_config(config, f"model {model.name}: {path}")
     return text_config(config)
 
 

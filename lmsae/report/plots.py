@@ -218,9 +218,10 @@ def _curves(group: Sequence[Result], styles: _Styles) -> Panels:
 def _along(group: Sequence[Result], styles: _Styles) -> Panels:
     """The metrics on held-out text in the course of training."""
     lines, legend = _named_lines(group, styles)
-    count = len(ALONG_PANELS)
+    shown = [(column, title) for column, title in ALONG_PANELS if any(column in result.along for result in group)]
+    count = len(shown)
     panels = Panels(count, count, Cell(WIDTH / count, 2.7), legend)
-    for axes, (column, title) in zip(panels.axes, ALONG_PANELS, strict=True):
+    for axes, (column, title) in zip(panels.axes, shown, strict=True):
         for result, style in ((result, style) for seeds, style in lines for result in seeds.results):
             axes.plot(result.along["tokens"], result.along[column], marker=".", markersize=4, alpha=0.9, **style)
         describe_axes(axes, title, "training tokens")

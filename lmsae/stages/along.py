@@ -16,7 +16,7 @@ from lmsae.runtime.drafts import draft_of
 from lmsae.runtime.wandb_log import Counts
 from lmsae.stages.finishing import finish_copy
 from lmsae.stages.inputs.held_out import EvalSection, hook_up, read_held_out, require_current
-from lmsae.stages.models import LMConfig
+from lmsae.stages.models import LMConfig, require_unchanged
 from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Place, inputs_from
 from lmsae.stages.stage import Job
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 LINES, DENSITIES, KEPT = "along.csv", "densities.csv", "steps"
 LATENTS = "latents.safetensors"
 MEASURED = ("reconstruction", "sparsity", "model")
-METRICS = ("explained_variance", "mse", "l2_ratio", "l0", "ce_loss_score_mean", "ce_difference")
-COLUMNS = ("steps", "tokens", *METRICS, "dead")
+OF_VECTORS = ("explained_variance", "mse", "l2_ratio", "l0")
+OF_MODEL = ("ce_loss_score_mean", "ce_difference")
+METRICS = (*OF_VECTORS, *OF_MODEL)
 TOLD = {
     "explained_variance": "explained variance",
     "l0": "L0",
@@ -40,11 +41,11 @@ TOLD = {
     "dead": "dead latents",
 }
 Line = dict[str, Any]
-"""An evaluation: COLUMNS by name, and `histogram`, the latents by firing rate."""
+"""An evaluation: the columns of `along.csv` by name, and `histogram`, the latents by firing rate."""
 
 
-def _current_versions() -> dict[str, int]:
-    return {name: GROUPS[name].version for name in MEASURED}
+def _current_versions(*, without_model: bool = False) -> dict[str, int]:
+    return {name: GROUPS[name].version for name in MEASURED if not (without_model and GROUPS[name].needs_model)}
 
 
 class HeldOut(Frozen):
@@ -55,11 +56,18 @@ class HeldOut(Frozen):
     batch_contexts: int
     groups: dict[str, int] = Field(default_factory=_current_versions)
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics of an evaluation: own activations have no language model, and so no losses of one."""
+        return METRICS if "model" in self.groups else OF_VECTORS
+
 
 def held_out_of(row: ResolvedRow) -> HeldOut:
     """The held-out evaluations of a row's training."""
     batch_contexts = row.section(EvalSection).batch_contexts
-    return HeldOut(models=tuple(row.models), places=tuple(row.places.all), batch_contexts=batch_contexts)
+    groups = _current_versions(without_model=row.text is None)
+    places = tuple(row.places.all)
+    return HeldOut(models=tuple(row.models), places=places, batch_contexts=batch_contexts, groups=groups)
 
 
 class Scorings:
@@ -74,16 +82,18 @@ class Scorings:
         from lmsae.evaluation.repeated import RepeatedScoring
 
         config, held_out, norms = job.config, job.config.held_out, inputs_from("norm", job.inputs)
-        hooked = hook_up(dictionary, held_out.places, config.sites, norms, MEASURED)
+        hooked = hook_up(dictionary, held_out.places, config.sites, norms, [*held_out.groups])
         name = measured_as(config.model_dump(mode="json"))
         if name not in self._scorings:
             most, by = config.eval_tokens, "train.eval_tokens"
+            models = [self._models[model] for model in held_out.models]
             self._scorings[name] = RepeatedScoring(
-                [self._models[model] for model in held_out.models],
+                models,
                 read_held_out(job.inputs["tokens"], norms, held_out.places, config, most, by),
                 hooked,
                 held_out.batch_contexts,
             )
+            require_unchanged(models)
         return self._scorings[name].score(hooked)
 
 
@@ -134,7 +144,8 @@ class Along:
         if not self._evaluated:
             return
         lines = [self._lines[steps] for steps in sorted(self._lines)]
-        _write_csv(self._job.out / LINES, COLUMNS, [[line[name] for name in COLUMNS] for line in lines])
+        columns = ("steps", "tokens", *self._job.config.held_out.metrics, "dead")
+        _write_csv(self._job.out / LINES, columns, [[line[name] for name in columns] for line in lines])
         bins = [[line["steps"], *one] for line in lines for one in zip(bin_centers(), line["histogram"], strict=True)]
         _write_csv(self._job.out / DENSITIES, ("steps", "log10_density", "latents"), bins)
 
@@ -188,7 +199,7 @@ class Along:
     def _evaluate(self, run: "Run", dictionary: "Dictionary") -> "Score":
         score = self._scorings.score(self._job, dictionary)
         line: Line = {"steps": run.steps_done, "tokens": run.steps_done * run.config.batch_size}
-        line |= {name: score.metrics[name] for name in METRICS}
+        line |= {name: score.metrics[name] for name in self._job.config.held_out.metrics}
         line |= {"dead": run.count_dead(), "histogram": score.histograms["density_histogram"]}
         self._lines[run.steps_done] = line
         self.evaluations += 1
@@ -215,8 +226,9 @@ def tell(lines: Sequence[Line]) -> list[str]:
     """A sentence on the evaluations after each number of steps; of several runs the range."""
     said = []
     for steps in sorted({line["steps"] for line in lines}):
-        values = {name: [line[name] for line in lines if line["steps"] == steps] for name in TOLD}
-        parts = [f"{title} {_range(values[name])}" for name, title in TOLD.items()]
+        here = [line for line in lines if line["steps"] == steps]
+        values = {name: [line[name] for line in here if name in line] for name in TOLD}
+        parts = [f"{title} {_range(values[name])}" for name, title in TOLD.items() if values[name]]
         said.append(f"after {steps:,} steps, on held-out text: {', '.join(parts)}")
     return said
 
@@ -228,7 +240,8 @@ def _range(values: Sequence[float]) -> str:
 
 def _point(line: Line) -> dict[str, float | Counts]:
     """An evaluation for a run's log, at the step of the curves that had been done last."""
-    measured = {name: line[name] for name in METRICS} | {"log10_density": Counts(line["histogram"], *HISTOGRAM_ENDS)}
+    measured = {name: line[name] for name in METRICS if name in line}
+    measured |= {"log10_density": Counts(line["histogram"], *HISTOGRAM_ENDS)}
     return {"step": line["steps"] - 1, **{f"held_out/{name}": value for name, value in measured.items()}}
 
 

@@ -89,9 +89,9 @@ def _end_of(hook_point: str | None, last: str) -> tuple[int, str]:
 
 
 def _mlp_width(config: Mapping[str, Any], every_expert: bool) -> int:
-    """The width of an MLP's hidden layer, of all experts that count."""
+    """The width of an MLP's hidden layer, of all experts that count; 0 of a model without MLPs."""
     experts = family_of(config).experts
     if experts is None:
-        return hook_points(config)["blocks.0.mlp.hook_post"]
+        return hook_points(config).get("blocks.0.mlp.hook_post", 0)
     count, width = (config.get(*size) for size in (experts.count if every_expert else experts.active, experts.width))
     return count * width

@@ -28,7 +28,8 @@ class ModelSection(Frozen):
     backend: Backend = Field(
         default="huggingface",
         description="Library that runs the model. Both give the same activations up to rounding: as a model is loaded, "
-        "transformerlens is compared with huggingface on a few tokens, and refused where it differs.",
+        "transformerlens is compared with huggingface on a few tokens, and refused where it differs. TransformerLens's "
+        "own models (attn-only-2l, gelu-1l, solu-4l ...) run with transformerlens alone (docs/hook-points.md).",
     )
     dtype: Dtype = Field(default="float32", description="Precision that the model runs in.")
     others: tuple[str, ...] = Field(

@@ -205,7 +205,8 @@ class TrainConfig(Frozen):
         default=0,
         ge=0,
         description="Time between two evaluations of the dictionary on held-out text in the course of training; the "
-        "last one comes at its end. They run the language model, write `along.csv` and change no weight. 0 is off.",
+        "last one comes at its end. They run the language model if there is one, write `along.csv` and change no "
+        "weight. 0 is off.",
     )
     eval_tokens: int = Field(
         default=16_384,

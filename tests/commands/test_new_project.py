@@ -1,5 +1,7 @@
 """A new project: what is in it, and what is never overwritten."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,6 +85,70 @@ def test_an_empty_folder_is_filled(tmp_path: Path, lmsae: Lmsae) -> None:
     (tmp_path / "mine").mkdir()
     assert lmsae("new", str(tmp_path / "mine")).code == 0
     assert files(tmp_path / "mine") == FILES
+
+
+def test_an_empty_folder_that_is_filled_is_the_same_folder_so_that_a_shell_may_stand_in_it(
+    tmp_path: Path, lmsae: Lmsae, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    assert lmsae("new", ".").code == 0
+    assert files(Path.cwd()) == files(tmp_path / "mine") == FILES
+    assert Path("README.md").read_text().startswith("# mine\n")
+
+
+KILLED = """
+import itertools, os, signal, sys
+from pathlib import Path
+from lmsae.commands.new_project import start_project
+
+STEPS = {"open", "os.mkdir", "os.rename", "os.rmdir", "os.remove"}
+
+def count(event, arguments):
+    global left
+    if event in STEPS and str(arguments[0]).startswith(sys.argv[1]):
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+for left in itertools.count():
+    folder = Path(sys.argv[1]) / str(left) / "mine"
+    (folder if sys.argv[2:] else folder.parent).mkdir(parents=True)
+    if os.fork() == 0:
+        sys.addaudithook(count)
+        start_project(folder, lambda _: None)
+        os._exit(0)
+    status = os.wait()[1]
+    if status != signal.SIGKILL:
+        break
+print(left, status)
+"""
+"""Makes a project for each of its steps in the file system, in a process that is killed just before that step; the last
+is whole. It forks, so it is a process without threads."""
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_project_whose_making_was_killed_at_any_step_is_none_and_can_be_made_again(
+    tmp_path: Path, lmsae: Lmsae, is_there: bool
+) -> None:
+    arguments = [sys.executable, "-c", KILLED, str(tmp_path), *(["is there"] if is_there else [])]
+    steps, status = map(int, subprocess.run(arguments, capture_output=True, check=True, text=True).stdout.split())
+    assert status == 0
+    assert files(tmp_path / str(steps) / "mine") == FILES
+    assert steps > 2 * len(FILES)
+    refused = 0
+    for step in range(steps):
+        folder = tmp_path / str(step) / "mine"
+        left = {name for name in files(folder) if ".draft/" not in name} if folder.exists() else set()
+        if left and left != FILES:  # killed between two renames: there is no config, and so nothing to run
+            refused += 1
+            assert not (folder / "config").exists()
+            assert "is not empty" in lmsae("new", str(folder)).err
+        elif not left:
+            assert folder.exists() == is_there
+            assert lmsae("new", str(folder)).code == 0
+            assert files(folder) == FILES
+    assert refused == (7 if is_there else 0)
 
 
 def test_a_project_inside_a_repository_of_dvc_belongs_to_that_one(tmp_path: Path, lmsae: Lmsae) -> None:

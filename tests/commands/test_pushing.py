@@ -18,7 +18,7 @@ import yaml
 from sae_lens import SAE
 
 from lmsae.dictionary.dictionary import Dictionary
-from tests.local_hub import Hub, Repository, start_hub
+from tests.local_hub import Hub, Repository, start_hub, turn_client_to
 from tests.miniature import ROWS, Said, keys, manifests, write_config, write_sweep
 
 Lmsae = Callable[..., Said]
@@ -30,16 +30,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub that the client in this process talks to, with a cache of its own and a token that may write."""
-    from huggingface_hub import constants, hf_api
-
     with start_hub() as started:
-        monkeypatch.setattr(constants, "ENDPOINT", started.url)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        template = started.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(hf_api.api, "endpoint", started.url)
+        turn_client_to(started, tmp_path / "cache", monkeypatch)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield started
 

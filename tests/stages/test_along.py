@@ -16,7 +16,7 @@ from lmsae.dictionary.dictionary import Dictionary
 from lmsae.lm.huggingface import HuggingFaceModel
 from lmsae.metrics.definitions import GROUPS
 from lmsae.planning.plan import plan_of
-from lmsae.stages.along import COLUMNS, DENSITIES, KEPT, LINES, METRICS
+from lmsae.stages.along import DENSITIES, KEPT, LINES, METRICS
 from lmsae.training.run import Run
 from tests.miniature import Said, keys, make_until, row_of, write_config, write_model, write_sweep
 
@@ -108,7 +108,7 @@ def test_the_last_evaluation_has_the_numbers_of_the_eval_stage_on_the_same_token
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_evaluated_at_even_distances_and_at_what_is_kept(name: str, both: Any) -> None:
     lines = lines_of(both[1][name])
-    assert list(lines[0]) == list(COLUMNS)
+    assert list(lines[0]) == ["steps", "tokens", *METRICS, "dead"]
     assert [line["steps"] for line in lines] == EVALUATED
     assert [line["tokens"] for line in lines] == [256 * steps for steps in EVALUATED]
     assert len({line["explained_variance"] for line in lines}) == len(EVALUATED)

@@ -121,7 +121,7 @@ def write_vision(folder: Path) -> None:
         dataset={"name": "nowhere"},
         tokenize=tokenize,
         activations={"source": "file", "files": ["clip"]},
-        train={"tokens": 4096, "lr": 0.01},
+        train={"tokens": 4096, "lr": 0.01, "eval_steps": 8},
         features={"tokens": 2000},
         runtime={"artifacts": "artifacts", "results": "results"},  # dvc.yaml asks for these
     )
@@ -142,6 +142,7 @@ def test_vectors_of_no_language_run_through_to_a_report(vision: Path, lmsae: Com
     assert not any(name.startswith("ce_") for name in rows[0])
     assert "model_loss" not in lmsae("doctor").out
     assert (vision / "results/report.html").exists()
+    assert Path("results/plots/along-1.svg").exists()
     assert json.loads((vision / "results/rows/top/eval/breakdown.json").read_text()) == {}
     described = package.features("top")
     assert described.info.logits == "none: own activations have no logits"
@@ -155,6 +156,33 @@ def test_vectors_of_no_language_run_through_to_a_report(vision: Path, lmsae: Com
         codes = dictionary.encode(x[number].half().float())
         assert codes[line["latent"]].item() == pytest.approx(line["activation"], rel=1e-3)
     assert " 0 made" in lmsae("run").err
+
+
+def test_evaluations_on_the_way_measure_vectors_and_no_losses(vision: Path, lmsae: Command) -> None:
+    row = {"name": "top", "sae.architecture": "topk", "sae.k": "4"}
+    write_sweep(vision, [{**row, "train.keep_steps": "8"}])
+    make_until("eval")
+    (folder,) = (vision / "artifacts" / "train").iterdir()
+    with open(folder / "along.csv", newline="") as file:
+        first, last = csv.DictReader(file)
+    assert [*first] == ["steps", "tokens", "explained_variance", "mse", "l2_ratio", "l0", "dead"]
+    (file,) = (vision / "artifacts" / "eval").glob("*/metrics.json")
+    metrics = json.loads(file.read_text())
+    assert metrics["tokens"] == 640
+    assert {name: float(last[name]) for name in ("explained_variance", "mse", "l2_ratio", "l0")} == {
+        name: metrics[name] for name in ("explained_variance", "mse", "l2_ratio", "l0")
+    }
+    # The other one by hand, of the dictionary that was kept there.
+    dictionary = Dictionary.load(folder / "steps" / "8")
+    (divided,) = (vision / "artifacts" / "divide").iterdir()
+    x = made_vectors()[torch.from_numpy(open_tokens(divided).held_out[:].astype("int64")).flatten()]
+    codes = dictionary.encode(x)
+    error, true = (x - dictionary.decode(codes, x)).double(), x.double()
+    assert (first["steps"], float(first["l0"])) == ("8", float((codes != 0).sum(1).double().mean()))
+    assert float(first["mse"]) == pytest.approx(float(error.pow(2).sum(1).mean()), rel=1e-5)
+    unexplained = error.pow(2).sum() / (true - true.mean(0)).pow(2).sum()
+    assert float(first["explained_variance"]) == pytest.approx(1 - float(unexplained), rel=1e-5)
+    assert 0 < float(first["explained_variance"]) < float(last["explained_variance"])
 
 
 @pytest.mark.parametrize("stage", ["activations", "eval"])

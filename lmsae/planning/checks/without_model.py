@@ -9,7 +9,6 @@ from lmsae.planning.draft import Check, Refusal
 from lmsae.planning.from_files import FILES, FromFiles
 from lmsae.stages.activations import ActivationsSection
 from lmsae.stages.inputs.held_out import EvalSection
-from lmsae.training.config import TrainConfig
 from lmsae.training.objective import Objective
 
 _NO_MODEL = "own activations (activations.source file) have no language model"
@@ -26,13 +25,6 @@ def start_needs_no_model(from_files: FromFiles, init: InitConfig) -> Iterator[Re
     del from_files
     if init.from_model:
         yield Refusal("init.from_model", f"{_NO_MODEL} to start from; leave it false")
-
-
-def evaluations_on_the_way_need_no_model(from_files: FromFiles, train: TrainConfig) -> Iterator[Refusal]:
-    del from_files
-    if train.eval_steps:
-        message = f"evaluations on the way run the model with the dictionary in place, and {_NO_MODEL}; leave it at 0"
-        yield Refusal("train.eval_steps", message)
 
 
 def probes_need_no_model(from_files: FromFiles, eval: EvalSection) -> Iterator[Refusal]:
@@ -71,7 +63,6 @@ def files_are_read(activations: ActivationsSection) -> Iterator[Refusal]:
 CHECKS: tuple[Check, ...] = (
     losses_need_no_model,
     start_needs_no_model,
-    evaluations_on_the_way_need_no_model,
     probes_need_no_model,
     there_are_positions_to_attend_to_and_leave_out,
     own_columns_mean_something,

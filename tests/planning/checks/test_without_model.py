@@ -84,7 +84,6 @@ def test_a_key_depends_on_every_byte_and_not_on_the_columns_of_models_and_text(f
     ("changes", "column", "told"),
     [
         ({"sae": {"losses": "e2e_kl", "e2e_kl_coefficient": 1}}, "sae.losses", "e2e_kl runs the model on"),
-        ({"train": {"eval_steps": 2}}, "train.eval_steps", "evaluations on the way run the model"),
         (
             {
                 "activations": {"files": "in=two#a out=two#b"},
