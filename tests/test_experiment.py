@@ -82,6 +82,7 @@ def test_run_from_python_gives_the_dictionary_the_metrics_and_the_folders(fresh:
     assert not (fresh / "artifacts").exists()
 
 
+@pytest.mark.slow
 def test_run_from_python_takes_a_file_and_makes_nothing_twice(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = manifests(made)
     (made / "mine.toml").write_text(TOML)
@@ -115,6 +116,7 @@ def test_every_public_name_of_the_package_is_there() -> None:
         package.walk  # noqa: B018 # pyright: ignore[reportAttributeAccessIssue]
 
 
+@pytest.mark.slow
 def test_an_experiment_beside_a_sweep_leaves_the_sweeps_plan_as_it_is(made: Path, lmsae: Callable[..., Said]) -> None:
     before = {path.name: path.read_bytes() for path in (made / "artifacts" / "plan").iterdir()}
     (made / "mine.json").write_text(json.dumps(EXPERIMENT))
@@ -123,6 +125,7 @@ def test_an_experiment_beside_a_sweep_leaves_the_sweeps_plan_as_it_is(made: Path
     assert {path.name: path.read_bytes() for path in (made / "artifacts" / "plan").iterdir()} == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("made")
 def test_three_experiments_from_python_leave_three_results_beside_those_of_the_sweep() -> None:
     before = {path: path.stat().st_mtime_ns for path in Path("results").rglob("*")}
@@ -141,6 +144,7 @@ def test_three_experiments_from_python_leave_three_results_beside_those_of_the_s
     assert (again.results / "rows/five/train").resolve() == made[0].artifacts["train"].resolve()
 
 
+@pytest.mark.slow
 def test_gc_keeps_what_experiments_want(made: Path, lmsae: Callable[..., Said]) -> None:
     (made / "mine.json").write_text(json.dumps(EXPERIMENT))
     assert lmsae("run", "mine.json").code == 0
@@ -155,6 +159,7 @@ SWEEP: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 def test_a_sweep_from_python_has_the_keys_of_its_rows_in_a_sheet_and_makes_nothing_twice(made: Path) -> None:
     row, before = ROWS[0], manifests(made)
     listed = {"name": row["name"], **{name: int(v) if v.isdigit() else v for name, v in row.items() if name != "name"}}
@@ -166,6 +171,7 @@ def test_a_sweep_from_python_has_the_keys_of_its_rows_in_a_sheet_and_makes_nothi
         assert found[name].metrics == json.loads((Path("results/rows") / name / "eval/metrics.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh")
 def test_a_sweep_from_python_trains_its_rows_in_one_pass_and_gives_a_table() -> None:
     found = package.sweep(SWEEP, EXPERIMENT, name="mine")
@@ -184,6 +190,7 @@ def test_a_sweep_from_python_trains_its_rows_in_one_pass_and_gives_a_table() -> 
     assert (found.results / "report.html").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh")
 def test_a_row_that_fails_is_told_and_costs_no_other_row_anything() -> None:
     """A learning rate beyond all numbers breaks training down."""
@@ -208,6 +215,7 @@ def test_a_sweep_from_python_raises_the_faults_of_all_rows_at_once() -> None:
     assert "rows, row row-2, column sae.kk" in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("made")
 def test_a_table_without_pandas_says_how_to_have_one(monkeypatch: pytest.MonkeyPatch) -> None:
     found = package.sweep([{**ROWS[0]}])
@@ -216,6 +224,7 @@ def test_a_table_without_pandas_says_how_to_have_one(monkeypatch: pytest.MonkeyP
         print(found.table)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("made")
 def test_lists_from_python_make_every_row_of_a_sweep_and_are_too_much_for_a_run() -> None:
     listed = package.sweep([{"name": "mine", "sae.k": [4, 5]}], EXPERIMENT, name="lists")

@@ -162,6 +162,7 @@ def test_a_row_that_fails_costs_no_other_its_results_and_the_report_names_it(fre
     assert [path.name for path in (fresh / "results/saelens").iterdir()] == ["top"]
 
 
+@pytest.mark.slow
 def test_the_report_of_all_rows_takes_the_place_of_one_that_lacked_some(made: Path, lmsae: Lmsae) -> None:
     whole = (made / "results/report.html").read_bytes()
     lost = Artifact(made / "artifacts/eval" / keys(made, "eval")[0])
@@ -210,6 +211,7 @@ def test_provenance_stands_beside_the_manifest_and_not_in_it(finished: Path) -> 
         assert provenance["host"] not in run.with_name("manifest.json").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in STAND_INS])
 def test_a_stage_can_be_called_by_itself(finished: Path, tmp_path: Path, stage: str, monkeypatch) -> None:
     """As in a notebook: a config, opened inputs and a folder are all that it needs."""

@@ -81,6 +81,7 @@ def test_an_entry_in_an_old_layout_is_read_as_saelens_reads_it(cache: Path, tmp_
     np.testing.assert_allclose(made(torch.from_numpy(x)).numpy(), codes @ w["W_dec"] + w["b_dec"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_entry_in_the_layout_of_its_authors_is_converted_by_saelens(cache: Path, tmp_path: Path) -> None:
     d_in, d_sae = 2304, 4096
     folder = publish(cache, "google/gemma-scope-2b-pt-res", "embedding/width_4k/average_l0_6")

@@ -59,6 +59,7 @@ def test_backends_agree_at_every_hook_point(backend_of, bridged, tokens):
     torch.testing.assert_close(hf.logits(tokens), bridge.logits(tokens), **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_backends_agree_on_the_logits_of_an_edit_at_every_hook_point(backend_of, bridged, tokens):
     hf, bridge = backend_of("huggingface", bridged), backend_of("transformerlens", bridged)
     clean = hf.logits(tokens)

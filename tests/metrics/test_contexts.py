@@ -63,6 +63,7 @@ def test_errors_are_those_of_a_jackknife_that_leaves_each_context_out_in_turn() 
         assert error == pytest.approx(jackknife, rel=0.04 if name == "explained_variance" else 0.005), name
 
 
+@pytest.mark.slow
 def test_errors_say_how_far_metrics_of_other_text_lie() -> None:
     """400 texts of which each has 100 contexts: a spread that is known up to some 4 %."""
     drawn = [measure(*text(100, seed), batch=100) for seed in range(400)]

@@ -123,6 +123,7 @@ def test_a_repository_that_the_hub_refuses_is_told_so(monkeypatch: pytest.Monkey
         find("tiny/saes")
 
 
+@pytest.mark.slow
 def test_a_release_is_a_place_on_the_hub_by_the_table_of_the_installed_saelens() -> None:
     release = Release(name="gpt2-small-res-jb", entry="blocks.8.hook_resid_pre")
     assert located.parse(str(release)) == located.OnHub(

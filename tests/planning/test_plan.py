@@ -337,6 +337,7 @@ def test_values_are_drawn_for_every_column_but_texts_and_lists() -> None:
     assert {column for column, *_ in MOVES} - {column for column, *_ in DRAWN} == TEXTS_AND_LISTS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("column", "value", "stages", "row"), DRAWN, ids=[column for column, *_ in DRAWN])
 def test_whatever_its_two_values_a_field_moves_the_same_stages(
     sources: Path, column: str, value: str, stages: Sequence[str], row: str

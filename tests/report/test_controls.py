@@ -46,6 +46,7 @@ def test_controls_are_the_rows_that_differ_in_what_is_frozen(controlled: Sweep) 
     assert best_control(found, "alone") is None
 
 
+@pytest.mark.slow
 def test_the_table_has_each_dictionarys_hardest_control_and_its_scores(controlled: Sweep) -> None:
     with open(controlled.report().path / "table.csv", newline="") as file:
         table = {line["name"]: line for line in csv.DictReader(file)}
@@ -59,6 +60,7 @@ def test_the_table_has_each_dictionarys_hardest_control_and_its_scores(controlle
     assert alone["control"] == alone["control.explained_variance"] == table["fixed"]["control"] == ""
 
 
+@pytest.mark.slow
 def test_the_page_says_what_a_dictionary_is_better_by(controlled: Sweep) -> None:
     html = (controlled.report().path / "report.html").read_text()
     section = html.split('id="controls"')[1].split("</table>")[0]
@@ -68,6 +70,7 @@ def test_the_page_says_what_a_dictionary_is_better_by(controlled: Sweep) -> None
     assert "soft-frozen decoder (0.8)" in section
 
 
+@pytest.mark.slow
 def test_probes_are_read_beside_those_of_controls_by_the_number_of_latents(sweep: Sweep) -> None:
     sweep.add("good", {"probe_auc[k=1]": 0.9, "probe_auc[k=16]": 0.97, "probe_auc[k=2]": 0.92}, FREE)
     sweep.add("fixed", {"probe_auc[k=1]": 0.85, "probe_auc[k=16]": 0.95, "probe_auc[k=2]": 0.9}, FROZEN_DECODER)

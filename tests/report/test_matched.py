@@ -75,6 +75,7 @@ def test_lines_of_one_architecture_are_told_apart_by_what_the_user_set(sweep: Sw
     }
 
 
+@pytest.mark.slow
 def test_the_report_has_the_comparison_as_a_table_and_on_the_page(sweep: Sweep) -> None:
     add_lines(sweep)
     report = sweep.report().path
@@ -87,6 +88,7 @@ def test_the_report_has_the_comparison_as_a_table_and_on_the_page(sweep: Sweep) 
     assert f'<td class="n">{float(lines[1]["ratio.fvu"]):.2f}</td>' in html
 
 
+@pytest.mark.slow
 def test_where_no_lines_overlap_there_is_no_table(sweep: Sweep) -> None:
     sweep.add("one")
     report = sweep.report().path

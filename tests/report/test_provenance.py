@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
+import pytest
 
 from lmsae.report.provenance import Provenance, complete, shows
 
@@ -40,6 +41,7 @@ def facts(page: Path) -> dict[str, str]:
     return dict(re.findall(r"<div><dt>(.*?)</dt><dd>(.*?)</dd></div>", head))
 
 
+@pytest.mark.slow
 def test_the_page_tells_days_versions_and_devices_once(sweep: Sweep, tmp_path: Path) -> None:
     for name, day, version in (("one", "28", "0.1.0"), ("two", "30", "0.1.0"), ("three", "29", "<0.2>")):
         row = sweep.add(name, settings={"train.lr": day})
@@ -52,6 +54,7 @@ def test_the_page_tells_days_versions_and_devices_once(sweep: Sweep, tmp_path: P
     assert told["evaluated"] == "2026-11-28; lmsae 0.1.0, on NVIDIA H200"
 
 
+@pytest.mark.slow
 def test_the_table_tells_it_of_each_row_in_both_formats(sweep: Sweep, tmp_path: Path) -> None:
     row, unknown = sweep.add("one"), sweep.add("two", settings={"sae.k": 3})
     note_run(sweep, row.artifacts["train"])
@@ -67,6 +70,7 @@ def test_the_table_tells_it_of_each_row_in_both_formats(sweep: Sweep, tmp_path: 
     assert table.select(plain.column_names) == plain, "all else as it was, to the type"
 
 
+@pytest.mark.slow
 def test_a_page_is_known_with_its_provenance_and_not_when_it_has_changed(sweep: Sweep, tmp_path: Path) -> None:
     sweep.add("one")
     page, report = tmp_path / "out/report.html", completed(sweep, tmp_path / "out")

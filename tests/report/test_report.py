@@ -109,6 +109,7 @@ def test_a_row_has_a_file_of_its_main_metrics(sweep: Sweep, tmp_path: Path) -> N
     assert (found["one"]["l0"], found["one"]["l2_ratio"], found["two"]["l0"]) == (4.0, None, 5.0)
 
 
+@pytest.mark.slow
 def test_two_reports_of_the_same_artifacts_are_the_same_bytes(sweep: Sweep, tmp_path: Path) -> None:
     sweep.add("one")
     sweep.add("two", {"explained_variance": -3.0, "dead": 3}, settings={"sae.architecture": "batchtopk"})
@@ -146,6 +147,7 @@ def test_rows_that_differ_in_how_sparse_they_are_wanted_form_one_line(sweep: Swe
     assert {"sae.k", "sae.target_l0", *weights} - {"sae.target_l0_coefficient"} == SPARSITY_SETTINGS
 
 
+@pytest.mark.slow
 def test_what_is_measured_at_one_of_several_hook_points_stands_in_the_table_and_on_the_page(sweep: Sweep) -> None:
     metric = "explained_variance[blocks.1.hook_mlp_out]"
     sweep.add("one")
@@ -172,6 +174,7 @@ def test_a_row_without_results_is_named_on_the_page_and_stands_in_no_table(sweep
     assert "row-unscored" not in html
 
 
+@pytest.mark.slow
 def test_a_row_of_nulls_is_drawn_and_judged(sweep: Sweep) -> None:
     """As of a hook point that never varies."""
     none: dict[str, float] = dict.fromkeys(

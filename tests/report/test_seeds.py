@@ -64,6 +64,7 @@ def test_rows_that_differ_only_in_seeds_are_one_line_with_mean_spread_and_number
         assert [line["name"] for line in csv.DictReader(file)] == list(L0), "and the table has a line a row"
 
 
+@pytest.mark.slow
 def test_the_page_has_a_table_of_seeds_where_there_are_some(repeated: Sweep, reported: Path) -> None:
     html = (repeated.report().path / "report.html").read_text()
     assert '<h2 id="seeds">' in html

@@ -127,6 +127,7 @@ SHORTER: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 
+@pytest.mark.slow
 def test_a_kept_dictionary_is_that_of_a_run_which_ends_there_where_no_schedule_knows_the_end(made: Path) -> None:
     """The same bytes, and usable: the evaluation of the shorter run is the line of the longer one."""
     rows = []
@@ -151,6 +152,7 @@ def test_a_kept_dictionary_is_that_of_a_run_which_ends_there_where_no_schedule_k
     assert len(list(made.glob("artifacts/train/*/steps/16"))) == len(SHORTER)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("made")
 def test_rows_have_alone_what_they_have_in_company() -> None:
     rows = [row_of(architecture, **ALONG, **{"name": name}) for name, architecture in PLAIN.items()]
@@ -203,6 +205,7 @@ def keeping(made: Path) -> Path:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("keeping")
 def test_a_longer_run_goes_on_with_what_the_shorter_one_has_found(tmp_path: Path) -> None:
     (shorter,) = trained([steady(20, **ALONG)]).values()
@@ -217,6 +220,7 @@ def test_a_longer_run_goes_on_with_what_the_shorter_one_has_found(tmp_path: Path
     assert payload(straight) == went_on
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("keeping")
 @pytest.mark.parametrize(
     ("wanted", "said"),
@@ -250,6 +254,7 @@ def test_a_longer_run_takes_no_kept_dictionary_that_is_damaged(capsys: pytest.Ca
     assert payload(longer).keys() >= {f"steps/{steps}/dictionary.json" for steps in (1, 2, 4, 8, 16, 32)}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("made")
 @pytest.mark.parametrize(
     "fewer",
@@ -362,6 +367,7 @@ def test_a_row_planned_with_metrics_of_another_version_fails_and_its_companion_i
     assert {name: Artifact(path).is_finished for name, path in trainings.items()} == {"gated": True, "before": False}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("made")
 def test_the_report_draws_what_was_measured_on_the_way_of_those_rows_that_wanted_it() -> None:
     heading = "Held-out text in the course of training"

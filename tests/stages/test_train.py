@@ -64,6 +64,7 @@ def test_an_end_to_end_row_lowers_the_divergence_below_that_of_a_plain_one() -> 
         assert points[-1][f"{name}_loss"] < points[0][f"{name}_loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("made")
 def test_rows_come_out_the_same_alone_and_in_company_of_end_to_end_rows() -> None:
     rows = {"plain": HERE, "end_to_end": E2E}
@@ -87,6 +88,7 @@ def test_only_rows_with_end_to_end_losses_hold_the_model_in_their_spec(fresh: Pa
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh")
 @pytest.mark.parametrize("row", [MLP, HEADS])
 def test_a_dictionary_that_starts_from_the_model_reconstructs_better_than_a_random_one(row: dict[str, str]) -> None:

@@ -264,6 +264,7 @@ def test_a_further_kind_of_text_is_one_class(monkeypatch: pytest.MonkeyPatch) ->
         resolved("builtin:alphabet", split="test", seed=1)
 
 
+@pytest.mark.slow
 def test_the_built_in_text_resolves_to_the_digest_of_its_documents() -> None:
     found = resolved("builtin:python-stdlib")
     assert found.digest == digest_of(stdlib_documents())

@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,6 +47,7 @@ def test_the_built_in_text_is_the_library_without_its_tests() -> None:
     assert {path.name for path in stdlib_files()} >= {name.rpartition("/")[2] for name in names if name.endswith(".py")}
 
 
+@pytest.mark.slow
 def test_the_recipe_may_ask_for_the_test_packages_too() -> None:
     plain = {document.name for document in stdlib_documents()}
     added = {document.name for document in stdlib_documents(with_tests=True)} - plain

@@ -44,6 +44,7 @@ def test_it_learns(trained: Any) -> None:
     assert all(value.isfinite().all() for value in weights(run).values())
 
 
+@pytest.mark.slow
 def test_its_first_latents_explain_each_hook_point_better_than_those_of_a_plain_crosscoder(
     trained: Any, batches_for: Any
 ) -> None:

@@ -77,6 +77,7 @@ def folder(captured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lmsa
     return copy
 
 
+@pytest.mark.slow
 def test_a_longer_run_goes_on_from_a_shorter_one_to_the_bytes_of_a_run_that_never_stopped(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lmsae: Lmsae
 ) -> None:
