@@ -88,7 +88,7 @@ def run_saelens(folder: Path, arguments: argparse.Namespace) -> None:
     config = LanguageModelSAERunnerConfig(
         sae=TopKTrainingSAEConfig(d_in=WIDTH, d_sae=arguments.d_sae, k=K),
         model_name=MODEL,
-        hook_name=HOOK_POINT,
+        hook_name="blocks.2.hook_out",  # a bridge's name of the same
         dataset_path="given",
         is_dataset_tokenized=False,
         streaming=False,
@@ -155,7 +155,19 @@ def measure(folder: Path, arguments: argparse.Namespace) -> tuple[dict[str, floa
     before = {*artifacts.glob("eval/*/metrics.json")}
     settings = [("tokenize.context_size", CONTEXT), ("tokenize.tokens", arguments.tokens + MORE)]
     overrides = [f"--set={name}={value}" for name, value in (*settings, ("eval.tokens", arguments.evaluated))]
-    call(folder, "-m", "lmsae.cli", "eval", "--dictionary", "saelens", "--model", MODEL, *overrides)
+    call(
+        folder,
+        "-m",
+        "lmsae.cli",
+        "eval",
+        "--dictionary",
+        "saelens",
+        "--model",
+        MODEL,
+        "--hook-point",
+        HOOK_POINT,
+        *overrides,
+    )
     (new,) = {*artifacts.glob("eval/*/metrics.json")} - before
     found["SAELens"] = quality(new)
     return ours, theirs, found

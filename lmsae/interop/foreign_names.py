@@ -28,6 +28,9 @@ _MODULES = {
 }
 """The modules of a layer in transformers, and the hook points at their outputs."""
 _MODULE = re.compile(r"(?:\w+\.)*(?:layers|h|blocks)\.(\d+)(?:\.(\w+))?")
+_SIDES_OF_LAYERS = {"hook_in": "hook_resid_pre", "hook_out": "hook_resid_post"}
+"""A bridge's names of what enters and leaves a layer (TransformerLens 3 and 4). What its modules within a layer put out
+is not always what they add to the residual stream: some families have a norm between."""
 
 
 def model_name(name: str) -> str:
@@ -39,10 +42,11 @@ def model_name(name: str) -> str:
 
 
 def hook_point(name: str) -> str:
-    """The hook point at the output of a module, by its name in transformers: `model.layers.3.mlp` is
-    blocks.3.hook_mlp_out. Any other name stays as it is: others have TransformerLens's names too."""
+    """The hook point at the output of a module, by its name in transformers, or at a side of a layer, by its name in
+    TransformerLens's bridge: `model.layers.3.mlp` is blocks.3.hook_mlp_out, blocks.3.hook_out is
+    blocks.3.hook_resid_post. Any other name stays as it is: others have TransformerLens's names too."""
     match = _MODULE.fullmatch(name)
-    kind = _MODULES.get(match[2] or "") if match else None
+    kind = (_MODULES | _SIDES_OF_LAYERS).get(match[2] or "") if match else None
     return f"blocks.{match[1]}.{kind}" if match and kind else name
 
 

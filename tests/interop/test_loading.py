@@ -166,6 +166,9 @@ def test_short_names_that_transformerlens_knows_mean_its_models() -> None:
         ("blocks.3.hook_resid_pre", "blocks.3.hook_resid_pre"),
         ("blocks.3.ln2.hook_normalized", "blocks.3.ln2.hook_normalized"),
         ("embeddings", "embeddings"),
+        ("blocks.3.hook_out", "blocks.3.hook_resid_post"),
+        ("blocks.3.hook_in", "blocks.3.hook_resid_pre"),
+        ("blocks.3.mlp.hook_out", "blocks.3.mlp.hook_out"),
     ],
 )
 def test_names_of_modules_are_the_hook_points_at_their_outputs(module: str, wanted: str) -> None:
