@@ -6,6 +6,10 @@ from typing import TypedDict
 
 from lmsae.artifacts.inside import require_inside
 
+SPEC, MANIFEST, RUN = "spec.json", "manifest.json", "run.json"
+# A copy of the manifest. Workflow engines delete declared outputs before a rerun; the copy restores the manifest.
+TWIN = ".manifest.json"
+
 
 class ManifestFile(TypedDict):
     """One file of an artifact, with its size and digest; `path` is relative to the artifact's directory."""
