@@ -81,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_explain(
         _command(commands, "explain", "latents -> explanations by a language model, and scores", _explain)
     )
+    _command(commands, "du", "bytes of artifacts by stage, row and age, and what is half made", _du)
     flags.add_gc(
         _command(commands, "gc", "artifacts that no sweep wants (listed, and with --delete removed)", _gc, True)
     )
@@ -341,13 +342,22 @@ def _explain(arguments: argparse.Namespace) -> int:
     return explain(arguments.name_of_row, flags, _runtime(arguments), is_asked=arguments.yes, say=print)
 
 
+def _du(arguments: argparse.Namespace) -> int:
+    from lmsae.artifacts.artifact import Artifacts
+    from lmsae.commands.weighing import show_usage
+
+    show_usage(Artifacts.of(_runtime(arguments)), say=print)
+    return 0
+
+
 def _gc(arguments: argparse.Namespace) -> int:
     from lmsae.artifacts.artifact import Artifacts
-    from lmsae.commands.collecting import collect
+    from lmsae.commands.collecting import Limits, collect
 
     plan, runtime = _make_plan(arguments)
     how = {"delete": arguments.delete, "states": arguments.states, "forget": arguments.forget}
-    collect(plan, Artifacts(runtime.artifacts), say=print, **how)
+    limits = Limits(arguments.older_than, arguments.larger_than, arguments.down_to)
+    collect(plan, Artifacts.of(runtime), say=print, limits=limits, **how)
     return 0
 
 
