@@ -78,6 +78,13 @@ def parser() -> argparse.ArgumentParser:
     _add_export(commands)
     flags.add_push(_command(commands, "push", "dictionaries -> a repository of the Hugging Face hub", _push, True))
     flags.add_pull(_command(commands, "pull", "dictionaries of a repository on the hub -> a folder", _pull))
+    flags.add_transfer(
+        _command(commands, "upload", "artifacts -> a folder at a URL, such as on S3", _upload), sends=True
+    )
+    flags.add_transfer(
+        _command(commands, "download", "artifacts that the sweep wants, from such a folder", _download, True),
+        sends=False,
+    )
     flags.add_explain(
         _command(commands, "explain", "latents -> explanations by a language model, and scores", _explain)
     )
@@ -332,6 +339,27 @@ def _pull(arguments: argparse.Namespace) -> int:
 
     artifacts = Artifacts.of(_runtime(arguments))
     pull(arguments.place, arguments.folder, artifacts, restore=arguments.restore, say=print)
+    return 0
+
+
+def _upload(arguments: argparse.Namespace) -> int:
+    from lmsae.artifacts.artifact import Artifacts
+    from lmsae.commands.transferring import upload
+
+    artifacts = Artifacts.of(_runtime(arguments))
+    upload(arguments.url, arguments.names, arguments.stage, artifacts, dry_run=arguments.dry_run, say=print)
+    return 0
+
+
+def _download(arguments: argparse.Namespace) -> int:
+    from functools import cache
+
+    from lmsae.artifacts.artifact import Artifacts
+    from lmsae.commands.transferring import download
+
+    runtime, plan = _runtime(arguments), cache(lambda: _make_plan(arguments)[0])
+    how = {"wait": runtime.wait, "say": print}
+    download(arguments.url, arguments.names, arguments.stage, plan, Artifacts.of(runtime), **how)
     return 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from lmsae.artifacts.inside import is_plain
 from lmsae.interpretation.explaining.config import SCORERS, Settings
 from lmsae.runtime.numbers import parse_age, parse_bytes
+from lmsae.stages import STAGES
 
 EDITS = (
     "LATENT+=AMOUNT adds to the latent's code at every token, LATENT-=AMOUNT subtracts; LATENT=CODE clamps it, and "
@@ -130,6 +131,24 @@ def add_pull(command: argparse.ArgumentParser) -> None:
     command.add_argument("place", metavar="owner/name[@revision][:path]", help="the repository, and a folder in it")
     command.add_argument("folder", nargs="?", type=Path, help="where to write (default: the last part of the name)")
     command.add_argument("--restore", action="store_true", help="also put what lmsae pushed back among the artifacts")
+
+
+def add_transfer(command: argparse.ArgumentParser, *, sends: bool) -> None:
+    """The flags of `upload`, which sends, and of `download`."""
+    command.add_argument(
+        "url", metavar="URL", help="a folder, by any protocol of fsspec: s3://bucket/folder, file:///..."
+    )
+    command.add_argument(
+        "names",
+        nargs="*",
+        metavar="ROW or KEY",
+        help="without any, all that is wanted" + (" and made" if sends else ""),
+    )
+    command.add_argument(
+        "--stage", action="append", default=[], choices=[*STAGES], help="only artifacts of this stage, or of several"
+    )
+    if sends:
+        command.add_argument("--dry-run", action="store_true", help="tell what would be sent, and send nothing")
 
 
 def add_explain(command: argparse.ArgumentParser) -> None:

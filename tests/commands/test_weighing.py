@@ -92,8 +92,9 @@ def test_du_tells_how_much_no_sweep_wants_and_how_old_it_is(made: Path, lmsae: L
 
 def age(folder: Path, days: float) -> None:
     """Make all files of a folder as old as that."""
+    then = time.time() - days * 86_400
     for path in folder.rglob("*"):
-        os.utime(path, (time.time() - days * 86_400,) * 2)
+        os.utime(path, (then, then))
 
 
 def test_du_needs_no_sheet_without_faults(fresh: Path, lmsae: Lmsae) -> None:
