@@ -78,9 +78,17 @@ def parser() -> argparse.ArgumentParser:
     _add_export(commands)
     flags.add_push(_command(commands, "push", "dictionaries -> a repository of the Hugging Face hub", _push, True))
     flags.add_pull(_command(commands, "pull", "dictionaries of a repository on the hub -> a folder", _pull))
+    flags.add_transfer(
+        _command(commands, "upload", "artifacts -> a folder at a URL, such as on S3", _upload), sends=True
+    )
+    flags.add_transfer(
+        _command(commands, "download", "artifacts that the sweep wants, from such a folder", _download, True),
+        sends=False,
+    )
     flags.add_explain(
         _command(commands, "explain", "latents -> explanations by a language model, and scores", _explain)
     )
+    _command(commands, "du", "bytes of artifacts by stage, row and age, and what is half made", _du)
     flags.add_gc(
         _command(commands, "gc", "artifacts that no sweep wants (listed, and with --delete removed)", _gc, True)
     )
@@ -175,7 +183,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
     experiment, rows = _experiment_and_rows(arguments.names)
     plan, runtime = _make_plan(arguments, experiment)
-    chosen, artifacts = plan.choose(rows), Artifacts(runtime.artifacts)
+    chosen, artifacts = plan.choose(rows), Artifacts.of(runtime)
     if not experiment:  # the plan on disk is the sweep's, not an experiment's
         plan.write(artifacts, runtime.together, arguments.plan or "")
     if not arguments.quiet:
@@ -191,7 +199,7 @@ def _run(arguments: argparse.Namespace) -> int:
     plan, runtime = _make_plan(arguments, experiment)
     chosen = plan.choose(rows)
     if not experiment:
-        plan.write(Artifacts(runtime.artifacts), runtime.together)
+        plan.write(Artifacts.of(runtime), runtime.together)
     run_plan(chosen, runtime, say=_say, show=print)
     if rows:
         _say(f"report: not made of some rows; `lmsae run{f' {experiment}' if experiment else ''}` makes it of all")
@@ -227,7 +235,7 @@ def _find(arguments: argparse.Namespace):
     from lmsae.commands.finding import find_artifact
 
     runtime = _runtime(arguments)
-    artifacts = Artifacts(runtime.artifacts)
+    artifacts = Artifacts.of(runtime)
     plan = _plan_if_faultless(arguments)
     return find_artifact(arguments.key, artifacts, runtime.results, plan), artifacts, plan
 
@@ -248,7 +256,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     own = [text for text in arguments.set if text.startswith("doctor.")]
     own += [f"doctor.preset={arguments.preset}"] if arguments.preset else []
     plan = _plan_if_faultless(arguments)
-    return doctor(arguments.names, plan, Artifacts(runtime.artifacts), runtime.results, own, say=print)
+    return doctor(arguments.names, plan, Artifacts.of(runtime), runtime.results, own, say=print)
 
 
 def _load(arguments: argparse.Namespace):
@@ -256,7 +264,8 @@ def _load(arguments: argparse.Namespace):
 
     runtime = _runtime(arguments)
     chosen = {"model": arguments.model, "hook_point": arguments.hook_point, "device": runtime.device}
-    return load(arguments.dictionary, artifacts=runtime.artifacts, results=runtime.results, **chosen)
+    where = {"artifacts": runtime.artifacts, "also_look_in": runtime.also_look_in, "results": runtime.results}
+    return load(arguments.dictionary, **where, **chosen)
 
 
 def _top(arguments: argparse.Namespace) -> int:
@@ -282,7 +291,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     from lmsae.artifacts.artifact import Artifacts
     from lmsae.commands.verifying import verify
 
-    return verify(Artifacts(_runtime(arguments).artifacts), arguments.keys, say=print)
+    return verify(Artifacts.of(_runtime(arguments)), arguments.keys, say=print)
 
 
 def _convert(arguments: argparse.Namespace) -> int:
@@ -299,7 +308,7 @@ def _export(arguments: argparse.Namespace) -> int:
     from lmsae.commands.subjects import Subject
 
     runtime = _runtime(arguments)
-    artifacts, plan = Artifacts(runtime.artifacts), _plan_if_faultless(arguments)
+    artifacts, plan = Artifacts.of(runtime), _plan_if_faultless(arguments)
     subjects = [Subject.find(name, artifacts, runtime.results, plan) for name in dict.fromkeys(arguments.names)]
     write = getattr(giving, f"export_{arguments.format.replace('-', '_')}")
     write(subjects, arguments.folder, say=print, **FORMATS[arguments.format].options(vars(arguments)))
@@ -320,7 +329,7 @@ def _push(arguments: argparse.Namespace) -> int:
         Repository(arguments.repository, arguments.revision), arguments.private, arguments.license, neuronpedia_ids=ids
     )
     plan = _plan_if_faultless(arguments)
-    artifacts, dry_run = Artifacts(runtime.artifacts), arguments.dry_run
+    artifacts, dry_run = Artifacts.of(runtime), arguments.dry_run
     return push(arguments.names, to, plan, artifacts, runtime.results, dry_run=dry_run, say=print)
 
 
@@ -328,8 +337,29 @@ def _pull(arguments: argparse.Namespace) -> int:
     from lmsae.artifacts.artifact import Artifacts
     from lmsae.commands.pulling import pull
 
-    artifacts = Artifacts(_runtime(arguments).artifacts)
+    artifacts = Artifacts.of(_runtime(arguments))
     pull(arguments.place, arguments.folder, artifacts, restore=arguments.restore, say=print)
+    return 0
+
+
+def _upload(arguments: argparse.Namespace) -> int:
+    from lmsae.artifacts.artifact import Artifacts
+    from lmsae.commands.transferring import upload
+
+    artifacts = Artifacts.of(_runtime(arguments))
+    upload(arguments.url, arguments.names, arguments.stage, artifacts, dry_run=arguments.dry_run, say=print)
+    return 0
+
+
+def _download(arguments: argparse.Namespace) -> int:
+    from functools import cache
+
+    from lmsae.artifacts.artifact import Artifacts
+    from lmsae.commands.transferring import download
+
+    runtime, plan = _runtime(arguments), cache(lambda: _make_plan(arguments)[0])
+    how = {"wait": runtime.wait, "say": print}
+    download(arguments.url, arguments.names, arguments.stage, plan, Artifacts.of(runtime), **how)
     return 0
 
 
@@ -340,13 +370,22 @@ def _explain(arguments: argparse.Namespace) -> int:
     return explain(arguments.name_of_row, flags, _runtime(arguments), is_asked=arguments.yes, say=print)
 
 
+def _du(arguments: argparse.Namespace) -> int:
+    from lmsae.artifacts.artifact import Artifacts
+    from lmsae.commands.weighing import show_usage
+
+    show_usage(Artifacts.of(_runtime(arguments)), say=print)
+    return 0
+
+
 def _gc(arguments: argparse.Namespace) -> int:
     from lmsae.artifacts.artifact import Artifacts
-    from lmsae.commands.collecting import collect
+    from lmsae.commands.collecting import Limits, collect
 
     plan, runtime = _make_plan(arguments)
     how = {"delete": arguments.delete, "states": arguments.states, "forget": arguments.forget}
-    collect(plan, Artifacts(runtime.artifacts), say=print, **how)
+    limits = Limits(arguments.older_than, arguments.larger_than, arguments.down_to)
+    collect(plan, Artifacts.of(runtime), say=print, limits=limits, **how)
     return 0
 
 

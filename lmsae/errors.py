@@ -15,6 +15,7 @@ LmsaeError
  ├── ExportError          a dictionary has no exact counterpart in the wanted format
  ├── FolderError          a folder is not that of a dictionary, is damaged, or has no exact counterpart in lmsae
  ├── HubError             the hub refuses something, or cannot be reached
+ ├── DepotError           a folder of artifacts at a URL refuses something, or cannot be reached
  ├── EndpointError        the endpoint of a language model refuses something, or cannot be reached
  └── ArtifactError        something under artifacts/ is not as it should be
       ├── MissingArtifact  it is not there, or not finished
@@ -134,6 +135,10 @@ class FolderError(LmsaeError):
 
 class HubError(LmsaeError):
     """The hub refuses something, or cannot be reached."""
+
+
+class DepotError(LmsaeError):
+    """A folder of artifacts at a URL refuses something, or cannot be reached."""
 
 
 class EndpointError(LmsaeError):

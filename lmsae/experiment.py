@@ -19,12 +19,19 @@ if TYPE_CHECKING:
     from lmsae.interpretation.opening import Features
 
 
-def features(name: Path | str, *, artifacts: Path | str = "artifacts", results: Path | str = "results") -> "Features":
+def features(
+    name: Path | str,
+    *,
+    artifacts: Path | str = "artifacts",
+    results: Path | str = "results",
+    also_look_in: Sequence[Path | str] = (),
+) -> "Features":
     """The meaning of each latent of a dictionary, as the stage `features` described it (docs/features.md).
 
-    `name` is a row, the first digits of a key, or a folder. `artifacts` is the folder of all artifacts, and `results`
-    one of those where rows are published. Raises MissingArtifact if the name means nothing, or the artifact is not
-    finished, and FolderError for a folder of another version.
+    `name` is a row, the first digits of a key, or a folder. `artifacts` is the folder of all artifacts,
+    `also_look_in` names folders of others, and `results` is one of those where rows are published. Raises
+    MissingArtifact if the name means nothing, or the artifact is not finished, and FolderError for a folder of
+    another version.
 
         found = lmsae.features("resid2-topk-32")
         found.latent(7)["top_tokens"], found.contexts(7).to_pandas()
@@ -32,7 +39,8 @@ def features(name: Path | str, *, artifacts: Path | str = "artifacts", results: 
     from lmsae.commands.finding import find_described
     from lmsae.interpretation.opening import open_features
 
-    return open_features(find_described(name, Artifacts(Path(artifacts)), Path(results)), Path(results))
+    everything = Artifacts(Path(artifacts), [Path(folder) for folder in also_look_in])
+    return open_features(find_described(name, everything, Path(results)), Path(results))
 
 
 def run(experiment: Path | str | Mapping[str, Any], *, name: str | None = None, **runtime: Any) -> "LoadedDictionary":
@@ -58,7 +66,7 @@ def run(experiment: Path | str | Mapping[str, Any], *, name: str | None = None, 
     (planned,) = plan.rows
     run_plan(plan, settings, say=lambda line: None)
     specs = {stage: spec for stage in STAGES for spec in plan.specs(stage)} | dict(planned.specs)
-    folders = {stage: settings.artifacts / spec.reference for stage, spec in specs.items()}
+    folders = {stage: Artifacts.of(settings)[spec.reference].path for stage, spec in specs.items()}
     return LoadedDictionary(planned.name, folders, settings.results, runtime=settings)
 
 
@@ -146,7 +154,7 @@ def sweep(
 def _experiments(plan: Plan, settings: Runtime, failures: Mapping[str, Exception]) -> Experiments:
     from lmsae.application.loaded import LoadedDictionary
 
-    artifacts, made, failed = Artifacts(settings.artifacts), dict[str, LoadedDictionary](), dict[str, Exception]()
+    artifacts, made, failed = Artifacts.of(settings), dict[str, LoadedDictionary](), dict[str, Exception]()
     of_sweep = {stage: spec for stage in STAGES if STAGES[stage].of_sweep for spec in plan.specs(stage)}
     for row in plan.rows:
         specs = {**row.specs, **of_sweep}

@@ -52,8 +52,6 @@ def why_not(mark: str) -> str | None:
     """Why tests with this mark cannot run here, or None if they can."""
     if mark == "network" and not RUN_NETWORK_TESTS:
         return "reaches a model hub; set LMSAE_TEST_NETWORK=1"
-    if mark == "apart" and find_spec("sae_probes") is None:
-        return "needs sae-probes, in an environment of its own: pip install -e '.[test,probes]'"
     if mark == "slurm" and not (shutil.which("slurmctld") and shutil.which("slurmd")):
         return "needs Slurm: apt install slurmctld slurmd slurm-client"
     if mark == "browser" and not find_chromium():
@@ -66,13 +64,23 @@ def why_not(mark: str) -> str | None:
     return None
 
 
+def packages_of(item: pytest.Item) -> tuple[str, ...]:
+    """The packages that a test needs which are not in the lock, as its mark names them."""
+    (mark,) = [one for one in item.iter_markers("apart")][:1]
+    return mark.args or ("sae_probes",)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     chosen = config.option.keyword or config.option.markexpr or any("::" in name for name in config.args)
     if not (REQUIRE_ALL_TESTS or chosen):
         slow = [item for item in items if item.get_closest_marker("slow")]
         items[:] = [item for item in items if item not in slow]
         config.hook.pytest_deselected(items=slow)
-    for mark in ("apart", "browser", "gpu", "network", "slurm"):
+    for item, packages in ((item, packages_of(item)) for item in items if item.get_closest_marker("apart")):
+        if any(find_spec(package) is None for package in packages):
+            reason = f"needs {' and '.join(packages)}, in an environment of its own (CONTRIBUTING.md)"
+            item.add_marker(pytest.mark.skip(reason=reason))
+    for mark in ("browser", "gpu", "network", "slurm"):
         marked = [item for item in items if item.get_closest_marker(mark)]
         if marked and (reason := why_not(mark)):
             for item in marked:

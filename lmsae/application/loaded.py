@@ -247,9 +247,9 @@ class LoadedDictionary:
 
     def _own_home(self) -> Home:
         """The home that its evaluation tells of or, without one, its training."""
-        own = Artifact(self._folder)
+        beside = Artifacts.of(self.runtime).around(self._folder)
         folders = [self.artifacts[stage] for stage in ("eval", *DICTIONARIES) if stage in self.artifacts]
-        homes = (home_of_spec(Artifact(one).spec(), Artifacts(own.path.parent.parent)) for one in folders)
+        homes = (home_of_spec(Artifact(one).spec(), beside) for one in folders)
         return next((home for home in homes if home is not None), Home())
 
     @cached_property

@@ -31,13 +31,15 @@ def load(
     device: str = "auto",
     artifacts: Path | str = "artifacts",
     results: Path | str = "results",
+    also_look_in: Sequence[Path | str] = (),
 ) -> LoadedDictionary:
     """A finished dictionary, of any geometry, trained here or elsewhere.
 
     `name` is a row of any sweep, the first digits of a key, a folder (of lmsae, SAELens, dictionary_learning, sparsify
     or Language-Model-SAEs), `owner/name[@revision][:folder]` on the hub, or RELEASE:ID of SAELens' table. `model`, hook
     points, `backend` and `dtype` are those that the dictionary names, unless they are given. `artifacts` is the folder
-    of all artifacts, and `results` one of those where rows are published. Weights and model are read when first needed.
+    of all artifacts, `also_look_in` names folders of others, and `results` is one of those where rows are published.
+    Weights and model are read when first needed.
 
     Raises LmsaeError if the name means nothing that lmsae can read.
 
@@ -47,14 +49,15 @@ def load(
     given = Given(
         model, _names(hook_point) or _names(hook_point_in), _names(hook_point) or _names(hook_point_out), backend, dtype
     )
-    everything = Artifacts(Path(artifacts))
-    runtime = Runtime(artifacts=everything.root, results=Path(results), device=device)
+    lenders = tuple(Path(folder) for folder in also_look_in)
+    runtime = Runtime(artifacts=Path(artifacts), also_look_in=lenders, results=Path(results), device=device)
+    everything = Artifacts.of(runtime)
     found = _find(name, everything, Path(results))
     if isinstance(found, Finished):
         return LoadedDictionary(str(name), {}, runtime.results, found, given, runtime)
     found.require_intact()
     return LoadedDictionary(
-        str(name), _relatives(found, str(name).partition("/")[0]), Path(results), None, given, runtime
+        str(name), _relatives(found, str(name).partition("/")[0], everything), Path(results), None, given, runtime
     )
 
 
@@ -76,10 +79,10 @@ def _find(name: Path | str, artifacts: Artifacts, results: Path) -> Artifact | F
     return Artifact(folder) if folder and (folder / SPEC).is_file() else finished
 
 
-def _relatives(dictionary: Artifact, row: str) -> dict[str, Path]:
+def _relatives(dictionary: Artifact, row: str, everything: Artifacts) -> dict[str, Path]:
     """The folders of the artifacts that a dictionary's row wants, by stage; of a dictionary without a row, of all that
     it was made from, and of the newest finished ones that were made from it."""
-    artifacts = Artifacts(dictionary.path.parent.parent)
+    artifacts = everything.around(dictionary.path)
     own = dictionary.reference
     wants = (sweep.wants.get(row, ()) for sweep in known_sweeps(artifacts))
     references = next((wanted for wanted in wants if own in wanted), None)
@@ -90,7 +93,7 @@ def _relatives(dictionary: Artifact, row: str) -> dict[str, Path]:
 
 def _newest_made_from(reference: str, artifacts: Artifacts) -> list[str]:
     made: dict[str, Artifact] = {}
-    for artifact in artifacts:
+    for artifact in artifacts.everywhere():
         stage = STAGES.get(artifact.path.parent.name)
         if stage is None or "dictionary" not in stage.inputs or not artifact.is_finished:
             continue

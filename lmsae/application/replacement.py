@@ -178,7 +178,7 @@ def _held_out(sae: LoadedDictionary) -> HeldOutText:
     if "eval" not in sae.artifacts:
         raise MissingArtifact(f"{sae.name} has no evaluation whose text could be taken: give a text.")
     evaluation = Artifact(sae.artifacts["eval"])
-    spec, artifacts = evaluation.spec(), Artifacts(evaluation.path.parent.parent)
+    spec, artifacts = evaluation.spec(), Artifacts.of(sae.runtime).around(evaluation.path)
     config = EvalConfig.model_validate(spec.config)
     inputs = {name: artifacts[reference].require_intact() for name, reference in spec.inputs.items()}
     return read_held_out(

@@ -104,13 +104,17 @@ class StoredActivations:
 
 
 def activations(
-    name: str, *, artifacts: Path | str = "artifacts", results: Path | str = "results"
+    name: str,
+    *,
+    artifacts: Path | str = "artifacts",
+    results: Path | str = "results",
+    also_look_in: Sequence[Path | str] = (),
 ) -> StoredActivations:
     """The stored activations that a row's dictionary is trained on, or those of an artifact.
 
-    `name` is a row, or the first digits of a key of activations, or of a dictionary. `artifacts` is the folder of all
-    artifacts, and `results` one of those where rows are published. A hook point of another model than the first is
-    called HOOK_POINT@NUMBER.
+    `name` is a row, or the first digits of a key of activations, or of a dictionary. `artifacts` is the folder of
+    all artifacts, `also_look_in` names folders of others, and `results` is one of those where rows are published. A
+    hook point of another model than the first is called HOOK_POINT@NUMBER.
 
     Raises MissingArtifact if the name means nothing, or nothing is stored (`activations.source` live).
 
@@ -118,7 +122,7 @@ def activations(
         for batch in stream.batches(4096):
             x = batch["blocks.2.hook_resid_post"]
     """
-    everything = Artifacts(Path(artifacts))
+    everything = Artifacts(Path(artifacts), [Path(folder) for folder in also_look_in])
     found = find_of_row(name.removesuffix("/activations"), _STAGES, everything, Path(results)) or everything.find(name)
     spec = found.spec()
     references = [found.reference] if spec.stage == "activations" else inputs_from("activations", spec.inputs)

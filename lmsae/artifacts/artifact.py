@@ -11,7 +11,7 @@ artifacts/<stage>/<key>/spec.json       what it is; sha256 of this file begins w
 import json
 import os
 import shutil
-from collections.abc import Callable, Container, Iterator, Set
+from collections.abc import Callable, Container, Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,18 +20,17 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from lmsae.artifacts.inside import is_reference, require_reference
-from lmsae.artifacts.manifest import Manifest, ManifestFile, read_manifest, write_manifest
+from lmsae.artifacts.lending import REFUSED, is_refused, is_whole, refuse
+from lmsae.artifacts.manifest import MANIFEST, RUN, SPEC, TWIN, Manifest, ManifestFile, read_manifest, write_manifest
 from lmsae.config import Frozen, JsonObject, canonical_json, key_of
 from lmsae.errors import DamagedArtifact, MissingArtifact
 from lmsae.runtime.disk import explain_full_disk
 from lmsae.runtime.drafts import DRAFT, draft_of
+from lmsae.runtime.runtime import Runtime
 
-SPEC, MANIFEST, RUN = "spec.json", "manifest.json", "run.json"
-# A copy of the manifest. Workflow engines delete declared outputs before a rerun; the copy restores the manifest.
-TWIN = ".manifest.json"
 CHECKPOINT = "checkpoint"
 SOURCE = "source.json"
-NOT_PAYLOAD = frozenset({SPEC, MANIFEST, RUN, TWIN, CHECKPOINT, SOURCE})
+NOT_PAYLOAD = frozenset({SPEC, MANIFEST, RUN, TWIN, CHECKPOINT, SOURCE, REFUSED})
 
 
 class Spec(Frozen):
@@ -63,6 +62,8 @@ class Artifact:
     """One artifact's directory, finished or not."""
 
     path: Path
+    lender: Path | None = None
+    """The folder of `runtime.also_look_in` that it lies in, if it is lent: nothing is written there."""
 
     @property
     def reference(self) -> str:
@@ -70,7 +71,12 @@ class Artifact:
 
     @property
     def is_finished(self) -> bool:
-        """True if the manifest is there. A manifest that an engine deleted is restored from its copy."""
+        """True if the manifest is there. A manifest that an engine deleted is restored from its copy.
+
+        A lent artifact is finished if it can be taken (`is_whole`), and nothing is restored there.
+        """
+        if self.lender is not None:
+            return is_whole(self.path)
         if not (self.path / MANIFEST).exists() and (self.path / TWIN).exists():
             _copy_atomically(self.path / TWIN, self.path / MANIFEST)
         return (self.path / MANIFEST).exists()
@@ -100,6 +106,8 @@ class Artifact:
     def manifest(self) -> Manifest:
         """The manifest. Raises MissingArtifact while the artifact is not finished."""
         if not self.is_finished:
+            if self.lender is not None:
+                raise MissingArtifact(f"{self.path}: it is no longer there, or not whole. {self._mend()}")
             raise MissingArtifact(
                 f"{self.path}: not finished (no {MANIFEST}). Make it with `lmsae {self.path.parent.name} "
                 f"{self.path.name}`, or run the workflow again."
@@ -154,6 +162,7 @@ class Artifact:
             {"path": name, "bytes": (self.path / name).stat().st_size, "blake3": digest_of_file(self.path / name)}
             for name in _payload(self.path)
         ]
+        assert self.lender is None, "nothing is written where it is lent"
         require_claim()
         write_atomically(self.path / RUN, json.dumps(provenance, indent=1, sort_keys=True) + "\n")
         text = write_manifest(Manifest(stage=spec.stage, key=spec.key, inputs=spec.inputs, files=files))
@@ -163,8 +172,9 @@ class Artifact:
 
     def clear(self, keep: Set[str] = frozenset()) -> None:
         """Remove what an interrupted run left. The spec, the caller's claim and the names in `keep` stay."""
+        assert self.lender is None, "nothing is removed where it is lent"
         for entry in self.path.iterdir():
-            if entry.name in {SPEC, *keep} or entry.name.startswith(".claim"):
+            if entry.name in {SPEC, REFUSED, *keep} or entry.name.startswith(".claim"):
                 continue
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
@@ -173,6 +183,7 @@ class Artifact:
 
     def remove(self) -> None:
         """Delete the artifact. The manifest goes first: if this is cut short, the rest does not look finished."""
+        assert self.lender is None, "nothing is removed where it is lent"
         (self.path / TWIN).unlink(missing_ok=True)
         (self.path / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(self.path)
@@ -182,18 +193,58 @@ class Artifact:
         return sum(entry["bytes"] for entry in self.manifest()["files"])
 
     def _mend(self) -> str:
+        if self.lender is not None:
+            return (
+                f"It is lent by {self.lender} (runtime.also_look_in), and nothing is mended there. Run again, and it "
+                "is made here; or ask its owner to make it again."
+            )
         return f"Delete {self.path} and run the workflow again; `lmsae verify` looks at every artifact."
 
 
 @dataclass(frozen=True, slots=True)
 class Artifacts:
-    """The folder of all artifacts."""
+    """The folder of all artifacts, and folders that lend theirs."""
 
     root: Path
+    lenders: Sequence[Path] = ()
+    """Folders of artifacts that are only read (`runtime.also_look_in`), in the order in which they are asked."""
+
+    @classmethod
+    def of(cls, runtime: Runtime) -> "Artifacts":
+        """The artifacts that a process works on."""
+        return cls(runtime.artifacts, runtime.also_look_in)
 
     def __getitem__(self, reference: str) -> Artifact:
-        """The artifact of a reference `<stage>/<key>`. Raises DamagedArtifact if it is something else."""
+        """The artifact of a reference `<stage>/<key>`. Raises DamagedArtifact if it is something else.
+
+        It is the one here if that is finished, else the first lent one that is. One that is finished nowhere is the one
+        here, unless a lender alone has its spec. Whoever makes an artifact asks for its `own` folder.
+        """
+        own = self.own(reference)
+        if not self.lenders or own.is_finished:
+            return own
+        lent = [Artifact(folder / reference, folder) for folder in self.lenders]
+        for one in lent:
+            if one.is_finished and not is_refused(own.path, one.path):
+                return one
+        if not (own.path / SPEC).exists():
+            return next((one for one in lent if not one.is_finished and (one.path / SPEC).exists()), own)
+        return own
+
+    def own(self, reference: str) -> Artifact:
+        """The artifact of a reference in this folder, whoever else may lend it: the one to write."""
         return Artifact(self.root / require_reference(reference, self.root))
+
+    def refuse(self, lent: Artifact) -> None:
+        """Take a lent artifact no more, for it is damaged: it is to be made here."""
+        self.add(lent.spec())
+        refuse(self.own(lent.reference).path, lent.path)
+
+    def around(self, artifact: Path) -> "Artifacts":
+        """The artifacts among which those are that the one in a folder was made from: these, if it is one of them, else
+        those of the folder that it lies in."""
+        home = artifact.absolute().parent.parent.resolve()
+        return self if home in {one.resolve() for one in (self.root, *self.lenders)} else Artifacts(home)
 
     def add(self, spec: Spec) -> Artifact:
         """Write the spec into its artifact's directory, unless it is there already with all its bytes.
@@ -201,7 +252,7 @@ class Artifacts:
         This does not wait until the bytes are on the disk: in a large plan that would take most of the time. So a power
         cut may leave a spec cut short, and its length tells.
         """
-        artifact = self[spec.reference]
+        artifact = self.own(spec.reference)
         path = artifact.path / SPEC
         if not path.exists() or path.stat().st_size != len(spec.canonical.encode()):
             artifact.path.mkdir(parents=True, exist_ok=True)
@@ -209,15 +260,21 @@ class Artifacts:
         return artifact
 
     def __iter__(self) -> Iterator[Artifact]:
-        """Every artifact that has a spec, finished or not, in the order of their paths."""
+        """Every artifact here that has a spec, finished or not, in the order of their paths. None is lent."""
         for spec in sorted(self.root.glob(f"*/*/{SPEC}")):
             yield Artifact(spec.parent)
 
+    def everywhere(self) -> Iterator[Artifact]:
+        """Every artifact that has a spec here or at a lender, each once, in the order of their references."""
+        folders = (self, *map(Artifacts, self.lenders))
+        for reference in sorted({artifact.reference for folder in folders for artifact in folder}):
+            yield self[reference]
+
     def find(self, key: str) -> Artifact:
         """The artifact whose key, or reference `<stage>/<key>`, begins with `key`."""
-        if is_reference(key) and (self.root / key / SPEC).exists():
+        if is_reference(key) and (self[key].path / SPEC).exists():
             return self[key]
-        found = [a for a in self if a.reference.startswith(key) or a.path.name.startswith(key)]
+        found = [a for a in self.everywhere() if a.reference.startswith(key) or a.path.name.startswith(key)]
         if len(found) == 1:
             return found[0]
         if not found:

@@ -151,6 +151,12 @@ def hold_claim(directory: Path, *, wait: bool = False) -> Iterator[Claims]:
         yield claims
 
 
+def holder_of(directory: Path) -> tuple[str, Pulse] | None:
+    """The holder of the claim on a directory, in words, and whether that process lives; None if nobody holds it."""
+    seen = _look(directory / NAME)
+    return (_who(seen), seen.owner.pulse() if seen.owner else Pulse.UNKNOWN) if seen else None
+
+
 @dataclass
 class _Glance:
     """A claim as it was last seen to change, and when that was by this process's clock."""

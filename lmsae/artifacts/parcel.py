@@ -79,7 +79,7 @@ class Parcel(Frozen):
         return [reference for reference in self.sent if self._restore(reference, folder, artifacts)]
 
     def _restore(self, reference: str, folder: Path, artifacts: Artifacts) -> bool:
-        sent, artifact = self.sent[reference], artifacts[reference]
+        sent, artifact = self.sent[reference], artifacts.own(reference)
         if artifact.is_finished:
             return False
         require_space(artifact.path, sum(entry.bytes for entry in sent.files), "restore fewer")

@@ -1,39 +1,92 @@
 """Collection of what no sweep wants any more: artifacts, and the training states that dictionaries kept."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 from lmsae.artifacts.artifact import CHECKPOINT, Artifact, Artifacts
 from lmsae.artifacts.claim import hold_claim
+from lmsae.commands.weighing import size_of, weigh
 from lmsae.errors import ArtifactError
 from lmsae.planning.plan import Plan
 from lmsae.planning.sweeps import Sweep, known_sweeps
-from lmsae.runtime.numbers import format_bytes
+from lmsae.runtime.numbers import format_bytes, parse_age, parse_bytes
 from lmsae.stages import STAGES
 
 Say = Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class Limits:
+    """The limits of `gc`, as the user wrote them: it takes only some of all that no sweep wants."""
+
+    older_than: str | None = None
+    """Only what has not changed for so long."""
+    larger_than: str | None = None
+    """Only what has at least so many bytes."""
+    down_to: str | None = None
+    """The oldest first, until the whole folder has at most so many bytes."""
+
+    @property
+    def flags(self) -> str:
+        given = (("--older-than", self.older_than), ("--larger-than", self.larger_than), ("--down-to", self.down_to))
+        return "".join(f" {flag} {text.replace(' ', '')}" for flag, text in given if text)
+
+    def choose(self, finds: "Iterable[_Find]", total: int) -> "list[_Find]":
+        """Those of some finds, in a folder with a total of bytes, that are to go."""
+        least_age = parse_age(self.older_than) if self.older_than else None
+        least_size = parse_bytes(self.larger_than) if self.larger_than else None
+        now = time.time()
+        chosen = [
+            find
+            for find in finds
+            if (least_age is None or now - find.changed >= least_age)
+            and (least_size is None or find.nbytes >= least_size)
+        ]
+        if not self.down_to:
+            return chosen
+        taken, allowed = [], parse_bytes(self.down_to)
+        for find in sorted(chosen, key=lambda find: find.changed):
+            if total <= allowed:
+                break
+            taken.append(find)
+            total -= find.nbytes
+        return taken
+
+
 class _Find(NamedTuple):
-    """Something to remove: what it is, where it lies, who wanted it last, and how it goes."""
+    """Something to remove: what it is, who wanted it last, and how it goes."""
 
     what: str
-    path: Path
     whose: str
     remove: Callable[[], None]
     artifact: Artifact
+    nbytes: int
+    changed: float
+    """The time of its last change, in seconds since the epoch."""
+
+
+NO_LIMITS = Limits()
 
 
 def collect(
-    plan: Plan, artifacts: Artifacts, *, delete: bool, say: Say, states: bool = False, forget: str | None = None
+    plan: Plan,
+    artifacts: Artifacts,
+    *,
+    delete: bool,
+    say: Say,
+    states: bool = False,
+    forget: str | None = None,
+    limits: Limits = NO_LIMITS,
 ) -> None:
     """List the artifacts that no sweep wants, with their sizes and who wanted them; with `delete`, remove them.
 
     This sweep wants what its `plan` says now, every other sweep what was planned of it last. One to `forget` wants
-    nothing. With `states` also the training states go that finished dictionaries have kept for longer runs.
+    nothing. With `states` also the training states go that finished dictionaries have kept for longer runs. `limits`
+    leave what is young or small.
     """
     own = plan.sweep.origin if plan.sweep else None
     before = [sweep for sweep in known_sweeps(artifacts) if sweep.origin == own]
@@ -43,13 +96,16 @@ def collect(
     ours = {spec.reference for stage in STAGES for spec in plan.specs(stage)}
     wanted = ours.union(*(sweep.references for sweep in kept))
     freed = count = 0
-    for find in _finds(artifacts, wanted, [*before, *forgotten], states):
-        size = _size(find.path)
-        say(f"{'removed' if delete else 'unwanted'} {find.what}  {size:,} bytes{find.whose}")
+    found, total = [*_finds(artifacts, wanted, [*before, *forgotten], states)], size_of(artifacts.root)
+    chosen = limits.choose(found, total)
+    for find in chosen:
+        say(f"{'removed' if delete else 'unwanted'} {find.what}  {find.nbytes:,} bytes{find.whose}")
         if delete:
             with hold_claim(find.artifact.path):
                 find.remove()
-        freed, count = freed + size, count + 1
+        freed, count = freed + find.nbytes, count + 1
+    if left := len(found) - len(chosen):
+        say(f"left {left} that no sweep wants either, {format_bytes(sum(one.nbytes for one in found) - freed)}")
     for sweep in kept:
         say(_describe_kept(sweep, ours, artifacts))
     if delete:
@@ -58,18 +114,23 @@ def collect(
         if plan.sweep and before:
             plan.sweep.note(artifacts)
     things, command = ("artifacts and states", "gc --states") if states else ("artifacts", "gc")
-    command += f" --forget {forget}" if forget else ""
+    command += (f" --forget {forget}" if forget else "") + limits.flags
     advice = "" if delete or not count else f"; `lmsae {command} --delete` removes them"
     say(f"{count} {things}, {freed:,} bytes{advice}")
+    if limits.down_to and total - freed > parse_bytes(limits.down_to):
+        say(f"{format_bytes(total - freed)} stay, more than {limits.down_to}: sweeps want them, or a limit keeps them.")
 
 
 def _finds(artifacts: Artifacts, wanted: set[str], losers: Sequence[Sweep], states: bool) -> Iterator[_Find]:
     for artifact in artifacts:
         reference, state = artifact.reference, artifact.path / CHECKPOINT
         if reference not in wanted:
-            yield _Find(reference, artifact.path, _whose(reference, losers), artifact.remove, artifact)
+            one = weigh(artifact)
+            yield _Find(reference, _whose(reference, losers), artifact.remove, artifact, one.nbytes, one.changed)
         elif states and state.exists() and artifact.is_finished:
-            yield _Find(f"state of {reference}", state, "", partial(shutil.rmtree, state), artifact)
+            remove = partial(shutil.rmtree, state)
+            one = weigh(artifact)
+            yield _Find(f"state of {reference}", "", remove, artifact, one.of_state, one.changed)
 
 
 def _whose(reference: str, losers: Sequence[Sweep]) -> str:
@@ -84,9 +145,9 @@ def _whose(reference: str, losers: Sequence[Sweep]) -> str:
 
 def _describe_kept(sweep: Sweep, ours: set[str], artifacts: Artifacts) -> str:
     """A line on what another sweep keeps here, and on how to have it otherwise."""
-    there = [artifacts[reference] for reference in sweep.references - ours]
+    there = [artifacts.own(reference) for reference in sweep.references - ours]
     there = [artifact.path for artifact in there if artifact.path.exists()]
-    size = format_bytes(sum(map(_size, there)))
+    size = format_bytes(sum(map(size_of, there)))
     gone = "" if sweep.origin.is_living else ", whose files are gone"
     name = sweep.origin.key(artifacts.root)
     return f"kept {len(there)} artifacts, {size}, for {sweep.origin}{gone} (`lmsae gc --forget {name}` lists them)"
@@ -99,7 +160,3 @@ def _choose(sweeps: Sequence[Sweep], name: str, artifacts: Artifacts) -> list[Sw
         return found
     known = ", ".join(sweep.origin.key(artifacts.root) for sweep in sweeps) or "none"
     raise ArtifactError(f"{name!r} is not the beginning of one other sweep's name; there are: {known}.")
-
-
-def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -119,7 +119,7 @@ def evaluation_of(train: Artifact, artifacts: Artifacts) -> Artifact:
     now = current_versions().items()
 
     def evaluations() -> Iterator[tuple[int, str, Artifact]]:
-        for one in artifacts:
+        for one in artifacts.everywhere():
             if one.path.parent.name == "eval" and one.is_finished:
                 spec = one.spec()
                 if spec.inputs.get(DICTIONARY) == train.reference:

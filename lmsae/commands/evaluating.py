@@ -42,7 +42,7 @@ def evaluate(
     if config.exists() and (section := load(config).get("runtime")):
         experiment["runtime"] = section
     plan, settings = plan_of(experiment, None, overrides, runtime)
-    artifacts = Artifacts(settings.artifacts)
+    artifacts = Artifacts.of(settings)
     plan.write_specs(artifacts)
     row = require_one(plan.rows, [], "one evaluation is of one dictionary")
     wanted = [*row.lineage(row.specs["eval"]).values()]

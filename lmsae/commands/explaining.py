@@ -51,7 +51,7 @@ def explain(
     from lmsae.interpretation.explaining.questions import ask_explanation
     from lmsae.interpretation.opening import open_features
 
-    settings, artifacts = read_settings(flags), Artifacts(runtime.artifacts)
+    settings, artifacts = read_settings(flags), Artifacts.of(runtime)
     artifact = Artifact(find_described(name, artifacts, runtime.results).resolve())
     if is_source(ResolvedModel.model_validate(artifact.spec().config["tokenizer"])):
         raise SourceError(f"{artifact.reference} is of own activations, which have no text to explain latents by")
@@ -157,7 +157,7 @@ def _with_silent(
     length = max(len(piece.texts) for one in materials for piece in one.shown)
     pool = gather_pool(
         artifact,
-        Artifacts(runtime.artifacts),
+        Artifacts.of(runtime),
         runtime,
         [one.latent for one in materials],
         pieces=max(LEAST_POOL, 4 * settings.scored),

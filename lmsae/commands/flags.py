@@ -1,10 +1,13 @@
 """The flags of commands: those that all have, and those of each command that has many."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from lmsae.artifacts.inside import is_plain
 from lmsae.interpretation.explaining.config import SCORERS, Settings
+from lmsae.runtime.numbers import parse_age, parse_bytes
+from lmsae.stages import STAGES
 
 EDITS = (
     "LATENT+=AMOUNT adds to the latent's code at every token, LATENT-=AMOUNT subtracts; LATENT=CODE clamps it, and "
@@ -66,7 +69,29 @@ def add_gc(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--states", action="store_true", help="also the training states that finished dictionaries kept"
     )
+    command.add_argument("--older-than", type=_age, metavar="AGE", help="only what has not changed since: 12h, 30d, 8w")
+    command.add_argument("--larger-than", type=_size, metavar="SIZE", help="only what has as many bytes: 500MB, 1.5TB")
+    command.add_argument(
+        "--down-to", type=_size, metavar="SIZE", help="the oldest first, until the whole folder has no more bytes"
+    )
     command.add_argument("--delete", action="store_true", help="remove them")
+
+
+def _age(text: str) -> str:
+    return _parsed(text, parse_age)
+
+
+def _size(text: str) -> str:
+    return _parsed(text, parse_bytes)
+
+
+def _parsed(text: str, parse: Callable[[str], float]) -> str:
+    """The text of a flag, after a check that it can be parsed."""
+    try:
+        parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def add_name_of_plan(command: argparse.ArgumentParser) -> None:
@@ -106,6 +131,24 @@ def add_pull(command: argparse.ArgumentParser) -> None:
     command.add_argument("place", metavar="owner/name[@revision][:path]", help="the repository, and a folder in it")
     command.add_argument("folder", nargs="?", type=Path, help="where to write (default: the last part of the name)")
     command.add_argument("--restore", action="store_true", help="also put what lmsae pushed back among the artifacts")
+
+
+def add_transfer(command: argparse.ArgumentParser, *, sends: bool) -> None:
+    """The flags of `upload`, which sends, and of `download`."""
+    command.add_argument(
+        "url", metavar="URL", help="a folder, by any protocol of fsspec: s3://bucket/folder, file:///..."
+    )
+    command.add_argument(
+        "names",
+        nargs="*",
+        metavar="ROW or KEY",
+        help="without any, all that is wanted" + (" and made" if sends else ""),
+    )
+    command.add_argument(
+        "--stage", action="append", default=[], choices=[*STAGES], help="only artifacts of this stage, or of several"
+    )
+    if sends:
+        command.add_argument("--dry-run", action="store_true", help="tell what would be sent, and send nothing")
 
 
 def add_explain(command: argparse.ArgumentParser) -> None:

@@ -49,7 +49,7 @@ def try_plan(plan: Plan, runtime: Runtime) -> Mapping[str, Exception]:
 
 
 def _run(plan: Plan, runtime: Runtime, say: Say, show: Say) -> "_Work":
-    artifacts = Artifacts(runtime.artifacts)
+    artifacts = Artifacts.of(runtime)
     origin = plan.sweep.origin if plan.sweep else None
     plan.write_specs(artifacts)
     work = _Work(artifacts, runtime, say, show, wanted_by(plan), lambda reference: [(runtime.results, origin)])
@@ -74,7 +74,7 @@ def run_stage(
     What is published goes to `results`, or else to the folder of each sweep that wants it. What failed is raised when
     all else is made: of several failures, Unmade.
     """
-    artifacts = Artifacts(runtime.artifacts)
+    artifacts = Artifacts.of(runtime)
 
     def destinations(reference: str) -> list[Destination]:
         sweeps = [] if results else [one for one in known_sweeps(artifacts) if reference in one.references]

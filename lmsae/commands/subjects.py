@@ -80,7 +80,7 @@ class Subject:
         elif published.is_dir():
             found = [self.artifacts["/".join(published.resolve().parts[-2:])]]
         else:
-            found = [one for one in self.artifacts if one.is_finished and self._is_measured_by(one, stage)]
+            found = [one for one in self.artifacts.everywhere() if one.is_finished and self._is_measured_by(one, stage)]
         if len(found) > 1:
             listed = ", ".join(one.reference for one in found)
             raise MissingArtifact(f"{self.name} has several artifacts of {stage} ({listed}): name its row instead.")

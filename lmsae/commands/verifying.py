@@ -16,6 +16,8 @@ def verify(artifacts: Artifacts, keys: Sequence[str], say: Say) -> int:
     missing. Returns 0 if all is well, else 1."""
     chosen = [one for key in keys for one in find_noted(key, artifacts)] if keys else list(artifacts)
     wanted = {artifact.reference for artifact in chosen} if keys else _references_of_plan(artifacts)
+    if not keys:  # of what others lend, that which is wanted
+        chosen += [lent for reference in sorted(wanted) if (lent := artifacts[reference]).lender is not None]
     lacking = [reference for reference in wanted if not artifacts[reference].is_finished]
     missing = len(lacking)
     finished = damaged = 0
@@ -28,6 +30,9 @@ def verify(artifacts: Artifacts, keys: Sequence[str], say: Say) -> int:
             damage = [str(error)]
         finished += 1
         damaged += bool(damage)
+        if damage and artifact.lender is not None:
+            artifacts.refuse(artifact)
+            damage.append(f"{artifact.reference} is lent by {artifact.lender}: `lmsae run` makes it here")
         for line in damage:
             say(line)
     say(f"{finished - damaged} whole, {damaged} damaged, {missing} wanted but not made")

@@ -182,6 +182,7 @@ _WORDS = {
     " | None": "",
     "tuple[int | float | Literal['log'], ...]": "`log` or numbers",
     "tuple[Union[int, float, Literal['log']], ...]": "`log` or numbers",
+    "tuple[Path, ...]": "folders",
     "tuple[str, ...]": "words",
     "tuple[float, ...]": "numbers",
     "tuple[int, ...]": "whole numbers",

@@ -70,7 +70,8 @@ class Estimator:
     def _measure(self, stage: str) -> dict[Kind, list[float]]:
         """The rates of a stage's finished artifacts, by where and what they are."""
         effort, rates = STAGES[stage].effort, defaultdict[Kind, list[float]](list)
-        for path in (self.artifacts.root / stage).glob(f"*/{RUN}"):
+        folders = (self.artifacts.root, *self.artifacts.lenders)
+        for path in (path for folder in folders for path in (folder / stage).glob(f"*/{RUN}")):
             # An artifact that cannot be read has no rate. The job that needs it will say what is wrong with it.
             with suppress(ArtifactError, OSError, ValueError, KeyError):
                 run = json.loads(path.read_text())

@@ -57,7 +57,7 @@ class Finder:
         kind = format_of(folder)
         digest = located.digest_of(folder, kind, self._digest_file)
         described = self._describe(f"{digest} {folder.absolute()}", folder)
-        origin = _origin_of_artifact(folder) if kind == "lmsae" else described.origin
+        origin = _origin_of_artifact(folder, self._artifacts) if kind == "lmsae" else described.origin
         content = Content(format=kind, digest=digest, dictionary=described.dictionary)
         return Finished(name, content, origin, folder)
 
@@ -102,13 +102,13 @@ class Finder:
         return self._digests.look_up(key, lambda: digest_of_file(path))
 
 
-def _origin_of_artifact(folder: Path) -> Origin:
+def _origin_of_artifact(folder: Path, known: Artifacts) -> Origin:
     """The models and hook points of a dictionary in a folder of artifacts, by the specs that it was made from."""
     artifact = Artifact(folder)
     if not (folder / SPEC).is_file():
         return Origin()
     try:
-        spec, artifacts = artifact.spec(), Artifacts(folder.parent.parent)
+        spec, artifacts = artifact.spec(), known.around(folder)
         captures = [artifacts[one].spec().config for one in inputs_from("activations", spec.inputs)]
     except ArtifactError:
         return Origin()

@@ -6,7 +6,7 @@ from collections.abc import Set
 from lmsae.artifacts.artifact import Artifact, Artifacts, Spec
 from lmsae.planning.estimates import Estimator, format_estimate
 from lmsae.planning.plan import Plan
-from lmsae.runtime.numbers import format_bytes, format_count, format_duration, format_share
+from lmsae.runtime.numbers import format_bytes, format_count, format_duration, format_share, format_table
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages import ROW_STAGES, STAGES
 from lmsae.stages.fitting import Room, total
@@ -43,8 +43,8 @@ def overview(plan: Plan, artifacts: Artifacts, runtime: Runtime) -> str:
     for row in plan.rows[:MOST_ROWS]:
         rows.append([row.name, *(_mark(row.of(stage), finished) for stage in of_rows)])
     more = [f"... and {len(plan.rows) - MOST_ROWS} more rows"] if len(plan.rows) > MOST_ROWS else []
-    remarks = _remarks(plan, finished, estimator)
-    return "\n".join([*_table(lines), *_format_times(times), *lacks, *remarks, "", *_table(rows), *more])
+    remarks = [*_format_lent(finished, artifacts), *_remarks(plan, finished, estimator)]
+    return "\n".join([*format_table(lines), *_format_times(times), *lacks, *remarks, "", *format_table(rows), *more])
 
 
 def describe(artifact: Artifact, plan: Plan | None, artifacts: Artifacts) -> str:
@@ -55,6 +55,7 @@ def describe(artifact: Artifact, plan: Plan | None, artifacts: Artifacts) -> str
     lines = [
         f"{artifact.reference}  {'finished' if artifact.is_finished else 'not finished'}",
         f"path      {artifact.path}",
+        *([f"lent by   {artifact.lender} (runtime.also_look_in); nothing is written there"] if artifact.lender else []),
         f"wanted by {wanted_by}",
         f"version   {spec.version}",
         "",
@@ -64,7 +65,9 @@ def describe(artifact: Artifact, plan: Plan | None, artifacts: Artifacts) -> str
         "lineage",
     ]
     for reference in artifacts.lineage(artifact.reference):
-        lines.append(f"  {reference}  {'finished' if artifacts[reference].is_finished else 'not finished'}")
+        one = artifacts[reference]
+        lent = f", lent by {one.lender}" if one.lender else ""
+        lines.append(f"  {reference}  {'finished' if one.is_finished else 'not finished'}{lent}")
     if artifact.is_finished:
         lines += ["", f"files     {format_bytes(artifact.bytes())} in {len(artifact.manifest()['files'])} files"]
         lines += _cost_of(artifact)
@@ -72,6 +75,14 @@ def describe(artifact: Artifact, plan: Plan | None, artifacts: Artifacts) -> str
         if run.exists():
             lines += ["", "provenance", *("  " + line for line in run.read_text().splitlines()[1:-1])]
     return "\n".join(lines)
+
+
+def _format_lent(finished: Set[str], artifacts: Artifacts) -> list[str]:
+    """A line for each folder that lends some of the finished artifacts."""
+    lenders = [artifacts[reference].lender for reference in finished] if artifacts.lenders else []
+    counts = [(folder, lenders.count(folder)) for folder in dict.fromkeys(artifacts.lenders)]
+    said = [f"{count} of those done are lent by {folder} (runtime.also_look_in)" for folder, count in counts if count]
+    return ["", *said] if said else []
 
 
 def _remarks(plan: Plan, finished: Set[str], estimator: Estimator) -> list[str]:
@@ -136,8 +147,3 @@ def _mark(specs: list[Spec], finished: set[str]) -> str:
         return "-"
     state = "done" if all(spec.reference in finished for spec in specs) else "to do"
     return f"{state} {specs[0].key[:6]}" + (f" +{len(specs) - 1}" if len(specs) > 1 else "")
-
-
-def _table(lines: list[list[str]]) -> list[str]:
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

@@ -71,7 +71,7 @@ def passes_of(plan: Plan, together: int) -> dict[str, list[Pass]]:
 
 def write_passes(plan: Plan, runtime: Runtime) -> dict[str, list[str]]:
     """Write a plan's passes, mark those that are done and unmark those that are not; their references by stage."""
-    artifacts = Artifacts(runtime.artifacts)
+    artifacts = Artifacts.of(runtime)
     written: dict[str, list[str]] = {}
     for stage, passes in passes_of(plan, runtime.together).items():
         folder = artifacts.root / FOLDER
@@ -96,7 +96,7 @@ def unmark_undone(references: Iterable[str], runtime: Runtime) -> dict[str, bool
 
     Passes go on although single artifacts fail, so a mark that an engine has set says no more than that the job ended.
     """
-    artifacts, undone = Artifacts(runtime.artifacts), {}
+    artifacts, undone = Artifacts.of(runtime), {}
     for reference in sorted(references):
         one = Pass.read(artifacts.root, reference)
         if not _is_done(reference.partition("/")[0], one, artifacts, runtime):

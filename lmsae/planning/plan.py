@@ -93,7 +93,7 @@ class Plan:
                 artifacts.add(spec)
         for row in self.rows:
             if row.finished:
-                imported.note_source(artifacts[row.specs[imported.STAGE.name].reference], row.finished)
+                imported.note_source(artifacts.own(row.specs[imported.STAGE.name].reference), row.finished)
         if self.sweep:
             self.sweep.note(artifacts)
 
@@ -217,7 +217,7 @@ def plan_rows(
 
     `origin_of_wants` tells their origin by the references that each wants. Raises ConfigError with every fault.
     """
-    artifacts = Artifacts(runtime.artifacts)
+    artifacts = Artifacts.of(runtime)
     plan = make_plan(rows, artifacts, faults)
     wants = {row.name: [spec.reference for spec in row.specs.values()] for row in plan.rows}
     origin = origin_of_wants(wants)

@@ -6,7 +6,7 @@ A value's name is dotted everywhere: `train.lr` is a column of the sheet, and `l
 
 import csv
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -95,7 +95,9 @@ def read_runtime(config: Path | Mapping[str, Any], flags: Mapping[str, Any], fau
     file = str(config) if isinstance(config, Path) else EXPERIMENT
     nested = config if not isinstance(config, Path) else load(config) if config.exists() else {}
     runtime = _runtime(nested.get("runtime"), file, faults)
-    return _runtime({**runtime.model_dump(exclude_unset=True), **flags}, "command line", faults)
+    runtime = _runtime({**runtime.model_dump(exclude_unset=True), **flags}, "command line", faults)
+    faults += (Fault(file, None, "runtime.also_look_in", fault) for fault in _faults_of_lenders(runtime))
+    return runtime
 
 
 def read_section(row: Row, name: str, values: Mapping[str, Any], refuse: Refuse) -> Frozen | None:
@@ -112,6 +114,19 @@ def read_section(row: Row, name: str, values: Mapping[str, Any], refuse: Refuse)
             else:
                 refuse(column, describe_problem(problem) if column else f"{name}: {describe_wanted(problem)}")
         return None
+
+
+def _faults_of_lenders(runtime: Runtime) -> Iterator[str]:
+    """The faults of the folders that lend artifacts. One that is gone is a fault, not an empty one: all that it lent
+    would be computed again."""
+    for folder in runtime.also_look_in:
+        if not folder.is_dir():
+            yield (
+                f"there is no folder {folder} (looked for {folder.absolute()}); mount it, mend the spelling, or take "
+                "it out of the list: what it lent is then made here"
+            )
+        elif (folder / "artifacts").is_dir():
+            yield f"{folder} is a project; name its folder of artifacts, {folder / 'artifacts'}"
 
 
 _NAME_RULE = "a name is letters, digits and . _ = + -, and begins with a letter or digit"

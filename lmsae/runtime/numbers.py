@@ -1,5 +1,8 @@
 """Numbers as text for people: counts, bytes, durations and shares. All commands and pages write them alike."""
 
+import re
+from collections.abc import Sequence
+
 _THOUSANDS = ("", " k", " M", " G", " T", " P")
 
 
@@ -23,6 +26,36 @@ def format_duration(seconds: float, digits: int = 3) -> str:
         if seconds < limit:
             return f"{_round(seconds / size, digits)} {unit}"
     return f"{_round(seconds / 3600, digits)} h"
+
+
+def format_age(seconds: float) -> str:
+    """A long time in the unit that people would use: `12.3 min`, `3.4 h`, `12 d`."""
+    return format_duration(seconds) if seconds < 48 * 3600 else f"{seconds / 86_400:,.0f} d"
+
+
+def parse_age(text: str) -> float:
+    """The seconds of an age as `gc` takes it: `12h`, `30d`, `8w`. Raises ValueError that says what was wanted."""
+    return _parse(text, {"h": 3600, "d": 86_400, "w": 7 * 86_400}, "a number of hours, days or weeks, such as 12h, 30d")
+
+
+def parse_bytes(text: str) -> float:
+    """The bytes of a size with decimal units: `500MB`, `1.5 TB`. Raises ValueError that says what was wanted."""
+    units = {f"{unit.strip()}b": 1000**power for power, unit in enumerate(_THOUSANDS)}
+    return _parse(text, units, "a number of bytes with its unit, such as 500MB, 1.5TB")
+
+
+def _parse(text: str, units: dict[str, int], wanted: str) -> float:
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([a-z]+)", text.strip().lower())
+    unit = next((size for name, size in units.items() if found and name.lower() == found[2]), None)
+    if found is None or unit is None:
+        raise ValueError(f"found {text!r}; wanted {wanted}")
+    return float(found[1]) * unit
+
+
+def format_table(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of cells as lines of text, the columns side by side."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
 def format_share(share: float) -> str:

@@ -27,6 +27,11 @@ class Runtime(Frozen):
     """The `runtime:` section of config.yaml, and the flags of every command."""
 
     artifacts: Path = Field(default=Path("artifacts"), description="Folder of all artifacts.")
+    also_look_in: tuple[Path, ...] = Field(
+        default=(),
+        description="Folders of artifacts of colleagues. What is finished there counts as made, and is read where it "
+        "lies; nothing is written there.",
+    )
     results: Path = Field(default=Path("results"), description="Folder that the report is written to.")
     device: str = Field(
         default="auto", description="`auto` (CUDA if there is one, otherwise the CPU), or a torch device name."

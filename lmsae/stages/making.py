@@ -17,7 +17,7 @@ from lmsae.artifacts.artifact import SPEC, Artifact, Artifacts, Spec
 from lmsae.artifacts.claim import Claims, hold_claims
 from lmsae.artifacts.digests import DigestCache
 from lmsae.config import canonical_json, key_of
-from lmsae.errors import BusyArtifact, ChangedSource, ConfigError, Fault, Unmade
+from lmsae.errors import BusyArtifact, ChangedSource, ConfigError, DamagedArtifact, Fault, Unmade
 from lmsae.runtime.disk import explained
 from lmsae.runtime.memory import explain_no_memory, forget_peak, peak_memory, reuse_freed_memory
 from lmsae.runtime.runtime import Runtime
@@ -63,9 +63,12 @@ def make_artifacts(stage: Stage, references: Sequence[str], artifacts: Artifacts
 def try_artifacts(stage: Stage, references: Sequence[str], artifacts: Artifacts, runtime: Runtime) -> Outcome:
     """`make_artifacts` with the failures of single artifacts, and of whole passes, among what it returns."""
     outcome = Outcome()
-    wanted = [artifacts[reference] for reference in dict.fromkeys(references)]
-    if all(artifact.is_finished for artifact in wanted):
+    found = [artifacts[reference] for reference in dict.fromkeys(references)]
+    if all(artifact.is_finished for artifact in found):
         return outcome
+    # Nothing is claimed or made where it is lent.
+    wanted = [artifact for artifact in found if artifact.lender is None or not artifact.is_finished]
+    wanted = [artifacts.add(one.spec()) if one.lender else one for one in wanted]
     for artifact in wanted:
         artifact.spec()
     with hold_claims([artifact.path for artifact in wanted], wait=runtime.wait) as claims:
@@ -100,7 +103,8 @@ def _make_pass(
                 outcome.failures[job.reference] = _explain(ended, stage, [job], artifacts)
             else:
                 cost = {"seconds": round(time.perf_counter() - began, 3), "in_pass": 1, **ended}
-                Artifact(job.out).publish(_provenance(started, cost, runtime), job.require_claim)
+                provenance = _provenance(started, cost, runtime) | _lent(job)
+                Artifact(job.out).publish(provenance, job.require_claim)
                 outcome.made.append(job.reference)
             del jobs[job.reference]
             began = time.perf_counter()
@@ -121,6 +125,8 @@ def _explain(error: Exception, stage: Stage, jobs: Iterable[Job], artifacts: Art
     """
     if isinstance(error, ChangedSource):
         DigestCache.drop(artifacts.root)
+    if isinstance(error, DamagedArtifact):
+        error = _refuse_damaged(error, {one.path: one for job in jobs for one in job.inputs.values()}, artifacts)
     try:
         for job in jobs:
             job.require_claim()
@@ -129,12 +135,30 @@ def _explain(error: Exception, stage: Stage, jobs: Iterable[Job], artifacts: Art
     return explain_no_memory(explained(error, artifacts.root), stage.name, stage.effort.lessen)
 
 
+def _refuse_damaged(error: DamagedArtifact, inputs: Mapping[Path, Artifact], artifacts: Artifacts) -> DamagedArtifact:
+    """The error to tell of damage that was met in reading, after lent inputs that are damaged are refused."""
+    damaged = [one for one in inputs.values() if one.lender is not None and one.damaged_files()]
+    for one in damaged:
+        artifacts.refuse(one)
+    told = [
+        f"{one.reference} is lent by {one.lender} (runtime.also_look_in): run again, and it is made here."
+        for one in damaged
+    ]
+    return DamagedArtifact("\n".join([str(error), *told])) if told else error
+
+
+def _lent(job: Job) -> dict[str, object]:
+    """The entry of run.json with the folders of those inputs that others lent."""
+    lent = {one.reference: str(one.path.absolute()) for one in job.inputs.values() if one.lender is not None}
+    return {"lent": lent} if lent else {}
+
+
 def _job(stage: Stage, artifact: Artifact, artifacts: Artifacts, others: Mapping[Path, str], claims: Claims) -> Job:
     spec = artifact.spec()
     if (spec.stage, spec.version) != (stage.name, stage.version):
         message = f"is of {spec.stage} version {spec.version}; this lmsae makes {stage.name} version {stage.version}"
         raise ConfigError([Fault(str(artifact.path / SPEC), None, None, f"{message}. Plan the sweep again")])
-    inputs = {name: _open(stage, artifacts[reference]) for name, reference in spec.inputs.items()}
+    inputs = {name: _open(stage, artifacts[reference], artifacts) for name, reference in spec.inputs.items()}
     require_claim = partial(claims.require, artifact.path)
     require_claim()
     artifact.clear(stage.keeps)
@@ -142,9 +166,14 @@ def _job(stage: Stage, artifact: Artifact, artifacts: Artifacts, others: Mapping
     return Job(artifact.reference, config, inputs, artifact.path, _relatives(stage, spec, others), require_claim)
 
 
-def _open(stage: Stage, artifact: Artifact) -> Artifact:
-    """An input of a stage, checked as far as the stage reads it."""
-    return artifact.require_intact(stage.reads.get(artifact.path.parent.name))
+def _open(stage: Stage, artifact: Artifact, artifacts: Artifacts) -> Artifact:
+    """An input of a stage, checked as far as the stage reads it. A lent one that is damaged is not taken again."""
+    try:
+        return artifact.require_intact(stage.reads.get(artifact.path.parent.name))
+    except DamagedArtifact:
+        if artifact.lender is not None:
+            artifacts.refuse(artifact)
+        raise
 
 
 def _spec_texts(stage: Stage, artifacts: Artifacts) -> dict[Path, str]:

@@ -246,3 +246,13 @@ def test_a_full_disk_is_a_sentence_also_where_no_stage_writes(tmp_path: Path, mo
     with pytest.raises(NoSpaceError, match=r"plan\.json: the disk became full.*lmsae gc"):
         write_atomically(tmp_path / "plan.json", "text")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_manifest_of_a_later_form_is_refused_and_not_misread(artifact: Artifact) -> None:
+    text = (artifact.path / MANIFEST).read_text()
+    assert "version" not in json.loads(text), "its bytes are those of every manifest so far"
+    for name in (MANIFEST, TWIN):
+        (artifact.path / name).write_text(json.dumps({**json.loads(text), "version": 2}))
+    with pytest.raises(DamagedArtifact, match="it has version 2, and this lmsae reads version 1"):
+        artifact.manifest()
+    assert not Artifact(artifact.path, lender=artifact.path.parent.parent).is_finished

@@ -23,7 +23,7 @@ CONFIG = Path(config.get("folder", "config"))
 try:
     if workflow.is_main_process:
         PLAN, RUNTIME = plan_of(CONFIG / "config.yaml", CONFIG / "sweep.tsv", [], {})
-        PLAN.write(Artifacts(RUNTIME.artifacts), RUNTIME.together)
+        PLAN.write(Artifacts.of(RUNTIME), RUNTIME.together)
     else:
         PLAN, RUNTIME = Plan([]), read_runtime(CONFIG / "config.yaml", {}, [])
 except (LmsaeError, OSError) as error:
@@ -120,7 +120,7 @@ def require_done():
 def is_published(stage):
     """True if the folder of results shows what the sweep wants of a stage."""
     finished = [
-        Artifacts(RUNTIME.artifacts)[spec.reference] for spec in PLAN.specs(stage.name)
+        Artifacts.of(RUNTIME)[spec.reference] for spec in PLAN.specs(stage.name)
     ]
     return bool(finished) and all(
         artifact.is_finished and stage.publisher.is_published(artifact, RUNTIME.results)
