@@ -28,13 +28,13 @@ RATES, STRENGTHS = (1 / 3, 1.0, 3.0), (0.7, 1.0, 1.4)
 Row = dict[str, str]
 
 
-def rows_of(zoo: list[Row], lr: float) -> list[Row]:
-    """The rows of the sweep: NAME is a default, NAME@RATExSTRENGTH one beside it."""
+def rows_of(zoo: list[Row], lr: float, rates: list[float]) -> list[Row]:
+    """The rows of the sweep: NAME is a default, NAME-RATE-STRENGTH one beside it."""
     rows = []
     for row in zoo:
         small = row | {"sae.d_sae": "256" if row["name"] == "clt" else row["sae.d_sae"]}
         coefficient = next((one for one in COEFFICIENTS if row[one]), None)
-        for rate in RATES:
+        for rate in rates:
             for strength in STRENGTHS if coefficient and rate != 1 else (1.0,):
                 name = row["name"] if rate == 1 else f"{row['name']}-{rate:.2g}-{strength:g}"
                 one = small | {"name": name, "train.lr": f"{lr * rate:.3g}"}
@@ -44,7 +44,7 @@ def rows_of(zoo: list[Row], lr: float) -> list[Row]:
     return rows
 
 
-def write(folder: Path, model: str, tokens: int) -> list[Row]:
+def write(folder: Path, model: str, tokens: int, rates: list[float]) -> list[Row]:
     """Write the sweep's config and sheet; returns the rows of config/zoo."""
     config = yaml.safe_load((ZOO / "config.yaml").read_text())
     config["model"]["name"] = model
@@ -58,7 +58,7 @@ def write(folder: Path, model: str, tokens: int) -> list[Row]:
         zoo = list(csv.DictReader(file, delimiter="\t"))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    rows = rows_of(zoo, config["train"]["lr"])
+    rows = rows_of(zoo, config["train"]["lr"], rates)
     with (folder / "sweep.tsv").open("w") as file:
         writer = csv.DictWriter(file, list(rows[0]), delimiter="\t", lineterminator="\n")
         writer.writeheader()
@@ -83,15 +83,16 @@ def line(name: str, found: dict[str, Row]) -> str:
     if default is None:
         return f"| {name} | failed |" + 6 * " |"
     l0, variance = float(default["l0"]), float(default["explained_variance"])
-    others = []
+    others, cells = [], []
     for rate in RATES:
         if rate != 1:
             points = [row for key, row in found.items() if key.startswith(f"{name}-{rate:.2g}-")]
-            others.append(matched(points, l0) if points else None)
-    best = max([variance, *(one for one in others if one is not None)])
-    cells = ["no match" if one is None else f"{one:.3f}" for one in others]
+            other = matched(points, l0)
+            others += [] if other is None else [other]
+            cells.append(f"{other:.3f}" if other is not None else "no match" if points else "not measured")
+    best = max([variance, *others])
     behind, dead = f"{(best - variance) / best:.1%}", f"{float(default['dead_share']):.1%}"
-    verdict = default.get("diagnosis", "")
+    verdict = default["diagnoses"] or "healthy"
     return f"| {name} | {l0:.1f} | {variance:.3f} | {cells[0]} | {cells[1]} | {behind} | {dead} | {verdict} |"
 
 
@@ -100,9 +101,10 @@ def main() -> None:
     parser.add_argument("--model", default="builtin:stdlib-4m", help="a model that `model.name` takes")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=400_000)
+    parser.add_argument("--high", action="store_true", help="leave out the third of the rate")
     arguments = parser.parse_args()
     model = arguments.model if ":" in arguments.model else str(Path(arguments.model).resolve())
-    zoo = write(arguments.folder, model, arguments.tokens)
+    zoo = write(arguments.folder, model, arguments.tokens, [rate for rate in RATES if rate >= 1 or not arguments.high])
     started = time.time()
     code = subprocess.call(
         [sys.executable, "-m", "lmsae.cli", "run", "--config", str(arguments.folder / "config.yaml")], stdout=sys.stderr

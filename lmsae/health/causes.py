@@ -12,7 +12,7 @@ from lmsae.health.case import Case
 from lmsae.health.config import Thresholds
 from lmsae.health.curve_shape import at_the_end, drift, early_dead, early_rise, late_gain, path_of
 from lmsae.health.diagnosis import CURVES, METRICS, SPEC, Diagnosis, Evidence
-from lmsae.health.knobs import denser, sparser
+from lmsae.health.knobs import denser, keep_fewer, sparser
 from lmsae.metrics.definitions import HISTOGRAM_BINS, HISTOGRAM_HIGH, HISTOGRAM_LOW
 from lmsae.runtime.numbers import format_count
 
@@ -48,8 +48,7 @@ def _unknown_text(case: Case, limits: Thresholds) -> Iterator[Diagnosis]:
 def _too_few_latents(case: Case, limits: Thresholds) -> Iterator[Diagnosis]:
     del limits
     latents, width = case.dictionary.get("d_sae"), case.width
-    # A latent of a molt is a matrix and no direction.
-    if width and latents and latents <= width and case.dictionary["geometry"]["kind"] != "molt":
+    if width and latents and latents <= width and not case.is_of_matrices:
         yield Diagnosis(
             "too_few_latents",
             "there are no more latents than dimensions, and such a dictionary needs no sparse code",
@@ -83,8 +82,8 @@ def _lr_too_high(case: Case, limits: Thresholds) -> Iterator[Diagnosis]:
 
 
 def _threshold_not_settled(case: Case, limits: Thresholds) -> Iterator[Diagnosis]:
-    kind = case.dictionary.get("act_fn", {}).get("kind")
-    if kind == "jumprelu":
+    share = case.metric("l0_over_k")
+    if case.act_fn == "jumprelu":
         moved = drift(case.curves.get("l0", ()))
         if abs(moved) > limits.max_l0_drift:
             yield Diagnosis(
@@ -94,13 +93,23 @@ def _threshold_not_settled(case: Case, limits: Thresholds) -> Iterator[Diagnosis
                 f"Raise train.threshold_lr_factor from {case.training.get('threshold_lr_factor', 1):g}, or "
                 "train.tokens",
             )
-    elif abs(case.metric("l0_over_k") - 1) > limits.max_off_k:
-        off = case.metric("l0_over_k")
+    elif abs(share - 1) > limits.max_off_k and not case.chooses_k:
         yield Diagnosis(
             "threshold_not_settled",
             "at inference, not k latents are active",
-            (Evidence(METRICS, "l0_over_k", off, f"{1 - limits.max_off_k:g} to {1 + limits.max_off_k:g}"),),
+            (Evidence(METRICS, "l0_over_k", share, f"{1 - limits.max_off_k:g} to {1 + limits.max_off_k:g}"),),
             "Raise tokenize.calibration_tokens, on which the threshold is set, or train.tokens",
+        )
+
+
+def _k_not_reached(case: Case, limits: Thresholds) -> Iterator[Diagnosis]:
+    share = case.metric("l0_over_k")
+    if case.chooses_k and share < 1 - limits.max_off_k:
+        yield Diagnosis(
+            "k_not_reached",
+            "many tokens have fewer than k latents to choose from, for the other pre-activations are not positive",
+            (Evidence(METRICS, "l0_over_k", share, f"at least {1 - limits.max_off_k:g}"),),
+            keep_fewer(case),
         )
 
 
@@ -127,7 +136,7 @@ def _lr_too_low(case: Case, limits: Thresholds) -> Iterator[Diagnosis]:
 
 def _sparsity_too_strong(case: Case, limits: Thresholds) -> Iterator[Diagnosis]:
     l0, explained = case.metric("l0"), case.metric("explained_variance")
-    if l0 < limits.min_l0 and explained < limits.min_explained_variance:
+    if l0 < limits.min_l0 and explained < limits.min_explained_variance and not case.is_of_matrices:
         yield Diagnosis(
             "sparsity_too_strong",
             "too few latents are active to reconstruct by",
@@ -189,6 +198,7 @@ CAUSES = (
     Cause(_lr_too_high),
     Cause(_threshold_not_settled, {"lr_too_high"}),
     Cause(_lr_too_low, {"lr_too_high", "threshold_not_settled"}),
+    Cause(_k_not_reached, {"lr_too_high", "lr_too_low"}),
     Cause(_sparsity_too_strong, {"lr_too_high", "lr_too_low", "unknown_text"}),
     Cause(_too_wide, {"lr_too_high", "lr_too_low", "sparsity_too_strong"}),
     Cause(_sparsity_too_weak, {"too_few_latents", "lr_too_high", "lr_too_low"}),

@@ -128,7 +128,16 @@ MOVING = {"l0": [60.0] * 320 + [30.0] * 80}
             "early dead share is 0.3 (healthy: at most 0.2)",
         ),
         (case(None, MOVING, dictionary=JUMPRELU), "threshold_not_settled", "l0 over the last fifth is -0.5"),
-        (case({"l0_over_k": 0.85, "l0": 32}), "threshold_not_settled", "l0_over_k is 0.85 (healthy: 0.9 to 1.1)"),
+        (
+            case({"l0_over_k": 0.85, "l0": 32}, dictionary=part({"kind": "batchtopk", "k": 38})),
+            "threshold_not_settled",
+            "l0_over_k is 0.85 (healthy: 0.9 to 1.1)",
+        ),
+        (
+            case({"l0_over_k": 0.85, "l0": 27}, dictionary=part({"kind": "topk", "k": 32})),
+            "k_not_reached",
+            "l0_over_k is 0.85 (healthy: at least 0.9)",
+        ),
         (case({"explained_variance": 0.3}, FALLING), "lr_too_low", "late gain is 0.5 (healthy: at most 0.35)"),
         (case({"explained_variance": 0.3}, SLOW), "lr_too_low", "path of a weight is 0.0064 (healthy: at least 1 of"),
         (
@@ -185,8 +194,78 @@ def test_a_falling_loss_of_thresholds_that_still_move_is_put_down_to_them() -> N
     assert names(case(None, MOVING | FALLING, dictionary=JUMPRELU)) == ["threshold_not_settled"]
 
 
-def test_a_molt_may_have_fewer_latents_than_dimensions() -> None:
-    assert names(case(dictionary=part(d_sae=200, geometry={"kind": "molt"}))) == []
+MOLT = part({"kind": "jumprelu"}, d_sae=200, geometry={"kind": "molt"})
+TANH = {"losses": [{"kind": "tanh", "tanh_coefficient": 0.5}, {"kind": "pre_act", "pre_act_coefficient": 0.01}]}
+
+
+def test_a_molt_may_have_fewer_latents_than_dimensions_and_few_active_ones() -> None:
+    assert names(case({"l0": 11}, dictionary=MOLT)) == []
+    found = case({"l0": 11, "explained_variance": 0.62}, dictionary=MOLT, objective=TANH)
+    assert names(found) == ["missing_variance"]
+    assert examine(found, DEMO).diagnoses[0].advice.startswith("Lower sae.tanh_coefficient from 0.5 to about 0.2, ")
+
+
+def test_tokens_with_fewer_latents_than_k_have_no_threshold_to_blame() -> None:
+    """A topk chooses at inference as in training: no text to calibrate on gives it more than it has."""
+    found = case({"l0_over_k": 0.78, "l0": 25}, dictionary=part({"kind": "topk", "k": 32}))
+    (diagnosis,) = examine(found, DEMO).diagnoses
+    assert diagnosis.advice == "Lower sae.k from 32 to about 25, or raise train.tokens"
+    more = {"l0_over_k": 1.2, "l0": 38}
+    assert names(case(more, dictionary=part({"kind": "topk", "k": 32}))) == []
+
+
+SHORT = {"explained_variance": 0.6, "l2_ratio": 0.78}
+LEARNED = {"explained_variance": [0.6] * STEPS}
+
+
+@pytest.mark.parametrize(
+    ("bias", "found"),
+    [
+        (0.99, ["missing_variance"]),
+        (0.79, ["missing_variance", "shrinkage"]),
+        (math.nan, ["missing_variance", "shrinkage"]),
+    ],
+)
+def test_a_reconstruction_is_not_shrunk_if_it_is_short_only_for_what_it_misses(bias: float, found: list[str]) -> None:
+    assert names(case({**SHORT, "relative_reconstruction_bias": bias}, LEARNED)) == found
+
+
+@pytest.mark.parametrize(
+    ("act_fn", "losses", "metrics", "advice"),
+    [
+        (
+            {"kind": "relu"},
+            [{"kind": "l1", "l1_coefficient": 1.5}],
+            {"l2_ratio": 0.7},
+            "Lower sae.l1_coefficient from 1.5 to about 0.5, or take topk, batchtopk, gated or jumprelu, which shrink "
+            "no code",
+        ),
+        (
+            {"kind": "jumprelu"},
+            TANH["losses"],
+            {"l2_ratio": 0.7},
+            "Lower sae.tanh_coefficient from 0.5 to about 0.2, or take the loss l0, which shrinks no code",
+        ),
+        (
+            {"kind": "topk", "k": 32},
+            [],
+            {"l2_ratio": 0.7},
+            "Raise sae.k from 32 to about 64, raise sae.d_sae, or raise train.tokens",
+        ),
+        (
+            {"kind": "topk", "k": 32},
+            [],
+            {"l2_ratio": 1.3, "relative_reconstruction_bias": 1.01},
+            "Look for tokens of small norm (relative_reconstruction_bias, in which small activations weigh little, is "
+            "1.01), or lower train.lr",
+        ),
+    ],
+)
+def test_what_is_advised_for_the_length_of_reconstructions(
+    act_fn: dict[str, Any], losses: list[dict[str, Any]], metrics: dict[str, float], advice: str
+) -> None:
+    found = case(metrics, dictionary=part(act_fn), objective={"losses": losses})
+    assert [one.advice for one in examine(found, DEMO).diagnoses] == [advice]
 
 
 @pytest.mark.parametrize(
