@@ -5,7 +5,7 @@
 
 The rows are those of config/zoo, smaller: half the latents, half the tokens and half the batch, so as many steps. Each
 architecture trains at the learning rate of config/zoo, at a third of it and at three times it. Where L0 follows from a
-coefficient, the other rates train with 0.7, 1 and 1.4 times it, and their explained variance is interpolated in log L0
+coefficient, the other rates train with 0.5, 0.7, 1 and 1.4 times it, and their explained variance is interpolated in log L0
 to the L0 of the default. `lmsae run` makes the sweep in --folder and goes on where it was stopped.
 """
 
@@ -24,7 +24,7 @@ import yaml
 
 ZOO = Path(__file__).parent.parent / "config" / "zoo"
 COEFFICIENTS = ("sae.l1_coefficient", "sae.p_anneal_coefficient", "sae.l0_coefficient", "sae.tanh_coefficient")
-RATES, STRENGTHS = (1 / 3, 1.0, 3.0), (0.7, 1.0, 1.4)
+RATES, STRENGTHS = (1 / 3, 1.0, 3.0), (0.5, 0.7, 1.0, 1.4)
 Row = dict[str, str]
 
 

@@ -47,6 +47,12 @@ class Case:
         return self.dictionary.get("act_fn", {}).get("kind")
 
     @property
+    def reads_centered(self) -> bool:
+        """True if its decoder bias is subtracted from what latents read, so that none leads by the mean alone."""
+        geometry = self.dictionary.get("geometry", {})
+        return geometry.get("kind") == "sae" and geometry.get("apply_b_dec_to_input", True)
+
+    @property
     def chooses_k(self) -> bool:
         """True if each token has its k largest latents at inference too, and no threshold decides."""
         config = ACT_FNS.get(self.act_fn or "")

@@ -5,14 +5,14 @@ ranges, and rules out the causes that only seem to be there because of it.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 
 from lmsae.health.case import Case
 from lmsae.health.config import Thresholds
 from lmsae.health.curve_shape import at_the_end, drift, early_dead, early_rise, late_gain, path_of
 from lmsae.health.diagnosis import CURVES, METRICS, SPEC, Diagnosis, Evidence
-from lmsae.health.knobs import denser, keep_fewer, sparser
+from lmsae.health.knobs import change_rate, denser, keep_fewer, sparser
 from lmsae.metrics.definitions import HISTOGRAM_BINS, HISTOGRAM_HIGH, HISTOGRAM_LOW
 from lmsae.runtime.numbers import format_count
 
@@ -71,8 +71,11 @@ def _lr_too_high(case: Case, limits: Thresholds) -> Iterator[Diagnosis]:
         for sign, limit in zip(signs, (limits.max_early_rise, limits.max_early_dead_share), strict=True)
         if sign.value > limit
     )
-    if seen and dead > limits.max_dead_share:
-        advice = _advise_on_rate(training, 0.1)
+    # Where no decoder bias takes the mean off what latents read, some may be dead from their start. At a rate that is
+    # too high the loss rises besides.
+    is_told = rise > limits.max_early_rise or case.reads_centered
+    if seen and is_told and dead > limits.max_dead_share:
+        advice = change_rate(case, 0.1)
         if not training.get("lr_warm_up_steps", 1):
             advice += ", and set train.lr_warm_up_steps to 0.05"
         evidence = (*seen, Evidence(METRICS, "dead_share", dead, f"at most {limits.max_dead_share:g}"))
@@ -129,21 +132,24 @@ def _lr_too_low(case: Case, limits: Thresholds) -> Iterator[Diagnosis]:
             "lr_too_low",
             "the loss was still falling when training ended",
             tuple(seen),
-            f"{_advise_on_rate(training, 10 if path < limits.min_path else 3)}, or raise train.tokens",
+            f"{change_rate(case, 10 if path < limits.min_path else 3)}, or raise train.tokens",
             EVERYTHING,
         )
 
 
 def _sparsity_too_strong(case: Case, limits: Thresholds) -> Iterator[Diagnosis]:
-    l0, explained = case.metric("l0"), case.metric("explained_variance")
-    if l0 < limits.min_l0 and explained < limits.min_explained_variance and not case.is_of_matrices:
+    l0, explained, dead = (case.metric(name) for name in ("l0", "explained_variance", "dead_share"))
+    effects = []
+    if explained < limits.min_explained_variance:
+        healthy = f"at least {limits.min_explained_variance:g}"
+        effects.append(Evidence(METRICS, "explained_variance", explained, healthy))
+    if dead > limits.max_dead_share:
+        effects.append(Evidence(METRICS, "dead_share", dead, f"at most {limits.max_dead_share:g}"))
+    if l0 < limits.min_l0 and effects and not case.is_of_matrices:
         yield Diagnosis(
             "sparsity_too_strong",
-            "too few latents are active to reconstruct by",
-            (
-                Evidence(METRICS, "l0", l0, f"at least {limits.min_l0:g}"),
-                Evidence(METRICS, "explained_variance", explained, f"at least {limits.min_explained_variance:g}"),
-            ),
+            "too few latents are active to reconstruct by, or for all of them to learn",
+            (Evidence(METRICS, "l0", l0, f"at least {limits.min_l0:g}"), *effects),
             denser(case),
             QUALITY | {"dead_share"},
         )
@@ -217,10 +223,3 @@ def starved_share(case: Case, tokens: float) -> float:
     bins = int((math.log10(FEWEST_FIRINGS / tokens) - HISTOGRAM_LOW) / width)
     dead = case.curves.get("dead") or (0.0,)
     return max(0.0, case.metric("dead") + sum(case.histogram[: max(0, bins)]) - dead[-1]) / latents
-
-
-def _advise_on_rate(training: Mapping[str, object], factor: float) -> str:
-    rate = training.get("lr")
-    verb = "Raise" if factor > 1 else "Lower"
-    to = f" from {rate:g} to about {rate * factor:g}" if isinstance(rate, float) else ""
-    return f"{verb} train.lr{to}"

@@ -46,13 +46,17 @@ def keep_fewer(case: Case) -> str:
     return _sentence(f"lower sae.k from {k} to about {used}" if used < k else "", "raise train.tokens")
 
 
+def change_rate(case: Case, factor: float) -> str:
+    """A change of the learning rate by a factor."""
+    return _sentence(_turn_rate(case, factor))
+
+
 def revive(case: Case) -> str:
-    """Changes that leave fewer latents dead: a loss from which dead latents learn, new starts for them, fewer
-    latents."""
+    """Changes that leave fewer latents dead: a loss from which dead latents learn, new starts for them, a lower rate,
+    fewer latents."""
     loss = "pre_act" if _has_threshold(case) else "aux_k"
     again = "set train.resample_steps" if can_resample(case) else ""
-    said = [_use(case, loss), again, _narrow(case)]
-    return _sentence(*(said if any(said) else ["raise train.tokens"]))
+    return _sentence(_use(case, loss), again, _turn_rate(case, 1 / 3), _narrow(case))
 
 
 def thin(case: Case) -> str:
@@ -65,7 +69,7 @@ def lengthen(case: Case) -> str:
     bias = case.metric("relative_reconstruction_bias")
     if case.metric("l2_ratio") > 1:
         by_all = f"relative_reconstruction_bias, in which small activations weigh little, is {bias:.3g}"
-        return _sentence(f"look for tokens of small norm ({by_all})", "lower train.lr")
+        return _sentence(f"look for tokens of small norm ({by_all})", _turn_rate(case, 1 / 3))
     shrinking = SHRINKING & case.losses.keys()
     if case.training and not shrinking:
         return complete(case)
@@ -99,6 +103,12 @@ def _use(case: Case, kind: str) -> str:
     if kind == "aux_k":
         return "" if value else f"raise sae.{name} from 0 to about 0.03"
     return f"raise sae.{name} from {value:g} to about {float(f'{3 * value:.1g}'):g}"
+
+
+def _turn_rate(case: Case, factor: float) -> str:
+    verb = "raise" if factor > 1 else "lower"
+    rate = case.training.get("lr")
+    return f"{verb} train.lr" + (f" from {rate:g} to about {float(f'{rate * factor:.1g}'):g}" if rate else "")
 
 
 def _narrow(case: Case) -> str:

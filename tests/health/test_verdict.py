@@ -113,6 +113,7 @@ RISING = {"reconstruction_loss": [1.0, 50.0, *[0.5] * (STEPS - 2)]}
 FALLING = {"loss": [10 - step / STEPS for step in range(STEPS)]}
 SLOW = {"lr": [1e-6] * STEPS}
 JUMPRELU = part({"kind": "jumprelu"})
+MOLT = part({"kind": "jumprelu"}, d_sae=200, geometry={"kind": "molt"})
 MOVING = {"l0": [60.0] * 320 + [30.0] * 80}
 
 
@@ -170,10 +171,35 @@ def test_latents_that_training_found_dead_are_no_sign_of_too_little_text() -> No
     assert names(case({"dead": 530, "dead_share": 0.53}, late)) == ["too_wide"]
 
 
+def test_a_penalty_that_leaves_few_active_is_told_of_dead_latents_too() -> None:
+    """Variance of few dimensions is explained by few latents, and the others die of the penalty."""
+    dead = {"dead_share": 0.3, "dead": 300}
+    late = {"dead": [0.0] * 150 + [300.0] * 250}
+    (diagnosis,) = examine(case({**dead, "l0": 8}, late), DEMO).diagnoses
+    assert (diagnosis.name, [one.name for one in diagnosis.evidence]) == ("sparsity_too_strong", ["l0", "dead_share"])
+    assert diagnosis.advice == "Lower sae.l1_coefficient from 1 to about 0.3"
+    assert names(case({**dead, "l0": 25}, late)) == ["dead_latents"]
+    assert names(case({**dead, "l0": 8}, late, dictionary=MOLT)) == ["dead_latents"]
+
+
 def test_a_rate_that_is_too_high_rules_out_what_follows_from_it() -> None:
     """After such a start nothing is active, and all else is wrong too."""
     ruined = {"dead_share": 0.9, "dead": 900, "l0": 0.1, "explained_variance": -0.2, "ce_loss_score_mean": 0.0}
     assert names(case({**ruined, "l2_ratio": 0.5}, RISING | FALLING | SLOW, dictionary=JUMPRELU)) == ["lr_too_high"]
+
+
+EARLY = {"dead": [0.0] * 100 + [300.0] * 300}
+
+
+@pytest.mark.parametrize(
+    "geometry", [{"kind": "lorsa"}, {"kind": "transcoder"}, {"kind": "sae", "apply_b_dec_to_input": False}]
+)
+def test_latents_that_a_start_left_dead_are_not_blamed_on_the_rate(geometry: dict[str, Any]) -> None:
+    """What these read has a mean that no bias takes off, and a lower rate would bring no latent to life."""
+    dead = {"dead_share": 0.35, "dead": 350}
+    assert names(case(dead, EARLY, dictionary=part(geometry=geometry))) == ["dead_latents"]
+    assert names(case(dead, EARLY | RISING, dictionary=part(geometry=geometry))) == ["lr_too_high"]
+    assert names(case(dead, EARLY)) == ["lr_too_high"]
 
 
 def test_a_high_start_that_leaves_latents_alive_is_no_illness() -> None:
@@ -194,7 +220,6 @@ def test_a_falling_loss_of_thresholds_that_still_move_is_put_down_to_them() -> N
     assert names(case(None, MOVING | FALLING, dictionary=JUMPRELU)) == ["threshold_not_settled"]
 
 
-MOLT = part({"kind": "jumprelu"}, d_sae=200, geometry={"kind": "molt"})
 TANH = {"losses": [{"kind": "tanh", "tanh_coefficient": 0.5}, {"kind": "pre_act", "pre_act_coefficient": 0.01}]}
 
 
@@ -257,7 +282,7 @@ def test_a_reconstruction_is_not_shrunk_if_it_is_short_only_for_what_it_misses(b
             [],
             {"l2_ratio": 1.3, "relative_reconstruction_bias": 1.01},
             "Look for tokens of small norm (relative_reconstruction_bias, in which small activations weigh little, is "
-            "1.01), or lower train.lr",
+            "1.01), or lower train.lr from 0.001 to about 0.0003",
         ),
     ],
 )
