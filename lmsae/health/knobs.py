@@ -52,11 +52,12 @@ def change_rate(case: Case, factor: float) -> str:
 
 
 def revive(case: Case) -> str:
-    """Changes that leave fewer latents dead: a loss from which dead latents learn, new starts for them, a lower rate,
-    fewer latents."""
+    """Changes that leave fewer latents dead: a loss from which dead latents learn, new starts for them, weaker
+    penalties, a lower rate, fewer latents."""
     loss = "pre_act" if _has_threshold(case) else "aux_k"
     again = "set train.resample_steps" if can_resample(case) else ""
-    return _sentence(_use(case, loss), again, _turn_rate(case, 1 / 3), _narrow(case))
+    weaker = _turn(case, 2, case.losses)
+    return _sentence(_use(case, loss), again, weaker, _turn_rate(case, 1 / 3), _narrow(case))
 
 
 def thin(case: Case) -> str:

@@ -117,23 +117,27 @@ def test_resampling_is_possible_where_the_plan_takes_it(name: str, cases: dict[s
 
 
 RATE = "ower train.lr from 0.001 to about 0.0003"
+WEAKER = "lower sae.{}_coefficient from 0.1 to about 0.05"
 NARROW = "lower sae.d_sae from 64 towards 48, as many as fire"
 
 
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
-        ("standard", f"Add the loss aux_k, set train.resample_steps, l{RATE}, or {NARROW}"),
+        ("standard", f"Add the loss aux_k, set train.resample_steps, {WEAKER.format('l1')}, l{RATE}, or {NARROW}"),
         ("topk", f"Set train.resample_steps, l{RATE}, or {NARROW}"),
         (
             "top-off",
             f"Raise sae.aux_k_coefficient from 0 to about 0.03, set train.resample_steps, l{RATE}, or {NARROW}",
         ),
         ("top-most", f"Set train.resample_steps, or l{RATE}"),
-        ("top-all", f"L{RATE}, or {NARROW}"),
+        ("top-all", f"L{WEAKER.format('tanh_quad')[1:]}, l{RATE}, or {NARROW}"),
         ("lorsa", f"L{RATE}, or {NARROW}"),
-        ("jumprelu", f"Add the loss pre_act, l{RATE}, or {NARROW}"),
-        ("clt", f"Raise sae.pre_act_coefficient from 3e-06 to about 9e-06, l{RATE}, or {NARROW}"),
+        ("jumprelu", f"Add the loss pre_act, {WEAKER.format('l0')}, l{RATE}, or {NARROW}"),
+        (
+            "clt",
+            f"Raise sae.pre_act_coefficient from 3e-06 to about 9e-06, {WEAKER.format('tanh')}, l{RATE}, or {NARROW}",
+        ),
     ],
 )
 def test_what_is_advised_against_dead_latents(name: str, advice: str, cases: dict[str, Case]) -> None:
