@@ -5,8 +5,9 @@
 
 The rows are those of config/zoo, smaller: half the latents, half the tokens and half the batch, so as many steps. Each
 architecture trains at the learning rate of config/zoo, at a third of it and at three times it. Where L0 follows from a
-coefficient, the other rates train with 0.5, 0.7, 1 and 1.4 times it, and their explained variance is interpolated in log L0
-to the L0 of the default. `lmsae run` makes the sweep in --folder and goes on where it was stopped.
+coefficient, the other rates train with 0.7, 1 and 1.4 times it, and their explained variance is interpolated in log L0
+to the L0 of the default; where all are sparser or all denser, that of the nearest is a bound. `lmsae run` makes the
+sweep in --folder and goes on where it was stopped.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import yaml
 
 ZOO = Path(__file__).parent.parent / "config" / "zoo"
 COEFFICIENTS = ("sae.l1_coefficient", "sae.p_anneal_coefficient", "sae.l0_coefficient", "sae.tanh_coefficient")
-RATES, STRENGTHS = (1 / 3, 1.0, 3.0), (0.5, 0.7, 1.0, 1.4)
+RATES, STRENGTHS = (1 / 3, 1.0, 3.0), (0.7, 1.0, 1.4)
 Row = dict[str, str]
 
 
@@ -66,34 +67,37 @@ def write(folder: Path, model: str, tokens: int, rates: list[float]) -> list[Row
     return zoo
 
 
-def matched(points: list[Row], l0: float) -> float | None:
-    """Explained variance at an L0, linear in log L0 between the nearest two points; None outside of them."""
+def matched(points: list[Row], l0: float) -> tuple[str, float]:
+    """Explained variance at an L0, linear in log L0 between the nearest two points. The sign before it is `>` or `<` if
+    all points are sparser or denser than that: it grows with L0, and the nearest point's is a bound."""
     pairs = sorted((math.log(float(one["l0"])), float(one["explained_variance"])) for one in points)
+    wanted = math.log(l0)
     if len(pairs) == 1:
-        return pairs[0][1]
+        return "", pairs[0][1]
     for (a, low), (b, high) in pairwise(pairs):
-        if a <= math.log(l0) <= b:
-            return low + (high - low) * (math.log(l0) - a) / (b - a)
-    return None
+        if a <= wanted <= b:
+            return "", low + (high - low) * (wanted - a) / (b - a)
+    return (">", pairs[-1][1]) if wanted > pairs[-1][0] else ("<", pairs[0][1])
 
 
 def line(name: str, found: dict[str, Row]) -> str:
     """The table's line of one architecture."""
     default = found.get(name)
     if default is None:
-        return f"| {name} | failed |" + 6 * " |"
+        return f"| {name} | failed |" + 7 * " |"
     l0, variance = float(default["l0"]), float(default["explained_variance"])
-    others, cells = [], []
+    best, cells = variance, []
     for rate in RATES:
         if rate != 1:
             points = [row for key, row in found.items() if key.startswith(f"{name}-{rate:.2g}-")]
-            other = matched(points, l0)
-            others += [] if other is None else [other]
-            cells.append(f"{other:.3f}" if other is not None else "no match" if points else "not measured")
-    best = max([variance, *others])
-    behind, dead = f"{(best - variance) / best:.1%}", f"{float(default['dead_share']):.1%}"
+            sign, other = matched(points, l0) if points else ("", math.nan)
+            cells.append(f"{sign}{other:.3f}" if points else "not measured")
+            best = max(best, other) if sign != "<" and points else best
+    behind = f"{(best - variance) / best:.1%}"
+    high = found.get(f"{name}-{RATES[-1]:.2g}-1")
+    dead = [f"{float(row['dead_share']):.1%}" if row else "failed" for row in (default, high)]
     verdict = default["diagnoses"] or "healthy"
-    return f"| {name} | {l0:.1f} | {variance:.3f} | {cells[0]} | {cells[1]} | {behind} | {dead} | {verdict} |"
+    return f"| {name} | {l0:.1f} | {variance:.3f} | {' | '.join(cells)} | {behind} | {' | '.join(dead)} | {verdict} |"
 
 
 def main() -> None:
@@ -114,8 +118,9 @@ def main() -> None:
     print(f"`python benchmarks/defaults.py --model {arguments.model}`, {time.strftime('%Y-%m-%d')}, ", end="")
     print(f"{platform.machine()}, torch {torch.__version__}, {arguments.tokens:,} tokens; ", end="")
     print(f"`lmsae run` ended with {code} after {time.time() - started:.0f} s.\n")
-    print("| architecture | L0 | explained variance | at a third | at 3 times | behind the best | dead | doctor |")
-    print("|" + 8 * "---|")
+    print("| architecture | L0 | explained variance | at a third | at 3 times | behind the best | dead ", end="")
+    print("| dead at 3 times | doctor |")
+    print("|" + 9 * "---|")
     for row in zoo:
         print(line(row["name"], found))
 
