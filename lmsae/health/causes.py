@@ -21,6 +21,9 @@ EVERYTHING = QUALITY | {"dead_share", "dense_share"}
 FEWEST_FIRINGS = 50
 """A latent that has fired less often in training has learned by hardly more tokens than the directions it stands in."""
 
+AMPLE = 20 * FEWEST_FIRINGS
+"""Where latents fire that often on average in training, those that hardly fire do not want for text: they are dying."""
+
 Find = Callable[[Case, Thresholds], Iterator[Diagnosis]]
 
 
@@ -150,7 +153,7 @@ def _sparsity_too_strong(case: Case, limits: Thresholds) -> Iterator[Diagnosis]:
             "sparsity_too_strong",
             "too few latents are active to reconstruct by, or for all of them to learn",
             (Evidence(METRICS, "l0", l0, f"at least {limits.min_l0:g}"), *effects),
-            denser(case),
+            denser(case, 3 if 2 * l0 < limits.min_l0 else 2),
             QUALITY | {"dead_share"},
         )
 
@@ -161,7 +164,8 @@ def _too_wide(case: Case, limits: Thresholds) -> Iterator[Diagnosis]:
     starved = starved_share(case, tokens)
     overfit = at_the_end(case.curves.get("explained_variance", ())) - case.metric("explained_variance")
     seen = []
-    if starved > limits.max_starved_share:
+    mean_firings = tokens * case.metric("l0") / case.metric("d_sae")
+    if starved > limits.max_starved_share and mean_firings < AMPLE:
         name = f"share of latents with fewer than {FEWEST_FIRINGS} firings in training"
         seen.append(Evidence(METRICS, name, starved, f"at most {limits.max_starved_share:g}"))
     if overfit > limits.max_overfit:

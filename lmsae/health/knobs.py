@@ -16,9 +16,9 @@ SHRINKING = frozenset(PENALTIES) - {"l0"}
 SPARSITY_SETTINGS = frozenset({"sae.k", "sae.target_l0"} | {f"sae.{loss}_coefficient" for loss in PENALTIES})
 
 
-def denser(case: Case) -> str:
-    """A change that lets three times as many latents be active."""
-    return _sentence(_turn(case, 3) or "let more latents be active")
+def denser(case: Case, times: float = 3) -> str:
+    """A change that lets more latents be active: k times so much, a penalty divided by it."""
+    return _sentence(_turn(case, times) or "let more latents be active")
 
 
 def sparser(case: Case) -> str:

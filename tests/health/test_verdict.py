@@ -146,7 +146,11 @@ MOVING = {"l0": [60.0] * 320 + [30.0] * 80}
             "sparsity_too_strong",
             "l0 is 3 (healthy: at least 25)",
         ),
-        (case({"dead": 260, "dead_share": 0.26}), "too_wide", "firings in training is 0.26 (healthy: at most 0.15)"),
+        (
+            case({"dead": 260, "dead_share": 0.26}, tokens=20_000),
+            "too_wide",
+            "firings in training is 0.26 (healthy: at most 0.15)",
+        ),
         (
             case({"explained_variance": 0.5}),
             "too_wide",
@@ -166,9 +170,15 @@ def test_a_cause_is_named_alone_with_its_evidence_and_advice(found: Case, name: 
 def test_latents_that_training_found_dead_are_no_sign_of_too_little_text() -> None:
     """A lorsa writes a space of few dimensions, and 0.37 of its latents die however much text there is."""
     late = {"dead": [0.0] * 150 + [370.0] * 250}
-    found = examine(case({"dead": 415, "dead_share": 0.415}, late), DEMO)
-    assert [one.name for one in found.diagnoses] == ["dead_latents"]
-    assert names(case({"dead": 530, "dead_share": 0.53}, late)) == ["too_wide"]
+    assert names(case({"dead": 415, "dead_share": 0.415}, late, tokens=20_000)) == ["dead_latents"]
+    assert names(case({"dead": 530, "dead_share": 0.53}, late, tokens=20_000)) == ["too_wide"]
+
+
+def test_latents_that_hardly_fire_while_others_fire_often_do_not_want_for_text() -> None:
+    """A matryoshka at a high rate: 32 of 512 latents a token, 400,000 tokens, and a third of the latents dying."""
+    dying = {"dead": 305, "dead_share": 0.305}
+    assert names(case(dying, tokens=32_000)) == ["dead_latents"]  # 32,000 tokens x 32 / 1,000 latents = 1,024 firings
+    assert names(case(dying, tokens=31_000)) == ["too_wide"]
 
 
 def test_a_penalty_that_leaves_few_active_is_told_of_dead_latents_too() -> None:
@@ -178,6 +188,8 @@ def test_a_penalty_that_leaves_few_active_is_told_of_dead_latents_too() -> None:
     (diagnosis,) = examine(case({**dead, "l0": 8}, late), DEMO).diagnoses
     assert (diagnosis.name, [one.name for one in diagnosis.evidence]) == ("sparsity_too_strong", ["l0", "dead_share"])
     assert diagnosis.advice == "Lower sae.l1_coefficient from 1 to about 0.3"
+    (near,) = examine(case({**dead, "l0": 20}, late), DEMO).diagnoses
+    assert near.advice == "Lower sae.l1_coefficient from 1 to about 0.5"
     assert names(case({**dead, "l0": 25}, late)) == ["dead_latents"]
     assert names(case({**dead, "l0": 8}, late, dictionary=MOLT)) == ["dead_latents"]
 
