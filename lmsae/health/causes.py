@@ -12,7 +12,7 @@ from lmsae.health.case import Case
 from lmsae.health.config import Thresholds
 from lmsae.health.curve_shape import at_the_end, drift, early_dead, early_rise, late_gain, path_of
 from lmsae.health.diagnosis import CURVES, METRICS, SPEC, Diagnosis, Evidence
-from lmsae.health.knobs import change_rate, denser, keep_fewer, sparser
+from lmsae.health.knobs import change_rate, denser, keep_fewer, liven, sparser
 from lmsae.metrics.definitions import HISTOGRAM_BINS, HISTOGRAM_HIGH, HISTOGRAM_LOW
 from lmsae.runtime.numbers import format_count
 
@@ -149,11 +149,12 @@ def _sparsity_too_strong(case: Case, limits: Thresholds) -> Iterator[Diagnosis]:
     if dead > limits.max_dead_share:
         effects.append(Evidence(METRICS, "dead_share", dead, f"at most {limits.max_dead_share:g}"))
     if l0 < limits.min_l0 and effects and not case.is_of_matrices:
+        times = 3 if 2 * l0 < limits.min_l0 else 2
         yield Diagnosis(
             "sparsity_too_strong",
             "too few latents are active to reconstruct by, or for all of them to learn",
             (Evidence(METRICS, "l0", l0, f"at least {limits.min_l0:g}"), *effects),
-            denser(case, 3 if 2 * l0 < limits.min_l0 else 2),
+            denser(case, times) if explained < limits.min_explained_variance else liven(case, times),
             QUALITY | {"dead_share"},
         )
 

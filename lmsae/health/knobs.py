@@ -46,6 +46,11 @@ def keep_fewer(case: Case) -> str:
     return _sentence(f"lower sae.k from {k} to about {used}" if used < k else "", "raise train.tokens")
 
 
+def liven(case: Case, times: float) -> str:
+    """Changes after which latents that few tokens reach die less: as `denser`, or a lower rate."""
+    return _sentence(_turn(case, times) or "let more latents be active", _turn_rate(case, 1 / 3))
+
+
 def change_rate(case: Case, factor: float) -> str:
     """A change of the learning rate by a factor."""
     return _sentence(_turn_rate(case, factor))
@@ -134,7 +139,7 @@ def _turn(case: Case, times: float, losses: Collection[str] | None = None) -> st
     for name, value in found.items():
         wants_more = name in ("sae.k", "sae.target_l0")
         new = value * times if wants_more else value / times
-        new = _possible_k(case, new) if name == "sae.k" else float(f"{new:.1g}")
+        new = _possible_k(case, new) if name == "sae.k" else float(f"{new:.2g}")
         if new != value:
             said.append(f"{'raise' if new > value else 'lower'} {name} from {value:g} to about {new:g}")
     return " and ".join(said)

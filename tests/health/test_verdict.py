@@ -187,9 +187,10 @@ def test_a_penalty_that_leaves_few_active_is_told_of_dead_latents_too() -> None:
     late = {"dead": [0.0] * 150 + [300.0] * 250}
     (diagnosis,) = examine(case({**dead, "l0": 8}, late), DEMO).diagnoses
     assert (diagnosis.name, [one.name for one in diagnosis.evidence]) == ("sparsity_too_strong", ["l0", "dead_share"])
-    assert diagnosis.advice == "Lower sae.l1_coefficient from 1 to about 0.3"
+    rate = "or lower train.lr from 0.001 to about 0.0003"
+    assert diagnosis.advice == f"Lower sae.l1_coefficient from 1 to about 0.33, {rate}"
     (near,) = examine(case({**dead, "l0": 20}, late), DEMO).diagnoses
-    assert near.advice == "Lower sae.l1_coefficient from 1 to about 0.5"
+    assert near.advice == f"Lower sae.l1_coefficient from 1 to about 0.5, {rate}"
     assert names(case({**dead, "l0": 25}, late)) == ["dead_latents"]
     assert names(case({**dead, "l0": 8}, late, dictionary=MOLT)) == ["dead_latents"]
 
@@ -239,7 +240,7 @@ def test_a_molt_may_have_fewer_latents_than_dimensions_and_few_active_ones() -> 
     assert names(case({"l0": 11}, dictionary=MOLT)) == []
     found = case({"l0": 11, "explained_variance": 0.62}, dictionary=MOLT, objective=TANH)
     assert names(found) == ["missing_variance"]
-    assert examine(found, DEMO).diagnoses[0].advice.startswith("Lower sae.tanh_coefficient from 0.5 to about 0.2, ")
+    assert examine(found, DEMO).diagnoses[0].advice.startswith("Lower sae.tanh_coefficient from 0.5 to about 0.25, ")
 
 
 def test_tokens_with_fewer_latents_than_k_have_no_threshold_to_blame() -> None:
@@ -281,7 +282,7 @@ def test_a_reconstruction_is_not_shrunk_if_it_is_short_only_for_what_it_misses(b
             {"kind": "jumprelu"},
             TANH["losses"],
             {"l2_ratio": 0.7},
-            "Lower sae.tanh_coefficient from 0.5 to about 0.2, or take the loss l0, which shrinks no code",
+            "Lower sae.tanh_coefficient from 0.5 to about 0.17, or take the loss l0, which shrinks no code",
         ),
         (
             {"kind": "topk", "k": 32},
