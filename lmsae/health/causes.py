@@ -22,7 +22,7 @@ FEWEST_FIRINGS = 50
 """A latent that has fired less often in training has learned by hardly more tokens than the directions it stands in."""
 
 AMPLE = 20 * FEWEST_FIRINGS
-"""Where latents fire that often on average in training, those that hardly fire do not want for text: they are dying."""
+"""Firings of the mean latent in training at which those that hardly fire do not want for text: they are dying."""
 
 Find = Callable[[Case, Thresholds], Iterator[Diagnosis]]
 
