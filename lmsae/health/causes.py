@@ -210,7 +210,7 @@ CAUSES = (
     Cause(_threshold_not_settled, {"lr_too_high"}),
     Cause(_lr_too_low, {"lr_too_high", "threshold_not_settled"}),
     Cause(_k_not_reached, {"lr_too_high", "lr_too_low"}),
-    Cause(_sparsity_too_strong, {"lr_too_high", "lr_too_low", "unknown_text"}),
+    Cause(_sparsity_too_strong, {"lr_too_high", "lr_too_low", "unknown_text", "k_not_reached"}),
     Cause(_too_wide, {"lr_too_high", "lr_too_low", "sparsity_too_strong"}),
     Cause(_sparsity_too_weak, {"too_few_latents", "lr_too_high", "lr_too_low"}),
 )

@@ -13,6 +13,10 @@ from lmsae.sparsity.config import ACT_FNS
 PENALTIES = ("l0", "l1", "lp", "p_anneal", "tanh", "tanh_quad")
 SHRINKING = frozenset(PENALTIES) - {"l0"}
 """Penalties that grow with the size of a code, and so draw it towards 0."""
+UNUSED = 0.95
+"""The share of k below which tokens have no more latents to choose from, so that a larger k would change nothing."""
+MANY_DEAD = 0.1
+"""The share of dead latents above which more latents would be more dead ones."""
 SPARSITY_SETTINGS = frozenset({"sae.k", "sae.target_l0"} | {f"sae.{loss}_coefficient" for loss in PENALTIES})
 
 
@@ -28,22 +32,20 @@ def sparser(case: Case) -> str:
 
 def complete(case: Case) -> str:
     """Changes after which a reconstruction misses less."""
-    return _sentence(_turn(case, 2) or "let more latents be active", "raise sae.d_sae", "raise train.tokens")
+    return _sentence(*_more(case))
 
 
 def serve(case: Case) -> str:
     """Changes after which the model loses less with the reconstruction."""
     with_model = "" if case.reads_several_models else _use(case, "e2e_kl")
-    return _sentence(
-        _turn(case, 2) or "let more latents be active", "raise sae.d_sae", "raise train.tokens", with_model
-    )
+    return _sentence(*_more(case), with_model)
 
 
 def keep_fewer(case: Case) -> str:
     """A change to the k that tokens have in fact."""
     k = case.dictionary["act_fn"]["k"]
     used = _possible_k(case, k * case.metric("l0_over_k"))
-    return _sentence(f"lower sae.k from {k} to about {used}" if used < k else "", "raise train.tokens")
+    return _sentence("raise train.tokens", f"lower sae.k from {k} to about {used}" if used < k else "")
 
 
 def liven(case: Case, times: float) -> str:
@@ -67,7 +69,7 @@ def revive(case: Case) -> str:
 
 def thin(case: Case) -> str:
     """Changes that let fewer latents fire often."""
-    return _sentence(f"{_use(case, 'tanh_quad')}, which penalizes latents that fire often", "raise sae.d_sae")
+    return _sentence(f"{_use(case, 'tanh_quad')}, which penalizes latents that fire often", _widen(case))
 
 
 def lengthen(case: Case) -> str:
@@ -115,6 +117,19 @@ def _turn_rate(case: Case, factor: float) -> str:
     verb = "raise" if factor > 1 else "lower"
     rate = case.training.get("lr")
     return f"{verb} train.lr" + (f" from {rate:g} to about {float(f'{rate * factor:.1g}'):g}" if rate else "")
+
+
+def _more(case: Case) -> tuple[str, ...]:
+    """To have more active latents, more latents, a higher rate or more text, whichever of them would change something:
+    where many latents are dead, more would be dead, and a higher rate kills more."""
+    is_used = not (case.chooses_k and case.metric("l0_over_k") < UNUSED)
+    active = _turn(case, 2) or "let more latents be active"
+    faster = "" if case.metric("dead_share") > MANY_DEAD else _turn_rate(case, 3)
+    return (active if is_used else "", _widen(case), faster, "raise train.tokens")
+
+
+def _widen(case: Case) -> str:
+    return "" if case.metric("dead_share") > MANY_DEAD else "raise sae.d_sae"
 
 
 def _narrow(case: Case) -> str:

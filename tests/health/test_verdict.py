@@ -114,6 +114,7 @@ FALLING = {"loss": [10 - step / STEPS for step in range(STEPS)]}
 SLOW = {"lr": [1e-6] * STEPS}
 JUMPRELU = part({"kind": "jumprelu"})
 MOLT = part({"kind": "jumprelu"}, d_sae=200, geometry={"kind": "molt"})
+TOPK = part({"kind": "topk", "k": 32})
 MOVING = {"l0": [60.0] * 320 + [30.0] * 80}
 
 
@@ -135,7 +136,7 @@ MOVING = {"l0": [60.0] * 320 + [30.0] * 80}
             "l0_over_k is 0.85 (healthy: 0.9 to 1.1)",
         ),
         (
-            case({"l0_over_k": 0.85, "l0": 27}, dictionary=part({"kind": "topk", "k": 32})),
+            case({"l0_over_k": 0.85, "l0": 27}, dictionary=TOPK),
             "k_not_reached",
             "l0_over_k is 0.85 (healthy: at least 0.9)",
         ),
@@ -245,11 +246,24 @@ def test_a_molt_may_have_fewer_latents_than_dimensions_and_few_active_ones() -> 
 
 def test_tokens_with_fewer_latents_than_k_have_no_threshold_to_blame() -> None:
     """A topk chooses at inference as in training: no text to calibrate on gives it more than it has."""
-    found = case({"l0_over_k": 0.78, "l0": 25}, dictionary=part({"kind": "topk", "k": 32}))
+    found = case({"l0_over_k": 0.78, "l0": 25}, dictionary=TOPK)
     (diagnosis,) = examine(found, DEMO).diagnoses
-    assert diagnosis.advice == "Lower sae.k from 32 to about 25, or raise train.tokens"
+    assert diagnosis.advice == "Raise train.tokens, or lower sae.k from 32 to about 25"
     more = {"l0_over_k": 1.2, "l0": 38}
-    assert names(case(more, dictionary=part({"kind": "topk", "k": 32}))) == []
+    assert names(case(more, dictionary=TOPK)) == []
+
+
+def test_no_advice_contradicts_another() -> None:
+    """A transcoder with 25 of 32 latents a token and missing variance; a lorsa that has dead latents as well."""
+    few = case({"l0_over_k": 0.78, "l0": 24.9, **SHORT, "l2_ratio": 0.9}, LEARNED, dictionary=TOPK)
+    assert [(one.name, one.advice) for one in examine(few, DEMO).diagnoses] == [
+        ("k_not_reached", "Raise train.tokens, or lower sae.k from 32 to about 25"),
+        ("missing_variance", "Raise sae.d_sae, raise train.lr from 0.001 to about 0.003, or raise train.tokens"),
+    ]
+    dead = case({**SHORT, "l2_ratio": 0.9, "dead_share": 0.4}, LEARNED, dictionary=TOPK, objective={"losses": []})
+    missing, narrower = examine(dead, DEMO).diagnoses
+    assert missing.advice == "Raise sae.k from 32 to about 64, or raise train.tokens"
+    assert narrower.advice.endswith("or lower sae.d_sae from 1000 towards 600, as many as fire")
 
 
 SHORT = {"explained_variance": 0.6, "l2_ratio": 0.78}
@@ -288,7 +302,8 @@ def test_a_reconstruction_is_not_shrunk_if_it_is_short_only_for_what_it_misses(b
             {"kind": "topk", "k": 32},
             [],
             {"l2_ratio": 0.7},
-            "Raise sae.k from 32 to about 64, raise sae.d_sae, or raise train.tokens",
+            "Raise sae.k from 32 to about 64, raise sae.d_sae, raise train.lr from 0.001 to about 0.003, or raise "
+            "train.tokens",
         ),
         (
             {"kind": "topk", "k": 32},
