@@ -11,6 +11,7 @@ from typing import Any
 from lmsae.artifacts.artifact import Artifact
 from lmsae.config import JsonObject
 from lmsae.metrics.definitions import GROUPS, names_in
+from lmsae.sparsity.config import ACT_FNS, SelectsK
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,33 @@ class Case:
         """The width of the widest hook point that it reads."""
         reads = self.dictionary.get("widths", {}).get("reads")
         return max(reads) if reads else None
+
+    @property
+    def act_fn(self) -> str | None:
+        """The kind of its activation function."""
+        return self.dictionary.get("act_fn", {}).get("kind")
+
+    @property
+    def reads_centered(self) -> bool:
+        """True if its decoder bias is subtracted from what latents read, so that none leads by the mean alone."""
+        geometry = self.dictionary.get("geometry", {})
+        return geometry.get("kind") == "sae" and geometry.get("apply_b_dec_to_input", True)
+
+    @property
+    def chooses_k(self) -> bool:
+        """True if each token has its k largest latents at inference too, and no threshold decides."""
+        config = ACT_FNS.get(self.act_fn or "")
+        return config is not None and issubclass(config, SelectsK) and not config.selects_over_batch
+
+    @property
+    def is_of_matrices(self) -> bool:
+        """True for a molt: its latents are matrices and no directions, and few of them do much."""
+        return self.dictionary.get("geometry", {}).get("kind") == "molt"
+
+    @property
+    def reads_several_models(self) -> bool:
+        """True if it was measured in more models than one."""
+        return any(name.endswith("@1]") for name in self.metrics)
 
     @property
     def losses(self) -> dict[str, JsonObject]:

@@ -5,14 +5,14 @@ ranges, and rules out the causes that only seem to be there because of it.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 
 from lmsae.health.case import Case
 from lmsae.health.config import Thresholds
 from lmsae.health.curve_shape import at_the_end, drift, early_dead, early_rise, late_gain, path_of
 from lmsae.health.diagnosis import CURVES, METRICS, SPEC, Diagnosis, Evidence
-from lmsae.health.knobs import denser, sparser
+from lmsae.health.knobs import change_rate, denser, keep_fewer, liven, sparser
 from lmsae.metrics.definitions import HISTOGRAM_BINS, HISTOGRAM_HIGH, HISTOGRAM_LOW
 from lmsae.runtime.numbers import format_count
 
@@ -20,6 +20,9 @@ QUALITY = frozenset({"explained_variance", "ce_loss_score_mean", "l2_ratio"})
 EVERYTHING = QUALITY | {"dead_share", "dense_share"}
 FEWEST_FIRINGS = 50
 """A latent that has fired less often in training has learned by hardly more tokens than the directions it stands in."""
+
+AMPLE = 20 * FEWEST_FIRINGS
+"""Firings of the mean latent in training at which those that hardly fire do not want for text: they are dying."""
 
 Find = Callable[[Case, Thresholds], Iterator[Diagnosis]]
 
@@ -48,8 +51,7 @@ def _unknown_text(case: Case, limits: Thresholds) -> Iterator[Diagnosis]:
 def _too_few_latents(case: Case, limits: Thresholds) -> Iterator[Diagnosis]:
     del limits
     latents, width = case.dictionary.get("d_sae"), case.width
-    # A latent of a molt is a matrix and no direction.
-    if width and latents and latents <= width and case.dictionary["geometry"]["kind"] != "molt":
+    if width and latents and latents <= width and not case.is_of_matrices:
         yield Diagnosis(
             "too_few_latents",
             "there are no more latents than dimensions, and such a dictionary needs no sparse code",
@@ -72,8 +74,11 @@ def _lr_too_high(case: Case, limits: Thresholds) -> Iterator[Diagnosis]:
         for sign, limit in zip(signs, (limits.max_early_rise, limits.max_early_dead_share), strict=True)
         if sign.value > limit
     )
-    if seen and dead > limits.max_dead_share:
-        advice = _advise_on_rate(training, 0.1)
+    # Where no decoder bias takes the mean off what latents read, some may be dead from their start. At a rate that is
+    # too high the loss rises besides.
+    is_told = rise > limits.max_early_rise or case.reads_centered
+    if seen and is_told and dead > limits.max_dead_share:
+        advice = change_rate(case, 0.1)
         if not training.get("lr_warm_up_steps", 1):
             advice += ", and set train.lr_warm_up_steps to 0.05"
         evidence = (*seen, Evidence(METRICS, "dead_share", dead, f"at most {limits.max_dead_share:g}"))
@@ -83,8 +88,8 @@ def _lr_too_high(case: Case, limits: Thresholds) -> Iterator[Diagnosis]:
 
 
 def _threshold_not_settled(case: Case, limits: Thresholds) -> Iterator[Diagnosis]:
-    kind = case.dictionary.get("act_fn", {}).get("kind")
-    if kind == "jumprelu":
+    share = case.metric("l0_over_k")
+    if case.act_fn == "jumprelu":
         moved = drift(case.curves.get("l0", ()))
         if abs(moved) > limits.max_l0_drift:
             yield Diagnosis(
@@ -94,13 +99,23 @@ def _threshold_not_settled(case: Case, limits: Thresholds) -> Iterator[Diagnosis
                 f"Raise train.threshold_lr_factor from {case.training.get('threshold_lr_factor', 1):g}, or "
                 "train.tokens",
             )
-    elif abs(case.metric("l0_over_k") - 1) > limits.max_off_k:
-        off = case.metric("l0_over_k")
+    elif abs(share - 1) > limits.max_off_k and not case.chooses_k:
         yield Diagnosis(
             "threshold_not_settled",
             "at inference, not k latents are active",
-            (Evidence(METRICS, "l0_over_k", off, f"{1 - limits.max_off_k:g} to {1 + limits.max_off_k:g}"),),
+            (Evidence(METRICS, "l0_over_k", share, f"{1 - limits.max_off_k:g} to {1 + limits.max_off_k:g}"),),
             "Raise tokenize.calibration_tokens, on which the threshold is set, or train.tokens",
+        )
+
+
+def _k_not_reached(case: Case, limits: Thresholds) -> Iterator[Diagnosis]:
+    share = case.metric("l0_over_k")
+    if case.chooses_k and share < 1 - limits.max_off_k:
+        yield Diagnosis(
+            "k_not_reached",
+            "many tokens have fewer than k latents to choose from, for the other pre-activations are not positive",
+            (Evidence(METRICS, "l0_over_k", share, f"at least {1 - limits.max_off_k:g}"),),
+            keep_fewer(case),
         )
 
 
@@ -120,22 +135,26 @@ def _lr_too_low(case: Case, limits: Thresholds) -> Iterator[Diagnosis]:
             "lr_too_low",
             "the loss was still falling when training ended",
             tuple(seen),
-            f"{_advise_on_rate(training, 10 if path < limits.min_path else 3)}, or raise train.tokens",
+            f"{change_rate(case, 10 if path < limits.min_path else 3)}, or raise train.tokens",
             EVERYTHING,
         )
 
 
 def _sparsity_too_strong(case: Case, limits: Thresholds) -> Iterator[Diagnosis]:
-    l0, explained = case.metric("l0"), case.metric("explained_variance")
-    if l0 < limits.min_l0 and explained < limits.min_explained_variance:
+    l0, explained, dead = (case.metric(name) for name in ("l0", "explained_variance", "dead_share"))
+    effects = []
+    if explained < limits.min_explained_variance:
+        healthy = f"at least {limits.min_explained_variance:g}"
+        effects.append(Evidence(METRICS, "explained_variance", explained, healthy))
+    if dead > limits.max_dead_share:
+        effects.append(Evidence(METRICS, "dead_share", dead, f"at most {limits.max_dead_share:g}"))
+    if l0 < limits.min_l0 and effects and not case.is_of_matrices:
+        times = 3 if 2 * l0 < limits.min_l0 else 2
         yield Diagnosis(
             "sparsity_too_strong",
-            "too few latents are active to reconstruct by",
-            (
-                Evidence(METRICS, "l0", l0, f"at least {limits.min_l0:g}"),
-                Evidence(METRICS, "explained_variance", explained, f"at least {limits.min_explained_variance:g}"),
-            ),
-            denser(case),
+            "too few latents are active to reconstruct by, or for all of them to learn",
+            (Evidence(METRICS, "l0", l0, f"at least {limits.min_l0:g}"), *effects),
+            denser(case, times) if explained < limits.min_explained_variance else liven(case, times),
             QUALITY | {"dead_share"},
         )
 
@@ -146,7 +165,8 @@ def _too_wide(case: Case, limits: Thresholds) -> Iterator[Diagnosis]:
     starved = starved_share(case, tokens)
     overfit = at_the_end(case.curves.get("explained_variance", ())) - case.metric("explained_variance")
     seen = []
-    if starved > limits.max_starved_share:
+    mean_firings = tokens * case.metric("l0") / case.metric("d_sae")
+    if starved > limits.max_starved_share and mean_firings < AMPLE:
         name = f"share of latents with fewer than {FEWEST_FIRINGS} firings in training"
         seen.append(Evidence(METRICS, name, starved, f"at most {limits.max_starved_share:g}"))
     if overfit > limits.max_overfit:
@@ -189,7 +209,8 @@ CAUSES = (
     Cause(_lr_too_high),
     Cause(_threshold_not_settled, {"lr_too_high"}),
     Cause(_lr_too_low, {"lr_too_high", "threshold_not_settled"}),
-    Cause(_sparsity_too_strong, {"lr_too_high", "lr_too_low", "unknown_text"}),
+    Cause(_k_not_reached, {"lr_too_high", "lr_too_low"}),
+    Cause(_sparsity_too_strong, {"lr_too_high", "lr_too_low", "unknown_text", "k_not_reached"}),
     Cause(_too_wide, {"lr_too_high", "lr_too_low", "sparsity_too_strong"}),
     Cause(_sparsity_too_weak, {"too_few_latents", "lr_too_high", "lr_too_low"}),
 )
@@ -207,10 +228,3 @@ def starved_share(case: Case, tokens: float) -> float:
     bins = int((math.log10(FEWEST_FIRINGS / tokens) - HISTOGRAM_LOW) / width)
     dead = case.curves.get("dead") or (0.0,)
     return max(0.0, case.metric("dead") + sum(case.histogram[: max(0, bins)]) - dead[-1]) / latents
-
-
-def _advise_on_rate(training: Mapping[str, object], factor: float) -> str:
-    rate = training.get("lr")
-    verb = "Raise" if factor > 1 else "Lower"
-    to = f" from {rate:g} to about {rate * factor:g}" if isinstance(rate, float) else ""
-    return f"{verb} train.lr{to}"

@@ -58,10 +58,12 @@ def early_rise(curves: Curves) -> float:
 
 
 def early_dead(curves: Curves, dead_threshold: float, latents: float) -> float:
-    """The share of latents that are dead at the first point at which any can be; NaN if that is in the second half."""
+    """The share of latents that are dead over the first WINDOW of training in which any can be; NaN if that begins in
+    the second half."""
     tokens, dead = curves.get("tokens", ()), curves.get("dead", ())
     at = next((i for i, seen in enumerate(tokens) if seen > dead_threshold), len(tokens))
-    return dead[at] / latents if at < len(dead) / 2 and latents else math.nan
+    first = dead[at : at + max(1, int(WINDOW * len(dead)))]
+    return _mean(first) / latents if at < len(dead) / 2 and latents else math.nan
 
 
 def drift(values: Sequence[float]) -> float:

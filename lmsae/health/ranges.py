@@ -1,22 +1,25 @@
 """Ranges: where each metric is healthy, and what is said of a dictionary outside of one for no cause that is known."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from lmsae.health import knobs
+from lmsae.health.case import Case
 from lmsae.health.config import Thresholds
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
     """The range in which a metric is healthy, ends included, the name and the meaning of being outside, and what to
-    change then."""
+    change in a case then."""
 
     metric: str
     low: float
     high: float
     name: str
     meaning: str
-    advice: str
+    advise: Callable[[Case], str]
 
     @property
     def text(self) -> str:
@@ -41,7 +44,7 @@ def ranges(limits: Thresholds) -> tuple[Range, ...]:
             math.inf,
             "missing_variance",
             "the reconstruction misses too much of the signal",
-            "Raise sae.d_sae or train.tokens, or let more latents be active",
+            knobs.complete,
         ),
         Range(
             "ce_loss_score_mean",
@@ -49,7 +52,7 @@ def ranges(limits: Thresholds) -> tuple[Range, ...]:
             math.inf,
             "model_loss",
             "the model loses too much with the reconstruction",
-            "Raise sae.d_sae or train.tokens, let more latents be active, or add the loss e2e_kl",
+            knobs.serve,
         ),
         Range(
             "dead_share",
@@ -57,7 +60,7 @@ def ranges(limits: Thresholds) -> tuple[Range, ...]:
             limits.max_dead_share,
             "dead_latents",
             "too many latents never fire",
-            "Add the loss aux_k, set train.resample_steps, or lower sae.d_sae",
+            knobs.revive,
         ),
         Range(
             "dense_share",
@@ -65,7 +68,7 @@ def ranges(limits: Thresholds) -> tuple[Range, ...]:
             limits.max_dense_share,
             "dense_latents",
             "too many latents fire on more than a tenth of all tokens",
-            "Add the loss tanh_quad, which penalizes latents that fire often, or raise sae.d_sae",
+            knobs.thin,
         ),
         Range(
             "l2_ratio",
@@ -73,6 +76,6 @@ def ranges(limits: Thresholds) -> tuple[Range, ...]:
             limits.max_l2_ratio,
             "shrinkage",
             "reconstructions are shorter or longer than the activations",
-            "Take topk, batchtopk, gated or jumprelu, whose penalties do not shrink codes, or lower the penalty",
+            knobs.lengthen,
         ),
     )

@@ -42,14 +42,24 @@ def examine(case: Case, limits: Thresholds) -> Verdict:
         if cause.unless.isdisjoint(found):
             found |= {diagnosis.name: diagnosis for diagnosis in cause.find(case, limits)}
     explained = {metric for diagnosis in found.values() for metric in diagnosis.explains}
+    if _is_short_of_variance(case, limits):
+        explained.add("l2_ratio")
     wanted = [one for one in ranges(limits) if one.metric not in case.not_wanted]
     failed = [one for one in wanted if not one.holds(case.metric(one.metric))]
     for one in failed:
         value = case.metric(one.metric)
         if one.metric not in explained or math.isnan(value):
             evidence = (Evidence(METRICS, one.metric, value, one.text),)
-            found[one.name] = Diagnosis(one.name, one.meaning, evidence, one.advice)
+            found[one.name] = Diagnosis(one.name, one.meaning, evidence, one.advise(case))
     return Verdict(tuple(found.values()), tuple(one.metric for one in failed), tuple(_remark_on_k(case)))
+
+
+def _is_short_of_variance(case: Case, limits: Thresholds) -> bool:
+    """True if reconstructions are short because they miss variance, and not because codes are drawn towards 0: longer
+    ones would miss more. relative_reconstruction_bias is then near 1, and what is missing is told by itself."""
+    bias = case.metric("relative_reconstruction_bias")
+    misses = case.metric("explained_variance") < limits.min_explained_variance
+    return misses and limits.min_l2_ratio <= bias <= limits.max_l2_ratio
 
 
 def _remark_on_k(case: Case) -> Iterator[str]:

@@ -118,7 +118,7 @@ def _summarize(results: Path) -> str:
 
 STAGE = Stage(
     name="report",
-    version=5,
+    version=6,
     help="all evaluations of the sweep -> results/",
     config=Config,
     inputs={"train": "train", "eval": "eval", "page": "page"},

@@ -65,6 +65,8 @@ def test_an_early_rise_is_told_in_multiples_of_the_first_loss_and_a_late_one_is_
 def test_latents_are_dead_early_where_the_first_that_can_be_are() -> None:
     dead = [0.0] * 100 + [30.0] * 300
     assert early_dead(curves([1.0] * STEPS, dead=dead), 10_000, 100) == 0.3
+    growing = [0.0] * 100 + [float(step) for step in range(300)]
+    assert early_dead(curves([1.0] * STEPS, dead=growing), 10_000, 100) == pytest.approx(0.095)  # 0 to 19 of 100
     assert math.isnan(early_dead(curves([1.0] * STEPS, dead=dead), 30_000, 100))
 
 

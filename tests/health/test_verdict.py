@@ -113,6 +113,8 @@ RISING = {"reconstruction_loss": [1.0, 50.0, *[0.5] * (STEPS - 2)]}
 FALLING = {"loss": [10 - step / STEPS for step in range(STEPS)]}
 SLOW = {"lr": [1e-6] * STEPS}
 JUMPRELU = part({"kind": "jumprelu"})
+MOLT = part({"kind": "jumprelu"}, d_sae=200, geometry={"kind": "molt"})
+TOPK = part({"kind": "topk", "k": 32})
 MOVING = {"l0": [60.0] * 320 + [30.0] * 80}
 
 
@@ -128,7 +130,16 @@ MOVING = {"l0": [60.0] * 320 + [30.0] * 80}
             "early dead share is 0.3 (healthy: at most 0.2)",
         ),
         (case(None, MOVING, dictionary=JUMPRELU), "threshold_not_settled", "l0 over the last fifth is -0.5"),
-        (case({"l0_over_k": 0.85, "l0": 32}), "threshold_not_settled", "l0_over_k is 0.85 (healthy: 0.9 to 1.1)"),
+        (
+            case({"l0_over_k": 0.85, "l0": 32}, dictionary=part({"kind": "batchtopk", "k": 38})),
+            "threshold_not_settled",
+            "l0_over_k is 0.85 (healthy: 0.9 to 1.1)",
+        ),
+        (
+            case({"l0_over_k": 0.85, "l0": 27}, dictionary=TOPK),
+            "k_not_reached",
+            "l0_over_k is 0.85 (healthy: at least 0.9)",
+        ),
         (case({"explained_variance": 0.3}, FALLING), "lr_too_low", "late gain is 0.5 (healthy: at most 0.35)"),
         (case({"explained_variance": 0.3}, SLOW), "lr_too_low", "path of a weight is 0.0064 (healthy: at least 1 of"),
         (
@@ -136,7 +147,11 @@ MOVING = {"l0": [60.0] * 320 + [30.0] * 80}
             "sparsity_too_strong",
             "l0 is 3 (healthy: at least 25)",
         ),
-        (case({"dead": 260, "dead_share": 0.26}), "too_wide", "firings in training is 0.26 (healthy: at most 0.15)"),
+        (
+            case({"dead": 260, "dead_share": 0.26}, tokens=20_000),
+            "too_wide",
+            "firings in training is 0.26 (healthy: at most 0.15)",
+        ),
         (
             case({"explained_variance": 0.5}),
             "too_wide",
@@ -156,15 +171,49 @@ def test_a_cause_is_named_alone_with_its_evidence_and_advice(found: Case, name: 
 def test_latents_that_training_found_dead_are_no_sign_of_too_little_text() -> None:
     """A lorsa writes a space of few dimensions, and 0.37 of its latents die however much text there is."""
     late = {"dead": [0.0] * 150 + [370.0] * 250}
-    found = examine(case({"dead": 415, "dead_share": 0.415}, late), DEMO)
-    assert [one.name for one in found.diagnoses] == ["dead_latents"]
-    assert names(case({"dead": 530, "dead_share": 0.53}, late)) == ["too_wide"]
+    assert names(case({"dead": 415, "dead_share": 0.415}, late, tokens=20_000)) == ["dead_latents"]
+    assert names(case({"dead": 530, "dead_share": 0.53}, late, tokens=20_000)) == ["too_wide"]
+
+
+def test_latents_that_hardly_fire_while_others_fire_often_do_not_want_for_text() -> None:
+    """A matryoshka at a high rate: 32 of 512 latents a token, 400,000 tokens, and a third of the latents dying."""
+    dying = {"dead": 305, "dead_share": 0.305}
+    assert names(case(dying, tokens=32_000)) == ["dead_latents"]  # 32,000 tokens x 32 / 1,000 latents = 1,024 firings
+    assert names(case(dying, tokens=31_000)) == ["too_wide"]
+
+
+def test_a_penalty_that_leaves_few_active_is_told_of_dead_latents_too() -> None:
+    """Variance of few dimensions is explained by few latents, and the others die of the penalty."""
+    dead = {"dead_share": 0.3, "dead": 300}
+    late = {"dead": [0.0] * 150 + [300.0] * 250}
+    (diagnosis,) = examine(case({**dead, "l0": 8}, late), DEMO).diagnoses
+    assert (diagnosis.name, [one.name for one in diagnosis.evidence]) == ("sparsity_too_strong", ["l0", "dead_share"])
+    rate = "or lower train.lr from 0.001 to about 0.0003"
+    assert diagnosis.advice == f"Lower sae.l1_coefficient from 1 to about 0.33, {rate}"
+    (near,) = examine(case({**dead, "l0": 20}, late), DEMO).diagnoses
+    assert near.advice == f"Lower sae.l1_coefficient from 1 to about 0.5, {rate}"
+    assert names(case({**dead, "l0": 25}, late)) == ["dead_latents"]
+    assert names(case({**dead, "l0": 8}, late, dictionary=MOLT)) == ["dead_latents"]
 
 
 def test_a_rate_that_is_too_high_rules_out_what_follows_from_it() -> None:
     """After such a start nothing is active, and all else is wrong too."""
     ruined = {"dead_share": 0.9, "dead": 900, "l0": 0.1, "explained_variance": -0.2, "ce_loss_score_mean": 0.0}
     assert names(case({**ruined, "l2_ratio": 0.5}, RISING | FALLING | SLOW, dictionary=JUMPRELU)) == ["lr_too_high"]
+
+
+EARLY = {"dead": [0.0] * 100 + [300.0] * 300}
+
+
+@pytest.mark.parametrize(
+    "geometry", [{"kind": "lorsa"}, {"kind": "transcoder"}, {"kind": "sae", "apply_b_dec_to_input": False}]
+)
+def test_latents_that_a_start_left_dead_are_not_blamed_on_the_rate(geometry: dict[str, Any]) -> None:
+    """What these read has a mean that no bias takes off, and a lower rate would bring no latent to life."""
+    dead = {"dead_share": 0.35, "dead": 350}
+    assert names(case(dead, EARLY, dictionary=part(geometry=geometry))) == ["dead_latents"]
+    assert names(case(dead, EARLY | RISING, dictionary=part(geometry=geometry))) == ["lr_too_high"]
+    assert names(case(dead, EARLY)) == ["lr_too_high"]
 
 
 def test_a_high_start_that_leaves_latents_alive_is_no_illness() -> None:
@@ -185,8 +234,91 @@ def test_a_falling_loss_of_thresholds_that_still_move_is_put_down_to_them() -> N
     assert names(case(None, MOVING | FALLING, dictionary=JUMPRELU)) == ["threshold_not_settled"]
 
 
-def test_a_molt_may_have_fewer_latents_than_dimensions() -> None:
-    assert names(case(dictionary=part(d_sae=200, geometry={"kind": "molt"}))) == []
+TANH = {"losses": [{"kind": "tanh", "tanh_coefficient": 0.5}, {"kind": "pre_act", "pre_act_coefficient": 0.01}]}
+
+
+def test_a_molt_may_have_fewer_latents_than_dimensions_and_few_active_ones() -> None:
+    assert names(case({"l0": 11}, dictionary=MOLT)) == []
+    found = case({"l0": 11, "explained_variance": 0.62}, dictionary=MOLT, objective=TANH)
+    assert names(found) == ["missing_variance"]
+    assert examine(found, DEMO).diagnoses[0].advice.startswith("Lower sae.tanh_coefficient from 0.5 to about 0.25, ")
+
+
+def test_tokens_with_fewer_latents_than_k_have_no_threshold_to_blame() -> None:
+    """A topk chooses at inference as in training: no text to calibrate on gives it more than it has."""
+    found = case({"l0_over_k": 0.78, "l0": 25}, dictionary=TOPK)
+    (diagnosis,) = examine(found, DEMO).diagnoses
+    assert diagnosis.advice == "Raise train.tokens, or lower sae.k from 32 to about 25"
+    more = {"l0_over_k": 1.2, "l0": 38}
+    assert names(case(more, dictionary=TOPK)) == []
+
+
+def test_no_advice_contradicts_another() -> None:
+    """A transcoder with 25 of 32 latents a token and missing variance; a lorsa that has dead latents as well."""
+    few = case({"l0_over_k": 0.78, "l0": 24.9, **SHORT, "l2_ratio": 0.9}, LEARNED, dictionary=TOPK)
+    assert [(one.name, one.advice) for one in examine(few, DEMO).diagnoses] == [
+        ("k_not_reached", "Raise train.tokens, or lower sae.k from 32 to about 25"),
+        ("missing_variance", "Raise sae.d_sae, raise train.lr from 0.001 to about 0.003, or raise train.tokens"),
+    ]
+    dead = case({**SHORT, "l2_ratio": 0.9, "dead_share": 0.4}, LEARNED, dictionary=TOPK, objective={"losses": []})
+    missing, narrower = examine(dead, DEMO).diagnoses
+    assert missing.advice == "Raise sae.k from 32 to about 64, or raise train.tokens"
+    assert narrower.advice.endswith("or lower sae.d_sae from 1000 towards 600, as many as fire")
+
+
+SHORT = {"explained_variance": 0.6, "l2_ratio": 0.78}
+LEARNED = {"explained_variance": [0.6] * STEPS}
+
+
+@pytest.mark.parametrize(
+    ("bias", "found"),
+    [
+        (0.99, ["missing_variance"]),
+        (0.79, ["missing_variance", "shrinkage"]),
+        (math.nan, ["missing_variance", "shrinkage"]),
+    ],
+)
+def test_a_reconstruction_is_not_shrunk_if_it_is_short_only_for_what_it_misses(bias: float, found: list[str]) -> None:
+    assert names(case({**SHORT, "relative_reconstruction_bias": bias}, LEARNED)) == found
+
+
+@pytest.mark.parametrize(
+    ("act_fn", "losses", "metrics", "advice"),
+    [
+        (
+            {"kind": "relu"},
+            [{"kind": "l1", "l1_coefficient": 1.5}],
+            {"l2_ratio": 0.7},
+            "Lower sae.l1_coefficient from 1.5 to about 0.5, or take topk, batchtopk, gated or jumprelu, which shrink "
+            "no code",
+        ),
+        (
+            {"kind": "jumprelu"},
+            TANH["losses"],
+            {"l2_ratio": 0.7},
+            "Lower sae.tanh_coefficient from 0.5 to about 0.17, or take the loss l0, which shrinks no code",
+        ),
+        (
+            {"kind": "topk", "k": 32},
+            [],
+            {"l2_ratio": 0.7},
+            "Raise sae.k from 32 to about 64, raise sae.d_sae, raise train.lr from 0.001 to about 0.003, or raise "
+            "train.tokens",
+        ),
+        (
+            {"kind": "topk", "k": 32},
+            [],
+            {"l2_ratio": 1.3, "relative_reconstruction_bias": 1.01},
+            "Look for tokens of small norm (relative_reconstruction_bias, in which small activations weigh little, is "
+            "1.01), or lower train.lr from 0.001 to about 0.0003",
+        ),
+    ],
+)
+def test_what_is_advised_for_the_length_of_reconstructions(
+    act_fn: dict[str, Any], losses: list[dict[str, Any]], metrics: dict[str, float], advice: str
+) -> None:
+    found = case(metrics, dictionary=part(act_fn), objective={"losses": losses})
+    assert [one.advice for one in examine(found, DEMO).diagnoses] == [advice]
 
 
 @pytest.mark.parametrize(
