@@ -27,7 +27,6 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).parents[1]
-PAYLOAD = ("metrics.json",)
 
 
 @dataclass
@@ -56,7 +55,7 @@ def measure(project: Path, stage: str, build: Path, seen: Seen) -> None:
     with tempfile.TemporaryDirectory(dir=project.parent) as folder:
         copy = Path(folder)
         shutil.copytree(project / "config", copy / "config")
-        for there in sorted((project / "artifacts").iterdir()):
+        for there in sorted((project / "artifacts").glob("[a-z]*/")):
             if there.name not in {stage, "report", "plan", "sweeps"}:
                 shutil.copytree(there, copy / "artifacts" / there.name, copy_function=os.link)
         run(copy, build, "plan", "--quiet")
