@@ -50,8 +50,8 @@ SCORED_LOGITS = 13
 SCORED_CODES = 6
 """Arrays (tokens, latents) that live at once while a dictionary is scored."""
 STARTING_CODES = 6
-"""Arrays (`init.tokens`, latents) while the norm of a decoder is searched. Few live at once, but freed ones are kept and
-not every one finds the place of another: in nine processes of the same work the peak was that of three to eight."""
+"""Arrays (`init.tokens`, latents) while the norm of a decoder is searched. Few live at once, but freed ones are kept
+and not every one finds the place of another: in nine processes of the same work the peak was that of three to eight."""
 CALIBRATION_COPIES = 4
 """Arrays (calibration tokens, width) of float32 that live at once while moments are computed, in float64, or weights
 are placed."""

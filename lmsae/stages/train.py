@@ -63,6 +63,8 @@ def stream_of(spec: Spec) -> str:
     """The values that two specs must share to be trained in one pass over the data."""
     config, inputs = spec.config, spec.inputs
     shared = [config[name] for name in STREAM]
+    if "shards" in config:
+        shared.append(spec.key)  # its processes have no other dictionary
     geometry = GEOMETRIES[config["dictionary"]["geometry"]["kind"]]
     on_contexts = trains_on_contexts(geometry, config["spliced"] is not None)
     return canonical_json([inputs["tokens"], inputs_from("activations", inputs), on_contexts, shared])
@@ -86,9 +88,12 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
         else:
             yield job, taken
     if to_train:
-        from lmsae.stages.jobs.train_jobs import train_jobs
+        if to_train[0].config.shards > 1:
+            from lmsae.stages.jobs.sharded_jobs import train_sharded_jobs as train
+        else:
+            from lmsae.stages.jobs.train_jobs import train_jobs as train
 
-        yield from train_jobs(to_train, runtime)
+        yield from train(to_train, runtime)
 
 
 def _require_tokens(spec: Spec, outlook: Outlook) -> None:
@@ -118,6 +123,7 @@ def _kind(spec: Spec, outlook: Outlook) -> Kind:
         spec.config["precision"],
         dictionary["d_sae"],
         tuple(dictionary["widths"]["reads"]),
+        spec.config.get("shards", 1),
     )
 
 

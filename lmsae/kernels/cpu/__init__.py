@@ -3,7 +3,15 @@
 They choose entries of a matrix, sort them, sum over them, and gather rows from anywhere.
 """
 
-from lmsae.kernels.cpu.choosing import can_choose, count_above, find_above, find_largest, find_largest_of_rows, gather
+from lmsae.kernels.cpu.choosing import (
+    can_choose,
+    count_above,
+    find_above,
+    find_largest,
+    find_largest_of_rows,
+    gather,
+    order_of_equals,
+)
 from lmsae.kernels.cpu.ordering import argsort_words, can_sort, sort_by_column
 from lmsae.kernels.cpu.rows import gather_as_float32, gather_scaled
 from lmsae.kernels.cpu.sums import can_sum, dot_entries, find_nonzero_columns, sum_bags
@@ -22,6 +30,7 @@ __all__ = [
     "gather",
     "gather_as_float32",
     "gather_scaled",
+    "order_of_equals",
     "sort_by_column",
     "sum_bags",
 ]
