@@ -11,6 +11,8 @@ from lmsae.kernels.entries import Entries, KnownValues
 from lmsae.sparsity.selection import LearnsThreshold, SelectsByToken, choose_largest
 
 SAMPLE = 65_536
+FEW = 4 * SAMPLE
+"""Of so few values torch chooses the largest at once."""
 LARGE_ON_GPU = 1 << 27
 """With so many values or more a GPU is faster if it finds candidates first, though it must wait for their number."""
 
@@ -94,7 +96,7 @@ def find_largest(values: Float[Tensor, " n"], count: int) -> Tensor:
 
 def estimate_floor(values: Float[Tensor, " n"], count: int) -> Tensor | None:
     """A value a little below the `count` largest, most likely, as a sample tells; None where none is needed."""
-    if values.numel() <= (LARGE_ON_GPU if values.is_cuda else 4 * SAMPLE):
+    if values.numel() <= (LARGE_ON_GPU if values.is_cuda else FEW):
         return None
     stride = values.numel() // SAMPLE | 1  # odd: latents are mostly even in number, and the sample must meet all
     sample = values[::stride]

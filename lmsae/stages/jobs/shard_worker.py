@@ -22,6 +22,7 @@ from lmsae.runtime.memory import explain_no_memory, peak_memory, reuse_freed_mem
 from lmsae.runtime.progress import show_progress
 from lmsae.runtime.runtime import Runtime
 from lmsae.runtime.wandb_log import curves_logger
+from lmsae.sparsity.selection import LearnsThreshold
 from lmsae.stages.effort import Facts
 from lmsae.stages.finishing import finish
 from lmsae.stages.flops import dictionary_flops
@@ -184,7 +185,9 @@ def _write(job: Job, run: ShardedRun, weights: dict[str, Tensor], device: str) -
     whole.load_state_dict(weights)
     weights.clear()
     run.forget_moments()
-    finish(whole.to(device), job).save(job.out)
+    if isinstance(whole.sparsity, LearnsThreshold):
+        whole = whole.to(device)  # a threshold is calibrated there
+    finish(whole, job).save(job.out)
     run.write_curves(job.out / CURVES)
 
 

@@ -1,8 +1,9 @@
 """Choosing the largest of each row among columns that several processes have: exactly those that one would choose.
 
-Each process sends its own k + 1 largest values of a row. Among these are the k largest of all, so the k-th of them is
-the level from which values are chosen. Where more than k are as large as the level, those are taken whose order comes
-first; then, and only then, orders are sent too.
+Each process sends the largest of its own values of a row, twice its share of k and a few more. If one of them all has
+sent nothing but values from the level on, the k-th largest of those sent, it may have more: then each sends its k + 1
+largest. Where more than k values are as large as the level, those are taken whose order comes first; then, and only
+then, orders are sent too.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from torch import Tensor
 from lmsae.kernels import cpu as cpu_kernels
 from lmsae.training.sharded.processes import Processes
 
+MORE = 8
+"""The values that each process sends beyond twice its share: where k is small, shares differ much by chance."""
 LAST = torch.iinfo(torch.int64).max
 Columns = Int[Tensor, "rows own"]
 Ordering = Callable[[Tensor], Tensor]
@@ -46,9 +49,7 @@ def choose_across(
     above 0 more than k may be chosen: their codes are 0.
     """
     columns, own = find(values, min(k + 1, values.shape[1]))
-    sent = _fill(own.float(), k + 1, -torch.inf)
-    everyone = processes.gather(sent).movedim(0, 1).flatten(1)
-    level = _kth_largest(everyone, k)
+    everyone, level = _find_level(processes, own.float(), k)
     chosen = ~(own.float() < level)
     surplus = (((everyone >= level).sum(1, keepdim=True) > k) & (level > 0)).squeeze(1).nonzero().squeeze(1)
     if len(surplus):
@@ -60,6 +61,20 @@ def choose_across(
         missing = k - (everyone[surplus] > level[surplus]).sum(1, keepdim=True)
         chosen[surplus] &= ~equal | (orders <= all_orders.gather(1, missing - 1))
     return columns, own, chosen
+
+
+def _find_level(processes: Processes, own: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The level of each row (rows, 1), and values of all processes among which are all from there on (rows, sent)."""
+    few = 2 * -(-k // processes.count) + MORE
+    if few <= k:
+        sent = _fill(own.topk(min(few, own.shape[1]), dim=1).values, few, -torch.inf)
+        gathered = processes.gather(sent)
+        everyone = gathered.movedim(0, 1).flatten(1)
+        level = _kth_largest(everyone, k)
+        if (gathered.amin(2) < level.squeeze(1)).all():
+            return everyone, level
+    everyone = processes.gather(_fill(own, k + 1, -torch.inf)).movedim(0, 1).flatten(1)
+    return everyone, _kth_largest(everyone, k)
 
 
 def _take_first_equals(columns: Tensor, values: Tensor, equal: Tensor, rows: Tensor, ordering: Ordering) -> None:

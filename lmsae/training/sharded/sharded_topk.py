@@ -14,7 +14,7 @@ from lmsae.kernels import cpu as cpu_kernels
 from lmsae.kernels.entries import Entries, KnownValues
 from lmsae.sparsity.config import SelectsK
 from lmsae.sparsity.selection import LearnsThreshold
-from lmsae.sparsity.topk import find_candidates, find_largest
+from lmsae.sparsity.topk import FEW, find_candidates, find_largest
 from lmsae.training.sharded.choosing_across import Found, choose_across
 from lmsae.training.sharded.processes import Processes
 
@@ -76,6 +76,9 @@ class ShardedBatchTopK(ShardedSelection):
 
     def select_entries(self, pre: Float[Tensor, "tokens latents"], k: int) -> Entries:
         tokens, width = pre.shape
+        count = min(k, self._latents) * tokens
+        if tokens * self._latents <= FEW and not pre.is_cuda:
+            return self._select_among_few(pre, count)
 
         def find(row: Tensor, count: int) -> Found:
             candidates = find_candidates(pre, count) if cpu_kernels.can_choose(pre) else None
@@ -90,8 +93,19 @@ class ShardedBatchTopK(ShardedSelection):
             token = places.div(width, rounding_mode="floor")
             return token * self._latents + self._own.start + (places - token * width)
 
-        count = min(k, self._latents) * tokens
         places, values, chosen = choose_across(self._processes, pre.reshape(1, -1), count, order, find)
         places, ascending = places[chosen].sort()
         entries = Entries.from_flat(places, tokens, width)
         return Entries(entries.starts, entries.latents, width, KnownValues(pre, values[chosen][ascending]))
+
+    def _select_among_few(self, pre: Float[Tensor, "tokens latents"], count: int) -> Entries:
+        """As `select_entries`, where torch chooses in one process, and does not say which of equal values it takes: all
+        values are sent, and each process chooses among them as one would."""
+        widest = -(-self._latents // self._processes.count)
+        filled = torch.nn.functional.pad(pre, (0, widest - pre.shape[1]), value=-torch.inf)
+        stretches = [self._processes.latents(self._latents, rank) for rank in range(self._processes.count)]
+        parts = zip(self._processes.gather(filled), stretches, strict=True)
+        everyone = torch.cat([part[:, : own.stop - own.start] for part, own in parts], dim=1).flatten()
+        chosen = torch.zeros_like(everyone, dtype=torch.bool)
+        chosen[find_largest(everyone, count)] = True
+        return Entries.from_mask(chosen.view(len(pre), -1)[:, self._own])
