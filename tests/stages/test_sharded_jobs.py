@@ -122,5 +122,5 @@ def test_a_machine_with_too_few_gpus_says_so(lmsae: Command, monkeypatch: pytest
 
     monkeypatch.setattr(Runtime, "torch_device", lambda self: "cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(ConfigError, match="train.shards is 2, and this machine has 1 CUDA devices"):
+    with pytest.raises(ConfigError, match=r"train\.shards is 2, and this machine has 1 CUDA devices"):
         sharded_jobs._require_devices(2, Runtime())

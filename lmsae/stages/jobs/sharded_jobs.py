@@ -27,7 +27,7 @@ LOST_S = 5.0
 """The seconds for which a process that lost another one waits before it ends: so it is seen which died first."""
 WORKER = "lmsae.stages.jobs.shard_worker"
 ORDER, STOP, FACTS, ERROR = "order", "stop", "facts", "error"
-"""What the processes leave for each other on a board: the job, that it is to stop, how it ended."""
+"""The names of what processes leave for each other on a board: the job, a request to stop, its facts, an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ def _describe_end(code: object) -> str:
 
 
 def _describe_rest(job: Job) -> str:
-    """How to go on."""
+    """The words on how to go on."""
     checkpoints = sorted((job.folder / CHECKPOINT).glob("[0-9]*-*.pt"))
     steps = int(checkpoints[-1].name.partition("-")[0]) if checkpoints else 0
     where = f"from its checkpoint of step {steps:,}" if steps else "from the start, for there is no checkpoint yet"

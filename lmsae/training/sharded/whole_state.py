@@ -54,7 +54,7 @@ class LatentDimensions:
     def _of_parameters(
         self, moments: Mapping[int, Mapping[str, Any]], dimensions: Sequence[int | None], change: Change
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """What an optimizer remembers of each parameter: numbers, and tensors of the parameter's shape."""
+        """The numbers, and tensors of the parameter's shape, that an optimizer remembers of each parameter."""
         for number, kept in moments.items():
             dim = dimensions[number]
             yield (
