@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -94,6 +96,33 @@ def test_a_row_of_two_processes_is_trained_like_one_whichever_is_killed_on_the_w
     assert (again.code, "1 made" in again.err) == (0, True)
     assert files(folder) == whole
     assert lmsae("eval").code == 0
+
+
+@pytest.mark.slow
+def test_processes_end_with_the_one_that_started_them(lmsae: Command) -> None:
+    (folder,) = ready(TWO | {"name": "two"}).values()
+    said = Path("said")
+    with said.open("w") as file:
+        started = subprocess.Popen([sys.executable, "-m", "lmsae.cli", "train"], stderr=file)
+    while not list(folder.glob("checkpoint/*.pt")):
+        assert started.poll() is None, said.read_text()
+        time.sleep(0.01)
+    theirs = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
+    started.kill()
+    started.wait()
+    assert len(theirs) == 2
+    while any(is_alive(pid) for pid in theirs):
+        time.sleep(0.1)
+    assert not (folder / "manifest.json").exists()
+    again = lmsae("train")
+    assert (again.code, "1 made" in again.err) == (0, True)
+
+
+def is_alive(pid: str) -> bool:
+    """True if a process is there and no zombie."""
+    with contextlib.suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
 @pytest.mark.slow

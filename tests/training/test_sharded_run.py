@@ -34,7 +34,7 @@ SHARDABLE = [
 LATENTS = 30
 """They cannot be divided by 4."""
 STEPS = 12
-NEAR = {"rtol": 1e-5, "atol": 1e-6}
+NEAR: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}
 """The tolerance of a short training: sums of the same numbers in another order."""
 IN_FOUR = [pytest.param(name, 4, marks=[] if name == "batchtopk" else pytest.mark.slow) for name in SHARDABLE]
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -90,7 +90,7 @@ def flatten(state: Any, name: str = "") -> dict[str, Any]:
     return {name: state}
 
 
-def assert_near(found: State, wanted: State) -> None:
+def assert_near(found: State | None, wanted: State) -> None:
     """Both states have the same entries, and numbers that are near."""
     there, here = flatten(found), flatten(wanted)
     assert there.keys() == here.keys()
@@ -206,7 +206,9 @@ def test_a_run_that_is_resumed_in_as_many_processes_has_the_same_bytes(
         second.gather_state()
         return (whole, second.state()) if whole else None
 
-    (whole, resumed), _ = in_processes(2, work)
+    answer = in_processes(2, work)[0]
+    assert answer is not None
+    whole, resumed = answer
     there, here = flatten(resumed), flatten(whole)
     assert there.keys() == here.keys()
     assert all(torch.equal(there[n], v) if torch.is_tensor(v) else there[n] == v for n, v in here.items())

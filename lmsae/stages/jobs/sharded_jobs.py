@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from lmsae.artifacts.artifact import CHECKPOINT
 from lmsae.artifacts.claim import find_holder
-from lmsae.errors import ConfigError, Fault, LmsaeError, TrainingError
+from lmsae.errors import ConfigError, Fault, TrainingError
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.effort import Facts
 from lmsae.stages.stage import Done, Job
-from lmsae.training.interruption import hear_interruptions
+from lmsae.training.interruption import Interruption, hear_interruptions
 
 if TYPE_CHECKING:
     from lmsae.training.sharded.board import Board
@@ -43,32 +43,33 @@ class Order:
 
 def train_sharded_jobs(jobs: Sequence[Job], runtime: Runtime) -> Done:
     """Train the dictionary of each job, one after the other, each over as many processes as it has shards."""
-    for job in jobs:
-        try:
-            ended = _train(job, runtime)
-        except Exception as error:
-            ended = error
-        yield job, ended
+    with hear_interruptions(runtime.time_limit) as interruption:  # a job that is made is published before one is obeyed
+        for job in jobs:
+            try:
+                ended = _train(job, runtime, interruption)
+            except Exception as error:
+                ended = error
+            yield job, ended
 
 
-def _train(job: Job, runtime: Runtime) -> Facts:
+def _train(job: Job, runtime: Runtime, interruption: Interruption) -> Facts:
     from lmsae.training.sharded.board import Board
 
     count = job.config.shards
     _require_devices(count, runtime)
     board = Board()
     board.leave(ORDER, Order(replace(job, require_claim=_nothing), runtime, os.getpid(), find_holder(job.out)))
-    with hear_interruptions(runtime.time_limit) as interruption, _Group(count, board.port, runtime) as group:
+    with _Group(count, board.port, runtime) as group:
         while group.is_running:
             if interruption.is_asked:
                 board.leave(STOP, True)
             group.wait(LOOK_S)
             job.require_claim()
-        if failed := group.find_failed():
-            raise _explain(job, count, failed, board)
         if board.has(FACTS):
             return board.read(FACTS)
-        interruption.obey()
+        if failed := group.find_failed():
+            raise _explain(job, count, failed, board)
+    interruption.obey()
     raise AssertionError("processes end with facts, with an error, or because they were asked to")
 
 
@@ -92,7 +93,7 @@ class _Group:
     """Processes of one job. They have the environment that torchrun gives, and end when this block does."""
 
     def __init__(self, count: int, port: int, runtime: Runtime) -> None:
-        threads = str(runtime.threads or max(1, (os.cpu_count() or 1) // count))
+        threads = str(max(1, (runtime.threads or os.cpu_count() or 1) // count))
         shared = {
             "WORLD_SIZE": str(count),
             "MASTER_ADDR": "127.0.0.1",
@@ -139,13 +140,14 @@ class _Group:
 
 def _explain(job: Job, count: int, failed: dict[int, int], board: "Board") -> Exception:
     """The error of a group of which some have failed: that of the one that failed first, or which one was killed."""
-    rank, code = next(iter(failed.items()))
-    for one in failed:
-        if board.has(f"{ERROR}/{one}"):
-            said = board.read(f"{ERROR}/{one}")
-            if isinstance(said, LmsaeError | OSError):
-                return said
-            rank, code = one, said
+    from lmsae.training.sharded.processes import LostProcess
+
+    said = {rank: board.read(f"{ERROR}/{rank}") for rank in failed if board.has(f"{ERROR}/{rank}")}
+    causes = {rank: error for rank, error in said.items() if not isinstance(error, LostProcess)}
+    for error in causes.values():
+        if isinstance(error, Exception):
+            return error
+    rank, code = next(iter([*causes.items(), *failed.items()]))
     return TrainingError(
         f"{job.reference}: process {rank + 1} of {count} {_describe_end(code)}, and so the others were stopped. "
         f"{_describe_rest(job)}"
