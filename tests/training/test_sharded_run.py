@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from lmsae.geometry.codes import EntryCodes
-from lmsae.losses import Forward
-from lmsae.planning.catalog import CATALOG, PIECES
+from lmsae.geometry.config import GEOMETRIES
+from lmsae.losses import LOSSES, Forward
+from lmsae.planning.catalog import CATALOG
+from lmsae.sparsity.config import ACT_FNS
 from lmsae.training.checkpoints import Checkpoints
 from lmsae.training.run import Run, State
 from lmsae.training.sharded.processes import Processes
@@ -18,19 +20,15 @@ from tests.training.conftest import BATCH, BatchesFor, MakeRun
 from tests.training.processes_of_a_test import in_processes, shard_of
 from tests.training.runs import learn
 
-PARTS = ("geometry", "act_fn", "losses")
-SHARDABLE = [
-    name
-    for name, entry in CATALOG.items()
-    if all(
-        PIECES[part][kind].shardable
-        for part, kind in [
-            ("geometry", entry.geometry),
-            ("act_fn", entry.act_fn),
-            *(("losses", x) for x in entry.losses),
-        ]
-    )
-]
+
+def is_shardable(name: str) -> bool:
+    """True if all parts of a catalog entry say so."""
+    entry = CATALOG[name]
+    losses = [LOSSES[loss] for loss in entry.losses]
+    return all(part.shardable for part in (GEOMETRIES[entry.geometry], ACT_FNS[entry.act_fn], *losses))
+
+
+SHARDABLE = [name for name in CATALOG if is_shardable(name)]
 LATENTS = 30
 """They cannot be divided by 4."""
 STEPS = 12
