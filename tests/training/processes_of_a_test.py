@@ -1,5 +1,6 @@
 """Several processes of gloo for a test, each of which does the same work with its own number."""
 
+import faulthandler
 import io
 import multiprocessing
 import traceback
@@ -23,19 +24,20 @@ PATIENCE_S = 120
 def in_processes(count: int, work: Callable[[Processes], Result]) -> list[Result]:
     """What `work` returns in each of `count` processes, in the order of their numbers.
 
-    They are forked, so that they have all that the test has. An error of one of them is raised here.
+    They are forked, so that they have all that the test has, before this process has the threads of a board. An error
+    of one of them is raised here.
     """
-    board = Board()
     fork = multiprocessing.get_context("fork")
-    pipes = [fork.Pipe(duplex=False) for _ in range(count)]
+    pipes = [fork.Pipe() for _ in range(count)]
     children = [
-        fork.Process(target=_work, args=(work, rank, count, board.port, pipes[rank][1]), daemon=True)
-        for rank in range(count)
+        fork.Process(target=_work, args=(work, rank, count, pipes[rank][1]), daemon=True) for rank in range(count)
     ]
     for child in children:
         child.start()
-    for _, inlet in pipes:
+    board = Board()
+    for outlet, inlet in pipes:
         inlet.close()
+        outlet.send(board.port)
     answers: list[Any] = []
     for rank, (outlet, _) in enumerate(pipes):
         assert outlet.poll(PATIENCE_S), f"process {rank} of {count} does not answer"
@@ -57,10 +59,11 @@ def shard_of(run: Run, processes: Processes) -> ShardedRun:
     return ShardedRun(shard, config, processes, run.objective, run.config, run.name)
 
 
-def _work(work: Callable[[Processes], Any], rank: int, count: int, port: int, inlet: Connection) -> None:
+def _work(work: Callable[[Processes], Any], rank: int, count: int, inlet: Connection) -> None:
+    faulthandler.dump_traceback_later(PATIENCE_S - 5)
     torch.set_num_threads(1)
     try:
-        with joined(Board(port), rank, count, "cpu") as processes:
+        with joined(Board(inlet.recv()), rank, count, "cpu") as processes:
             answer = (True, work(processes))
     except BaseException:
         answer = (False, traceback.format_exc())
