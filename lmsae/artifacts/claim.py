@@ -61,9 +61,7 @@ class Claims:
 
         Raises BusyArtifact if another process has taken the claim over: the directory is that one's now.
         """
-        seen = _look_twice(directory / NAME)
-        if seen is None or seen.token != self._owner.token:
-            raise BusyArtifact(_lost(directory, seen))
+        require_holder(directory, self._owner.token)
 
     def take(self, directory: Path, *, wait: bool) -> None:
         """Take the claim on a directory. Raises BusyArtifact if a living process holds it; with `wait` it sleeps until
@@ -183,6 +181,22 @@ class _Watch:
     def has_seen_beat(self, path: Path) -> bool:
         """True if a claim has changed since it was first seen."""
         return path in self._glances and self._glances[path].has_beaten
+
+
+def find_holder(directory: Path) -> str | None:
+    """The token of whoever holds the claim on a directory now; None if nobody does."""
+    seen = _look_twice(directory / NAME)
+    return seen.token if seen else None
+
+
+def require_holder(directory: Path, token: str) -> None:
+    """Do nothing while the claim on a directory is that of a token. Raises BusyArtifact if it is another one's by now.
+
+    For processes that work on behalf of the one that holds the claim.
+    """
+    seen = _look_twice(directory / NAME)
+    if seen is None or seen.token != token:
+        raise BusyArtifact(_lost(directory, seen))
 
 
 def _look(path: Path) -> Seen | None:

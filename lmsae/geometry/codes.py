@@ -74,6 +74,14 @@ class Codes(ABC):
         """The output (tokens, d_out) of other latents than those with codes: of each token's `chosen` (tokens, k) among
         the numbers of `candidates`, with ReLU(pre) for codes, or pre where codes have signs."""
 
+    def write_entries(self, geometry: Geometry, x: Tensor, entries: Entries) -> Tensor:
+        """The output (tokens, d_out) of other entries than those with codes, by `write_chosen`'s rule."""
+        pre = _require_entrywise(geometry).encode_at(x, entries)
+        if self.norms_in_pre:
+            pre = pre * geometry.norms()[entries.latents]
+        selected = pre if self.signed else pre.relu()
+        return _require_entrywise(geometry).write_at(self.to_codes(selected, geometry, entries.latents), entries)
+
     def to_codes(self, selected: Tensor, geometry: Geometry, latents: Chosen | None = None) -> Tensor:
         """Something in the units of `pre` in the units of codes; in their shape, or (tokens, latents) of these."""
         if not self.norms_in_pre:
@@ -180,12 +188,7 @@ class EntryCodes(Codes):
 
     def write_chosen(self, geometry: Geometry, x: Tensor, candidates: Tensor, chosen: Tensor) -> Tensor:
         """Without a product of all candidates."""
-        entries = Entries.from_latents(candidates[chosen], geometry.latents)
-        pre = _require_entrywise(geometry).encode_at(x, entries)
-        if self.norms_in_pre:
-            pre = pre * geometry.norms()[entries.latents]
-        selected = pre if self.signed else pre.relu()
-        return _require_entrywise(geometry).write_at(self.to_codes(selected, geometry, entries.latents), entries)
+        return self.write_entries(geometry, x, Entries.from_latents(candidates[chosen], geometry.latents))
 
 
 def _require_entrywise(geometry: Geometry) -> EntrywiseGeometry:

@@ -49,6 +49,8 @@ class GeometryBase(Frozen):
     """`encode` takes tokens one by one, or needs whole contexts."""
     writes_directions: ClassVar[bool] = True
     """Each latent writes along a direction of its own, whatever x is."""
+    shardable: ClassVar[bool] = False
+    """Its latents can be divided among processes (`train.shards`)."""
 
     def fault(self, widths: Widths, d_sae: int) -> str | None:
         """The reason that there cannot be a dictionary of these widths; None if there can."""
@@ -75,6 +77,7 @@ class LinearConfig(GeometryBase):
     )
     passes_x_on: ClassVar[bool] = False
     """x W_skip is added to what latents write."""
+    shardable: ClassVar[bool] = True
 
     def products(self, widths: Widths, d_sae: int, context_size: int) -> Products:
         """d_in n, twice with a gate; n d_out; d_in d_out for x W_skip."""

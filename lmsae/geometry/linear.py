@@ -72,11 +72,15 @@ class Linear(EntrywiseGeometry):
             return pre
         return pre * (x @ self.W_glu[:, latents] + self.b_glu[latents]).sigmoid()
 
+    def b_dec_to_read(self) -> Float[Tensor, " d_out"]:
+        """b_dec where it is taken from the input."""
+        return self.b_dec
+
     def _bias(self) -> Tensor | None:
         if not self.apply_b_dec_to_input:
             return self.b_enc
         # (x - b_dec) W_enc = x W_enc - b_dec W_enc: so b_dec changes one vector, and not every token of the batch.
-        towards = self.b_dec @ self.encoder
+        towards = self.b_dec_to_read() @ self.encoder
         return -towards if self.b_enc is None else self.b_enc - towards
 
     def base(self, x: Float[Tensor, "*batch d_in"]) -> Tensor:
@@ -94,7 +98,8 @@ class Linear(EntrywiseGeometry):
         read, bias = x, self.b_enc
         if self.apply_b_dec_to_input:
             # The gradient of b_dec goes through the bias, which is one vector, and not through the batch.
-            moved: Tensor = _MovedBias.apply(self.b_dec, self.encoder.detach())  # pyright: ignore[reportAssignmentType]
+            b_dec, encoder = self.b_dec_to_read(), self.encoder.detach()
+            moved: Tensor = _MovedBias.apply(b_dec, encoder)  # pyright: ignore[reportAssignmentType]
             read, bias = x - self.b_dec.detach(), (moved if bias is None else bias + moved)
         if self.W_glu is not None:
             known = None  # the gate is in it

@@ -30,6 +30,7 @@ class AuxK(Loss):
     """
 
     entrywise: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
 
     kind: Literal["aux_k"] = "aux_k"
     aux_k_coefficient: float = Field(default=1 / 32, ge=0, description="Weight alpha of the AuxK loss; 0 turns it off.")
@@ -41,11 +42,18 @@ class AuxK(Loss):
         dead = training.find_dead() if self.aux_k_coefficient else None
         if dead is None:
             return forward.reconstruction.new_zeros(())
-        error = (forward.target - forward.reconstruction).detach()
         candidates = forward.pre.detach()[..., dead]
-        k = min(self.k_aux or forward.target.shape[-1] // 2, len(dead))
+        k = self.count_chosen(forward, len(dead))
         chosen = (candidates.abs() if forward.codes.signed else candidates).topk(k, dim=-1, sorted=False).indices
-        error_hat = forward.codes.write_chosen(geometry, forward.x, dead, chosen)
+        return self.compare(forward, forward.codes.write_chosen(geometry, forward.x, dead, chosen))
+
+    def count_chosen(self, forward: Forward, dead: int) -> int:
+        """The number of latents that each token takes of so many dead ones."""
+        return min(self.k_aux or forward.target.shape[-1] // 2, dead)
+
+    def compare(self, forward: Forward, error_hat: Tensor) -> Tensor:
+        """The loss of what dead latents write (tokens, d_out)."""
+        error = (forward.target - forward.reconstruction).detach()
         scale = forward.target.pow(2).sum(-1).mean() / error.pow(2).sum().clamp(min=1e-12)
         return self.aux_k_coefficient * scale * (error - error_hat).pow(2).sum()
 
@@ -84,6 +92,7 @@ class PreAct(Loss):
     """
 
     needs: ClassVar[tuple[type, ...]] = (HasThreshold,)
+    shardable: ClassVar[bool] = True
 
     kind: Literal["pre_act"] = "pre_act"
     pre_act_coefficient: float = Field(

@@ -58,6 +58,9 @@ class Loss(Frozen):
     """The capabilities that it needs of the activation function: types of lmsae/sparsity/capabilities.py."""
     needs_unit_rows: ClassVar[bool] = False
     """It needs decoder rows of norm 1."""
+    shardable: ClassVar[bool] = False
+    """Latents can be divided among processes (`train.shards`): its value is a sum over latents, or
+    lmsae/training/sharded/sharded_run.py knows how it is measured."""
     needs_model: ClassVar[bool] = False
     """It needs the language model at every step."""
 

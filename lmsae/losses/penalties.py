@@ -48,6 +48,7 @@ class L1(Loss):
     """lambda * mean over tokens of sum_i |f_i| ||W_dec,i|| (Bricken et al. 2023; with norms, Conerly et al. 2024)."""
 
     sparsifies: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
     entrywise: ClassVar[bool] = True
 
     kind: Literal["l1"] = "l1"
@@ -80,6 +81,7 @@ class Tanh(Loss):
     """lambda * mean over tokens of sum_i tanh(c size_i) (Anthropic, Circuits Updates, January 2025)."""
 
     sparsifies: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
     entrywise: ClassVar[bool] = True
 
     kind: Literal["tanh"] = "tanh"
@@ -96,6 +98,7 @@ class TanhQuad(Loss):
     about s of all tokens pay quadratically."""
 
     sparsifies: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
 
     kind: Literal["tanh_quad"] = "tanh_quad"
     tanh_quad_coefficient: float = Field(gt=0, description="Weight of the tanh-quad penalty on frequent latents.")
@@ -121,6 +124,7 @@ class L0(Loss):
     """lambda * the mean number of active latents (Rajamanoharan et al. 2024, arXiv 2407.14435, equation 9)."""
 
     sparsifies: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
     entrywise: ClassVar[bool] = True
     needs: ClassVar[tuple[type, ...]] = (HasThreshold,)
 

@@ -63,6 +63,7 @@ class Nested(Loss):
 
     replaces_reconstruction: ClassVar[bool] = True
     entrywise: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
 
     kind: Literal["nested"] = "nested"
     matryoshka_prefixes: Annotated[tuple[float, ...], BeforeValidator(_split), AfterValidator(_add_whole)] = Field(
@@ -72,7 +73,12 @@ class Nested(Loss):
     )
 
     def __call__(self, geometry: Geometry, sparsity: Sparsity, forward: Forward, training: TrainingStep) -> Tensor:
-        return nested_loss(geometry, forward, self.sizes(geometry.latents // geometry.groups))
+        return nested_loss(geometry, forward, self.sizes_at(geometry.latents // geometry.groups, training))
+
+    def sizes_at(self, latents: int, training: TrainingStep) -> list[int]:
+        """The sizes at a step of training."""
+        del training
+        return self.sizes(latents)
 
     def sizes(self, latents: int) -> list[int]:
         """The number of a group's latents in each prefix, in ascending order; a prefix holds at least one."""
@@ -85,6 +91,7 @@ class NestedSampled(Loss):
 
     replaces_reconstruction: ClassVar[bool] = True
     entrywise: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
 
     kind: Literal["nested_sampled"] = "nested_sampled"
     matryoshka_sampled: int = Field(
@@ -92,8 +99,11 @@ class NestedSampled(Loss):
     )
 
     def __call__(self, geometry: Geometry, sparsity: Sparsity, forward: Forward, training: TrainingStep) -> Tensor:
-        sizes = self.sizes(geometry.latents // geometry.groups, training.seed, training.step)
-        return nested_loss(geometry, forward, sizes)
+        return nested_loss(geometry, forward, self.sizes_at(geometry.latents // geometry.groups, training))
+
+    def sizes_at(self, latents: int, training: TrainingStep) -> list[int]:
+        """The sizes at a step of training."""
+        return self.sizes(latents, training.seed, training.step)
 
     def sizes(self, latents: int, seed: int, step: int) -> list[int]:
         """The number of a group's latents in each prefix, in ascending order: a pure function of seed and step."""

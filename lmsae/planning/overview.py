@@ -34,7 +34,7 @@ def overview(plan: Plan, artifacts: Artifacts, runtime: Runtime) -> str:
         size = STAGES[stage].effort.size(todo, estimator) if todo else ""
         footprint = _footprint(estimator, stage, passes)
         lacks += _lack(stage, footprint, room)
-        memory = f"{format_bytes(total(footprint))} of memory" if footprint else ""
+        memory = _format_memory(footprint) if footprint else ""
         cost = ", ".join(filter(None, [size, format_estimate(times.get(stage)), memory]))
         counts = (len(specs) - len(todo), len(todo), len(passes))
         lines.append([stage, str(len(specs)), shared, *map(str, counts), cost])
@@ -106,6 +106,13 @@ def _footprint(estimator: Estimator, stage: str, passes: list[list[Spec]]) -> Fo
     """The memory of that pass of a stage that takes the most; None where nobody knows it."""
     footprints = [found for group in passes if (found := STAGES[stage].effort.memory(group, estimator)) is not None]
     return max(footprints, key=lambda footprint: footprint.nbytes, default=None)
+
+
+def _format_memory(footprint: Footprint) -> str:
+    said = f"{format_bytes(total(footprint))} of memory"
+    if footprint.processes == 1:
+        return said
+    return f"{said} in {footprint.processes} processes of {format_bytes(footprint.of_one_process.nbytes)}"
 
 
 def _lack(stage: str, footprint: Footprint | None, room: Room) -> list[str]:

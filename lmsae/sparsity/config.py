@@ -21,12 +21,16 @@ class ActFnBase(Frozen):
     """It chooses among all pre-activations of a batch in training."""
     offers: ClassVar[tuple[type, ...]] = ()
     """The capabilities of its module beside codes: types of lmsae/sparsity/capabilities.py."""
+    shardable: ClassVar[bool] = False
+    """Its latents can be divided among processes (`train.shards`)."""
     not_jumprelu_because: ClassVar[str | None] = "it learns no threshold in training"
     """The reason that it cannot be converted to jumprelu after training; None if it can."""
 
 
 class ReLUConfig(ActFnBase):
     """codes = ReLU(pre)."""
+
+    shardable: ClassVar[bool] = True
 
     kind: Literal["relu"] = "relu"
 
@@ -44,6 +48,7 @@ class JumpReLUConfig(ActFnBase):
     """codes = pre * 1[pre > theta], theta learned for each latent (Rajamanoharan et al. 2024, arXiv 2407.14435)."""
 
     offers: ClassVar[tuple[type, ...]] = (HasThreshold,)
+    shardable: ClassVar[bool] = True
     not_jumprelu_because: ClassVar[str | None] = "it is one already"
 
     kind: Literal["jumprelu"] = "jumprelu"
@@ -77,6 +82,8 @@ class _TopKFamily(SelectsK):
 class TopKConfig(_TopKFamily):
     """The k largest of ReLU(pre), token by token (Gao et al. 2024, arXiv 2406.04093)."""
 
+    shardable: ClassVar[bool] = True
+
     kind: Literal["topk"] = "topk"
 
 
@@ -87,6 +94,7 @@ class BatchTopKConfig(_TopKFamily):
     """
 
     selects_over_batch: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
 
     kind: Literal["batchtopk"] = "batchtopk"
 

@@ -11,6 +11,8 @@ from lmsae.kernels.entries import Entries, KnownValues
 from lmsae.sparsity.selection import LearnsThreshold, SelectsByToken, choose_largest
 
 SAMPLE = 65_536
+FEW = 4 * SAMPLE
+"""Of so few values torch chooses the largest at once."""
 LARGE_ON_GPU = 1 << 27
 """With so many values or more a GPU is faster if it finds candidates first, though it must wait for their number."""
 
@@ -55,18 +57,12 @@ class BatchTopK(LearnsThreshold):
 
     def select_entries(self, pre: Float[Tensor, "tokens latents"], k: int) -> Entries:
         count = k * len(pre)
-        candidates = self._find_candidates(pre, count) if self.groups == 1 and cpu_kernels.can_choose(pre) else None
+        candidates = find_candidates(pre, count) if self.groups == 1 and cpu_kernels.can_choose(pre) else None
         if candidates is None:
             return Entries.from_flat(self._choose_places(pre, k).sort().values, *pre.shape)
         values = candidates.gather(pre)
         places = cpu_kernels.find_largest(values, count)
         return candidates.select(places, KnownValues(pre, values[places]))
-
-    def _find_candidates(self, pre: Float[Tensor, "tokens latents"], count: int) -> Entries | None:
-        """Entries among which the `count` largest are, and not many others; None where a sample does not tell."""
-        floor = estimate_floor(pre.flatten(), count)
-        entries = None if floor is None else Entries.find_above(pre, floor.float().expand(pre.shape[1]))
-        return entries if entries and len(entries.latents) >= count else None
 
     def _choose_places(self, pre: Float[Tensor, "*batch latents"], k: int) -> Int[Tensor, " kept"]:
         """The entries that a batch keeps, as indices into the flattened (tokens, latents), in no particular order."""
@@ -77,6 +73,13 @@ class BatchTopK(LearnsThreshold):
     def _to_place(self, indices: Tensor, group: int) -> Tensor:
         """Indices into a group's flattened (tokens, width) as indices into the flattened (tokens, latents)."""
         return indices + (indices // self.width * (self.groups - 1) + group) * self.width
+
+
+def find_candidates(pre: Float[Tensor, "tokens latents"], count: int) -> Entries | None:
+    """Entries among which the `count` largest are, and not many others; None where a sample does not tell."""
+    floor = estimate_floor(pre.flatten(), count)
+    entries = None if floor is None else Entries.find_above(pre, floor.float().expand(pre.shape[1]))
+    return entries if entries and len(entries.latents) >= count else None
 
 
 def find_largest(values: Float[Tensor, " n"], count: int) -> Tensor:
@@ -93,7 +96,7 @@ def find_largest(values: Float[Tensor, " n"], count: int) -> Tensor:
 
 def estimate_floor(values: Float[Tensor, " n"], count: int) -> Tensor | None:
     """A value a little below the `count` largest, most likely, as a sample tells; None where none is needed."""
-    if values.numel() <= (LARGE_ON_GPU if values.is_cuda else 4 * SAMPLE):
+    if values.numel() <= (LARGE_ON_GPU if values.is_cuda else FEW):
         return None
     stride = values.numel() // SAMPLE | 1  # odd: latents are mostly even in number, and the sample must meet all
     sample = values[::stride]

@@ -70,4 +70,4 @@ def _lack(footprint: Footprint, limit: Limit, libraries: int, at_least: float) -
     if libraries >= limit.nbytes:
         return f"{told}. Raise the limit"
     largest = footprint.largest
-    return f"{told}. {format_bytes(largest.nbytes)} are {largest.what}: {largest.mend}, or raise the limit"
+    return f"{told}. {format_bytes(largest.total)} are {largest.what}: {largest.mend}, or raise the limit"

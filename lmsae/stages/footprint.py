@@ -15,7 +15,7 @@ kernel can drop, are not counted.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lmsae.dictionary.config import DictionaryConfig
@@ -65,6 +65,13 @@ class Part:
     what: str
     mend: str
     on_device: bool = True
+    processes: int = 1
+    """The processes that each hold as much, in one memory; with devices, each has one of its own."""
+
+    @property
+    def total(self) -> float:
+        """Bytes of all processes."""
+        return self.nbytes * self.processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +83,41 @@ class Footprint:
     @property
     def nbytes(self) -> int:
         """Bytes of all parts, which one memory holds if the device is a CPU."""
-        return round(sum(part.nbytes for part in self.parts))
+        return round(sum(part.total for part in self.parts))
 
     @property
     def largest(self) -> Part:
         """The part that most is for."""
-        return max(self.parts, key=lambda part: part.nbytes)
+        return max(self.parts, key=lambda part: part.total)
+
+    @property
+    def processes(self) -> int:
+        """The processes that share the work."""
+        return max(part.processes for part in self.parts)
+
+    @property
+    def of_one_process(self) -> "Footprint":
+        """The memory of one of the processes that share the work."""
+        return Footprint([replace(part, processes=1) for part in self.parts if part.processes == self.processes])
+
+    def sharded(self, processes: int, dictionary: "DictionarySize", libraries: float) -> "Footprint":
+        """The memory of several processes, each of which takes this much and so many bytes of libraries.
+
+        The first has the whole state of training on the host, too, when a checkpoint is written or read. In the end its
+        device holds the whole dictionary, to calibrate a threshold; that is more than in training if shards are many.
+        """
+        weights = FLOAT_BYTES * dictionary.parameters
+        loaded = Part(libraries, "the libraries of each process", "lower train.shards", on_device=False)
+        gathered = Part(COPIES * weights, "the whole state of training", "lower sae.d_sae", on_device=False)
+        beyond = dictionary.calibrates * max(0.0, weights - self.on(device=True).nbytes)
+        calibrated = Part(beyond, "the whole dictionary, to calibrate its threshold", "lower sae.d_sae")
+        shared = [replace(part, processes=processes) for part in (*self.parts, loaded)]
+        return Footprint([*shared, gathered, *([calibrated] if beyond else [])])
 
     def on(self, *, device: bool) -> "Footprint":
-        """The parts that the device holds, or those that the host does beside a device of its own memory."""
-        return Footprint([part for part in self.parts if part.on_device == device])
+        """The parts that a device holds, or those that the host does beside devices of their own memory."""
+        parts = [part for part in self.parts if part.on_device == device]
+        return Footprint([replace(part, processes=1) for part in parts] if device else parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +130,13 @@ class DictionarySize:
     selects_over_batch: bool = False
     calibrates: bool = False
     starts: int = 0
+
+    def divided(self, processes: int) -> "DictionarySize":
+        """The share of each of several processes, the largest one."""
+        if processes == 1:
+            return self
+        share = {name: -(-getattr(self, name) // processes) for name in ("parameters", "latents", "starts")}
+        return replace(self, **share)
 
     @property
     def step_codes(self) -> float:

@@ -6,6 +6,7 @@ from lmsae.artifacts.artifact import CHECKPOINT, Spec
 from lmsae.artifacts.resuming import NOTE
 from lmsae.config import Frozen, canonical_json
 from lmsae.geometry.config import GEOMETRIES
+from lmsae.runtime.limits import LIBRARIES
 from lmsae.runtime.numbers import format_bytes, format_count
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.activations import estimate_contexts
@@ -63,6 +64,8 @@ def stream_of(spec: Spec) -> str:
     """The values that two specs must share to be trained in one pass over the data."""
     config, inputs = spec.config, spec.inputs
     shared = [config[name] for name in STREAM]
+    if "shards" in config:
+        shared.append(spec.key)  # its processes have no other dictionary
     geometry = GEOMETRIES[config["dictionary"]["geometry"]["kind"]]
     on_contexts = trains_on_contexts(geometry, config["spliced"] is not None)
     return canonical_json([inputs["tokens"], inputs_from("activations", inputs), on_contexts, shared])
@@ -86,9 +89,12 @@ def make(jobs: Sequence[Job], runtime: Runtime) -> Done:
         else:
             yield job, taken
     if to_train:
-        from lmsae.stages.jobs.train_jobs import train_jobs
+        if to_train[0].config.shards > 1:
+            from lmsae.stages.jobs.sharded_jobs import train_sharded_jobs as train
+        else:
+            from lmsae.stages.jobs.train_jobs import train_jobs as train
 
-        yield from train_jobs(to_train, runtime)
+        yield from train(to_train, runtime)
 
 
 def _require_tokens(spec: Spec, outlook: Outlook) -> None:
@@ -118,6 +124,7 @@ def _kind(spec: Spec, outlook: Outlook) -> Kind:
         spec.config["precision"],
         dictionary["d_sae"],
         tuple(dictionary["widths"]["reads"]),
+        spec.config.get("shards", 1),
     )
 
 
@@ -140,10 +147,11 @@ def _memory(specs: Sequence[Spec], outlook: Outlook) -> Footprint | None:
     packing = outlook.spec(specs[0].inputs["tokens"]).config["packing"]
     context_size = packing["context_size"]
     layouts = [Layout(contexts, context_size, one.config["width"], one.config["dtype"]) for one in captures]
-    sizes = [
+    whole = [
         size_of(one.dictionary, soft_frozen=one.decoder_min_cosine is not None)
         for one in map(Config.model_validate, (spec.config for spec in specs))
     ]
+    sizes = [size.divided(config.shards) for size in whole]
     training = training_footprint(
         window_tokens=min(config.window_tokens, contexts * context_size),
         token_bytes=sum(layout.token_bytes for layout in layouts),
@@ -153,6 +161,8 @@ def _memory(specs: Sequence[Spec], outlook: Outlook) -> Footprint | None:
         dataset_tokens=contexts * context_size,
         calibration_tokens=packing["calibration_tokens"],
     )
+    if config.shards > 1:
+        return training.sharded(config.shards, whole[0], LIBRARIES["resident"])
     texts = [outlook.spec(spec.inputs["tokens"]) for spec in specs]
     evaluations = map(evaluation_part, map(Config.model_validate, (spec.config for spec in specs)), texts)
     largest = max(evaluations, key=lambda part: part.nbytes)

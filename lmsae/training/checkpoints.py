@@ -38,6 +38,8 @@ class Checkpoints:
         self._folder, self._run, self._keeps, self._require_claim = folder, run, keeps, require_claim
         self._written = -1
         self._of_use: list[Path] = []
+        self.taken: Path | None = None
+        """The checkpoint that the run was brought to."""
 
     def write(self) -> None:
         """Write the run as it is, unless that has been done. Of the earlier checkpoints the newest good one stays."""
@@ -107,13 +109,14 @@ class Checkpoints:
         """Bring the run to a checkpoint of the run `name`, or tell why that cannot be."""
         reason = "its bytes are not those that were written"
         if path.stem.partition("-")[2] == digest_of_file(path)[:DIGEST_DIGITS]:
-            saved = torch.load(path, map_location=self._run.device, weights_only=True)
+            saved = torch.load(path, map_location=self._run.device_of_states, weights_only=True)
             reason = _tell_differences(saved["made_by"], {**_describe_maker(self._run), "run": name})
             if not reason and self._run.onlooker:
                 state = saved["state"]
                 reason = self._run.onlooker.take_over(state["onlooker"], state["steps_done"], path.parent.parent)
             if not reason:
                 self._run.go_on_from(saved["state"])
+                self.taken = path
                 return True
         print(f"{path}: passed over: {reason}", file=sys.stderr)
         return False
@@ -139,12 +142,21 @@ class Keeper:
     def after_step(self, runs: Sequence[Run]) -> None:
         """To be called after every step with the runs that go on. Ends the pass if somebody asked for that."""
         self._active = runs
+        if due := self.find_due(runs):
+            self.write(due)
+        self._interruption.obey()
+
+    @property
+    def is_asked_to_stop(self) -> bool:
+        """True if somebody asked to stop as soon as checkpoints are written."""
+        return self._interruption.is_asked
+
+    def find_due(self, runs: Sequence[Run]) -> Sequence[Run]:
+        """Those of the runs whose checkpoint is to be written now."""
         pause = self._seconds and max(self._seconds, self._cost / MOST_SHARE)
         if self._interruption.is_asked or time.monotonic() - self._last >= pause:
-            self._write(runs)
-        elif due := [run for run in runs if self._is_due(run)]:
-            self._write(due)
-        self._interruption.obey()
+            return runs
+        return [run for run in runs if self._is_due(run)]
 
     def _is_due(self, run: Run) -> bool:
         by_step = bool(self._steps) and run.steps_done % self._steps == 0
@@ -159,7 +171,8 @@ class Keeper:
         """For provenance: how often checkpoints of the pass were written, and the seconds which that took."""
         return {"checkpoints": self._rounds, "checkpoint_s": round(self._spent, 3)}
 
-    def _write(self, runs: Sequence[Run]) -> None:
+    def write(self, runs: Sequence[Run]) -> None:
+        """Write the checkpoints of runs. Where that cannot be, a line on stderr says why, and training goes on."""
         began = time.monotonic()
         try:
             for run in runs:

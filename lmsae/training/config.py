@@ -196,6 +196,16 @@ class TrainConfig(Frozen):
         "(Bricken et al. 2023). 0 is off.",
     )
     resample_times: int = Field(default=4, gt=0, description="Largest number of resamplings.")
+    shards: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="Number of processes that train the dictionary together, on one machine. Each has its share of the "
+        "latents and, with CUDA, a GPU of its own. The last bits of sums depend on the number, and so it is part of "
+        "what is trained ([scale](../docs/scale.md)).",
+        # A run in one process has the key that it had before there was this column.
+        exclude_if=lambda value: value == 1,
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32",
         description="Precision of matrix products. Weights and sums are float32 in both cases. If few latents are "

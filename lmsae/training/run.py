@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.errors import TrainingError
 from lmsae.geometry.linear import Linear
-from lmsae.losses import Forward, TrainingStep, reconstruction_loss
+from lmsae.losses import Forward, Loss, TrainingStep, reconstruction_loss
 from lmsae.sparsity.capabilities import TakesAnyK
 from lmsae.training import curves, optimizers, resampling
 from lmsae.training.batch import Batch
@@ -72,6 +72,11 @@ class Run:
     @property
     def device(self) -> torch.device:
         return next(self.dictionary.parameters()).device
+
+    @property
+    def device_of_states(self) -> torch.device:
+        """The device that `go_on_from` takes a state on."""
+        return self.device
 
     @property
     def is_finished(self) -> bool:
@@ -154,10 +159,12 @@ class Run:
                 forward = replace(forward, model=self.splice.run(self.dictionary, batch, forward.reconstruction))
             terms = {"reconstruction": reconstruction_loss(forward)} if self._reconstructs else {}
             for loss in self.objective.losses:
-                terms[loss.kind] = loss(
-                    self.dictionary.geometry, self.dictionary.sparsity, forward, training[loss.kind]
-                )
+                terms[loss.kind] = self._measure(loss, forward, training[loss.kind])
         return forward, terms
+
+    def _measure(self, loss: Loss, forward: Forward, training: TrainingStep) -> Tensor:
+        """The value of a loss."""
+        return loss(self.dictionary.geometry, self.dictionary.sparsity, forward, training)
 
     def _describe_step(self, dead: Tensor, memory: dict[str, Tensor]) -> TrainingStep:
         config = self.config
@@ -197,7 +204,7 @@ class Run:
         if self._keeps_unit_rows:
             remove_radial_gradient(self._decoder_rows)
         if self.config.grad_clip:
-            torch.nn.utils.clip_grad_norm_(self.dictionary.parameters(), self.config.grad_clip)
+            self._clip_gradients(self.config.grad_clip)
         for optimizer in self.optimizers:
             set_lr_factor(optimizer, lr_factor)
             optimizer.step()
@@ -205,6 +212,10 @@ class Run:
         self._constrain_rows()
         if self.ema:
             self.ema.update(self._learning())
+
+    def _clip_gradients(self, most: float) -> None:
+        """Bring the norm of the gradient down to `most`, if it is larger."""
+        torch.nn.utils.clip_grad_norm_(self.dictionary.parameters(), most)
 
     def _constrain_rows(self) -> None:
         """Bring decoder rows back to where they may be."""

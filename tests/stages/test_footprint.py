@@ -100,6 +100,27 @@ def test_a_device_holds_the_dictionaries_and_the_host_the_windows() -> None:
     assert host.nbytes + device.nbytes == footprint.nbytes
 
 
+def test_each_of_several_processes_has_its_share_of_a_dictionary() -> None:
+    share = SMALL.divided(4)
+    assert (share.parameters, share.latents) == (SMALL.parameters // 4, SMALL.latents // 4)
+    case: dict[str, Any] = CASE | {"dictionaries": [share]}
+    one = training_footprint(**case)
+    four = one.sharded(4, SMALL, libraries=1000)
+    weights, step = 5 * 4 * SMALL.parameters // 4, 2048 * (3 * 4 * 512 + 6 * 4 * 256)
+    windows, state = 2 * 65_536 * 512 + 65_536 * 49 + 50_000, 3 * 4 * SMALL.parameters
+    assert four.on(device=True).nbytes == weights + step
+    assert four.on(device=False).nbytes == 4 * (windows + 1000) + state
+    assert four.nbytes == 4 * (weights + step + windows + 1000) + state
+    assert (four.processes, four.of_one_process.nbytes) == (4, weights + step + windows + 1000)
+    assert (one.processes, one.of_one_process) == (1, one)
+
+
+def test_a_device_holds_the_whole_dictionary_where_its_threshold_is_calibrated() -> None:
+    size = DictionarySize(parameters=2 * 4096 * 2**20, latents=2**20, calibrates=True)
+    case: dict[str, Any] = CASE | {"dictionaries": [size.divided(64)], "batch_size": 64}
+    assert training_footprint(**case).sharded(64, size, 0).on(device=True).nbytes == 4 * size.parameters
+
+
 def test_the_weights_of_a_model_are_counted_as_they_are_stored() -> None:
     """All but norms and biases, which are few."""
     folder = Path(__file__).parents[2] / "lmsae/lm/stdlib-4m"

@@ -3,7 +3,15 @@
 They choose entries of a matrix, sort them, sum over them, gather rows from anywhere, and compute losses of logits.
 """
 
-from lmsae.kernels.cpu.choosing import can_choose, count_above, find_above, find_largest, find_largest_of_rows, gather
+from lmsae.kernels.cpu.choosing import (
+    can_choose,
+    count_above,
+    find_above,
+    find_largest,
+    find_largest_of_rows,
+    gather,
+    order_of_equals,
+)
 from lmsae.kernels.cpu.logits import can_read_logits, losses_of_rows
 from lmsae.kernels.cpu.ordering import argsort_words, can_sort, sort_by_column
 from lmsae.kernels.cpu.rows import gather_as_float32, gather_scaled
@@ -25,6 +33,7 @@ __all__ = [
     "gather_as_float32",
     "gather_scaled",
     "losses_of_rows",
+    "order_of_equals",
     "sort_by_column",
     "sum_bags",
 ]

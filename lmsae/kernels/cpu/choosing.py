@@ -34,13 +34,23 @@ def find_largest_of_rows(
     assert k <= width
     columns, found = torch.empty(rows, k, dtype=torch.int64), values.new_empty(rows, k)
     (bits, shift), (found_bits, _) = _bits(values), _bits(found)
-    groups = max(min(12 * k, width // 4), LEAST_GROUPS)
-    groups = groups if 4 * k <= groups <= width else width
+    groups = _count_groups(width, k)
     into = columns.numpy(), found_bits
     share_among_threads(
         rows, rows * width, lambda start, stop: _find_largest_of_rows(bits, shift, k, groups, *into, start, stop)
     )
     return columns, found
+
+
+def order_of_equals(columns: Int[Tensor, "*entries"], width: int, k: int) -> Int[Tensor, "*entries"]:
+    """The order in which `find_largest_of_rows` takes equal values of a row of `width`: those with small numbers."""
+    return columns % _count_groups(width, k) * width + columns
+
+
+def _count_groups(width: int, k: int) -> int:
+    """The number of groups of columns among which the k largest of a row are looked for."""
+    groups = max(min(12 * k, width // 4), LEAST_GROUPS)
+    return groups if 4 * k <= groups <= width else width
 
 
 def count_above(values: Float[Tensor, "rows width"], floor: Float[Tensor, " width"]) -> Int[Tensor, " rows"]:
