@@ -6,8 +6,7 @@
 PROJECT is a folder in which `lmsae run` has made everything. Each round gives each build a fresh copy of it that lacks
 the stage's artifacts, and the build makes them all anew with `lmsae STAGE`, in a process of its own. The keys of the
 stages before must be those of PROJECT in both builds: otherwise the stage refuses, for its inputs are not there. The
-table has seconds of the whole process, and of the work in it as its run.json tells. Metrics that both builds measure
-are compared.
+table has seconds of the whole process. Metrics that both builds measure are compared.
 """
 
 import argparse
@@ -33,8 +32,7 @@ HERE = Path(__file__).parents[1]
 class Seen:
     """What the rounds of one build took, and what the last of them made."""
 
-    process: list[float] = field(default_factory=list)
-    work: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
@@ -59,10 +57,7 @@ def measure(project: Path, stage: str, build: Path, seen: Seen) -> None:
             if there.name not in {stage, "report", "plan", "sweeps"}:
                 shutil.copytree(there, copy / "artifacts" / there.name, copy_function=os.link)
         run(copy, build, "plan", "--quiet")
-        seen.process.append(run(copy, build, stage))
-        runs = [json.loads(path.read_text()) for path in (copy / "artifacts" / stage).glob("*/run.json")]
-        # Those of one pass tell the seconds of the pass, divided by their number.
-        seen.work.append(sum(one["seconds"] for one in runs))
+        seen.seconds.append(run(copy, build, stage))
         seen.metrics = read_metrics(copy / "artifacts" / stage)
 
 
@@ -72,7 +67,7 @@ def read_metrics(stage: Path) -> dict[str, dict[str, float]]:
     for path in stage.glob("*/metrics.json"):
         spec = json.loads((path.parent / "spec.json").read_text())
         of = json.dumps(spec["inputs"], sort_keys=True)
-        found[of] |= {name: value for name, value in json.loads(path.read_text()).items() if value is not None}
+        found[of] |= {name: value for name, value in json.loads(path.read_text()).items() if isinstance(value, float)}
     return found
 
 
@@ -110,13 +105,13 @@ def main() -> None:
         f"`lmsae {arguments.stage}` of {arguments.project.name}, {time.strftime('%Y-%m-%d')}, {platform.machine()}, "
         f"{os.cpu_count()} cores, torch {torch.__version__}, {arguments.rounds} rounds; median (lowest-highest).\n"
     )
-    print("| build | seconds of the process | seconds of its work | times the other |\n|---|---|---|---|")
+    print("| build | seconds | times the other |\n|---|---|---|")
     for name, one in seen.items():
         commit = subprocess.run(
             ["git", "describe", "--always", "--dirty"], cwd=builds[name], capture_output=True, text=True, check=True
         ).stdout.strip()
-        ratios = [theirs / ours for theirs, ours in zip(seen["other"].process, one.process, strict=True)]
-        print(f"| {commit} | {spread(one.process, 1)} | {spread(one.work, 1)} | {spread(ratios, 2)} |")
+        ratios = [theirs / ours for theirs, ours in zip(seen["other"].seconds, one.seconds, strict=True)]
+        print(f"| {commit} | {spread(one.seconds, 1)} | {spread(ratios, 2)} |")
     print(f"\n{largest_difference(seen['this'], seen['other'])}.")
 
 

@@ -114,9 +114,11 @@ def _use(case: Case, kind: str) -> str:
 
 
 def _turn_rate(case: Case, factor: float) -> str:
-    verb = "raise" if factor > 1 else "lower"
+    change = f"{'raise' if factor > 1 else 'lower'} train.lr"
     rate = case.training.get("lr")
-    return f"{verb} train.lr" + (f" from {rate:g} to about {float(f'{rate * factor:.1g}'):g}" if rate else "")
+    if rate == "auto":
+        return f"{change} from auto to about {factor:.2g} times that rate"
+    return f"{change} from {rate:g} to about {float(f'{rate * factor:.1g}'):g}" if rate else change
 
 
 def _more(case: Case) -> tuple[str, ...]:

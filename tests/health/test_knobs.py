@@ -34,6 +34,7 @@ FURTHER = {
     "top-off": row_of("topk", **{"sae.aux_k_coefficient": "0"}),
     "top-most": row_of("topk", **{"sae.k": "60"}),
     "top-whole": row_of("topk", **{"sae.k": "64"}),
+    "auto": row_of("topk", **{"train.lr": "auto"}),
     "frozen": row_of("standard", **{"train.bias_lr_factor": "0"}),
     "near": row_of("topk", **{"train.decoder_min_cosine": "0.9"}),
     "gate": row_of("topk", **{"sae.glu_encoder": "true"}),
@@ -72,6 +73,10 @@ def cells(case: Case, advice: str) -> Iterator[dict[str, str]]:
             assert kind not in case.losses
             needs = {name for name, info in LOSSES[kind].model_fields.items() if info.is_required()}
             yield {"sae.losses": " ".join([*case.losses, kind]), **{f"sae.{name}": "0.1" for name in needs}}
+        elif rate := re.fullmatch(r"(raise|lower) train.lr from auto to about (\S+) times that rate", clause):
+            assert case.training["lr"] == "auto"
+            assert (float(rate[2]) > 1) == (rate[1] == "raise")
+            yield {"train.lr": str(float(rate[2]) * 2e-4)}
         elif turned := re.fullmatch(r"((raise|lower) .* from .* to about .*?)(, which .*)?", clause):
             changes = [
                 re.fullmatch(r"(raise|lower) (\S+) from (\S+) to about (\S+)", c) for c in turned[1].split(" and ")
