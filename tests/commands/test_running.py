@@ -68,7 +68,8 @@ def test_page_and_table_say_how_everything_was_made(finished: Path) -> None:
     assert (top["provenance.train.finished"], top["provenance.eval.lmsae"]) == (run["finished"], __version__)
     assert (plain["sae.k"], plain["sae.l1_coefficient"], jump["sae.l0_coefficient"]) == ("", "1.0", "0.1")
     assert batch["dataset.digest"] == top["dataset.digest"] != ""
-    every = {f"train.{name}" for name, field in TrainConfig.model_fields.items() if field.default is not None}
+    fields = TrainConfig.model_fields.items()
+    every = {f"train.{name}" for name, field in fields if field.default is not None and not field.exclude_if}
     assert every <= top.keys()
 
 

@@ -154,7 +154,9 @@ def test_the_grid_has_every_loss_and_every_activation_function_with_an_entrywise
     config: Any
     for config in ACT_FNS.values():
         sparsity.build(config.model_construct(k=1), LATENTS)  # which imports it
-    classes = {cls for cls in subclasses(EntrywiseSparsity) if not inspect.isabstract(cls)}
+    found = [cls for cls in subclasses(EntrywiseSparsity) if not inspect.isabstract(cls)]
+    # Those over several processes (lmsae/training/sharded/) are held to these by tests of their own.
+    classes = {cls for cls in found if cls.__module__.startswith("lmsae.sparsity.")}
     assert {type(in_grid(*row)[0].sparsity) for row in loss_of.items()} == classes
 
 

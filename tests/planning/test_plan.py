@@ -119,6 +119,7 @@ MOVES: list[tuple[str, str, Sequence[str], str]] = [
     ("train.decoder_lr_factor", "2", ["train"], "top"),
     ("train.bias_lr_factor", "2", ["train"], "top"),
     ("train.decoder_min_cosine", "0.8", ["train"], "top"),
+    ("train.shards", "2", ["train"], "top"),
     ("train.adam_beta1", "0.5", ["train"], "top"),
     ("train.adam_beta2", "0.5", ["train"], "top"),
     ("train.grad_clip", "0", ["train"], "top"),
