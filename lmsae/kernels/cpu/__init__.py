@@ -12,9 +12,9 @@ from lmsae.kernels.cpu.choosing import (
     gather,
     order_of_equals,
 )
-from lmsae.kernels.cpu.logits import can_read_logits, losses_of_rows
 from lmsae.kernels.cpu.ordering import argsort_words, can_sort, sort_by_column
 from lmsae.kernels.cpu.rows import gather_as_float32, gather_scaled
+from lmsae.kernels.cpu.rows_of_logits import can_read_logits, losses_of_rows
 from lmsae.kernels.cpu.sums import can_sum, dot_entries, find_nonzero_columns, sum_bags
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What rows of logits say: the cross-entropy of a token, and the divergence from other rows.
+"""Losses of rows of logits: the cross-entropy of a token, and the divergence from other rows.
 
 Logits are float32, and what is computed from them is float64. A row is read from memory once: its largest logit is
 found first, and its exponentials are summed while the row is still in a cache. They are polynomials, which the compiler
