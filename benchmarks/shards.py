@@ -21,6 +21,7 @@ import torch
 from lmsae.dictionary.dictionary import Dictionary
 from lmsae.planning.resolver import dictionary_of
 from lmsae.runtime.memory import reuse_freed_memory
+from lmsae.stages.jobs.sharded_jobs import BOARD_KEY
 from lmsae.training.batch import Batch
 from lmsae.training.config import TrainConfig
 from lmsae.training.run import Run
@@ -70,7 +71,7 @@ def work(asked: argparse.Namespace) -> None:
     if count == 1:
         print(timed(run_of(asked, None), asked))
         return
-    with joined(Board(int(os.environ["MASTER_PORT"])), rank, count, "cpu") as processes:
+    with joined(Board(int(os.environ["MASTER_PORT"]), os.environ[BOARD_KEY]), rank, count, "cpu") as processes:
         seconds = timed(run_of(asked, processes), asked)
         if processes.is_first:
             print(seconds)
@@ -82,6 +83,7 @@ def measure(count: int) -> float:
     shared = {
         "WORLD_SIZE": str(count),
         "MASTER_PORT": str(board.port),
+        BOARD_KEY: board.key,
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo",
     }
@@ -111,9 +113,8 @@ def main() -> None:
         return
     if len(os.sched_getaffinity(0)) < 2:
         sys.exit("this machine gives one core; two are compared with one")
-    print(
-        f"topk, d {asked.d:,}, {asked.latents:,} latents, k {asked.k}, batch {asked.batch:,}; {platform.processor()}\n"
-    )
+    size = f"topk, d {asked.d:,}, {asked.latents:,} latents, k {asked.k}, batch {asked.batch:,}"
+    print(f"{size}; {time.strftime('%Y-%m-%d')}, {platform.machine()}, torch {torch.__version__}\n")
     print("| round | one process, s | two processes, s | times |\n|---|---|---|---|")
     ratios = []
     for number in range(asked.rounds):

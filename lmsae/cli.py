@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, chdir, nullcontext
 from pathlib import Path
 
+from lmsae.artifacts.artifact import Artifacts
 from lmsae.commands import flags
 from lmsae.commands.formats import FORMATS
 from lmsae.errors import ConfigError, Fault, LmsaeError
@@ -178,7 +179,6 @@ def _plan_if_faultless(arguments: argparse.Namespace):
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from lmsae.artifacts.artifact import Artifacts
     from lmsae.planning.overview import overview
 
     experiment, rows = _experiment_and_rows(arguments.names)
@@ -192,7 +192,6 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from lmsae.artifacts.artifact import Artifacts
     from lmsae.commands.running import run_plan
 
     experiment, rows = _experiment_and_rows(arguments.names)
@@ -231,7 +230,6 @@ def _say(line: str) -> None:
 
 def _find(arguments: argparse.Namespace):
     """The artifact that the user names, where it lies, and the plan if the sheet is faultless."""
-    from lmsae.artifacts.artifact import Artifacts
     from lmsae.commands.finding import find_artifact
 
     runtime = _runtime(arguments)
@@ -249,7 +247,6 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from lmsae.artifacts.artifact import Artifacts
     from lmsae.commands.doctoring import doctor
 
     runtime = _runtime(arguments)
@@ -288,7 +285,6 @@ def _steer(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from lmsae.artifacts.artifact import Artifacts
     from lmsae.commands.verifying import verify
 
     return verify(Artifacts.of(_runtime(arguments)), arguments.keys, say=print)
@@ -303,7 +299,6 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from lmsae.artifacts.artifact import Artifacts
     from lmsae.commands import giving
     from lmsae.commands.subjects import Subject
 
@@ -316,7 +311,6 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _push(arguments: argparse.Namespace) -> int:
-    from lmsae.artifacts.artifact import Artifacts
     from lmsae.commands.pushing import Destination, push
     from lmsae.runtime.repository import Repository
 
@@ -334,7 +328,6 @@ def _push(arguments: argparse.Namespace) -> int:
 
 
 def _pull(arguments: argparse.Namespace) -> int:
-    from lmsae.artifacts.artifact import Artifacts
     from lmsae.commands.pulling import pull
 
     artifacts = Artifacts.of(_runtime(arguments))
@@ -343,7 +336,6 @@ def _pull(arguments: argparse.Namespace) -> int:
 
 
 def _upload(arguments: argparse.Namespace) -> int:
-    from lmsae.artifacts.artifact import Artifacts
     from lmsae.commands.transferring import upload
 
     artifacts = Artifacts.of(_runtime(arguments))
@@ -354,7 +346,6 @@ def _upload(arguments: argparse.Namespace) -> int:
 def _download(arguments: argparse.Namespace) -> int:
     from functools import cache
 
-    from lmsae.artifacts.artifact import Artifacts
     from lmsae.commands.transferring import download
 
     runtime, plan = _runtime(arguments), cache(lambda: _make_plan(arguments)[0])
@@ -371,7 +362,6 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 
 def _du(arguments: argparse.Namespace) -> int:
-    from lmsae.artifacts.artifact import Artifacts
     from lmsae.commands.weighing import show_usage
 
     show_usage(Artifacts.of(_runtime(arguments)), say=print)
@@ -379,7 +369,6 @@ def _du(arguments: argparse.Namespace) -> int:
 
 
 def _gc(arguments: argparse.Namespace) -> int:
-    from lmsae.artifacts.artifact import Artifacts
     from lmsae.commands.collecting import Limits, collect
 
     plan, runtime = _make_plan(arguments)

@@ -37,7 +37,7 @@ def in_processes(count: int, work: Callable[[Processes], Result]) -> list[Result
     board = Board()
     for outlet, inlet in pipes:
         inlet.close()
-        outlet.send(board.port)
+        outlet.send((board.port, board.key))
     answers: list[Any] = []
     for rank, (outlet, _) in enumerate(pipes):
         assert outlet.poll(PATIENCE_S), f"process {rank} of {count} does not answer"
@@ -63,7 +63,7 @@ def _work(work: Callable[[Processes], Any], rank: int, count: int, inlet: Connec
     faulthandler.dump_traceback_later(PATIENCE_S - 5)
     torch.set_num_threads(1)
     try:
-        with joined(Board(inlet.recv()), rank, count, "cpu") as processes:
+        with joined(Board(*inlet.recv()), rank, count, "cpu") as processes:
             answer = (True, work(processes))
     except BaseException:
         answer = (False, traceback.format_exc())

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from lmsae.geometry.codes import EntryCodes
@@ -198,8 +199,10 @@ def test_a_run_that_is_resumed_in_as_many_processes_has_the_same_bytes(
         for step in range(STEPS // 2):
             first.step(batches[step])
         first.gather_state()
-        state = processes.tell_object(first.state() if processes.is_first else None)
-        second.go_on_from(state)
+        said = [first.state() if processes.is_first else None]
+        dist.broadcast_object_list(said, src=0, device=torch.device("cpu"))
+        assert said[0] is not None
+        second.go_on_from(said[0])
         learn(second, batches)
         second.gather_state()
         return (whole, second.state()) if whole else None

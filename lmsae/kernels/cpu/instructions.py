@@ -57,22 +57,21 @@ def prefetch(
 @define_instruction
 def as_float32(typing: Context, bits: types.Integer) -> tuple[Signature, Generate]:
     """The float32 that has these 32 bits."""
-
-    def generate(
-        context: BaseContext, builder: Builder, signature: Signature, arguments: Sequence[ir.Value]
-    ) -> ir.Value:
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.int32), generate
+    return types.float32(types.int32), _cast_to(ir.FloatType())
 
 
 @define_instruction
 def as_float64(typing: Context, bits: types.Integer) -> tuple[Signature, Generate]:
     """The float64 that has these 64 bits."""
+    return types.float64(types.int64), _cast_to(ir.DoubleType())
+
+
+def _cast_to(kind: ir.Type) -> Generate:
+    """The code that takes the bits of its argument for those of another type."""
 
     def generate(
         context: BaseContext, builder: Builder, signature: Signature, arguments: Sequence[ir.Value]
     ) -> ir.Value:
-        return builder.bitcast(arguments[0], ir.DoubleType())
+        return builder.bitcast(arguments[0], kind)
 
-    return types.float64(types.int64), generate
+    return generate

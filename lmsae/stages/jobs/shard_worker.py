@@ -29,7 +29,7 @@ from lmsae.stages.flops import dictionary_flops
 from lmsae.stages.inputs.extending import Extended, extend_shorter_run, step_to_keep
 from lmsae.stages.inputs.stored import stores_for
 from lmsae.stages.inputs.stream import Stream
-from lmsae.stages.jobs.sharded_jobs import ERROR, FACTS, LOST_S, ORDER, STOP, Order
+from lmsae.stages.jobs.sharded_jobs import BOARD_KEY, CHECKPOINT_TAKEN, ERROR, FACTS, LOST_S, ORDER, STOP, Order
 from lmsae.stages.jobs.train_jobs import CURVES
 from lmsae.stages.stage import Job
 from lmsae.training.checkpoints import Checkpoints, Keeper
@@ -50,7 +50,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # whoever started this process is told, and says so on the board
     rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    board = Board(int(os.environ["MASTER_PORT"]))
+    board = Board(int(os.environ["MASTER_PORT"]), os.environ[BOARD_KEY])
     order: Order = board.read(ORDER)
     threading.Thread(target=_end_with, args=(order.starter,), daemon=True).start()
     job, runtime = _prepare(order, rank)
@@ -114,7 +114,7 @@ def _train(job: Job, runtime: Runtime, processes: Processes, board: Board) -> Fa
     run = _build(job, runtime, processes)
     keeps = step_to_keep(job) if runtime.keep_training_state and processes.is_first else 0
     checkpoints = Checkpoints(job.out / CHECKPOINT, run, keeps, job.require_claim)
-    extends = _go_on(job, run, checkpoints, processes)
+    extends = _go_on(job, run, checkpoints, processes, board)
     began, resumed = run.steps_done, note_resumption(job.out, run.steps_done) if processes.is_first else []
     shown = runtime if processes.is_first else runtime.model_copy(update={"progress": False})
     tokens = (config.steps - began) * config.batch_size
@@ -135,7 +135,9 @@ def _train(job: Job, runtime: Runtime, processes: Processes, board: Board) -> Fa
         flops = dictionary_flops(config.dictionary, stream.context_size).step * tokens
         cost = {**progress.facts(1, flops, flops), **(keeper.facts() if keeper else {})}
     weights = run.gather_weights()
-    peaks = processes.gather_objects(peak_memory())
+    here = peak_memory()
+    all_peaks = processes.gather(torch.tensor([*here.values()])).tolist()
+    peaks = [dict(zip(here, one, strict=True)) for one in all_peaks]
     if weights is None:
         return None
     _write(job, run, weights, device)
@@ -167,12 +169,15 @@ def _build(job: Job, runtime: Runtime, processes: Processes) -> ShardedRun:
     return ShardedRun(shard, config.dictionary, processes, config.objective, config, job.reference, log)
 
 
-def _go_on(job: Job, run: ShardedRun, checkpoints: Checkpoints, processes: Processes) -> Extended | None:
+def _go_on(job: Job, run: ShardedRun, checkpoints: Checkpoints, processes: Processes, board: Board) -> Extended | None:
     """Bring all processes to the checkpoint that the first one finds, of this run or of a shorter one."""
     extends = None
-    if processes.is_first and not checkpoints.restore():
-        extends = extend_shorter_run(job, checkpoints)
-    path = processes.tell_object(checkpoints.taken)
+    if processes.is_first:
+        if not checkpoints.restore():
+            extends = extend_shorter_run(job, checkpoints)
+        board.leave(CHECKPOINT_TAKEN, checkpoints.taken)
+    processes.tell(0)  # until the first has left it, however long it reads
+    path = board.read(CHECKPOINT_TAKEN)
     if path is not None and not processes.is_first:
         saved = torch.load(path, map_location=run.device_of_states, weights_only=True, mmap=True)
         run.go_on_from(saved["state"])

@@ -26,8 +26,11 @@ LOOK_S = 0.1
 LOST_S = 5.0
 """The seconds for which a process that lost another one waits before it ends: so it is seen which died first."""
 WORKER = "lmsae.stages.jobs.shard_worker"
-ORDER, STOP, FACTS, ERROR = "order", "stop", "facts", "error"
-"""The names of what processes leave for each other on a board: the job, a request to stop, its facts, an error."""
+BOARD_KEY = "LMSAE_BOARD_KEY"
+"""The environment variable that tells processes the key of their board."""
+ORDER, STOP, CHECKPOINT_TAKEN, FACTS, ERROR = "order", "stop", "checkpoint", "facts", "error"
+"""The names of what processes leave for each other on a board: the job, a request to stop, the checkpoint that they go
+on from, the facts for provenance, an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ def _train(job: Job, runtime: Runtime, interruption: Interruption) -> Facts:
     _require_devices(count, runtime)
     board = Board()
     board.leave(ORDER, Order(replace(job, require_claim=_nothing), runtime, os.getpid(), find_holder(job.out)))
-    with _Group(count, board.port, runtime) as group:
+    with _Group(count, board, runtime) as group:
         while group.is_running:
             if interruption.is_asked:
                 board.leave(STOP, True)
@@ -92,12 +95,13 @@ def _require_devices(count: int, runtime: Runtime) -> None:
 class _Group:
     """Processes of one job. They have the environment that torchrun gives, and end when this block does."""
 
-    def __init__(self, count: int, port: int, runtime: Runtime) -> None:
+    def __init__(self, count: int, board: "Board", runtime: Runtime) -> None:
         threads = str(max(1, (runtime.threads or os.cpu_count() or 1) // count))
         shared = {
             "WORLD_SIZE": str(count),
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
+            "MASTER_PORT": str(board.port),
+            BOARD_KEY: board.key,
             "OMP_NUM_THREADS": threads,
         }
         if sys.platform.startswith("linux"):

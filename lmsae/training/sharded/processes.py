@@ -72,18 +72,6 @@ class Processes:
         _exchange(lambda: dist.broadcast(said, src=0))
         return int(said)
 
-    def tell_object(self, value: Any) -> Any:
-        """The first process's value, which can be pickled."""
-        said = [value]
-        _exchange(lambda: dist.broadcast_object_list(said, src=0, device=torch.device("cpu")))
-        return said[0]
-
-    def gather_objects(self, value: Any) -> list[Any]:
-        """The values of all processes, which can be pickled, in the order of their numbers."""
-        found: list[Any] = [None] * self.count
-        _exchange(lambda: dist.all_gather_object(found, value))
-        return found
-
     def send_to_first(self, value: Tensor) -> None:
         """Send a tensor on the CPU, for `receive`."""
         _exchange(lambda: dist.send(value.contiguous(), dst=0))
