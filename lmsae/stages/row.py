@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+
 from lmsae.artifacts.artifact import Spec
 from lmsae.config import Frozen
 from lmsae.dictionary.config import DictionaryConfig
@@ -59,10 +62,17 @@ class ResolvedRow:
         idle = (DatasetConfig, ModelSection) if self.text is None else ()
         meant = {name: section for name, section in self.sections.items() if not isinstance(section, idle)}
         parts = (self.dictionary.geometry, self.dictionary.act_fn, *self.objective.losses)
-        sections = [(name, section.model_dump(mode="json")) for name, section in meant.items()]
+        sections = [(name, _every_field(section)) for name, section in meant.items()]
         sections += [("sae", part.model_dump(mode="json", exclude={"kind"})) for part in parts]
         named = {f"{section}.{name}": value for section, fields in sections for name, value in fields.items()}
-        return {name: value for name, value in named.items() if value is not None}
+        return {name: value for name, value in named.items() if value not in (None, [])}
+
+
+def _every_field(section: BaseModel) -> dict[str, Any]:
+    """The fields of a section as JSON, with those that its identity leaves out at their defaults."""
+    fields = section.model_dump(mode="json")
+    left_out = type(section).model_fields.keys() - fields.keys()
+    return fields | {name: to_jsonable_python(getattr(section, name)) for name in left_out}
 
 
 @dataclass(frozen=True, slots=True)

@@ -584,3 +584,12 @@ def test_an_experiment_without_a_sheet_is_one_row(fresh: Path) -> None:
     overrides = ["model.name=model", "dataset.name=text", "train.tokens=4096", "tokenize.context_size=32"]
     plan = planned(*overrides, sweep=None, config=experiment)
     assert [row.name for row in plan.rows] == ["mine"]
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_rows_settings_tell_defaults_that_its_keys_leave_out() -> None:
+    (alone, together) = planned().rows[:1] + planned("train.shards=2").rows[:1]
+    assert (alone.settings["train.shards"], together.settings["train.shards"]) == (1, 2)
+    assert "shards" not in alone.specs["train"].config
+    assert alone.settings["eval.probes_k"] == [1, 16]
+    assert "eval.probes" not in alone.settings, "none, and so nothing to tell"
