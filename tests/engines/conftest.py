@@ -1,12 +1,29 @@
 """Sweeps to run the engines on."""
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.engines.sweep import Sweep, new_sweep
+from tests.engines import forking
+from tests.engines.sweep import REPOSITORY, Sweep, at_once, new_sweep
 from tests.miniature import make_until
+
+
+@pytest.fixture(scope="session")
+def program() -> Iterator[Path]:
+    """The folder of a program `lmsae` that starts at once."""
+    with forking.started(REPOSITORY) as folder:
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def _start_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines find that program, except in tests of Slurm and of the installed package."""
+    group = request.node.get_closest_marker("xdist_group")
+    if group and group.args == ("engines",) and not request.node.get_closest_marker("slurm"):
+        monkeypatch.setitem(at_once, None, request.getfixturevalue("program"))
 
 
 @pytest.fixture(scope="session")

@@ -63,9 +63,14 @@ class Sweep:
         return Sweep(target, {target / path.relative_to(self.folder): text for path, text in self.seen.items()})
 
 
+at_once: dict[Path | None, Path] = {}
+"""The folder with a program `lmsae` that starts at once (tests.engines.forking), while there is one, by package."""
+
+
 def environment(package: Path | None = None) -> dict[str, str]:
     """This test's environment, with the programs of its Python first on the path, and lmsae from a folder if named."""
-    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    first = [str(at_once[package])] if package in at_once else []
+    programs = os.pathsep.join([*first, str(Path(sys.executable).parent), os.environ["PATH"]])
     source = {} if package is None else {"PYTHONPATH": str(package)}
     return {**os.environ, **source, "PATH": programs, "DVC_NO_ANALYTICS": "1"}
 
