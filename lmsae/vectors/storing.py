@@ -95,7 +95,7 @@ def _pair_of(batch: Any) -> tuple[Any, Any]:
     if not (isinstance(batch, tuple) and len(batch) == 2):
         return batch, None
     vectors, ids = (tuple(one.shape) if hasattr(one, "shape") else np.shape(one) for one in batch)
-    return batch if len(vectors) > 1 and vectors != ids else (batch, None)
+    return (batch, None) if vectors == ids else batch
 
 
 def _tensor_of(batch: Any, number: int) -> Tensor:

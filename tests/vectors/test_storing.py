@@ -85,6 +85,7 @@ def broken() -> Iterator[torch.Tensor]:
         (lambda: [(X, IDS[1:])], ShapeError, r"batch 0: its token ids are \(599,\); wanted: \(600,\), one for each"),
         (lambda: [(X, IDS[:, None])], ShapeError, r"batch 0: its token ids are \(600, 1\)"),
         (lambda: [(X, IDS.float())], SourceError, "batch 0: its token ids are of torch.float32; wanted: whole numbers"),
+        (lambda: [(X[0], IDS[0])], ShapeError, r"batch 0: is \(4,\); wanted: \(vectors, width\)"),
         (lambda: [(X, IDS - 1)], SourceError, "batch 0: -1 is among its token ids; wanted: 0 to 1,048,575"),
         (broken, RuntimeError, "the other framework failed"),
     ],
