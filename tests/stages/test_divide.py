@@ -17,6 +17,7 @@ import yaml
 import lmsae as package
 from lmsae.artifacts.artifact import Artifacts
 from lmsae.dictionary.dictionary import Dictionary
+from lmsae.errors import SourceError
 from lmsae.lm import load, resolve
 from lmsae.planning.plan import plan_of
 from lmsae.runtime.runtime import Runtime
@@ -129,6 +130,7 @@ def test_dictionaries_of_a_file_are_those_of_the_model_that_it_was_captured_from
             assert found == {side: alike(values, theirs[kind][side]) for side, values in found.items()}
         assert described(row) == described(captured[name])
         assert pool_of(row) == pool_of(captured[name])
+        assert len({text for piece in pool_of(row) for text in piece}) > 5
     assert " 0 damaged" in lmsae("verify").out
 
 
@@ -197,6 +199,10 @@ def test_vectors_of_no_language_run_through_to_a_report(vision: Path, lmsae: Com
     assert (vision / "results/report.html").exists()
     assert Path("results/plots/along-1.svg").exists()
     assert json.loads((vision / "results/rows/top/eval/breakdown.json").read_text()) == {}
+    loaded = package.load("top")
+    assert repr(loaded) == "<sae top: 64 latents, topk, clip>"
+    with pytest.raises(SourceError, match="top is of own activations, clip: there is no language model beside it"):
+        package.top_latents(loaded, "a text")
     described = package.features("top")
     assert described.info.logits == "none: own activations have no logits"
     top = pq.read_table("results/rows/top/features/contexts.parquet").to_pylist()
