@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from lmsae.artifacts.artifact import Artifacts, Spec
-from lmsae.errors import ShapeError
+from lmsae.errors import ShapeError, SourceError
 from lmsae.interop.finished import Origin
 from lmsae.lm import Backend, Dtype, read_config, resolve
 from lmsae.lm.hook_points import require
@@ -12,6 +12,7 @@ from lmsae.lm.resolving import ResolvedModel, default_tokenizer
 from lmsae.stages.models import LMConfig
 from lmsae.stages.sites import Place, Sites, inputs_from
 from lmsae.text.packing import TokenizeConfig
+from lmsae.vectors.sources import is_source, path_of
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,12 @@ def home_of_spec(spec: Spec, artifacts: Artifacts) -> Home | None:
             for model, capture in zip(each, captures, strict=True)
         ]
     sites, tokens = Sites.model_validate(spec.config["sites"]), artifacts[spec.inputs["tokens"]].spec().config
+    named = tokens.get("tokenizer")  # of own activations none
     return Home(
         tuple(models),
         tuple(places[number] for number in sites.reads),
         tuple(places[number] for number in sites.writes),
-        ResolvedModel.model_validate(tokens["tokenizer"]),
+        ResolvedModel.model_validate(named) if named else None,
         TokenizeConfig.model_validate(tokens["packing"]),
     )
 
@@ -95,12 +97,15 @@ def home_of_origin(origin: Origin) -> Home:
 
 
 def require_fit(name: str, models: Sequence[LMConfig], places: Sequence[Place], widths: Sequence[int]) -> None:
-    """Raise HookPointError if a model lacks a place of a dictionary, ShapeError if the place has another width."""
+    """Raise HookPointError if a model lacks a place of a dictionary, ShapeError if the place has another width, and
+    SourceError if own activations stand in the model's place."""
     if len(places) != len(widths):
         told = " ".join(place.hook_point for place in places)
         raise ShapeError(f"{name} has {len(widths)} hook points on a side, and {len(places)} are named: {told}.")
     for place, width in zip(places, widths, strict=True):
         source = models[place.model].source
+        if is_source(source):
+            raise SourceError(f"{name} is of own activations, {path_of(source)}: there is no language model beside it.")
         found = require(place.hook_point, read_config(source))
         if found != width:
             raise ShapeError(

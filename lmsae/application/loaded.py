@@ -256,8 +256,8 @@ class LoadedDictionary:
     def _known_home(self) -> Home:
         """The home, if it is known and fits.
 
-        Raises SourceError if no model is known, or no hook point; HookPointError if the model lacks one, and ShapeError
-        if that has another width.
+        Raises SourceError if no model is known, or there is none, or no hook point; HookPointError if the model lacks
+        one, and ShapeError if that has another width.
         """
         home, widths = self.home, self.config.widths
         if not (home.models and home.reads and home.writes):

@@ -54,7 +54,10 @@ def explain(
     settings, artifacts = read_settings(flags), Artifacts.of(runtime)
     artifact = Artifact(find_described(name, artifacts, runtime.results).resolve())
     if is_source(ResolvedModel.model_validate(artifact.spec().config["tokenizer"])):
-        raise SourceError(f"{artifact.reference} is of own activations, which have no text to explain latents by")
+        raise SourceError(
+            f"{artifact.reference} is of own activations, which have no text to explain latents by: name their token "
+            "ids (activations.token_ids) and a tokenizer (tokenize.tokenizer)"
+        )
     described = open_features(artifact.path)
     try:
         latents = choose_latents(described, settings)

@@ -31,6 +31,7 @@ class HeldOutText:
 
     Tokens whose activation has a norm above `max_norms` at any of its hook points do not count either. `counts` says
     how often each id occurs in training text, (d_vocab,) int; without it, nothing is broken down by token frequency.
+    `token_ids` are the ids that are counted where `ids` are numbers of own activations.
     """
 
     ids: TokenIds
@@ -40,6 +41,7 @@ class HeldOutText:
     has_text: bool = True
     """False for own activations: ids are numbers, and no token has a next one."""
     has_positions: bool = True
+    token_ids: np.ndarray | None = None
 
     def scored(self, counted: Any) -> Any:
         """Those of the tokens that count, (contexts, context_size), at least one of which there must be: of text those
@@ -64,6 +66,12 @@ class HeldOutText:
             ids = torch.from_numpy(self.ids[chosen].astype("int64"))
             yield ids, torch.from_numpy(self.usable[chosen])
 
+    def token_ids_of(self, first: int, ids: Tensor) -> Tensor:
+        """The token ids of a batch of contexts, by the number of its first, where these are its `ids`."""
+        if self.token_ids is None:
+            return ids
+        return torch.from_numpy(self.token_ids[first : first + len(ids)].astype("int64")).to(ids.device)
+
 
 @torch.inference_mode()
 def score(
@@ -82,17 +90,18 @@ def score(
     """
     passes = ModelPasses(models)
     scorings = [_Scoring(hooked, passes) for hooked in dictionaries]
-    kinds, some_count = text.bins(), False
+    kinds, some_count, first = text.bins(), False, 0
     for ids, usable in text.batches(batch_contexts):
         ids, usable = ids.to(models[0].device), usable.to(models[0].device)
         activations = read_activations(models, dictionaries, text, ids)
         counted = text.counted(usable, activations)
         some_count = some_count or bool(text.scored(counted).any())
         passes.begin(ids, counted, activations)
-        places = Places(counted, members_of(kinds, ids, counted))
+        places = Places(counted, members_of(kinds, text.token_ids_of(first, ids), counted))
         for scoring in scorings:
             scoring.update(activations, ids, places)
         advance(ids.numel())
+        first += len(ids)
     if not some_count:
         raise NotEnoughTokens(
             "every held-out token that has a next token is above the largest norm: raise activations.max_norm_factor"

@@ -1,7 +1,8 @@
 """A row that reads own activations: its files take the place of model, tokenizer and text.
 
-activations.files   acts/clip.zarr                   one file, whose name is that of its hook point: clip
-                    in=acts/in out=acts/out#mlp      several, each with a name for sae.hook_point_in and _out
+activations.files       acts/clip.zarr               one file, whose name is that of its hook point: clip
+                        in=acts/in out=acts/out#mlp  several, each with a name for sae.hook_point_in and _out
+activations.token_ids   acts/ids                     one id for each vector; several files have the same
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +20,11 @@ from lmsae.stages.activations import ActivationsSection
 from lmsae.stages.row import InFiles
 from lmsae.stages.sites import Place, Places
 from lmsae.stages.tokenize import TokenizeSection
-from lmsae.vectors.headers import Header
+from lmsae.vectors.headers import TOKEN_IDS, VECTORS, Contents, Header
 from lmsae.vectors.shares import count_shares
 
-FILES = "activations.files"
-Find = Callable[[str], tuple[ResolvedModel, Header]]
+FILES, IDS = "activations.files", "activations.token_ids"
+Find = Callable[[str, Contents], tuple[ResolvedModel, Header]]
 """Pins a path to its bytes, and reads its header. Raises SourceError."""
 
 
@@ -81,10 +82,10 @@ def find_files(
         draft.refuse(f"{SAE}.{column}" if files else FILES, message)
         return None
     try:
-        found = {name: find(files[name]) for name in wanted}
+        found = {name: find(files[name], VECTORS) for name in wanted}
         _require_alike(found)
         header = found[wanted[0]][1]
-        packing = _packing(tokenize, header)
+        packing = _packing(tokenize, header, keeps_tokenizer=activations.token_ids is not None)
         contexts = header.vectors // packing.context_size
         count_shares(contexts, packing)
     except NotEnoughTokens as error:
@@ -96,12 +97,18 @@ def find_files(
     except LmsaeError as error:
         draft.refuse(FILES, str(error))
         return None
+    try:
+        token_ids = _find_ids(activations.token_ids, wanted[0], header, find)
+    except LmsaeError as error:
+        draft.refuse(IDS, str(error))
+        return None
     number = {name: place for place, name in enumerate(wanted)}
     reads, writes = (tuple(Place(model=number[name], hook_point=name) for name in side) for side in names)
     places = Places(reads, writes)
     widths = [found[place.hook_point][1].width for place in places.all]
     sources = [found[name][0] for name in wanted]
-    return FromFiles(sources, places, widths, packing, InFiles(contexts, header.positions is not None))
+    in_files = InFiles(contexts, header.positions is not None, token_ids)
+    return FromFiles(sources, places, widths, packing, in_files)
 
 
 def _require_alike(found: Mapping[str, tuple[ResolvedModel, Header]]) -> None:
@@ -115,15 +122,29 @@ def _require_alike(found: Mapping[str, tuple[ResolvedModel, Header]]) -> None:
             )
 
 
-def _describe(header: Header) -> str:
+def _find_ids(path: str | None, name: str, header: Header, find: Find) -> ResolvedModel | None:
+    """The token ids of the vectors of a file called so; None if no path is given. Raises SourceError."""
+    if path is None:
+        return None
+    source, ids = find(path, TOKEN_IDS)
+    if (ids.vectors, ids.positions) != (header.vectors, header.positions):
+        raise SourceError(
+            f"{path} holds {_describe(ids, 'token ids')}, but {name} {_describe(header)}: each vector must have one "
+            "token id, in an array of the same shape without the width"
+        )
+    return source
+
+
+def _describe(header: Header, what: str = "vectors") -> str:
     contexts = f" in contexts of {header.positions:,}" if header.positions else ""
-    return f"{header.vectors:,} vectors{contexts}"
+    return f"{header.vectors:,} {what}{contexts}"
 
 
-def _packing(tokenize: TokenizeSection, header: Header) -> TokenizeSection:
+def _packing(tokenize: TokenizeSection, header: Header, *, keeps_tokenizer: bool) -> TokenizeSection:
     """The columns `tokenize.*` that mean something for vectors; the others at values without an effect. Raises
     ValidationError if the shares hold no whole context."""
-    kept = ("held_out_fraction", "tokens", "held_out_tokens", "calibration_tokens", "seed")
+    kept = ["held_out_fraction", "tokens", "held_out_tokens", "calibration_tokens", "seed"]
+    kept += ["tokenizer"] if keeps_tokenizer else []
     size = header.positions or tokenize.context_size
     values = {name: getattr(tokenize, name) for name in kept}
     return TokenizeSection(context_size=size, prepend_bos=False, mask_special=False, **values)

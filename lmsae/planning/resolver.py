@@ -35,7 +35,7 @@ from lmsae.text.dataset import DatasetConfig
 from lmsae.text.pinning import resolve as resolve_text
 from lmsae.training.objective import Objective
 from lmsae.vectors import sources
-from lmsae.vectors.headers import Header
+from lmsae.vectors.headers import Contents, Header
 
 _OF_TRAINING = (*init.STAGE.sections, *train.STAGE.sections)
 """The sections that mean nothing to a dictionary that is finished."""
@@ -112,8 +112,8 @@ class Resolver:
     def _look_up_files(
         self, draft: Draft, sae: SaeSection | None, activations: ActivationsSection, settings: TokenizeSection | None
     ) -> "Subject":
-        def find(path: str) -> tuple[ResolvedModel, Header]:
-            return self._find(("vectors", path), lambda: sources.resolve(path, self.digests.look_up))
+        def find(path: str, contents: Contents) -> tuple[ResolvedModel, Header]:
+            return self._find((contents, path), lambda: sources.resolve(path, self.digests.look_up, contents))
 
         found = find_files(draft, sae, activations, settings, find)
         if found is None:
@@ -121,8 +121,9 @@ class Resolver:
         draft.learn("from_files", found)
         draft.known["tokenize"] = found.tokenize
         loaded = [LMConfig(source=one, backend="huggingface", dtype="float32") for one in found.sources]
-        settled = {"tokenize": found.tokenize}
-        return Subject(loaded, None, loaded[0].source, found.places, found.widths, found.in_files, settled)
+        named, settled = found.tokenize.tokenizer, {"tokenize": found.tokenize}
+        tokenizer = self._find_model(draft, "tokenize.tokenizer", named, None) if named else loaded[0].source
+        return Subject(loaded, None, tokenizer, found.places, found.widths, found.in_files, settled)
 
     def _find_finished(self, draft: Draft) -> Finished | None:
         """The finished dictionary that a row names, which then fills the row; None if it names none, or after refusing

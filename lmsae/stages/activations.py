@@ -55,6 +55,12 @@ class ActivationsSection(Capture, Reading):
         "those. `name=path` gives the hook point that `sae.hook_point` names; without a name it is the file's. "
         "`path#tensor` names one of several tensors.",
     )
+    token_ids: str | None = Field(
+        default=None,
+        description="File of the token ids of own activations, one whole number for each vector: a Zarr array, a "
+        ".safetensors file, a folder of those, or `path#tensor`. With it, features tell tokens apart, and show their "
+        "texts if `tokenize.tokenizer` is named, and metrics come by token frequency.",
+    )
 
 
 class Config(Capture):

@@ -27,7 +27,8 @@ def configs(row: ResolvedRow) -> list[Config]:
     """The division of the row's files; none if it reads a language model."""
     if row.in_files is None:
         return []
-    return [Config(**row.in_files._asdict(), packing=TokenizeConfig(**row.fields(TokenizeConfig)))]
+    packing = TokenizeConfig(**row.fields(TokenizeConfig))
+    return [Config(contexts=row.in_files.contexts, has_positions=row.in_files.has_positions, packing=packing)]
 
 
 def make(jobs: Sequence[Job], runtime: Runtime) -> Done:

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from lmsae.artifacts.artifact import Artifact, Spec
 from lmsae.config import canonical_json
 from lmsae.dictionary.config import DictionaryConfig
 from lmsae.errors import ArtifactError
-from lmsae.lm.resolving import features_of
+from lmsae.lm.resolving import ResolvedModel, features_of
 from lmsae.metrics.definitions import HISTOGRAM_ENDS, PROBES, current_versions
 from lmsae.runtime.numbers import format_count
 from lmsae.runtime.runtime import Runtime
@@ -29,12 +29,9 @@ from lmsae.stages.sites import Place, Reading, Sites, inputs_from
 from lmsae.stages.stage import Done, Job, Stage
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from lmsae.evaluation.hooked import HookedDictionary
     from lmsae.evaluation.scores import Score
     from lmsae.evaluation.scoring import HeldOutText
-    from lmsae.text.tokens import TokenSet
 
 Unigram = Callable[[], float]
 """The unigram loss of a pass's text."""
@@ -47,6 +44,8 @@ class Config(EvalSection, Reading):
     places: tuple[Place, ...]
     sites: Sites
     groups: dict[str, int] = Field(default_factory=current_versions)
+    token_ids: ResolvedModel | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Those beside own activations, if there are any."""
 
 
 def configs(row: ResolvedRow) -> list[Config]:
@@ -62,14 +61,13 @@ def configs(row: ResolvedRow) -> list[Config]:
         places=tuple(row.places.all),
         sites=row.places.sites,
         groups=current_versions(without_model=row.text is None) | probed,
+        token_ids=row.token_ids,
     )
     return [config]
 
 
 COUNTED_TOKENS = 10_000_000
 """The most tokens of the training text whose ids are counted."""
-RATE_TOKENS = 2**20
-"""Training tokens in which ids are counted, for bins by token frequency."""
 
 SHARED = ("models", *(name for name in EvalSection.model_fields if name not in PROBING), *Reading.model_fields)
 
@@ -77,7 +75,7 @@ SHARED = ("models", *(name for name in EvalSection.model_fields if name not in P
 def pass_of(spec: Spec) -> str:
     """The values that two specs must share to share the models' passes: above all, the tokens that count."""
     config, inputs = spec.config, spec.inputs
-    shared = [inputs["tokens"], *(config[name] for name in SHARED)]
+    shared = [inputs["tokens"], *(config[name] for name in SHARED), config.get("token_ids")]
     if config["max_norm_factor"] is not None:
         shared += [config["places"], inputs_from("norm", inputs)]
     return canonical_json(shared)
@@ -214,22 +212,15 @@ def _one_pass(evaluations: Sequence[_Evaluation], runtime: Runtime, unigram: Uni
 
 
 def _text(job: Job) -> "HeldOutText":
-    """The held-out text that a job is scored on. Raises NotEnoughTokens if no token counts."""
+    """The held-out text that a job is scored on. Raises NotEnoughTokens if no token counts, SourceError for token ids
+    beside own activations that are none."""
+    from lmsae.stages.inputs.token_rates import with_counts
     from lmsae.text.tokens import open_tokens
 
     config: Config = job.config
     norms = inputs_from("norm", job.inputs)
     text = read_held_out(job.inputs["tokens"], norms, config.places, config, config.tokens, "eval.tokens")
-    tokens = open_tokens(job.inputs["tokens"].path)
-    return text if tokens.numbers_vectors else replace(text, counts=_count_ids(tokens))
-
-
-def _count_ids(tokens: "TokenSet") -> "np.ndarray":
-    """The number of usable tokens of each id at the head of the training text, (d_vocab,) int."""
-    import numpy as np
-
-    head = slice(0, max(1, RATE_TOKENS // tokens.context_size))
-    return np.bincount(tokens.train[head][tokens.usable("train", head)], minlength=tokens.d_vocab)
+    return with_counts(text, open_tokens(job.inputs["tokens"].path), config.token_ids)
 
 
 def _unigram(job: Job) -> float:

@@ -48,6 +48,8 @@ class Config(FeaturesSection, Reading):
     dataset: str
     places: tuple[Place, ...]
     sites: Sites
+    token_ids: ResolvedModel | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Those beside own activations, if there are any."""
 
 
 def configs(row: ResolvedRow) -> list[Config]:
@@ -62,6 +64,7 @@ def configs(row: ResolvedRow) -> list[Config]:
         dataset=row.text.name if row.text else " ".join(model.source.name for model in row.models),
         places=tuple(row.places.all),
         sites=row.places.sites,
+        token_ids=row.token_ids,
     )
     return [config]
 
@@ -72,7 +75,7 @@ SHARED = ("models", "tokenizer", "dataset", "split", "tokens", "batch_contexts",
 def pass_of(spec: Spec) -> str:
     """The values that two specs must share to be made of one stream of activations."""
     config, inputs = spec.config, spec.inputs
-    shared = [inputs["tokens"], *(config[name] for name in SHARED)]
+    shared = [inputs["tokens"], *(config[name] for name in SHARED), config.get("token_ids")]
     if config["split"] == "train":
         shared.append(inputs_from("activations", inputs))
     elif config["max_norm_factor"] is not None:

@@ -21,11 +21,12 @@ Section = TypeVar("Section", bound=Frozen)
 
 
 class InFiles(NamedTuple):
-    """The number of contexts in files of own activations, each of `tokenize.context_size` vectors, and whether vectors
-    stand at positions there, or contexts are cut from them."""
+    """The number of contexts in files of own activations, each of `tokenize.context_size` vectors; whether vectors
+    stand at positions there, or contexts are cut from them; and the files of their token ids, if there are any."""
 
     contexts: int
     has_positions: bool
+    token_ids: ResolvedModel | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class ResolvedRow:
     is_trained: bool = True
     in_files: InFiles | None = None
     """The contexts in its files of own activations, if it reads any."""
+
+    @property
+    def token_ids(self) -> ResolvedModel | None:
+        """The files of token ids beside its own activations, if it reads any."""
+        return self.in_files.token_ids if self.in_files else None
 
     def section(self, kind: type[Section]) -> Section:
         """The row's section of a class: its columns, validated."""

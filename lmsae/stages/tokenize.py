@@ -34,7 +34,8 @@ class TokenizeSection(TokenizeConfig):
 
     tokenizer: str | None = Field(
         default=None,
-        description="Model whose tokenizer is used. Empty: the model's own. A text of token ids needs none.",
+        description="Model whose tokenizer is used. Empty: the model's own. A text of token ids needs none. Of "
+        "`activations.token_ids` it gives the texts.",
     )
 
 

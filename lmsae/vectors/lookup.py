@@ -11,11 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lmsae.config import JsonObject
-from lmsae.errors import ChangedSource, SourceError
+from lmsae.errors import SourceError
 from lmsae.lm.protocol import Edit
 from lmsae.lm.resolving import ResolvedModel
 from lmsae.vectors.opened import Vectors, read_some
-from lmsae.vectors.sources import config_of, path_of, require_unchanged, states_of
+from lmsae.vectors.sources import config_of, path_of, require_same_states, require_unchanged, states_of
 
 
 class Lookup:
@@ -47,10 +47,7 @@ class Lookup:
 
     def require_unchanged(self) -> None:
         """Raise ChangedSource if a file has changed since it was opened."""
-        if states_of(self._vectors.header) != self._states:
-            raise ChangedSource(
-                f"{path_of(self._source)}: the files changed while they were read. Plan again: `lmsae plan`"
-            )
+        require_same_states(self._source, self._vectors.header, self._states)
 
     def logits(self, tokens: Int[Tensor, "batch context"]) -> Float[Tensor, "batch context d_vocab"]:
         """Raises SourceError: vectors have none."""

@@ -20,8 +20,7 @@ class VectorPlaces:
         self._numbers = tokens.train if split == "train" else tokens.held_out
         parts = header_of(source).parts
         self._names = [_name(part) for part in parts]
-        counts = [part.shape[0] * (part.shape[1] if len(part.shape) == 3 else 1) for part in parts]
-        self._starts = np.cumsum([0, *counts])
+        self._starts = np.cumsum([0, *(part.vectors for part in parts)])
 
     def place(self, contexts: np.ndarray, positions: np.ndarray) -> "tuple[pa.Array, np.ndarray]":
         """The file of each vector, by the numbers of their contexts in the split and their positions, and the vector's

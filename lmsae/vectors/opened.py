@@ -1,4 +1,4 @@
-"""Opened files of vectors: any stretch of them as float32, with memory for that stretch and a few chunks."""
+"""Opened files of vectors or token ids: any stretch of them, with memory for that stretch and a few chunks."""
 
 from bisect import bisect_right
 from collections import OrderedDict
@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor
 
 from lmsae.errors import ArtifactError, SourceError
 from lmsae.store.reader import StoreReader
-from lmsae.vectors.headers import Header, Part
+from lmsae.vectors.headers import VECTORS, Header, Part
 
 if TYPE_CHECKING:
     import zarr
@@ -24,19 +25,20 @@ OPENED_AT_ONCE = 64
 """Files; a folder may hold more than a process may open."""
 
 Read = Callable[[int, int], Tensor]
-"""Vectors `start` to `stop` of a part, (vectors, width) float32."""
+"""Vectors `start` to `stop` of a part, (vectors, width): float32, or of token ids int64."""
 
 
 class Vectors:
-    """All vectors of a header, by number: `vectors.read(10, 20)` is (10, width)."""
+    """All vectors of a header, by number: `vectors.read(10, 20)` is (10, width), float32. Token ids are vectors of
+    width 1, int64."""
 
     def __init__(self, header: Header) -> None:
         """Raises SourceError if a file is not what its header says."""
         self.header = header
-        self._starts = [0, *accumulate(_count(part) for part in header.parts)]
+        self._starts = [0, *accumulate(part.vectors for part in header.parts)]
         self._readers: OrderedDict[int, Read] = OrderedDict()
 
-    def read(self, start: int, stop: int) -> Float[Tensor, "vectors width"]:
+    def read(self, start: int, stop: int) -> Shaped[Tensor, "vectors width"]:
         """Vectors that follow each other. Raises SourceError, with file and tensor, for a value that is not finite,
         and where a file cannot be read."""
         pieces, number = [], bisect_right(self._starts, start) - 1
@@ -48,10 +50,10 @@ class Vectors:
             start, number = end, number + 1
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    def place(self, number: int) -> tuple[Part, int]:
-        """The part that holds a vector, and the vector's number there."""
+    def place(self, number: int) -> str:
+        """The place of a vector, for people: its file, and its number there or its context and position."""
         part = bisect_right(self._starts, number) - 1
-        return self.header.parts[part], number - self._starts[part]
+        return _place(self.header.parts[part], number - self._starts[part])
 
     def _reader(self, number: int) -> Read:
         if number not in self._readers:
@@ -65,10 +67,6 @@ class Vectors:
         return self._readers[number]
 
 
-def _count(part: Part) -> int:
-    return part.shape[0] * (part.shape[1] if len(part.shape) == 3 else 1)
-
-
 def _open(part: Part, kind: str) -> Read:
     if kind == "safetensors":
         return _reader_of_tensor(part)
@@ -80,24 +78,25 @@ def _open(part: Part, kind: str) -> Read:
     array = zarr.open_array(part.path, mode="r")
     if array.shape != part.shape:
         raise ValueError(f"it is {array.shape} and not {part.shape}")
-    return _reader_of_contexts(part, lambda start, stop: _tensor(array, start, stop), array.chunks[0])
+    dtype = np.float32 if part.contents is VECTORS else np.int64
+    return _reader_of_contexts(part, lambda start, stop: _tensor(array, start, stop, dtype), array.chunks[0])
 
 
-def _tensor(array: "zarr.Array", start: int, stop: int) -> Tensor:
-    import numpy as np
-
-    return torch.from_numpy(np.ascontiguousarray(array[start:stop], dtype=np.float32))
+def _tensor(array: "zarr.Array", start: int, stop: int, dtype: type[np.generic]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array[start:stop], dtype=dtype))
 
 
 def _reader_of_tensor(part: Part) -> Read:
     from safetensors import safe_open
 
-    opened: Any = safe_open(part.path, framework="pt")
-    tensor, positions, width = opened.get_slice(part.tensor), _positions(part), part.shape[-1]
+    is_of_ids = part.contents is not VECTORS
+    opened: Any = safe_open(part.path, framework="np" if is_of_ids else "pt")  # NumPy knows all whole numbers
+    tensor, positions, width = opened.get_slice(part.tensor), part.positions, part.width
 
     def read(start: int, stop: int) -> Tensor:
         first, last = start // positions, -(-stop // positions)
-        found = tensor[first:last].reshape(-1, width).float()
+        some = tensor[first:last].reshape(-1, width)
+        found = torch.from_numpy(some.astype(np.int64)) if is_of_ids else some.float()
         return found[start - first * positions : stop - first * positions]
 
     return _told(part, read)
@@ -105,7 +104,7 @@ def _reader_of_tensor(part: Part) -> Read:
 
 def _reader_of_contexts(part: Part, load: Read, chunk: int) -> Read:
     """Reads whole chunks, and keeps the last ones: what is asked for next is often in the same."""
-    positions, width = _positions(part), part.shape[-1]
+    positions, width = part.positions, part.width
     size = -(-max(READ_AT_ONCE // positions, 1) // chunk) * chunk
     kept: OrderedDict[int, Tensor] = OrderedDict()
 
@@ -114,7 +113,7 @@ def _reader_of_contexts(part: Part, load: Read, chunk: int) -> Read:
             while len(kept) >= BLOCKS_KEPT:
                 kept.popitem(last=False)
             found = load(number * size, min((number + 1) * size, part.shape[0]))
-            kept[number] = found.reshape(-1, width).float()
+            kept[number] = found.reshape(-1, width)
         return kept[number]
 
     def read(start: int, stop: int) -> Tensor:
@@ -139,25 +138,21 @@ def _told(part: Part, read: Read) -> Read:
     return reading
 
 
-def _positions(part: Part) -> int:
-    return part.shape[1] if len(part.shape) == 3 else 1
-
-
 def _require_finite(vectors: Tensor, part: Part, first: int) -> None:
     if vectors.isfinite().all():
         return
     row, column = (int(one) for one in (~vectors.isfinite()).nonzero()[0])
-    where = _where(part, first + row)
-    raise SourceError(f"{part}: {where} is {vectors[row, column]} in column {column:,}; wanted: finite numbers")
+    where = _place(part, first + row)
+    raise SourceError(f"{where} is {vectors[row, column]} in column {column:,}; wanted: finite numbers")
 
 
-def _where(part: Part, number: int) -> str:
-    if len(part.shape) == 2:
-        return f"vector {number:,}"
-    return f"context {number // part.shape[1]:,}, position {number % part.shape[1]:,}"
+def _place(part: Part, number: int) -> str:
+    if part.positions == 1:
+        return f"{part}: vector {number:,}"
+    return f"{part}: context {number // part.positions:,}, position {number % part.positions:,}"
 
 
-def read_some(vectors: Vectors, numbers: Sequence[int] | Tensor) -> Float[Tensor, "vectors width"]:
+def read_some(vectors: Vectors, numbers: Sequence[int] | Tensor) -> Shaped[Tensor, "vectors width"]:
     """Vectors by their numbers, which ascend where many are asked for. Where they lie close together, all between them
     are read, too."""
     wanted = torch.as_tensor(numbers).cpu()

@@ -1,4 +1,5 @@
-"""A source of own activations: a name, pinned to the bytes that it stands for, in the place of a language model."""
+"""A source of own activations: a name, pinned to the bytes that it stands for, in the place of a language model. The
+token ids beside them are one, too."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -7,7 +8,7 @@ from pathlib import Path
 from lmsae.config import JsonObject, canonical_json, key_of
 from lmsae.errors import ChangedSource
 from lmsae.lm.resolving import ResolvedModel, sha256_of_file
-from lmsae.vectors.headers import Header, read_header
+from lmsae.vectors.headers import VECTORS, Contents, Header, read_header
 
 SCHEME = "file:"
 MODEL_TYPE = "file"
@@ -25,9 +26,9 @@ def path_of(model: ResolvedModel) -> str:
     return model.name.removeprefix(SCHEME)
 
 
-def header_of(model: ResolvedModel) -> Header:
+def header_of(model: ResolvedModel, contents: Contents = VECTORS) -> Header:
     """The header of a source. Raises SourceError if it cannot be read."""
-    return read_header(path_of(model))
+    return read_header(path_of(model), contents)
 
 
 def config_of(model: ResolvedModel) -> JsonObject:
@@ -36,17 +37,17 @@ def config_of(model: ResolvedModel) -> JsonObject:
     return {"model_type": MODEL_TYPE, "width": header.width, "vocab_size": 0}
 
 
-def resolve(name: str, look_up: DigestLookup) -> tuple[ResolvedModel, Header]:
+def resolve(name: str, look_up: DigestLookup, contents: Contents = VECTORS) -> tuple[ResolvedModel, Header]:
     """Pin a path to its bytes. `look_up(key, compute)` may return an earlier result for the same key, which changes
     whenever a file does."""
-    header = read_header(name)
+    header = read_header(name, contents)
     digest = look_up(key_of_states(states_of(header)), lambda: digest_of(header))
     return ResolvedModel(name=f"{SCHEME}{name}", revision=digest), header
 
 
-def require_unchanged(model: ResolvedModel) -> Header:
+def require_unchanged(model: ResolvedModel, contents: Contents = VECTORS) -> Header:
     """The header of a source whose every byte is as it was planned. Raises ChangedSource."""
-    header = header_of(model)
+    header = header_of(model, contents)
     found = digest_of(header)
     if found != model.revision:
         raise ChangedSource(
@@ -54,6 +55,12 @@ def require_unchanged(model: ResolvedModel) -> Header:
             f"{model.revision}). Plan again: `lmsae plan`, or run the workflow again"
         )
     return header
+
+
+def require_same_states(model: ResolvedModel, header: Header, states: "Sequence[State]") -> None:
+    """Raise ChangedSource if a file has changed since its source had these states."""
+    if states_of(header) != states:
+        raise ChangedSource(f"{path_of(model)}: the files changed while they were read. Plan again: `lmsae plan`")
 
 
 State = tuple[str, int, int]

@@ -211,8 +211,10 @@ MOVES: list[tuple[str, str, Sequence[str], str]] = [
 ]
 # Only a model or dataset of the hub has revisions. tests/planning/test_adopting.py is about finished dictionaries. What
 # the doctor goes by moves the report, which is not of a row (tests/commands/test_doctoring.py). Probes need a package
-# that is not in the lock (tests/stages/test_probing.py).
-NOT_MOVED_HERE = {"model.revision", "dataset.revision", "sae.from", "init.from", "activations.files"}
+# that is not in the lock (tests/stages/test_probing.py). tests/planning/checks/test_without_model.py is about rows of
+# files.
+NOT_MOVED_HERE = {"model.revision", "dataset.revision", "sae.from", "init.from"}
+NOT_MOVED_HERE |= {"activations.files", "activations.token_ids"}
 NOT_MOVED_HERE |= {"eval.probes", "eval.probes_k"}
 NOT_MOVED_HERE |= {f"doctor.{name}" for name in DoctorSection.model_fields}
 # What a value needs beside it, in the row before the change as in the row after it.

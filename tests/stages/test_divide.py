@@ -6,26 +6,33 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 
 import lmsae as package
+from lmsae.artifacts.artifact import Artifacts
 from lmsae.dictionary.dictionary import Dictionary
+from lmsae.errors import SourceError
 from lmsae.lm import load, resolve
 from lmsae.planning.plan import plan_of
+from lmsae.runtime.runtime import Runtime
+from lmsae.stages.inputs.silence import gather_pool
 from lmsae.stages.row import PlannedRow
 from lmsae.text.packing import TokenizeConfig
 from lmsae.text.tokens import open_tokens
 from lmsae.vectors.shares import draw_shares
 from tests.engines.sweep import Sweep, new_sweep
-from tests.miniature import CONFIG, HERE, THERE, Said, make_until, write_config, write_sweep
+from tests.miniature import CONFIG, HERE, THERE, Said, make_until, manifests, write_config, write_sweep
 from tests.vectors.files import made_vectors, write_folder, write_zarr
 
 Command = Callable[..., Said]
 ALL_COUNT = {"tokenize": {"mask_special": False}}
+FEW = {"features": {"tokens": 2048}}
 SAE = {"sae.architecture": "batchtopk", "sae.k": "4"}
 TRANSCODER = {"sae.architecture": "transcoder", "sae.k": "4"}
 OF_MODEL = [
@@ -53,9 +60,9 @@ def payloads(row: PlannedRow, stage: str) -> list[dict[str, bytes]]:
     ]
 
 
-def write_captured(tokens: Path, files: dict[str, str]) -> TokenizeConfig:
-    """Write what the miniature's model gives on tokens, into a Zarr array for each hook point, so that the division of
-    the file is that of the tokens; returns the columns that divide it so."""
+def write_captured(tokens: Path, files: dict[str, str], ids: str) -> TokenizeConfig:
+    """Write what the miniature's model gives on tokens, into a Zarr array for each hook point, and the tokens' ids into
+    one beside them, so that the division of the file is that of the tokens; returns the columns that divide it so."""
     split, model = open_tokens(tokens), load(resolve("model"), backend="huggingface", dtype="float32", device="cpu")
     contexts, size = len(split.train) + len(split.held_out), split.context_size
     packing = TokenizeConfig(
@@ -66,10 +73,15 @@ def write_captured(tokens: Path, files: dict[str, str]) -> TokenizeConfig:
         held_out_tokens=len(split.held_out) * size,
         held_out_fraction=0.9,
     )
+    shares = [*zip((split.train[:], split.held_out[:]), draw_shares(contexts, packing), strict=True)]
+    beside = torch.empty(contexts, size, dtype=torch.int32)
+    for found, numbers in shares:
+        beside[numbers] = torch.from_numpy(found.astype("int32"))
+    write_zarr(Path(ids), beside)
     for hook_point, path in files.items():
         array = torch.empty(contexts, size, 16)
-        for ids, numbers in zip((split.train[:], split.held_out[:]), draw_shares(contexts, packing), strict=True):
-            for some, places in zip(np.array_split(ids, 8), np.array_split(numbers, 8), strict=True):
+        for found, numbers in shares:
+            for some, places in zip(np.array_split(found, 8), np.array_split(numbers, 8), strict=True):
                 with torch.inference_mode():
                     array[places] = model.read(torch.from_numpy(some.astype("int64")), [hook_point])[hook_point]
         write_zarr(Path(path), array)
@@ -77,16 +89,20 @@ def write_captured(tokens: Path, files: dict[str, str]) -> TokenizeConfig:
 
 
 def test_dictionaries_of_a_file_are_those_of_the_model_that_it_was_captured_from(fresh: Path, lmsae: Command) -> None:
-    """Bit for bit: moments, starting weights, dictionaries and curves. Metrics are of the same held-out activations."""
-    write_config(fresh, **ALL_COUNT)
+    """Bit for bit: moments, starting weights, dictionaries and curves. Metrics are of the same held-out activations.
+
+    Token ids that are named later train nothing anew. With them, features have the same texts and counts, and metrics
+    the same bins, as of the model's own text.
+    """
+    write_config(fresh, **ALL_COUNT, **FEW)
     write_sweep(fresh, OF_MODEL)
-    make_until("eval")
+    make_until("features")
     captured = planned_rows()
     tokens = fresh / "artifacts" / captured["sae"].specs["tokenize"].reference
-    packing = write_captured(tokens, {HERE: "here.zarr", THERE: "there.zarr"})
+    packing = write_captured(tokens, {HERE: "here.zarr", THERE: "there.zarr"}, "ids.zarr")
     columns = packing.model_dump(include={"calibration_tokens", "held_out_tokens", "held_out_fraction"})
     activations = {"source": "file", "files": ["here.zarr", "there.zarr"]}
-    write_config(fresh, tokenize={**columns, "context_size": 32}, activations=activations)
+    write_config(fresh, tokenize={**columns, "context_size": 32}, activations=activations, **FEW)
     write_sweep(fresh, OF_FILES)
     make_until("eval")
     for name, row in planned_rows().items():
@@ -99,9 +115,48 @@ def test_dictionaries_of_a_file_are_those_of_the_model_that_it_was_captured_from
         )
         assert {name: value for name, value in theirs.items() if name in ours} == ours
         assert {"ce_difference", "ce_unigram"} <= theirs.keys() - ours.keys()
-        breakdown = Path("artifacts", row.specs["eval"].reference, "breakdown.json")
-        assert [*json.loads(breakdown.read_text())] == ["position"]
+        assert [*breakdown_of(row)] == ["position"]
+    before = manifests(fresh)
+    beside = {**activations, "token_ids": "ids.zarr"}
+    write_config(fresh, tokenize={**columns, "context_size": 32, "tokenizer": "model"}, activations=beside, **FEW)
+    make_until("features")
+    assert sorted(one.partition("/")[0] for one in manifests(fresh).keys() - before) == ["eval"] * 2 + ["features"] * 2
+    for name, row in planned_rows().items():
+        ours, theirs = breakdown_of(row), breakdown_of(captured[name])
+        assert [*ours] == [*theirs] == ["position", "token_frequency"]
+        assert len(ours["token_frequency"]["from"]) > 3
+        for kind, found in ours.items():
+            assert "explained_variance" in found["metrics"]
+            assert found == {side: alike(values, theirs[kind][side]) for side, values in found.items()}
+        assert described(row) == described(captured[name])
+        assert pool_of(row) == pool_of(captured[name])
+        assert len({text for piece in pool_of(row) for text in piece}) > 5
     assert " 0 damaged" in lmsae("verify").out
+
+
+def breakdown_of(row: PlannedRow) -> dict[str, dict[str, Any]]:
+    return json.loads(Path("artifacts", row.specs["eval"].reference, "breakdown.json").read_text())
+
+
+def alike(few: Any, many: Any) -> Any:
+    """The same of a breakdown of more metrics."""
+    return {name: many[name] for name in few} if isinstance(few, dict) else many
+
+
+def described(row: PlannedRow) -> dict[str, list[dict[str, object]]]:
+    """The tables of features, without logits and documents."""
+    folder = Path("artifacts", row.specs["features"].reference)
+    gone = {"promoted", "suppressed", "document", "document_token"}
+    tables = {name: pq.read_table(folder / name) for name in ("latents.parquet", "contexts.parquet")}
+    return {name: one.drop_columns(sorted(gone & {*one.column_names})).to_pylist() for name, one in tables.items()}
+
+
+def pool_of(row: PlannedRow) -> list[tuple[str, ...]]:
+    """The texts of pieces that explanations are tested by."""
+    artifacts = Artifacts(Path("artifacts"))
+    features = artifacts[row.specs["features"].reference]
+    pool = gather_pool(features, artifacts, Runtime(device="cpu"), [0], pieces=5, length=6, seed=0)
+    return [piece.texts for piece in pool.pieces]
 
 
 @pytest.fixture
@@ -144,6 +199,10 @@ def test_vectors_of_no_language_run_through_to_a_report(vision: Path, lmsae: Com
     assert (vision / "results/report.html").exists()
     assert Path("results/plots/along-1.svg").exists()
     assert json.loads((vision / "results/rows/top/eval/breakdown.json").read_text()) == {}
+    loaded = package.load("top")
+    assert repr(loaded) == "<sae top: 64 latents, topk, clip>"
+    with pytest.raises(SourceError, match="top is of own activations, clip: there is no language model beside it"):
+        package.top_latents(loaded, "a text")
     described = package.features("top")
     assert described.info.logits == "none: own activations have no logits"
     top = pq.read_table("results/rows/top/features/contexts.parquet").to_pylist()
@@ -183,6 +242,65 @@ def test_evaluations_on_the_way_measure_vectors_and_no_losses(vision: Path, lmsa
     unexplained = error.pow(2).sum() / (true - true.mean(0)).pow(2).sum()
     assert float(first["explained_variance"]) == pytest.approx(1 - float(unexplained), rel=1e-5)
     assert 0 < float(first["explained_variance"]) < float(last["explained_variance"])
+
+
+def write_ids(folder: Path, ids: np.ndarray) -> None:
+    """Name token ids beside the vectors of `vision`, in two files that are cut elsewhere than theirs."""
+    write_folder(folder / "ids", torch.from_numpy(ids), (2500,))
+    config = yaml.safe_load(Path("config/config.yaml").read_text())
+    config["activations"]["token_ids"] = "ids"
+    Path("config/config.yaml").write_text(yaml.safe_dump(config))
+    write_sweep(folder, [{"name": "top", "sae.architecture": "topk", "sae.k": "4"}])
+
+
+def test_token_ids_without_a_tokenizer_are_shown_and_counted_as_numbers(vision: Path, lmsae: Command) -> None:
+    ids = np.random.default_rng(0).integers(0, 40, 6000, dtype=np.int16) ** 2
+    write_ids(vision, ids)
+    make_until("features")
+    (row,) = planned_rows().values()
+    folders = {stage: Path("artifacts", spec.reference) for stage, spec in row.specs.items()}
+    numbers = open_tokens(folders["divide"]).train[32:]  # behind the calibration split
+    numbers = numbers[: 2000 // 32].reshape(-1)
+    codes = Dictionary.load(folders["train"]).encode(made_vectors()[numbers.astype(int)].half().float()).numpy()
+    latents = pq.read_table(folders["features"] / "latents.parquet").to_pylist()
+    assert any(latent["top_tokens"] for latent in latents)
+    for latent in latents:
+        sizes = np.abs(codes[:, latent["latent"]])
+        for told in latent["top_tokens"]:
+            here = ids[numbers] == told["token"]
+            assert told["text"] == f"{told['token']} "
+            assert told["active"] == (sizes[here] > 0).sum()
+            assert told["rate"] == told["active"] / here.sum()
+    (line, *_) = pq.read_table(folders["features"] / "contexts.parquet").to_pylist()
+    assert line["texts"] == [f"{token} " for token in line["tokens"]]
+    place = line["document_token"] + [0, 1000, 4000][int(line["document"][0])]
+    assert line["tokens"][line["position"] - line["start"]] == ids[place]
+    said = lmsae("explain", folders["features"].name, "--endpoint", "http://127.0.0.1:1", "--model", "none")
+    assert "name their token ids (activations.token_ids) and a tokenizer" in said.err
+
+
+@pytest.mark.parametrize(
+    ("odd", "tokenizer", "stage", "told"),
+    [
+        (-1, "", "eval", "wanted: 0 to 1,048,575"),
+        (4096, "builtin:stdlib-4m", "features", "wanted: 0 to 4,095, those of the tokenizer of builtin:stdlib-4m"),
+    ],
+)
+def test_a_token_id_that_is_none_is_told_with_its_file_and_place(
+    vision: Path, lmsae: Command, odd: int, tokenizer: str, stage: str, told: str
+) -> None:
+    ids = np.zeros(6000, np.int32)
+    ids[2503:] = odd
+    write_ids(vision, ids)
+    row = {"name": "top", "sae.architecture": "topk", "sae.k": "4"}
+    write_sweep(vision, [{**row, "tokenize.tokenizer": tokenizer}])
+    make_until("train")
+    said = lmsae(stage)
+    (divided,) = (vision / "artifacts" / "divide").iterdir()
+    read = open_tokens(divided).train[0 if stage == "eval" else 32 :].reshape(-1)
+    first = read[read >= 2503][0] - 2500
+    assert f"1.safetensors, tensor 'x': vector {first:,} has the token id {odd}; {told}" in said.err
+    assert said.code == 2
 
 
 @pytest.mark.parametrize("stage", ["activations", "eval"])

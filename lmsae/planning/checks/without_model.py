@@ -6,7 +6,7 @@ from lmsae.dictionary.config import DictionaryConfig
 from lmsae.geometry.config import GEOMETRIES
 from lmsae.initialization.config import InitConfig
 from lmsae.planning.draft import Check, Refusal
-from lmsae.planning.from_files import FILES, FromFiles
+from lmsae.planning.from_files import FILES, IDS, FromFiles
 from lmsae.stages.activations import ActivationsSection
 from lmsae.stages.inputs.held_out import EvalSection
 from lmsae.training.objective import Objective
@@ -48,16 +48,19 @@ def there_are_positions_to_attend_to_and_leave_out(
 
 
 def own_columns_mean_something(from_files: FromFiles, written_columns: frozenset[str]) -> Iterator[Refusal]:
-    del from_files
+    if "tokenize.tokenizer" in written_columns and from_files.in_files.token_ids is None:
+        message = f"gives the texts of token ids, and there are none: name their file in {IDS}, or leave the cell empty"
+        yield Refusal("tokenize.tokenizer", message)
     idle = sorted(one for one in written_columns if one.startswith(("model.", "dataset.")))
     for column in idle:
         yield Refusal(column, f"changes nothing in this row: {_NO_MODEL} and no text. Leave the cell empty")
 
 
 def files_are_read(activations: ActivationsSection) -> Iterator[Refusal]:
-    if activations.files and activations.source != "file":
-        message = f"are read only if activations.source is file, and it is {activations.source}"
-        yield Refusal(FILES, message, only_if_own=True)
+    for column, given in ((FILES, activations.files), (IDS, activations.token_ids)):
+        if given and activations.source != "file":
+            message = f"are read only if activations.source is file, and it is {activations.source}"
+            yield Refusal(column, message, only_if_own=True)
 
 
 CHECKS: tuple[Check, ...] = (

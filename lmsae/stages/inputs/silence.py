@@ -48,7 +48,7 @@ def gather_pool(
     import torch
 
     from lmsae.dictionary.dictionary import Dictionary
-    from lmsae.stages.inputs.token_texts import texts_of
+    from lmsae.stages.inputs.token_texts import read_texts
     from lmsae.stages.jobs.describing_jobs import join_reads, passages_of
 
     spec = described.spec()
@@ -61,7 +61,8 @@ def gather_pool(
     length = min(length, size)
     chosen = np.sort(draw.permutation(len(passages.ids))[:pieces])
     starts = dict(zip(chosen.tolist(), draw.integers(0, size - length + 1, len(chosen)).tolist(), strict=True))
-    table, index = texts_of(config.tokenizer).in_contexts(passages.ids[chosen])
+    ids, known = read_texts(config, passages.ids[chosen])
+    table, index = known.in_contexts(ids)
     rows = {context: row for row, context in enumerate(chosen.tolist())}
     found, silent = dict[int, Piece](), dict[int, np.ndarray]()
     for passage in passages.read(chosen):

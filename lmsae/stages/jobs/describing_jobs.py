@@ -18,13 +18,12 @@ from lmsae.interpretation.gathering import gather_firings
 from lmsae.interpretation.logits import find_way
 from lmsae.interpretation.pieces import Sources
 from lmsae.interpretation.schema import Location
-from lmsae.interpretation.texts import TokenTexts
 from lmsae.runtime.progress import ProgressBar, show_progress
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.effort import Facts
 from lmsae.stages.inputs.live import live_captures
 from lmsae.stages.inputs.passages import HeldOutPassages, Passages, StoredPassages, limits_of, require_counted
-from lmsae.stages.inputs.token_texts import texts_of
+from lmsae.stages.inputs.token_texts import read_texts
 from lmsae.stages.interpret import Config
 from lmsae.stages.models import LazyModels, read_config, require_unchanged
 from lmsae.stages.sites import Place
@@ -66,8 +65,8 @@ def join_reads(config: Config, activations: Mapping[Place, Tensor], device: torc
 def describe_jobs(jobs: Sequence[Job], runtime: Runtime) -> Done:
     """Write the features of every job, from one stream of activations."""
     models = LazyModels(jobs[0].config.models, runtime)
-    texts = texts_of(jobs[0].config.tokenizer)
     passages = passages_of(jobs, models)
+    ids, texts = read_texts(jobs[0].config, passages.ids)
     with ExitStack() as files:
         collections = []
         for job in jobs:
@@ -82,7 +81,8 @@ def describe_jobs(jobs: Sequence[Job], runtime: Runtime) -> Done:
         require_unchanged(models.loaded)
         for collection in collections:
             try:
-                ended = _describe(collection, passages, counted, texts, models)
+                text = ContextText(ids, counted, texts, passages.first_context, _documents(collection.job))
+                ended = _describe(collection, passages, text, models)
             except Exception as error:
                 ended = error
             yield collection.job, {**ended, **progress.facts(len(jobs))} if isinstance(ended, dict) else ended
@@ -119,26 +119,21 @@ def _collect(passages: Passages, collections: Sequence[_Collection], progress: P
     return counted
 
 
-def _describe(
-    collection: _Collection, passages: Passages, counted: np.ndarray, texts: TokenTexts, models: LazyModels
-) -> Facts | Exception:
+def _describe(collection: _Collection, passages: Passages, text: ContextText, models: LazyModels) -> Facts | Exception:
     """Write the files of a job."""
     if collection.error is not None:
         return collection.error
     config = collection.job.config
-    is_text = not is_source(config.tokenizer)
-    ids = passages.ids if is_text else np.zeros_like(passages.ids)
-    text = ContextText(ids, counted, texts, passages.first_context, _documents(collection.job))
     names = [one.source.name for one in config.models]
     locations = [Location(model=place.model, hook_point=place.hook_point) for place in config.places]
     reads, writes = ([locations[number] for number in side] for side in (config.sites.reads, config.sites.writes))
     way = "features.logits is 0" if config.logits == 0 else "each latent writes along several directions"
-    if not is_text:
+    if is_source(config.models[0].source):
         way = "own activations have no logits"
     elif config.logits and collection.dictionary.config.geometry.writes_directions:
         model_configs = [read_config(one.source) for one in config.models]
         widths = collection.dictionary.config.widths.writes
-        way = find_way(writes, widths, names, model_configs, models.__getitem__, len(texts))
+        way = find_way(writes, widths, names, model_configs, models.__getitem__, len(text.texts))
     subject = Subject(collection.dictionary, names, reads, writes, config.dataset, config.split, way)
     sources = _sources(collection, passages, text)
     describe(subject, collection.firings, text, config, collection.job.out, sources=sources)
@@ -164,7 +159,7 @@ def _sources(collection: _Collection, passages: Passages, text: ContextText) -> 
 def _documents(job: Job) -> Documents:
     """The documents that the split's tokens come from; of own activations, the files."""
     tokens = job.inputs["tokens"]
-    if is_source(job.config.tokenizer):
-        return VectorPlaces(open_tokens(tokens.path), job.config.split, job.config.tokenizer)
+    if is_source(source := job.config.models[0].source):
+        return VectorPlaces(open_tokens(tokens.path), job.config.split, source)
     has_bos = tokens.spec().config["packing"]["prepend_bos"]
     return SplitDocuments(open_tokens(tokens.path), job.config.split, tokens.path, has_bos=has_bos)
