@@ -103,7 +103,8 @@ def test_what_the_last_norm_of_a_layer_makes_is_what_is_read_behind_it(backend_o
 
 
 def test_residuals_are_the_hidden_states_of_transformers(backend_of, family, model_folder, tokens):
-    model = AutoModelForCausalLM.from_pretrained(model_folder(family)).eval()
+    # Where weights want gradients, torch multiplies a transposed input (as of Mamba) in other shapes and rounds so.
+    model = AutoModelForCausalLM.from_pretrained(model_folder(family)).eval().requires_grad_(False)
     with torch.no_grad():
         output = model(tokens, output_hidden_states=True)
     lm = backend_of("huggingface", family)

@@ -131,7 +131,8 @@ def test_codes_are_those_of_one_process_and_losses_and_weights_are_near(
     assert torch.equal(torch.cat([own for own, *_ in answers], dim=1) != 0, codes != 0)
     torch.testing.assert_close(torch.cat([own for own, *_ in answers], dim=1), codes, rtol=1e-6, atol=1e-6)
     for _, found, losses, _ in answers:
-        torch.testing.assert_close(found, reconstruction, rtol=1e-6, atol=1e-6)
+        # What is small is a sum of what is large, and rounds as that does, on each processor otherwise.
+        torch.testing.assert_close(found, reconstruction, rtol=0, atol=1e-6 * float(reconstruction.abs().max()))
         assert losses == pytest.approx(terms, rel=1e-6)
         assert torch.equal(found, answers[0][1])
         assert losses == answers[0][2]
