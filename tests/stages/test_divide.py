@@ -26,7 +26,6 @@ from lmsae.stages.row import PlannedRow
 from lmsae.text.packing import TokenizeConfig
 from lmsae.text.tokens import open_tokens
 from lmsae.vectors.shares import draw_shares
-from tests.engines.sweep import Sweep, new_sweep
 from tests.miniature import CONFIG, HERE, THERE, Said, make_until, manifests, write_config, write_sweep
 from tests.vectors.files import made_vectors, write_folder, write_zarr
 
@@ -334,16 +333,3 @@ def test_a_value_that_is_not_finite_is_told_with_its_file_and_spares_other_files
     assert said.code == 2
     assert "1.safetensors, tensor 'x': vector 1,000 is nan in column 3; wanted: finite numbers" in said.err
     assert len([*Path("artifacts/activations").glob("*/manifest.json")]) == 1
-
-
-@pytest.mark.slow
-def test_snakemake_and_dvc_make_the_rows_of_files_and_find_them_made(tmp_path: Path) -> None:
-    sweep: Sweep = new_sweep(tmp_path)
-    shutil.rmtree(tmp_path / "model")
-    write_vision(tmp_path)
-    sweep.snakemake()
-    assert sweep.computed() == dict(
-        divide=1, activations=1, norm=1, init=2, train=2, eval=2, features=2, page=2, report=1
-    )
-    sweep.dvc("repro")
-    assert not sweep.computed()
