@@ -12,16 +12,19 @@ from pathlib import Path
 from lmsae.artifacts.artifact import Artifacts
 from lmsae.commands import flags
 from lmsae.commands.formats import FORMATS
-from lmsae.errors import ConfigError, Fault, LmsaeError
+from lmsae.errors import BusyArtifact, ConfigError, Fault, LmsaeError
 from lmsae.health.config import PRESETS
 from lmsae.runtime.memory import explain_no_memory
 from lmsae.runtime.version import __version__
 from lmsae.stages import STAGES
 
+BUSY = 75
+"""The exit code where another process is making an artifact, as sysexits.h has it for what may be tried again."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0 done, 1 `verify` found damage or `doctor` an unhealthy dictionary, 2 an
-    error that the user can mend."""
+    error that the user can mend, 75 another process is making what this one was to make."""
     parsed = parser().parse_args(arguments)
     try:
         with _working_in(parsed):
@@ -36,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.trace:
             traceback.print_exc()
         print(f"lmsae {parsed.name}: {said}", file=sys.stderr)
-        return 2
+        return BUSY if isinstance(said, BusyArtifact) else 2
     except KeyboardInterrupt:
         print(f"lmsae {parsed.name}: interrupted; run it again to go on", file=sys.stderr)
         return 130

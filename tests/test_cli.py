@@ -26,9 +26,9 @@ Lmsae = Callable[..., Said]
 TOP = ROWS[0]
 
 
-def refused(said: Said, *parts: str) -> None:
-    """The command ended with code 2 and said all of this."""
-    assert said.code == 2, said
+def refused(said: Said, *parts: str, code: int = 2) -> None:
+    """The command ended with that code and said all of this."""
+    assert said.code == code, said
     for part in parts:
         assert part in said.err
 
@@ -453,7 +453,7 @@ def test_an_artifact_that_another_process_is_making_is_refused(made: Path, lmsae
     folder = made / "artifacts" / "norm" / key
     Artifact(folder).clear()
     with hold_claim(folder):
-        refused(lmsae("norm", key), f"norm/{key}", f"process {os.getpid()}", "--wait")
+        refused(lmsae("norm", key), f"norm/{key}", f"process {os.getpid()}", "--wait", code=75)
     assert lmsae("norm", key).code == 0
 
 

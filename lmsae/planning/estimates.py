@@ -16,7 +16,9 @@ from typing import Any
 
 from lmsae.artifacts.artifact import RUN, Artifacts, Spec
 from lmsae.errors import ArtifactError
+from lmsae.planning.plan import Plan
 from lmsae.runtime.numbers import format_duration
+from lmsae.runtime.runtime import Runtime
 from lmsae.stages import STAGES
 from lmsae.stages.effort import Kind
 from lmsae.stages.tokenize import token_counts
@@ -34,6 +36,13 @@ class Estimator:
     _counts: dict[str, Mapping[str, Any] | None] = field(default_factory=dict)
     _measured: dict[str, dict[Kind, list[float]]] = field(default_factory=dict)
     _rates: dict[tuple[str, Kind], float | None] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, plan: Plan, runtime: Runtime, *, measures: bool = True) -> "Estimator":
+        """The estimator of a plan; with `measures` off it looks at no finished artifact, and knows no time."""
+        specs = {spec.reference: spec for stage in STAGES for spec in plan.specs(stage)}
+        measured = {} if measures else {stage: {} for stage in STAGES}
+        return cls(Artifacts.of(runtime), runtime.device, specs, _measured=measured)
 
     def seconds(self, stage: str, todo: Sequence[Spec]) -> float | None:
         """The time of a pass that makes these artifacts; None while nobody knows it."""

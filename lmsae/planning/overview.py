@@ -23,7 +23,7 @@ def overview(plan: Plan, artifacts: Artifacts, runtime: Runtime) -> str:
     wanted = [stage for stage in STAGES if plan.specs(stage)]
     header = ["stage", "wanted", "shared by", "done", "to do", "passes to run", "to come"]
     lines, times, lacks, room = [header], dict[str, float | None](), list[str](), Room.to_plan(runtime)
-    estimator = Estimator(artifacts, runtime.device, {s.reference: s for stage in STAGES for s in plan.specs(stage)})
+    estimator = Estimator.of(plan, runtime)
     for stage in wanted:
         specs = plan.specs(stage)
         todo = [spec for spec in specs if spec.reference not in finished]

@@ -80,11 +80,20 @@ class Plan:
         Depends on the sweep alone and never on what is on disk, so that every engine sees the same jobs at any time.
         """
         groups: dict[Hashable, list[Spec]] = {}
-        specs = self.specs(stage)
+        specs, shares = self.specs(stage), self._shares(stage, together)
         for spec in specs:
-            groups.setdefault(STAGES[stage].shares(spec), []).append(spec)
+            groups.setdefault(shares(spec), []).append(spec)
         limit = together if STAGES[stage].fills_memory else max(len(specs), 1)
         return [group[i : i + limit] for group in groups.values() for i in range(0, len(group), limit)]
+
+    def _shares(self, stage: str, together: int) -> Callable[[Spec], Hashable]:
+        """The function that is equal for specs of one pass: that of the stage, or of the passes that it follows."""
+        follows = STAGES[stage].follows
+        if follows is None:
+            return STAGES[stage].shares
+        passes = enumerate(self.passes(STAGES[stage].inputs[follows], together))
+        made_in = {spec.reference: number for number, group in passes for spec in group}
+        return lambda spec: made_in[spec.inputs[follows]]
 
     def write_specs(self, artifacts: Artifacts) -> None:
         """Write every spec where its artifact will be, and note the sweep that wants them."""

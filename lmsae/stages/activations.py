@@ -1,5 +1,6 @@
 """activations: tokens + model + one hook point -> a Zarr array (contexts, context_size, width), in token order."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -12,12 +13,12 @@ from lmsae.errors import ShapeError
 from lmsae.lm import ResolvedModel
 from lmsae.runtime.numbers import format_bytes, format_count
 from lmsae.runtime.runtime import Runtime
-from lmsae.stages.effort import Effort, Kind, Outlook, fact
+from lmsae.stages.effort import HOUR, LEAST_FLOPS, Effort, Kind, Outlook, fact
 from lmsae.stages.flops import forward_flops
-from lmsae.stages.footprint import Footprint, capturing_footprint, model_bytes, widest
+from lmsae.stages.footprint import Footprint, Part, capturing_footprint, model_bytes, widest
 from lmsae.stages.models import LMConfig, ModelSection, read_config, require_unchanged
 from lmsae.stages.row import ResolvedRow
-from lmsae.stages.sites import Reading
+from lmsae.stages.sites import Reading, inputs_from
 from lmsae.stages.stage import Done, Job, Stage
 from lmsae.store.layout import Layout
 from lmsae.text.packing import TokenizeConfig
@@ -233,6 +234,16 @@ def _memory(specs: Sequence[Spec], outlook: Outlook) -> Footprint:
     )
 
 
+def live_parts(spec: Spec, outlook: Outlook) -> list[Part]:
+    """The memory of the models that a job runs itself, since its activations are captured live; none if all are
+    stored."""
+    by_model: dict[str, list[Spec]] = defaultdict(list)
+    for capture in map(outlook.spec, inputs_from("activations", spec.inputs)):
+        if capture.config["source"] == "live":
+            by_model[canonical_json(capture.config["model"])].append(capture)
+    return [part for captures in by_model.values() for part in _memory(captures, outlook).parts]
+
+
 def _shares(spec: Spec) -> str:
     """All hook points of a model are read in one forward pass, up to the last of them."""
     return canonical_json(
@@ -252,6 +263,7 @@ STAGE = Stage(
     keeps=frozenset({STORE, NORMS, NOTE}),
     is_per_hook_point=True,
     shares=_shares,
+    on_device=True,
     effort=Effort(
         _flops_to_come,
         fact("flops_per_second"),
@@ -260,5 +272,7 @@ STAGE = Stage(
         _size,
         memory=_memory,
         lessen="lower activations.batch_contexts, or name fewer hook points",
+        given_seconds=12 * HOUR,
+        least_rate=LEAST_FLOPS,
     ),
 )

@@ -7,6 +7,10 @@ from typing import Any, Protocol
 from lmsae.artifacts.artifact import Spec
 from lmsae.stages.footprint import Footprint
 
+HOUR = 3600.0
+LEAST_FLOPS = 1e9
+"""FLOPs a second, for `Effort.least_rate`. Two cores did 7.4e10 in training and 8.2e10 in forward passes (torch 2.13.0,
+float32, passes of 20 to 96 s); passes of a tenth of a second, where starting is all, did a hundredth of that."""
 Kind = tuple[object, ...]
 """The traits by which two artifacts of a stage are alike, the weightiest first."""
 Facts = Mapping[str, Any]
@@ -32,6 +36,10 @@ class Effort:
     `work` is None where it cannot be known yet; `rate`, of the work of a whole pass, where a finished artifact does not
     say it. `combine` makes one work of those of a pass. `size` is a few words on what a plan will make; `memory` that
     of a pass, None where nobody knows it. `lessen` tells how to take less of it.
+
+    A scheduler must be told limits in any case. Where nobody knows the time or the memory of a pass, it is given
+    `given_seconds` and `given_bytes`. `least_rate`, if there is one, is below that of any machine in use, so that small
+    work is not given the time of large work.
     """
 
     work: Callable[[Spec, Outlook], float | None]
@@ -41,6 +49,9 @@ class Effort:
     size: Callable[[Sequence[Spec], Outlook], str] = lambda specs, outlook: ""
     memory: Callable[[Sequence[Spec], Outlook], Footprint | None] = lambda specs, outlook: None
     lessen: str = "lower runtime.threads"
+    given_seconds: float = 3600.0
+    given_bytes: int = 8 * 10**9
+    least_rate: float | None = None
 
 
 def count_one(spec: Spec, outlook: Outlook) -> float:

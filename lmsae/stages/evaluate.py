@@ -18,7 +18,7 @@ from lmsae.lm.resolving import ResolvedModel, features_of
 from lmsae.metrics.definitions import HISTOGRAM_ENDS, PROBES, current_versions
 from lmsae.runtime.numbers import format_count
 from lmsae.runtime.runtime import Runtime
-from lmsae.stages.effort import Effort, Facts, Kind, Outlook
+from lmsae.stages.effort import HOUR, Effort, Facts, Kind, Outlook
 from lmsae.stages.finishing import CONVERSION
 from lmsae.stages.footprint import Footprint, model_bytes, scoring_footprint, size_of
 from lmsae.stages.inputs.held_out import EvalSection, hook_up, read_held_out, require_current
@@ -305,6 +305,7 @@ STAGE = Stage(
     shares=pass_of,
     fills_memory=True,
     relatives_differ_in=PROBING | {"groups"},
+    on_device=True,
     effort=Effort(
         _count_scored_tokens,
         _rate_of_each,
@@ -312,5 +313,6 @@ STAGE = Stage(
         size=_size,
         memory=_memory,
         lessen="lower eval.batch_contexts, runtime.together or sae.d_sae",
+        given_seconds=4 * HOUR,
     ),
 )

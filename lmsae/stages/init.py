@@ -167,5 +167,7 @@ STAGE = Stage(
     sections={"init": InitSection},
     # Starting weights take seconds, as starting a job does.
     shares=lambda spec: spec.inputs["activations"],
+    goes_with="norm",
+    on_device=True,
     effort=replace(EACH_ALIKE, memory=_memory, lessen="lower tokenize.calibration_tokens, init.tokens or sae.d_sae"),
 )

@@ -12,9 +12,10 @@ from lmsae.interpretation.config import Shown
 from lmsae.lm import ResolvedModel
 from lmsae.runtime.numbers import format_count
 from lmsae.runtime.runtime import Runtime
-from lmsae.stages.effort import Effort, Facts, Kind, Outlook
-from lmsae.stages.footprint import Footprint, describing_footprint, size_of
-from lmsae.stages.models import LMConfig
+from lmsae.stages.activations import live_parts
+from lmsae.stages.effort import HOUR, Effort, Facts, Kind, Outlook
+from lmsae.stages.footprint import Footprint, capturing_footprint, describing_footprint, model_bytes, size_of, widest
+from lmsae.stages.models import LMConfig, read_config
 from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Place, Reading, Sites, inputs_from
 from lmsae.stages.stage import Done, Job, Stage
@@ -112,9 +113,20 @@ def _size(specs: Sequence[Spec], outlook: Outlook) -> str:
 
 
 def _memory(specs: Sequence[Spec], outlook: Outlook) -> Footprint:
-    """The memory of a pass, without that of models, where they run."""
+    """The memory of a pass, and of the models if they run: on held-out text, or where activations are live."""
+    config = Config.model_validate(specs[0].config)
     dictionaries = [size_of(_dictionary(spec, outlook)) for spec in specs]
-    return describing_footprint(tokens=specs[0].config["tokens"], dictionaries=dictionaries)
+    describing = describing_footprint(tokens=config.tokens, dictionaries=dictionaries)
+    if config.split == "train":
+        return Footprint([*describing.parts, *live_parts(specs[0], outlook)])
+    models = [read_config(model.source) for model in config.models]
+    capturing = capturing_footprint(
+        model_bytes=sum(model_bytes(read, one.dtype) for read, one in zip(models, config.models, strict=True)),
+        batch_tokens=config.batch_contexts * outlook.spec(specs[0].inputs["tokens"]).config["packing"]["context_size"],
+        widest=max(map(widest, models)),
+        width=sum(_dictionary(specs[0], outlook).widths.reads),
+    )
+    return Footprint([*describing.parts, *capturing.parts])
 
 
 def _dictionary(spec: Spec, outlook: Outlook) -> DictionaryConfig:
@@ -133,5 +145,6 @@ STAGE = Stage(
     shares=pass_of,
     fills_memory=True,
     is_wanted=True,
-    effort=Effort(_count_tokens, _rate_of_each, _kind, size=_size, memory=_memory),
+    on_device=True,
+    effort=Effort(_count_tokens, _rate_of_each, _kind, size=_size, memory=_memory, given_seconds=4 * HOUR),
 )

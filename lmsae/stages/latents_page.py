@@ -43,5 +43,6 @@ STAGE = Stage(
     inputs={"features": "features"},
     make=make,
     configs=configs,
+    follows="features",
     is_wanted=True,
 )

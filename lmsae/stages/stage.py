@@ -115,6 +115,14 @@ class Stage:
     """It makes an artifact for each hook point of a row, from the inputs of that hook point."""
     shares: Callable[[Spec], Hashable] = lambda spec: spec.key
     """Specs for which this is equal are made in one pass."""
+    follows: str | None = None
+    """The input with which it keeps company, for a stage whose artifacts take seconds: they are made in one pass, one
+    after the other, if that pass makes all of theirs."""
+    goes_with: str | None = None
+    """The stage of an input that a cluster makes in the same submission, if one pass makes it. Both take seconds, and
+    this one needs nothing else that needs that one, or a submission could come to wait for itself."""
+    on_device: bool = False
+    """It computes on `runtime.device`; the others never need a GPU."""
     fills_memory: bool = False
     """All artifacts of a pass are in memory at once: `runtime.together` of them at most."""
     is_wanted: bool = False

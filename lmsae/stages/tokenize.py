@@ -13,7 +13,7 @@ from lmsae.errors import DamagedArtifact
 from lmsae.lm.resolving import ResolvedModel
 from lmsae.runtime.numbers import format_share
 from lmsae.runtime.runtime import Runtime
-from lmsae.stages.effort import Effort, Kind, Outlook, fact
+from lmsae.stages.effort import HOUR, Effort, Kind, Outlook, fact
 from lmsae.stages.row import ResolvedRow
 from lmsae.stages.sites import Reading
 from lmsae.stages.stage import Done, Job, Stage
@@ -183,5 +183,11 @@ STAGE = Stage(
     configs=configs,
     sections={"dataset": DatasetConfig, "tokenize": TokenizeSection},
     remark=_remark,
-    effort=Effort(_count_asked_tokens, fact("tokens_per_second"), _kind),
+    effort=Effort(
+        _count_asked_tokens,
+        fact("tokens_per_second"),
+        _kind,
+        given_seconds=4 * HOUR,
+        given_bytes=16 * 10**9,
+    ),
 )

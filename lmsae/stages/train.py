@@ -9,10 +9,10 @@ from lmsae.geometry.config import GEOMETRIES
 from lmsae.runtime.limits import LIBRARIES
 from lmsae.runtime.numbers import format_bytes, format_count
 from lmsae.runtime.runtime import Runtime
-from lmsae.stages.activations import estimate_contexts
+from lmsae.stages.activations import estimate_contexts, live_parts
 from lmsae.stages.along import KEPT, HeldOut, held_out_of
 from lmsae.stages.along_cost import RUNS_BEFORE, evaluation_flops, evaluation_part
-from lmsae.stages.effort import Effort, Kind, Outlook, fact
+from lmsae.stages.effort import HOUR, LEAST_FLOPS, Effort, Kind, Outlook, fact
 from lmsae.stages.flops import dictionary_flops
 from lmsae.stages.footprint import FLOAT_BYTES, Footprint, size_of, training_footprint
 from lmsae.stages.inputs.extending import LENGTH, ON_THE_WAY, take_over_twin
@@ -166,7 +166,8 @@ def _memory(specs: Sequence[Spec], outlook: Outlook) -> Footprint | None:
     texts = [outlook.spec(spec.inputs["tokens"]) for spec in specs]
     evaluations = map(evaluation_part, map(Config.model_validate, (spec.config for spec in specs)), texts)
     largest = max(evaluations, key=lambda part: part.nbytes)
-    return Footprint([*training.parts, largest]) if largest.nbytes else training
+    beside = [part for part in (largest, *live_parts(specs[0], outlook)) if part.nbytes]
+    return Footprint([*training.parts, *beside]) if beside else training
 
 
 STAGE = Stage(
@@ -183,6 +184,7 @@ STAGE = Stage(
     shares=stream_of,
     fills_memory=True,
     require=_require_tokens,
+    on_device=True,
     effort=Effort(
         _work,
         fact("flops_per_second"),
@@ -191,5 +193,8 @@ STAGE = Stage(
         memory=_memory,
         lessen="lower runtime.together, train.batch_size (or raise train.gradient_accumulation), train.window_tokens "
         "or sae.d_sae",
+        given_seconds=24 * HOUR,
+        given_bytes=64 * 10**9,
+        least_rate=LEAST_FLOPS,
     ),
 )

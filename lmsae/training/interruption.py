@@ -10,6 +10,8 @@ from types import FrameType
 
 TIMED_OUT = 124
 """The exit code of a time limit, as timeout(1) has it."""
+STOPPED = "run it again to go on"
+"""The end of what is said of work that was stopped and can go on."""
 
 
 class Interruption:
@@ -40,10 +42,10 @@ class Interruption:
         if self._signal == signal.SIGINT:
             raise KeyboardInterrupt
         if self._signal is not None:
-            print(f"stopped by {signal.Signals(self._signal).name}; run it again to go on", file=sys.stderr)
+            print(f"stopped by {signal.Signals(self._signal).name}; {STOPPED}", file=sys.stderr)
             raise SystemExit(128 + self._signal)
         if self._is_late:
-            print("stopped at runtime.time_limit; run it again to go on", file=sys.stderr)
+            print(f"stopped at runtime.time_limit; {STOPPED}", file=sys.stderr)
             raise SystemExit(TIMED_OUT)
 
 

@@ -32,6 +32,8 @@ GresTypes=gpu
 SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,sched_interval=2
 EnforcePartLimits=ALL
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 ReturnToService=2
 KillWait=2
 MinJobAge=300
@@ -42,12 +44,14 @@ SlurmdPidFile={folder}/slurmd.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
 NodeName=localhost NodeAddr=127.0.0.1 CPUs=16 RealMemory=256000 Gres=gpu:2
-PartitionName=all Nodes=localhost Default=YES MaxTime=INFINITE State=UP
+PartitionName=all Nodes=localhost Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes=localhost MaxTime=INFINITE State=UP PriorityTier=2
 """
 # Slurm wants a character device for each GPU; it does not look into them.
 GRES_CONF = "Name=gpu File=/dev/zero\nName=gpu File=/dev/full\n"
 # Snakemake's job steps drop every SLURM_* variable before they call srun, and with them where slurm.conf is.
-SRUN = '#!/bin/sh\nSLURM_CONF={conf} exec {srun} "$@"\n'
+COMMANDS = ("srun", "scontrol")
+COMMAND = '#!/bin/sh\nSLURM_CONF={conf} exec {program} "$@"\n'
 
 
 @contextlib.contextmanager
@@ -58,9 +62,10 @@ def one_node_slurm(folder: Path) -> Iterator[dict[str, str]]:
         (folder / name).mkdir()
     conf.write_text(SLURM_CONF.format(folder=folder, controller=free_port(), daemon=free_port()))
     (folder / "gres.conf").write_text(GRES_CONF)
-    wrapper = folder / "bin/srun"
-    wrapper.write_text(SRUN.format(conf=conf, srun=shutil.which("srun")))
-    wrapper.chmod(0o755)
+    for name in COMMANDS:
+        wrapper = folder / "bin" / name
+        wrapper.write_text(COMMAND.format(conf=conf, program=shutil.which(name)))
+        wrapper.chmod(0o755)
     variables = {"SLURM_CONF": str(conf), "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}
     environment = {**os.environ, **variables}
     commands = [["slurmctld", "-D", "-c", "-f", str(conf)], ["slurmd", "-D", "-c", "-N", "localhost", "-f", str(conf)]]
@@ -83,7 +88,9 @@ def free_port() -> int:
 def wait_until_idle(environment: dict[str, str], folder: Path) -> None:
     deadline = time.monotonic() + 60
     while True:
-        said = subprocess.run(["sinfo", "--noheader", "-o", "%T"], env=environment, capture_output=True, text=True)
+        said = subprocess.run(
+            ["sinfo", "--noheader", "--partition=all", "-o", "%T"], env=environment, capture_output=True, text=True
+        )
         if said.stdout.strip() == "idle":
             return
         if time.monotonic() > deadline:

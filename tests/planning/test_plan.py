@@ -531,6 +531,7 @@ def test_rows_share_every_stage_that_they_agree_on() -> None:
         "train": 2,
         "eval": 1,
         "features": 2,
+        "page": 2,
     }
 
 
