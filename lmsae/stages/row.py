@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar, cast
 
 from lmsae.artifacts.artifact import Spec
 from lmsae.config import Frozen
@@ -47,22 +48,31 @@ class ResolvedRow:
 
     def section(self, kind: type[Section]) -> Section:
         """The row's section of a class: its columns, validated."""
-        return next(section for section in self.sections.values() if isinstance(section, kind))
+        if kind not in self._by_kind:
+            self._by_kind[kind] = next(section for section in self.sections.values() if isinstance(section, kind))
+        return cast(Section, self._by_kind[kind])
+
+    @cached_property
+    def _by_kind(self) -> dict[type[Frozen], Frozen]:
+        return {}
 
     def fields(self, kind: type[Frozen]) -> dict[str, Any]:
         """The values of those columns that a class has, from the row's section of that class."""
         return self.section(kind).model_dump(include=set(kind.model_fields))
 
-    def settings(self) -> dict[str, Any]:
-        """Every setting that has a value, by dotted name: the columns of its sections, defaults too, and those of its
-        dictionary's parts and losses. Of own activations those of model and text mean nothing."""
+    def described(self) -> list[tuple[str, Frozen]]:
+        """All that has settings of the row, each with the first part of their names: its sections, and the parts and
+        losses of its dictionary. Of own activations model and text mean nothing."""
         idle = (DatasetConfig, ModelSection) if self.text is None else ()
-        meant = {name: section for name, section in self.sections.items() if not isinstance(section, idle)}
         parts = (self.dictionary.geometry, self.dictionary.act_fn, *self.objective.losses)
-        sections = [(name, section.model_dump(mode="json")) for name, section in meant.items()]
-        sections += [("sae", part.model_dump(mode="json", exclude={"kind"})) for part in parts]
-        named = {f"{section}.{name}": value for section, fields in sections for name, value in fields.items()}
-        return {name: value for name, value in named.items() if value is not None}
+        meant = [(name, section) for name, section in self.sections.items() if not isinstance(section, idle)]
+        return [*meant, *(("sae", part) for part in parts)]
+
+
+def named_settings(name: str, part: Frozen) -> dict[str, Any]:
+    """The settings of a section or part by dotted name, those without a value too."""
+    dumped = part.model_dump(mode="json")
+    return {f"{name}.{field}": value for field, value in dumped.items() if field != "kind"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +80,25 @@ class PlannedRow:
     """A row and its specs, by stage. A stage of which a row has several calls the second `activations.1`, and so on."""
 
     name: str
-    settings: Mapping[str, Any]
-    """All of them by dotted name, defaults too."""
+    parts: Sequence[Mapping[str, Any]]
+    """The settings of its sections and parts, which many rows share."""
     given: frozenset[str]
     """The columns that the user wrote, for this row or for all."""
     specs: Mapping[str, Spec]
     finished: Finished | None = None
     """The dictionary that it evaluates or starts from, if it names one."""
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting that has a value, by dotted name, defaults too."""
+        named: dict[str, Any] = {}
+        for part in self.parts:
+            named |= part
+        return {name: value for name, value in named.items() if value is not None}
+
     def of(self, stage: str) -> list[Spec]:
         """The row's specs of one stage."""
-        return [spec for name, spec in self.specs.items() if name.partition(".")[0] == stage]
+        return [spec for spec in self.specs.values() if spec.stage == stage]
 
     @property
     def dictionary(self) -> Spec:
