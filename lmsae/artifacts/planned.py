@@ -13,6 +13,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from lmsae.config import key_of
 from lmsae.runtime.disk import explain_full_disk
 from lmsae.runtime.drafts import draft_of
 
@@ -55,15 +56,15 @@ def write_planned(root: Path, name: str, specs: Mapping[str, Text], *, forget: b
     """Write the specs of a plan, by reference, to the file of a name. What was written of earlier plans stays, for jobs
     that were submitted then, unless the call is to `forget` it. Raises NoSpaceError.
 
-    A reader sees the whole file or the one before. A power cut may leave one that lacks lines; the next plan adds them.
+    A reader sees the whole file or the one before. A power cut may leave damaged lines; the next plan mends them.
     """
     path = root / FOLDER / f"{name}{SUFFIX}"
-    known = {reference for reference, _ in _lines(path)}
+    known = {reference for reference, _ in _whole_lines(path)}
     if specs.keys() == known if forget else specs.keys() <= known:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     new = ((reference, specs[reference].canonical) for reference in sorted(specs))
-    old = () if forget else (line for line in _lines(path) if line[0] not in specs)
+    old = () if forget else (line for line in _whole_lines(path) if line[0] not in specs)
     with explain_full_disk(path), draft_of(path) as draft, open(draft, "w", encoding="utf-8", newline="\n") as file:
         for reference, text in merge(old, new, key=itemgetter(0)):
             file.write(f"{reference}\t{text}\n")
@@ -78,10 +79,13 @@ def _files(root: Path) -> list[Path]:
     return sorted((root / FOLDER).glob(f"*{SUFFIX}"))
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """The references and texts of a file; none where there is no file."""
+def _whole_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """The references and texts of a file, but for damaged ones; none where there is no file."""
     with suppress(FileNotFoundError), open(path, "rb") as file:
-        yield from map(_parse, file)
+        for line in file:
+            reference, text = _parse(line)
+            if reference.endswith(f"/{key_of(text)}"):
+                yield reference, text
 
 
 def _lines_from(path: Path, reference: str) -> Iterator[tuple[str, str]]:
