@@ -115,7 +115,7 @@ def collect(
             sweep.path(artifacts).unlink(missing_ok=True)
             forget_planned(artifacts.root, sweep.path(artifacts).stem)
         if plan.sweep and before:
-            plan.write_specs(artifacts, forget=True)
+            plan.forget_earlier(artifacts)
     things, command = ("artifacts and states", "gc --states") if states else ("artifacts", "gc")
     command += (f" --forget {forget}" if forget else "") + limits.flags
     advice = "" if delete or not count else f"; `lmsae {command} --delete` removes them"

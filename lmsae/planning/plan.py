@@ -112,26 +112,30 @@ class Plan:
         limit = together if STAGES[stage].fills_memory else max(len(specs), 1)
         return [group[i : i + limit] for group in groups.values() for i in range(0, len(group), limit)]
 
-    def write_specs(self, artifacts: Artifacts, *, forget: bool = False) -> None:
-        """Write every spec, those of rows into one file, and note the sweep that wants them. With `forget`, what
-        earlier plans of the sweep wrote goes."""
-        of_rows, of_sweep = dict[str, Spec](), list[Spec]()
-        for stage, specs in self._by_stage.items():
-            if STAGES[stage].of_sweep:  # of these there is one, of many megabytes
-                of_sweep += specs.values()
-            else:
-                of_rows |= specs
-        write_planned(artifacts.root, self._name(artifacts), of_rows, forget=forget)
-        for spec in of_sweep:
-            artifacts.add(spec)
+    def write_specs(self, artifacts: Artifacts) -> None:
+        """Write every spec, those of rows into one file, and note the sweep that wants them."""
+        self._write_planned(artifacts, forget=False)
+        for stage in (stage for stage in STAGES if STAGES[stage].of_sweep):
+            for spec in self.specs(stage):  # one, of many megabytes
+                artifacts.add(spec)
         for row in self.rows:
             if row.finished:
                 imported.note_source(artifacts.add(row.specs[imported.STAGE.name]), row.finished)
         if self.sweep:
             self.sweep.note(artifacts)
 
-    def _name(self, artifacts: Artifacts) -> str:
-        return self.sweep.path(artifacts).stem if self.sweep else "plan"
+    def forget_earlier(self, artifacts: Artifacts) -> None:
+        """Forget what earlier plans of the sweep wanted and this one does not."""
+        self._write_planned(artifacts, forget=True)
+        if self.sweep:
+            self.sweep.note(artifacts)
+
+    def _write_planned(self, artifacts: Artifacts, *, forget: bool) -> None:
+        of_rows = dict[str, Spec]()
+        for stage in (stage for stage in STAGES if STAGES[stage].configs):
+            of_rows |= self._by_stage[stage]
+        name = self.sweep.path(artifacts).stem if self.sweep else "plan"
+        write_planned(artifacts.root, name, of_rows, forget=forget)
 
     def write(self, artifacts: Artifacts, together: int, name: str = "") -> None:
         """Write every spec, and `plan/<stage>.json`, the passes of each stage: what commands without keys work on."""
