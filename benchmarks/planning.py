@@ -9,8 +9,8 @@ process of its own, as a user starts it. The floor is measured too: `lmsae --ver
 
     python benchmarks/planning.py --growth 1000 5000 20000 100000 --finished 1000 5000 10000
 
-measures growth alone, in memory and in seconds of processor time (user and system), which programs beside it change less
-than the time on the clock: a first plan, the next one, and of sweeps that are finished also `gc`, `du` and `verify`.
+measures growth alone, in memory and in seconds of processor time (user and system), which programs beside it change
+less than the time on the clock: of a first plan, the next one, and for finished sweeps also `gc`, `du` and `verify`.
 """
 
 import argparse

@@ -75,9 +75,6 @@ class Spec:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Spec) and self.reference == other.reference
 
-    def __hash__(self) -> int:
-        return hash(self.reference)
-
     def __repr__(self) -> str:
         return f"Spec({self.reference})"
 
