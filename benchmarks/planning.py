@@ -6,6 +6,11 @@ A temporary folder has this repository's Snakefile and dvc.yaml, and a sweep ove
 and seeds of the built-in model. All of its artifacts are finished. Their specs and manifests are real: the code with
 which every stage publishes writes them. Their payloads are a few bytes, and nothing is trained. Every command is a
 process of its own, as a user starts it. The floor is measured too: `lmsae --version`, and a Snakefile without rules.
+
+    python benchmarks/planning.py --growth 1000 5000 20000 100000 --finished 1000 5000 10000
+
+measures growth alone, in memory and in seconds of processor time (user and system), which programs beside it change
+less than the time on the clock: of a first plan, the next one, and for finished sweeps also `gc`, `du` and `verify`.
 """
 
 import argparse
@@ -96,6 +101,12 @@ def publish_page(plan: Plan, artifacts: Artifacts, results: Path) -> None:
 
 def prepare(folder: Path, count: int) -> None:
     """A sweep of so many rows whose artifacts are all finished, as both engines know."""
+    finish_sweep(folder, count)
+    run(folder, "dvc", "commit", "--force", "--quiet")
+
+
+def finish_sweep(folder: Path, count: int) -> Plan:
+    """A sweep of so many rows whose artifacts are all finished."""
     write_sweep(folder, count)
     here = Path.cwd()
     os.chdir(folder)
@@ -107,9 +118,9 @@ def prepare(folder: Path, count: int) -> None:
         publish_page(plan, artifacts, runtime.results)
         for stage in STAGES:
             write_index(stage, [spec.reference for spec in plan.specs(stage)], artifacts)
+        return plan
     finally:
         os.chdir(here)
-    run(folder, "dvc", "commit", "--force", "--quiet")
 
 
 def run(folder: Path, *command: str) -> float:
@@ -127,6 +138,54 @@ def run(folder: Path, *command: str) -> float:
     if command[:2] == ("dvc", "repro") and "Running stage 'tokenize'" in said:
         raise SystemExit(f"dvc found work to do:\n{said}")
     return seconds
+
+
+CHILD = """
+import sys
+from lmsae.cli import main
+code = main(sys.argv[1:])
+sys.stderr.write(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])
+sys.exit(code)
+"""
+"""A command that tells its largest memory itself: what `wait4` tells of a child may be that of its parent."""
+
+
+def measure(folder: Path, command: str) -> tuple[float, float]:
+    """The seconds of processor time that a command takes, and its largest memory in MB. It must succeed."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    with open(folder / "said", "w") as nothing, open(folder / "memory", "w") as told:
+        started = [sys.executable, "-c", CHILD, command]
+        child = subprocess.Popen(started, cwd=folder, env=environment, stdout=nothing, stderr=told)
+        _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"{command} ended with {child.returncode}: {(folder / 'memory').read_text()}")
+    return usage.ru_utime + usage.ru_stime, int((folder / "memory").read_text()) * 1024 / 1e6
+
+
+GROWTH = ("plan", "gc", "du", "verify")
+
+
+def growth(folder: Path, counts: Sequence[int], finished: Sequence[int]) -> None:
+    """Print how processor time and memory grow with rows."""
+    print("| rows | first plan, s | MB | next plan, s | MB | files | MB on disk |\n|---|---|---|---|---|---|---|")
+    for count in counts:
+        write_sweep(folder, count)
+        shutil.rmtree(folder / "artifacts", ignore_errors=True)
+        taken = [*measure(folder, "plan"), *measure(folder, "plan")]
+        files = [path for path in (folder / "artifacts").rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files) / 1e6
+        cells = [f"{number:,.1f}" if place % 2 == 0 else f"{number:,.0f}" for place, number in enumerate(taken)]
+        print(f"| {count:,} | {' | '.join(cells)} | {len(files):,} | {size:,.0f} |", flush=True)
+    os.fsync = lambda fd: None  # nothing here is to outlive a power cut
+    names = " | ".join(f"{name}, s | MB" for name in GROWTH)
+    print(f"\nAll artifacts finished:\n\n| rows | artifacts | {names} |\n|---|---|{'---|---|' * len(GROWTH)}")
+    for count in finished:
+        shutil.rmtree(folder / "artifacts", ignore_errors=True)
+        plan = finish_sweep(folder, count)
+        taken = [measure(folder, command) for command in GROWTH]
+        cells = [f"{seconds:,.1f} | {memory:,.0f}" for seconds, memory in taken]
+        print(f"| {count:,} | {sum(len(plan.specs(stage)) for stage in STAGES):,} | {' | '.join(cells)} |", flush=True)
 
 
 COMMANDS = {
@@ -181,10 +240,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[100, 300, 1000, 2000])
     parser.add_argument("--times", type=int, default=3, help="runs of each command, in turn")
+    parser.add_argument("--growth", type=int, nargs="+", help="measure growth alone, of plans of so many rows")
+    parser.add_argument("--finished", type=int, nargs="*", default=[], help="and of so many rows that are finished")
     arguments = parser.parse_args()
     measured = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if arguments.growth:
+            growth(folder, arguments.growth, arguments.finished)
+            return
         for shipped in SHIPPED:
             source, target = REPOSITORY / shipped, folder / shipped
             target.parent.mkdir(parents=True, exist_ok=True)

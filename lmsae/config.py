@@ -43,9 +43,12 @@ def canonical_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def key_of(canonical: str) -> str:
-    """The key of a canonical JSON text: the first 16 hex digits of its sha256."""
-    return hashlib.sha256(canonical.encode()).hexdigest()[:KEY_DIGITS]
+def key_of(*canonical: str) -> str:
+    """The key of a canonical JSON text, whole or in pieces: the first 16 hex digits of its sha256."""
+    digest = hashlib.sha256()
+    for piece in canonical:
+        digest.update(piece.encode())
+    return digest.hexdigest()[:KEY_DIGITS]
 
 
 Config = TypeVar("Config", bound=BaseModel)

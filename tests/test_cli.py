@@ -333,7 +333,7 @@ def test_a_dictionary_whose_width_does_not_fit_is_refused(made: Path, lmsae: Lms
     """No row can ask for it, since the plan takes the width from the model; a spec written by hand can."""
     spec = Artifact(made / "artifacts" / stage / keys(made, stage)[0]).spec()
     dictionary = {**spec.config["dictionary"], "widths": {"reads": [24], "writes": [24]}}
-    wrong = Spec(**{**spec.model_dump(), "config": {**spec.config, "dictionary": dictionary}})
+    wrong = Spec(**{**spec.fields(), "config": {**spec.config, "dictionary": dictionary}})
     Artifacts(made / "artifacts").add(wrong)
     refused(lmsae(stage, wrong.key), "have width 16", "has 24 there")
     assert wrong.reference not in manifests(made)
@@ -405,7 +405,7 @@ def test_a_damaged_plan_says_how_to_get_another(made: Path, lmsae: Lmsae) -> Non
 
 def test_an_artifact_of_another_version_of_its_stage_is_refused(made: Path, lmsae: Lmsae) -> None:
     spec = Artifact(made / "artifacts" / "norm" / keys(made, "norm")[0]).spec()
-    older = Artifacts(made / "artifacts").add(Spec(**{**spec.model_dump(), "version": 0}))
+    older = Artifacts(made / "artifacts").add(Spec(**{**spec.fields(), "version": 0}))
     refused(lmsae("norm", older.path.name), "norm version 0", "Plan the sweep again")
 
 

@@ -1,6 +1,6 @@
 """An artifact: a directory named by the hash of its spec, finished when it has a manifest.
 
-artifacts/<stage>/<key>/spec.json       what it is; sha256 of this file begins with <key>
+artifacts/<stage>/<key>/spec.json       what it is; sha256 of this file begins with <key>; until work begins: planned.py
                         <payload>       what the stage wrote
                         manifest.json   every file's size and digest; written last, byte-deterministic
                         run.json        provenance: when, where, by which versions; not identity
@@ -11,18 +11,17 @@ artifacts/<stage>/<key>/spec.json       what it is; sha256 of this file begins w
 import json
 import os
 import shutil
-from collections.abc import Callable, Container, Iterator, Sequence, Set
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from lmsae.artifacts.inside import is_reference, require_reference
 from lmsae.artifacts.lending import REFUSED, is_refused, is_whole, refuse
 from lmsae.artifacts.manifest import MANIFEST, RUN, SPEC, TWIN, Manifest, ManifestFile, read_manifest, write_manifest
-from lmsae.config import Frozen, JsonObject, canonical_json, key_of
+from lmsae.artifacts.planned import read_planned, references_beginning
+from lmsae.artifacts.spec import Spec
+from lmsae.config import JsonObject, key_of
 from lmsae.errors import DamagedArtifact, MissingArtifact
 from lmsae.runtime.disk import explain_full_disk
 from lmsae.runtime.drafts import DRAFT, draft_of
@@ -31,30 +30,6 @@ from lmsae.runtime.runtime import Runtime
 CHECKPOINT = "checkpoint"
 SOURCE = "source.json"
 NOT_PAYLOAD = frozenset({SPEC, MANIFEST, RUN, TWIN, CHECKPOINT, SOURCE, REFUSED})
-
-
-class Spec(Frozen):
-    """One stage's share of a row: everything that determines the bytes of one artifact.
-
-    `inputs` maps the stage's names for its inputs to references `<stage>/<key>`.
-    """
-
-    stage: str
-    version: int
-    config: JsonObject
-    inputs: dict[str, str]
-
-    @cached_property
-    def canonical(self) -> str:
-        return canonical_json(self)
-
-    @cached_property
-    def key(self) -> str:
-        return key_of(self.canonical)
-
-    @property
-    def reference(self) -> str:
-        return f"{self.stage}/{self.key}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,26 +57,34 @@ class Artifact:
         return (self.path / MANIFEST).exists()
 
     def spec(self) -> Spec:
-        """The spec, after a check that its hash is the directory's name."""
+        """The spec, after a check that its hash is the directory's name. Until work on the artifact begins, it is that
+        of a plan."""
         try:
             text = (self.path / SPEC).read_text("utf-8", errors="replace")
         except FileNotFoundError:
-            raise MissingArtifact(
-                f"{self.path}: there is no such artifact. `lmsae plan` writes the specs of the sweep as it is now."
-            ) from None
+            return self._planned_spec()
         if key_of(text) != self.path.name:
             raise DamagedArtifact(
                 f"{self.path / SPEC}: its sha256 begins with {key_of(text)}, but the directory is named "
                 f"{self.path.name}: the spec was changed or damaged. Delete the directory and make it again."
             )
         try:
-            spec = Spec.model_validate_json(text)
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise DamagedArtifact(f"{self.path / SPEC}: it is no spec ({reason}). {self._mend()}") from None
+            spec = Spec.read(text)
+        except ValueError as error:
+            raise DamagedArtifact(f"{self.path / SPEC}: it is no spec ({error}). {self._mend()}") from None
         for reference in spec.inputs.values():
             require_reference(reference, self.path / SPEC)
         return spec
+
+    def _planned_spec(self) -> Spec:
+        """The spec as a plan has it. Raises MissingArtifact if none has one that is whole."""
+        text = read_planned(self.path.parent.parent, self.reference)
+        with suppress(ValueError):
+            if text is not None and key_of(text) == self.path.name:
+                return Spec.read(text)
+        raise MissingArtifact(
+            f"{self.path}: there is no such artifact. `lmsae plan` writes the specs of the sweep as it is now."
+        )
 
     def manifest(self) -> Manifest:
         """The manifest. Raises MissingArtifact while the artifact is not finished."""
@@ -165,7 +148,7 @@ class Artifact:
         assert self.lender is None, "nothing is written where it is lent"
         require_claim()
         write_atomically(self.path / RUN, json.dumps(provenance, indent=1, sort_keys=True) + "\n")
-        text = write_manifest(Manifest(stage=spec.stage, key=spec.key, inputs=spec.inputs, files=files))
+        text = write_manifest(Manifest(stage=spec.stage, key=spec.key, inputs=dict(spec.inputs), files=files))
         for name in (TWIN, MANIFEST):
             require_claim()
             write_atomically(self.path / name, text)
@@ -227,9 +210,25 @@ class Artifacts:
         for one in lent:
             if one.is_finished and not is_refused(own.path, one.path):
                 return one
-        if not (own.path / SPEC).exists():
-            return next((one for one in lent if not one.is_finished and (one.path / SPEC).exists()), own)
-        return own
+        known = next((one for one in lent if not one.is_finished and (one.path / SPEC).exists()), own)
+        return own if known is own or self._has_spec(own) else known
+
+    def _has_spec(self, own: Artifact) -> bool:
+        return (own.path / SPEC).exists() or read_planned(self.root, own.reference) is not None
+
+    def finished(self, references: Iterable[str]) -> set[str]:
+        """Those of some references whose artifacts are finished. A stage's folder is listed once: of a plan most are
+        not there yet."""
+        there: dict[str, set[str]] = {}
+        found = set[str]()
+        for reference in references:
+            stage, _, key = reference.partition("/")
+            if stage not in there:
+                folder = self.root / stage
+                there[stage] = set(os.listdir(folder)) if folder.is_dir() else set()
+            if (self.lenders or key in there[stage]) and self[reference].is_finished:
+                found.add(reference)
+        return found
 
     def own(self, reference: str) -> Artifact:
         """The artifact of a reference in this folder, whoever else may lend it: the one to write."""
@@ -249,15 +248,21 @@ class Artifacts:
     def add(self, spec: Spec) -> Artifact:
         """Write the spec into its artifact's directory, unless it is there already with all its bytes.
 
-        This does not wait until the bytes are on the disk: in a large plan that would take most of the time. So a power
-        cut may leave a spec cut short, and its length tells.
+        One whose writing was cut short by a power cut, as that of earlier versions could be, is told by its length.
         """
         artifact = self.own(spec.reference)
-        path = artifact.path / SPEC
-        if not path.exists() or path.stat().st_size != len(spec.canonical.encode()):
+        path, pieces = artifact.path / SPEC, spec.pieces()
+        if not path.exists() or path.stat().st_size != sum(len(piece.encode()) for piece in pieces):
             artifact.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, spec.canonical, survives_power_cut=False)
+            write_atomically(path, *pieces)
         return artifact
+
+    def begin(self, reference: str) -> Artifact:
+        """The own directory of an artifact, with its spec in it: work on it can begin. Raises MissingArtifact or
+        DamagedArtifact if there is no spec."""
+        text = read_planned(self.root, reference)
+        whole = text is not None and key_of(text) == reference.rpartition("/")[2]
+        return self.add(Spec.read(text) if text is not None and whole else self[reference].spec())
 
     def __iter__(self) -> Iterator[Artifact]:
         """Every artifact here that has a spec, finished or not, in the order of their paths. None is lent."""
@@ -272,9 +277,10 @@ class Artifacts:
 
     def find(self, key: str) -> Artifact:
         """The artifact whose key, or reference `<stage>/<key>`, begins with `key`."""
-        if is_reference(key) and (self[key].path / SPEC).exists():
+        if is_reference(key) and ((self[key].path / SPEC).exists() or self._has_spec(self[key])):
             return self[key]
-        found = [a for a in self.everywhere() if a.reference.startswith(key) or a.path.name.startswith(key)]
+        made = {a.reference for a in self.everywhere() if a.reference.startswith(key) or a.path.name.startswith(key)}
+        found = [self[reference] for reference in sorted(made | self._planned(key))]
         if len(found) == 1:
             return found[0]
         if not found:
@@ -284,6 +290,13 @@ class Artifacts:
         raise MissingArtifact(
             f"{key!r} begins several keys: {', '.join(a.reference for a in found)}. Give more digits."
         )
+
+    def _planned(self, key: str) -> set[str]:
+        """The references in plans whose key, or that themselves, begin with `key`."""
+        if "/" in key:
+            return references_beginning(self.root, key)
+        every = references_beginning(self.root, "")
+        return {one for one in every if one.startswith(key) or one.rpartition("/")[2].startswith(key)}
 
     def lineage(self, reference: str) -> list[str]:
         """The references of an artifact's ancestors and of itself, parents before children."""
@@ -311,16 +324,15 @@ def digest_of_file(path: Path) -> str:
     return blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()
 
 
-def write_atomically(path: Path, text: str, *, survives_power_cut: bool = True) -> None:
-    """Write a small file so that a reader sees all of it or nothing.
+def write_atomically(path: Path, *pieces: str) -> None:
+    """Write a small file, of a text in one or more pieces, so that a reader sees all of it or nothing.
 
-    With `survives_power_cut` this holds after a power cut too, and the call waits for the disk. Raises NoSpaceError.
+    This holds after a power cut too: the call waits for the disk. Raises NoSpaceError.
     """
     with explain_full_disk(path), draft_of(path) as draft, open(draft, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        if survives_power_cut:
-            file.flush()
-            os.fsync(file.fileno())
+        file.writelines(pieces)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _copy_atomically(source: Path, target: Path) -> None:

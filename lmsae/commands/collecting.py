@@ -2,13 +2,14 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 from lmsae.artifacts.artifact import CHECKPOINT, Artifact, Artifacts
 from lmsae.artifacts.claim import hold_claim
+from lmsae.artifacts.planned import forget_planned
 from lmsae.commands.weighing import size_of, weigh
 from lmsae.errors import ArtifactError
 from lmsae.planning.plan import Plan
@@ -89,8 +90,9 @@ def collect(
     leave what is young or small.
     """
     own = plan.sweep.origin if plan.sweep else None
-    before = [sweep for sweep in known_sweeps(artifacts) if sweep.origin == own]
-    others = [sweep for sweep in known_sweeps(artifacts) if sweep.origin != own]
+    known = [*known_sweeps(artifacts)]
+    before = [sweep for sweep in known if sweep.origin == own]
+    others = [sweep for sweep in known if sweep.origin != own]
     forgotten = _choose(others, forget, artifacts) if forget else []
     kept = [sweep for sweep in others if sweep not in forgotten]
     ours = {spec.reference for stage in STAGES for spec in plan.specs(stage)}
@@ -111,8 +113,9 @@ def collect(
     if delete:
         for sweep in forgotten:
             sweep.path(artifacts).unlink(missing_ok=True)
+            forget_planned(artifacts.root, sweep.path(artifacts).stem)
         if plan.sweep and before:
-            plan.sweep.note(artifacts)
+            plan.forget_earlier(artifacts)
     things, command = ("artifacts and states", "gc --states") if states else ("artifacts", "gc")
     command += (f" --forget {forget}" if forget else "") + limits.flags
     advice = "" if delete or not count else f"; `lmsae {command} --delete` removes them"
@@ -143,7 +146,7 @@ def _whose(reference: str, losers: Sequence[Sweep]) -> str:
     return f"  of {'; '.join(said)}" if said else ""
 
 
-def _describe_kept(sweep: Sweep, ours: set[str], artifacts: Artifacts) -> str:
+def _describe_kept(sweep: Sweep, ours: Set[str], artifacts: Artifacts) -> str:
     """A line on what another sweep keeps here, and on how to have it otherwise."""
     there = [artifacts.own(reference) for reference in sweep.references - ours]
     there = [artifact.path for artifact in there if artifact.path.exists()]

@@ -35,16 +35,17 @@ def wanted_on_disk(artifacts: Artifacts, plan: str = "") -> Wanted:
 
 
 def find_useless(
-    references: Sequence[str], wanted: Wanted, artifacts: Artifacts, device: str
+    references: Sequence[str], wanted: Wanted, artifacts: Artifacts, device: str, specs: dict[str, Spec]
 ) -> dict[str, NotEnoughTokens]:
     """Those of some artifacts that are of no use, for no stage that takes them can ever be made; each with the reasons.
 
-    It is known only now: the plan was made before there were tokens to count.
+    It is known only now: the plan was made before there were tokens to count. `specs` has those that are known, by
+    reference, and those that are read are added.
     """
     missing = {reference for reference in references if not artifacts[reference].is_finished}
     if not missing:
         return {}
-    outlook, reasons = Estimator(artifacts, device), dict[str, dict[str, list[str]]]()
+    outlook, reasons = Estimator(artifacts, device, specs), dict[str, dict[str, list[str]]]()
     for reference, rows in wanted.items():
         spec = outlook.spec(reference)
         taken = missing & {*spec.inputs.values()}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lmsae.artifacts.artifact import Artifacts, write_atomically
+from lmsae.artifacts.artifact import Artifacts, Spec, write_atomically
 from lmsae.commands.finding import find_noted
 from lmsae.commands.foreseeing import Wanted, divide_to_fit, find_useless, wanted_by, wanted_on_disk
 from lmsae.commands.logging_pages import pages_of
@@ -53,6 +53,7 @@ def _run(plan: Plan, runtime: Runtime, say: Say, show: Say) -> "_Work":
     origin = plan.sweep.origin if plan.sweep else None
     plan.write_specs(artifacts)
     work = _Work(artifacts, runtime, say, show, wanted_by(plan), lambda reference: [(runtime.results, origin)])
+    work.specs.update((spec.reference, spec) for stage in STAGES for spec in plan.specs(stage))
     for stage in (stage for stage in STAGES.values() if plan.specs(stage.name)):
         work.run(stage, [[spec.reference for spec in group] for group in plan.passes(stage.name, runtime.together)])
     return work
@@ -115,6 +116,8 @@ class _Work:
     outcome: Outcome = field(default_factory=Outcome)
     lost: set[str] = field(default_factory=set)
     """The artifacts that need one that has failed."""
+    specs: dict[str, Spec] = field(default_factory=dict)
+    """Those that are known, by reference: every pass asks for those of all that may be of no use."""
 
     def run(self, stage: Stage, passes: Sequence[Sequence[str]]) -> None:
         """Make and publish the artifacts of some passes of a stage, but for those that need what has failed."""
@@ -167,7 +170,7 @@ class _Work:
 
     def _foresee(self, stage: Stage, references: Sequence[str]) -> None:
         """Make those artifacts of a pass that are of use and fit into memory, in as many passes as that takes."""
-        useless = find_useless(references, self.wanted, self.artifacts, self.runtime.device)
+        useless = find_useless(references, self.wanted, self.artifacts, self.runtime.device, self.specs)
         self.outcome.failures.update(useless)
         useful = [reference for reference in references if reference not in useless]
         groups, too_large = divide_to_fit(stage, useful, self.artifacts, self.runtime)

@@ -1,8 +1,10 @@
 """Weighing the artifacts folder: its bytes by stage, by row and by age, and what is half made."""
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,12 +47,12 @@ class Weighed:
 def weigh(artifact: Artifact) -> Weighed:
     """Weigh one artifact's folder. Files that go meanwhile weigh nothing."""
     states = dict(_files_of(artifact.path))
-    manifest, names = artifact.path / MANIFEST, {path.relative_to(artifact.path).parts[0] for path in states}
+    manifest, names = MANIFEST, {path.partition("/")[0] for path in states}
     newest = max((changed for _, changed in states.values()), default=0.0)
     return Weighed(
         artifact,
         nbytes=sum(size for size, _ in states.values()),
-        of_state=sum(size for path, (size, _) in states.items() if artifact.path / CHECKPOINT in path.parents),
+        of_state=sum(size for path, (size, _) in states.items() if path.startswith(f"{CHECKPOINT}/")),
         changed=states[manifest][1] if manifest in states else newest,
         is_finished=manifest in states,
         is_begun=bool(names - _OF_PLANS),
@@ -159,12 +161,17 @@ def _describe_half_made(one: Weighed, wanted: set[str]) -> str:
     return f"half made {one.artifact.reference}  {format_bytes(one.nbytes)}, changed {age} ago, {whose}{unwanted}"
 
 
-def _files_of(folder: Path) -> Iterator[tuple[Path, tuple[int, float]]]:
-    """Each file in a folder with its bytes and the time of its last change."""
-    for path in folder.rglob("*"):
-        try:
-            if path.is_file() and not path.is_symlink():
-                state = path.stat()
-                yield path, (state.st_size, state.st_mtime)
-        except FileNotFoundError:  # removed since then
-            continue
+def _files_of(folder: Path | str, name: str = "") -> Iterator[tuple[str, tuple[int, float]]]:
+    """Each file in a folder, by its path there, with its bytes and the time of its last change."""
+    try:
+        entries = os.scandir(folder)
+    except (FileNotFoundError, NotADirectoryError):  # removed since then
+        return
+    with entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                if entry.is_dir(follow_symlinks=False):
+                    yield from _files_of(entry.path, f"{name}{entry.name}/")
+                elif entry.is_file(follow_symlinks=False):
+                    state = entry.stat(follow_symlinks=False)
+                    yield f"{name}{entry.name}", (state.st_size, state.st_mtime)

@@ -34,6 +34,14 @@ class Row:
         prefix = f"{name}."
         return {key.removeprefix(prefix): cell.value for key, cell in self.cells.items() if key.startswith(prefix)}
 
+    def sections(self) -> dict[str, dict[str, Any]]:
+        """The values of every section, by field."""
+        sections: dict[str, dict[str, Any]] = {}
+        for key, cell in self.cells.items():
+            name, _, field_ = key.partition(".")
+            sections.setdefault(name, {})[field_] = cell.value
+        return sections
+
     @property
     def own_columns(self) -> frozenset[str]:
         """The columns that were written for this row and say something."""

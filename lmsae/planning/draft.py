@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 
 from lmsae.errors import Fault
 from lmsae.planning.cells import Row
+from lmsae.planning.remembering import Memory
 
 
 class Refusal(NamedTuple):
@@ -55,15 +56,23 @@ class Draft:
             self.known[name] = value
         return value
 
-    def run(self, checks: Iterable[Check]) -> None:
-        """Run every check that has not been run and of which all is known that it reads."""
+    def run(self, checks: Iterable[Check], memory: Memory) -> None:
+        """Run every check that has not been run and of which all is known that it reads, unless it has passed a row
+        that is the same in that."""
         for check in checks:
-            names = _READS.get(check) or _READS.setdefault(check, tuple(inspect.signature(check).parameters))
-            if check not in self.checked and all(name in self.known for name in names):
+            names = _READS.get(check) or _READS.setdefault(check, dict.fromkeys(inspect.signature(check).parameters))
+            if check not in self.checked and names.keys() <= self.known.keys():
                 self.checked.add(check)
-                for refusal in check(**{name: self.known[name] for name in names}):
-                    self.refuse(*refusal)
+                values = tuple([self.known[name] for name in names])
+                memory.of_objects(check, values, lambda check=check, values=values: self._passes(check, values))
+
+    def _passes(self, check: Check, values: tuple[object, ...]) -> bool | None:
+        """True if a check passes the row; None after the refusals."""
+        refusals = [*check(*values)]
+        for refusal in refusals:
+            self.refuse(*refusal)
+        return None if refusals else True
 
 
-_READS: dict[Check, tuple[str, ...]] = {}
+_READS: dict[Check, dict[str, None]] = {}
 """The names of a check's parameters, looked up once."""

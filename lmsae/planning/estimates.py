@@ -47,6 +47,8 @@ class Estimator:
     def seconds(self, stage: str, todo: Sequence[Spec]) -> float | None:
         """The time of a pass that makes these artifacts; None while nobody knows it."""
         effort = STAGES[stage].effort
+        if not self._measured_of(stage):
+            return None
         works = [effort.work(spec, self) for spec in todo]
         rates = [self._rate(stage, effort.kind(spec, self)) for spec in todo]
         parts = [work / rate for work, rate in zip(works, rates, strict=True) if work is not None and rate]
@@ -68,13 +70,17 @@ class Estimator:
         """Work a second, as the finished artifacts of the nearest kind did it: their median."""
         here = (platform.node(), self.device, *kind)
         if (stage, here) not in self._rates:
-            if stage not in self._measured:
-                self._measured[stage] = self._measure(stage)
-            nearness = {found: [a == b for a, b in zip(found, here, strict=True)] for found in self._measured[stage]}
+            measured = self._measured_of(stage)
+            nearness = {found: [a == b for a, b in zip(found, here, strict=True)] for found in measured}
             nearest = max(nearness.values(), default=None)
-            rates = [r for found, all_ in self._measured[stage].items() if nearness[found] == nearest for r in all_]
+            rates = [r for found, all_ in measured.items() if nearness[found] == nearest for r in all_]
             self._rates[stage, here] = statistics.median(rates) if rates else None
         return self._rates[stage, here]
+
+    def _measured_of(self, stage: str) -> Mapping[Kind, list[float]]:
+        if stage not in self._measured:
+            self._measured[stage] = self._measure(stage)
+        return self._measured[stage]
 
     def _measure(self, stage: str) -> dict[Kind, list[float]]:
         """The rates of a stage's finished artifacts, by where and what they are."""

@@ -54,6 +54,8 @@ def expand(row: Row, takes_words: Collection[str], faults: list[Fault], *, of_sh
     A list in a config file is one value of the columns in `takes_words`, and several values of another. In a row
     `of_sheet` what all rows share may have no lists: some rows take no notice of it, and would come out twice.
     """
+    if not {*"{}"} & {*row.name} and all(_is_plain(cell.value) for cell in row.cells.values()):
+        return [row]
     try:
         rule = _read(row, takes_words, faults, of_sheet)
     except _Faulty:
@@ -69,6 +71,13 @@ def expand(row: Row, takes_words: Collection[str], faults: list[Fault], *, of_sh
     chosen = itertools.product(*map(range, counts))
     made = [_make(rule, dict(zip(rule.lists, numbers, strict=True)), faults) for numbers in chosen]
     return [one for one in made if one is not None]
+
+
+def _is_plain(value: Any) -> bool:
+    """True for a value that is certainly neither a list nor a text with braces."""
+    return (
+        "{" not in value and "}" not in value if isinstance(value, str) else not isinstance(value, list | tuple | dict)
+    )
 
 
 def _read(row: Row, takes_words: Collection[str], faults: list[Fault], of_sheet: bool) -> _Rule:

@@ -17,9 +17,7 @@ MOST_ROWS = 40
 
 def overview(plan: Plan, artifacts: Artifacts, runtime: Runtime) -> str:
     """Stages: wanted, done, to do, and what the rest costs; then rows x stages."""
-    finished = {
-        spec.reference for stage in STAGES for spec in plan.specs(stage) if artifacts[spec.reference].is_finished
-    }
+    finished = artifacts.finished(spec.reference for stage in STAGES for spec in plan.specs(stage))
     wanted = [stage for stage in STAGES if plan.specs(stage)]
     header = ["stage", "wanted", "shared by", "done", "to do", "passes to run", "to come"]
     lines, times, lacks, room = [header], dict[str, float | None](), list[str](), Room.to_plan(runtime)

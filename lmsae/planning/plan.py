@@ -12,6 +12,7 @@ from typing import Any
 
 from lmsae.artifacts.artifact import Artifacts, Spec, write_atomically
 from lmsae.artifacts.inside import require_reference
+from lmsae.artifacts.planned import write_planned
 from lmsae.errors import ConfigError, DamagedArtifact, Fault, gather_faults, suggest
 from lmsae.planning.cells import Row
 from lmsae.planning.listed import read_list
@@ -19,6 +20,7 @@ from lmsae.planning.resolver import Resolver
 from lmsae.planning.sheet import EXPERIMENT, ROW_NAME, read, read_runtime
 from lmsae.planning.specs import specs_of
 from lmsae.planning.sweeps import Sweep, choose_results, origin_of
+from lmsae.runtime.memory import keep_garbage
 from lmsae.runtime.runtime import Runtime
 from lmsae.runtime.wandb_log import obstacle
 from lmsae.stages import STAGES, imported
@@ -47,22 +49,28 @@ class Plan:
             raise ConfigError(faults)
         return replace(self, rows=[row for row in self.rows if row.name in names], is_whole=False)
 
+    def of(self, sweep: Sweep) -> "Plan":
+        """The plan of a sweep with these rows."""
+        known = replace(self, sweep=sweep)
+        known.__dict__["_by_stage"] = self._by_stage  # of the same rows
+        return known
+
     def specs(self, stage: str) -> list[Spec]:
         """The stage's specs, each once, in the order of the rows."""
         return list(self._by_stage[stage].values())
 
     @cached_property
     def _by_stage(self) -> Mapping[str, Mapping[str, Spec]]:
-        """The specs of every stage by key, in the order of the rows."""
+        """The specs of every stage by reference, in the order of the rows."""
         found: dict[str, dict[str, Spec]] = {stage: {} for stage in STAGES}
         for row in self.rows:
-            for name, spec in row.specs.items():
-                found[name.partition(".")[0]].setdefault(spec.key, spec)
+            for spec in row.specs.values():
+                found[spec.stage].setdefault(spec.reference, spec)
         for stage in STAGES.values():
             if stage.of_sweep and self.rows and self.is_whole:
                 share = stage.of_sweep(self.rows)
                 spec = stage.spec(share.config, share.inputs)
-                found[stage.name][spec.key] = spec
+                found[stage.name][spec.reference] = spec
         return found
 
     def count_uses(self, stage: str) -> int:
@@ -71,14 +79,32 @@ class Plan:
 
     def names_of_rows(self, spec: Spec) -> list[str]:
         """The rows that want an artifact."""
-        of_sweep = STAGES[spec.stage].of_sweep and spec.key in self._by_stage[spec.stage]
-        return [row.name for row in self.rows if of_sweep or spec in row.specs.values()]
+        if STAGES[spec.stage].of_sweep and spec.reference in self._by_stage[spec.stage]:
+            return [row.name for row in self.rows]
+        return self._names_by_reference.get(spec.reference, [])
+
+    @cached_property
+    def _names_by_reference(self) -> Mapping[str, list[str]]:
+        names: dict[str, list[str]] = {}
+        for row in self.rows:
+            for reference in dict.fromkeys(spec.reference for spec in row.specs.values()):
+                names.setdefault(reference, []).append(row.name)
+        return names
 
     def passes(self, stage: str, together: int) -> list[list[Spec]]:
         """The stage's specs, grouped by job: one forward pass, or one stream of activations.
 
         Depends on the sweep alone and never on what is on disk, so that every engine sees the same jobs at any time.
         """
+        if (stage, together) not in self._passes:
+            self._passes[stage, together] = self._group(stage, together)
+        return self._passes[stage, together]
+
+    @cached_property
+    def _passes(self) -> dict[tuple[str, int], list[list[Spec]]]:
+        return {}
+
+    def _group(self, stage: str, together: int) -> list[list[Spec]]:
         groups: dict[Hashable, list[Spec]] = {}
         specs, shares = self.specs(stage), self._shares(stage, together)
         for spec in specs:
@@ -96,15 +122,29 @@ class Plan:
         return lambda spec: made_in[spec.inputs[follows]]
 
     def write_specs(self, artifacts: Artifacts) -> None:
-        """Write every spec where its artifact will be, and note the sweep that wants them."""
-        for stage in STAGES:
-            for spec in self.specs(stage):
+        """Write every spec, those of rows into one file, and note the sweep that wants them."""
+        self._write_planned(artifacts, forget=False)
+        for stage in (stage for stage in STAGES if STAGES[stage].of_sweep):
+            for spec in self.specs(stage):  # one, of many megabytes
                 artifacts.add(spec)
         for row in self.rows:
             if row.finished:
-                imported.note_source(artifacts.own(row.specs[imported.STAGE.name].reference), row.finished)
+                imported.note_source(artifacts.add(row.specs[imported.STAGE.name]), row.finished)
         if self.sweep:
             self.sweep.note(artifacts)
+
+    def forget_earlier(self, artifacts: Artifacts) -> None:
+        """Forget what earlier plans of the sweep wanted and this one does not."""
+        self._write_planned(artifacts, forget=True)
+        if self.sweep:
+            self.sweep.note(artifacts)
+
+    def _write_planned(self, artifacts: Artifacts, *, forget: bool) -> None:
+        of_rows = dict[str, Spec]()
+        for stage in (stage for stage in STAGES if STAGES[stage].configs):
+            of_rows |= self._by_stage[stage]
+        name = self.sweep.path(artifacts).stem if self.sweep else "plan"
+        write_planned(artifacts.root, name, of_rows, forget=forget)
 
     def write(self, artifacts: Artifacts, together: int, name: str = "") -> None:
         """Write every spec, and `plan/<stage>.json`, the passes of each stage: what commands without keys work on."""
@@ -137,19 +177,22 @@ def passes_on_disk(stage: str, artifacts: Artifacts, name: str = "") -> list[lis
     return found
 
 
-def make_plan(rows: Iterable[Row], artifacts: Artifacts, faults: Iterable[Fault] = ()) -> Plan:
+def make_plan(rows: list[Row], artifacts: Artifacts, faults: Iterable[Fault] = ()) -> Plan:
     """Resolve every row to its specs. Raises ConfigError with the faults of all rows at once, after those `faults`
     that were found in reading them.
 
-    If a row's tokens are on disk already, it is a fault to ask for more than there are.
+    If a row's tokens are on disk already, it is a fault to ask for more than there are. The rows lose their cells on
+    the way: those of a large sheet take as much memory as its plan.
     """
-    resolver, rows, faults = Resolver(artifacts), list(rows), list(faults)
+    resolver, faults = Resolver(artifacts), list(faults)
     planned = []
-    for row in rows:
+    for number, row in enumerate(rows):
+        rows[number] = replace(row, cells={})
         resolved = resolver.resolve(row, faults)
         if resolved is not None:
-            specs = specs_of(resolved)
-            planned.append(PlannedRow(row.name, resolved.settings(), frozenset(row.cells), specs, resolved.finished))
+            specs = specs_of(resolved, resolver.texts)
+            given = resolver.share(frozenset(row.cells))
+            planned.append(PlannedRow(row.name, resolver.settings(resolved), given, specs, resolved.finished))
     resolver.digests.save()
     if not faults:
         faults = [*_find_twins(rows, planned)]
@@ -196,9 +239,8 @@ def plan_of(
     faults += _faults_of_logging(config, runtime)
     rows = read(config, sheet, overrides, faults, name=name)
     is_named = name is not None or "name" in config if isinstance(config, Mapping) else True
-    return plan_rows(
-        rows, runtime, lambda wants: origin_of(config, sheet, _name_of(config, rows), is_named, wants), faults
-    )
+    own_name = _name_of(config, rows) if rows else ""
+    return plan_rows(rows, runtime, lambda wants: origin_of(config, sheet, own_name, is_named, wants), faults)
 
 
 def _faults_of_logging(config: Path | Mapping[str, Any], runtime: Runtime) -> Iterator[Fault]:
@@ -220,14 +262,15 @@ def plan_of_list(
 
 
 def plan_rows(
-    rows: Sequence[Row], runtime: Runtime, origin_of_wants: Callable[[object], Origin], faults: Iterable[Fault]
+    rows: list[Row], runtime: Runtime, origin_of_wants: Callable[[object], Origin], faults: Iterable[Fault]
 ) -> tuple[Plan, Runtime]:
     """The plan of rows that were read with these faults, and the runtime with the folder of results that is their own.
 
     `origin_of_wants` tells their origin by the references that each wants. Raises ConfigError with every fault.
     """
     artifacts = Artifacts.of(runtime)
-    plan = make_plan(rows, artifacts, faults)
+    with keep_garbage():
+        plan = make_plan(rows, artifacts, faults)
     wants = {row.name: [spec.reference for spec in row.specs.values()] for row in plan.rows}
     origin = origin_of_wants(wants)
     asked_for = "results" in runtime.model_fields_set
@@ -235,4 +278,4 @@ def plan_rows(
         update={"results": choose_results(origin, runtime.results, artifacts, is_asked_for=asked_for)}
     )
     wants[""] = [spec.reference for stage in STAGES.values() if stage.of_sweep for spec in plan.specs(stage.name)]
-    return replace(plan, sweep=Sweep(origin, runtime.results, wants)), runtime
+    return plan.of(Sweep(origin, runtime.results, wants)), runtime

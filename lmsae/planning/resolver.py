@@ -1,34 +1,34 @@
 """The resolver: a row -> what its names mean at this moment. Nothing heavy is imported."""
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from lmsae.artifacts.artifact import Artifacts
 from lmsae.artifacts.digests import DigestCache
 from lmsae.config import Frozen
 from lmsae.dictionary.config import DictionaryConfig
-from lmsae.errors import ConfigError, Fault, LmsaeError, suggest
-from lmsae.geometry.config import Widths
-from lmsae.initialization.config import InitConfig
+from lmsae.errors import ConfigError, Fault, LmsaeError
 from lmsae.interop.finished import Finished
 from lmsae.lm.hook_points import is_module, require
 from lmsae.lm.resolving import ResolvedModel, default_tokenizer, read_config, require_usable
 from lmsae.lm.resolving import resolve as resolve_model
 from lmsae.planning.adopting import INIT_FROM, SAE_FROM, adopt_finished, adopt_start, named_sources
-from lmsae.planning.catalog import CATALOG, with_defaults
 from lmsae.planning.cells import Cell, Row
 from lmsae.planning.checks import CHECKS
-from lmsae.planning.dictionaries import HOOK_POINTS, Parts, SaeSection, assemble, read_parts
+from lmsae.planning.dictionaries import HOOK_POINTS, SaeSection
 from lmsae.planning.draft import Draft
 from lmsae.planning.finder import Finder
 from lmsae.planning.from_files import find_files, name_hook_point, reads_files
 from lmsae.planning.places import Subject, Text, find_places, widths_of_sides
-from lmsae.planning.sheet import SAE, SECTIONS, read_section
+from lmsae.planning.remembering import Memory
+from lmsae.planning.sections import RowReader, section_of, take_finished
+from lmsae.planning.sheet import SAE
+from lmsae.planning.specs import Remembered
 from lmsae.runtime.version import __version__
 from lmsae.stages import divide, init, tokenize, train
-from lmsae.stages.activations import ActivationsSection, Capture
+from lmsae.stages.activations import ActivationsSection
 from lmsae.stages.models import LMConfig, ModelSection
-from lmsae.stages.row import ResolvedRow
+from lmsae.stages.row import ResolvedRow, named_settings
 from lmsae.stages.sites import Places
 from lmsae.stages.tokenize import TokenizeSection
 from lmsae.text.dataset import DatasetConfig
@@ -50,35 +50,51 @@ class Resolver:
         self.artifacts = artifacts
         self.digests = DigestCache(artifacts.root)
         self.finder = Finder(artifacts, self.digests)
-        self._memory: dict[Hashable, object] = {}
+        self.texts = Remembered()
+        """The configs that stages make of rows."""
+        self._found: dict[Hashable, object] = {}
+        self._memory = Memory()
+        self._rows = RowReader(self._memory)
+
+    def share(self, columns: frozenset[str]) -> frozenset[str]:
+        """The same columns: of all rows that have them one object."""
+        return self._rows.share(columns)
+
+    def settings(self, row: ResolvedRow) -> Sequence[Mapping[str, Any]]:
+        """The settings of a row, by its parts."""
+
+        def named(name: str, part: Frozen) -> Mapping[str, Any]:
+            return self._memory.of_objects(("settings", name), (part,), lambda: named_settings(name, part))
+
+        return tuple([named(name, part) for name, part in row.described()])
 
     def resolve(self, row: Row, faults: list[Fault]) -> ResolvedRow | None:
         """All that a row means, or None after adding to `faults` what is wrong with it."""
         draft = Draft(row, faults)
-        draft.learn("written_columns", row.own_columns)
+        draft.learn("written_columns", self._rows.own_columns(row))
         finished = self._find_finished(draft)
         if draft.is_refused:
             return None
         is_trained = SAE_FROM not in named_sources(row)
-        sections = _read_sections(draft, () if is_trained else _OF_TRAINING)
-        activations = _of(sections, ActivationsSection)
+        sections = self._rows.read_sections(draft, () if is_trained else _OF_TRAINING)
+        activations = section_of(sections, ActivationsSection)
         if activations and reads_files(activations):
             draft.row = name_hook_point(draft.row, activations)
-        sae, parts = _read_sae(draft)
-        found = self._look_up(draft, sections, sae)
+        sae, parts = self._rows.read_sae(draft)
+        found = self._find_subject(draft, sections, sae)
         places, widths = found.places, found.widths
         reads, writes = widths_of_sides(places, widths)
         known = places is not None and all(widths)
         if finished is not None and not is_trained:
-            built = _take_finished(draft, finished, reads, writes, known)
+            built = take_finished(draft, finished, reads, writes, known)
         else:
-            built = _assemble(draft, sae, parts, reads, writes)
+            built = self._rows.assemble(draft, sae, parts, reads, writes)
         draft.learn("start", finished if is_trained else None)
         draft.learn("places", places if known else None)
-        draft.run(CHECKS)
+        draft.run(CHECKS, self._memory)
         if draft.is_refused or not (sae and found.models and found.tokenizer and places and built):
             return None
-        sections = {**_settle({**sections, **found.sections}, built[0], is_trained), SAE: sae}
+        sections = {**self._rows.settle({**sections, **found.sections}, built[0], is_trained), SAE: sae}
         resolved = ResolvedRow(
             sections,
             found.text,
@@ -91,18 +107,41 @@ class Resolver:
             is_trained,
             found.in_files,
         )
-        (tokens,) = (*tokenize.STAGE.specs(resolved, {}), *divide.STAGE.specs(resolved, {}))
-        draft.learn("token_counts", tokenize.token_counts(tokens, self.artifacts))
-        draft.run(CHECKS)
+        draft.learn("token_counts", self._count_tokens(resolved))
+        draft.run(CHECKS, self._memory)
         return None if draft.is_refused else resolved
 
-    def _look_up(self, draft: Draft, sections: Mapping[str, Frozen], sae: SaeSection | None) -> "Subject":
+    def _find_subject(self, draft: Draft, sections: Mapping[str, Frozen], sae: SaeSection | None) -> Subject:
+        """The subject that the row names, looked up once for all rows with the same sections."""
+        kinds = (ActivationsSection, TokenizeSection, ModelSection, DatasetConfig)
+        read = (sae, *(section_of(sections, kind) for kind in kinds))
+        looked_up = list[Subject]()
+
+        def look_up() -> tuple[Subject, Mapping[str, object]] | None:
+            before = dict(draft.known)
+            looked_up.append(self._look_up(draft, sections, sae))
+            learned = {name: value for name, value in draft.known.items() if before.get(name) is not value}
+            return None if draft.is_refused else (looked_up[0], learned)
+
+        found = self._memory.of_objects("subject", read, look_up)
+        if found is None:
+            return looked_up[0]
+        draft.known |= found[1]
+        return found[0]
+
+    def _count_tokens(self, row: ResolvedRow) -> Mapping[str, Any] | None:
+        """The counts of the row's tokens; None while there are none."""
+        stages = (tokenize.STAGE, divide.STAGE)
+        ((stage, text),) = ((stage, text) for stage in stages for text in self.texts(stage, row))
+        return self._find(("counts", text), lambda: tokenize.token_counts(stage.spec(text, {}), self.artifacts))
+
+    def _look_up(self, draft: Draft, sections: Mapping[str, Frozen], sae: SaeSection | None) -> Subject:
         """The subject that the row names: a model, its text and places in it, or files in their place."""
-        activations, settings = _of(sections, ActivationsSection), _of(sections, TokenizeSection)
+        activations, settings = section_of(sections, ActivationsSection), section_of(sections, TokenizeSection)
         if activations is not None and reads_files(activations):
             return self._look_up_files(draft, sae, activations, settings)
-        models, named = self._find_models(draft, _of(sections, ModelSection)), _of(sections, ModelSection)
-        text = self._find_text(draft, _of(sections, DatasetConfig))
+        models, named = self._find_models(draft, section_of(sections, ModelSection)), section_of(sections, ModelSection)
+        text = self._find_text(draft, section_of(sections, DatasetConfig))
         tokenizer = draft.learn("tokenizer", self._find_tokenizer(draft, settings, models))
         places = find_places(draft, sae, len(models))
         widths = self._find_widths(draft, places, models)
@@ -111,7 +150,7 @@ class Resolver:
 
     def _look_up_files(
         self, draft: Draft, sae: SaeSection | None, activations: ActivationsSection, settings: TokenizeSection | None
-    ) -> "Subject":
+    ) -> Subject:
         def find(path: str, contents: Contents) -> tuple[ResolvedModel, Header]:
             return self._find((contents, path), lambda: sources.resolve(path, self.digests.look_up, contents))
 
@@ -228,94 +267,15 @@ class Resolver:
 
     def _find(self, what: Hashable, look_up: Callable[[], Found]) -> Found:
         """The result of a look-up that many rows share, or its error, which they share too."""
-        if what not in self._memory:
+        if what not in self._found:
             try:
-                self._memory[what] = look_up()
+                self._found[what] = look_up()
             except LmsaeError as error:
-                self._memory[what] = error
-        found = self._memory[what]
+                self._found[what] = error
+        found = self._found[what]
         if isinstance(found, LmsaeError):
             raise found
         return cast(Found, found)
-
-
-def _of(sections: Mapping[str, Frozen], kind: type[Section]) -> Section | None:
-    return next((section for section in sections.values() if isinstance(section, kind)), None)
-
-
-def _read_sections(draft: Draft, idle: Collection[str]) -> dict[str, Frozen]:
-    """The sections of the row that are valid, but for that of the dictionary and those that mean nothing to the row."""
-    sections = {}
-    for name in (name for name in SECTIONS if name != SAE and name not in idle):
-        section = read_section(draft.row, name, draft.row.section(name), draft.refuse)
-        if draft.learn(name, section) is not None:
-            sections[name] = section
-    return sections
-
-
-def _settle(sections: Mapping[str, Frozen], dictionary: DictionaryConfig, is_trained: bool) -> dict[str, Frozen]:
-    """The same sections, with the values that empty columns stand for in a row of this dictionary. A row that is not
-    trained stores activations of the calibration split alone."""
-    settled = {
-        name: section.settled(dictionary) if isinstance(section, InitConfig) else section
-        for name, section in sections.items()
-    }
-    if not is_trained:
-        settled |= {
-            name: section.model_copy(update={"source": "live"})
-            for name, section in sections.items()
-            if isinstance(section, Capture) and not reads_files(section)
-        }
-    return settled
-
-
-def _take_finished(
-    draft: Draft, finished: Finished, reads: Sequence[int], writes: Sequence[int], known: bool
-) -> tuple[DictionaryConfig, Objective] | None:
-    """The finished dictionary, which has learned by now; None after refusing hook points of other widths."""
-    dictionary = finished.content.dictionary
-    if known and dictionary.widths != (found := Widths(reads=tuple(reads), writes=tuple(writes))):
-        message = f"{finished.name} reads and writes widths {_pair(dictionary.widths)}, and the hook points here have "
-        draft.refuse(SAE_FROM, f"{message}{_pair(found)}: name those of the model that it was trained on")
-        return None
-    return dictionary, Objective(losses=(), unit_norm_decoder=False)
-
-
-def _pair(widths: Widths) -> str:
-    read, written = (" ".join(map(str, side)) for side in (widths.reads, widths.writes))
-    return read if read == written else f"{read} -> {written}"
-
-
-def _read_sae(draft: Draft) -> tuple[SaeSection | None, Parts | None]:
-    """The columns of the dictionary that all architectures have, and its parts with their own."""
-    given = draft.row.section(SAE)
-    architecture = given.get("architecture")
-    if architecture is not None and not (isinstance(architecture, str) and architecture in CATALOG):
-        hint = suggest(str(architecture), CATALOG)
-        message = f"there is no architecture {architecture!r}; there are {', '.join(CATALOG)}{hint}"
-        draft.refuse("sae.architecture", message)
-        return None, None
-    values = with_defaults(given)
-    common = {name: value for name, value in values.items() if name in SaeSection.model_fields}
-    section = read_section(draft.row, SAE, common, draft.refuse)
-    if not isinstance(section, SaeSection):
-        return None, None
-    columns = {name: value for name, value in values.items() if name not in common and value is not None}
-    if values.get("from") is not None:
-        return section, None
-    draft.learn("own_columns", draft.row.own_columns)
-    return draft.learn(SAE, section), draft.learn("parts", read_parts(section, columns, draft.refuse))
-
-
-def _assemble(
-    draft: Draft, sae: SaeSection | None, parts: Parts | None, reads: Sequence[int], writes: Sequence[int]
-) -> tuple[DictionaryConfig, Objective] | None:
-    """The row's dictionary, for hook points of these widths, and its objective."""
-    built = assemble(sae, parts, reads, writes, draft.refuse) if sae is not None and parts is not None else None
-    if built is not None:
-        draft.learn("dictionary", built[0])
-        draft.learn("objective", built[1])
-    return built
 
 
 def dictionary_of(
@@ -329,8 +289,9 @@ def dictionary_of(
     cells = {f"{SAE}.{name}": Cell(value, SAE, None if name in shared else SAE) for name, value in columns.items()}
     faults: list[Fault] = []
     draft = Draft(Row(SAE, SAE, cells), faults)
-    built = _assemble(draft, *_read_sae(draft), reads, writes)
-    draft.run(CHECKS)
+    reader = RowReader(memory := Memory())
+    built = reader.assemble(draft, *reader.read_sae(draft), reads, writes)
+    draft.run(CHECKS, memory)
     if faults or built is None:
         raise ConfigError(faults)
     return built

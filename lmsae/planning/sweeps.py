@@ -8,8 +8,9 @@ Several sweeps share artifacts. None takes anything from another: each has its r
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +36,30 @@ class Sweep:
     wants: Mapping[str, Sequence[str]]
 
     @property
-    def references(self) -> set[str]:
-        return {reference for references in self.wants.values() for reference in references}
+    def references(self) -> Set[str]:
+        """The references of all that it wants."""
+        return self._rows_by_reference.keys()
 
     def names_of_rows(self, reference: str) -> list[str]:
         """The rows that want an artifact; none for one of the whole sweep."""
-        return [row for row, references in self.wants.items() if row and reference in references]
+        return [row for row in self._rows_by_reference.get(reference, ()) if row]
+
+    @cached_property
+    def _rows_by_reference(self) -> Mapping[str, Sequence[str]]:
+        rows: dict[str, list[str]] = {}
+        for row, references in self.wants.items():
+            for reference in dict.fromkeys(references):
+                rows.setdefault(reference, []).append(row)
+        return rows
 
     def note(self, artifacts: Artifacts) -> None:
         """Write the sweep beside the artifacts, in the place of what was planned of it before."""
         path = self.path(artifacts)
         path.parent.mkdir(parents=True, exist_ok=True)
         results = os.path.relpath(self.results, artifacts.root).replace(os.sep, "/")
-        wants = {row: list(references) for row, references in self.wants.items()}
-        described = {**self.origin.describe(path.parent), "results": results, "wants": wants}
-        text = json.dumps(described, indent=1) + "\n"
+        described = json.dumps({**self.origin.describe(path.parent), "results": results}, indent=1)
+        wants = ",\n".join([f"  {json.dumps(row)}: {json.dumps(list(one))}" for row, one in self.wants.items()])
+        text = f'{described.removesuffix(chr(10) + "}")},\n "wants": {{\n{wants}\n }}\n}}\n'
         if not path.exists() or path.read_text() != text:
             write_atomically(path, text)
 

@@ -59,6 +59,22 @@ def collect_new_garbage_only() -> Iterator[None]:
         gc.unfreeze()
 
 
+@contextlib.contextmanager
+def keep_garbage() -> Iterator[None]:
+    """Stop the garbage collector for the length of a `with` block.
+
+    For work whose many objects all stay: of planning 5,000 rows, looking at them again and again took a fifth of the
+    time. Objects that nothing refers to go all the same, but for cycles.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def forget_peak() -> None:
     """Count the peak memory of this process and of its CUDA device from here on.
 

@@ -224,7 +224,7 @@ def _size(specs: Sequence[Spec], outlook: Outlook) -> str:
 
 def _memory(specs: Sequence[Spec], outlook: Outlook) -> Footprint:
     """The memory of a pass over all of its hook points."""
-    config = Config.model_validate(specs[0].config)
+    config = specs[0].config_as(Config)
     model, contexts = read_config(config.model.source), estimate_contexts(specs[0], outlook)
     return capturing_footprint(
         model_bytes=model_bytes(model, config.model.dtype),

@@ -280,7 +280,7 @@ def _size(specs: Sequence[Spec], outlook: Outlook) -> str:
 
 def _memory(specs: Sequence[Spec], outlook: Outlook) -> Footprint:
     """The memory of a pass that measures every metric group."""
-    config = Config.model_validate(specs[0].config)
+    config = specs[0].config_as(Config)
     packing = outlook.spec(specs[0].inputs["tokens"]).config["packing"]
     contexts = max(1, min(config.tokens, packing["held_out_tokens"]) // packing["context_size"])
     models = [read_config(model.source) for model in config.models]

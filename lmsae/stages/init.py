@@ -147,7 +147,7 @@ def _memory(specs: "Sequence[Spec]", outlook: Outlook) -> Footprint:
     tokens = outlook.spec(specs[0].inputs["tokens"]).config["packing"]["calibration_tokens"]
 
     def of_one(spec: "Spec") -> Footprint:
-        config = Config.model_validate(spec.config)
+        config = spec.config_as(Config)
         reads, writes = config.dictionary.widths.reads, config.dictionary.widths.writes
         width = sum(reads) + (sum(writes) if config.sites.writes != config.sites.reads else 0)
         size = size_of(config.dictionary)

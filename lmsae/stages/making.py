@@ -68,7 +68,7 @@ def try_artifacts(stage: Stage, references: Sequence[str], artifacts: Artifacts,
         return outcome
     # Nothing is claimed or made where it is lent.
     wanted = [artifact for artifact in found if artifact.lender is None or not artifact.is_finished]
-    wanted = [artifacts.add(one.spec()) if one.lender else one for one in wanted]
+    wanted = [artifacts.begin(one.reference) for one in wanted]
     for artifact in wanted:
         artifact.spec()
     with hold_claims([artifact.path for artifact in wanted], wait=runtime.wait) as claims:
@@ -191,7 +191,9 @@ def _spec_texts(stage: Stage, artifacts: Artifacts) -> dict[Path, str]:
 def _relatives(stage: Stage, spec: Spec, others: Mapping[Path, str]) -> list[Artifact]:
     """Those of the other artifacts of a stage that are relatives of a spec (see `Stage`)."""
     # A spec's canonical text ends with its inputs, stage and version. Few texts end alike, and only those are parsed.
-    ending = "," + canonical_json(spec.model_dump(include={"inputs", "stage", "version"})).removeprefix("{")
+    ending = "," + canonical_json({"inputs": spec.inputs, "stage": spec.stage, "version": spec.version}).removeprefix(
+        "{"
+    )
     alike = {folder: text for folder, text in others.items() if text.endswith(ending) and folder.name != spec.key}
     wanted = _without(spec.config, stage.relatives_differ_in)
     return [

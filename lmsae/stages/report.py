@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lmsae.artifacts.artifact import Artifact, Artifacts, Spec
-from lmsae.config import Frozen
+from lmsae.config import Frozen, canonical_json
 from lmsae.health.config import DoctorSection
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.origin import Origin
@@ -32,23 +32,29 @@ class Config(Frozen):
 def of_sweep(rows: Sequence[PlannedRow]) -> SweepShare:
     """Every row of the sweep: curves come from its dictionary's training, metrics from its evaluation, and it links to
     its page of latents."""
-    parts = {row.name: {"train": row.dictionary, "eval": row.specs["eval"]} for row in rows}
-    for row in rows:
-        parts[row.name].update(("page", spec) for spec in row.of("page"))
-    inputs = {f"{name}/{row}": spec.reference for row, specs in parts.items() for name, spec in specs.items()}
-    settings = {row.name: _settings(row) for row in rows}
-    first, *others = settings.values()
-    shared = {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
-    described = [
-        ReportRow(
-            name=row.name,
-            artifacts=row.lineage(*parts[row.name].values()),
-            settings={name: value for name, value in settings[row.name].items() if name not in shared},
-        )
-        for row in rows
-    ]
-    given = tuple(sorted({name for row in rows for name in row.given}))
-    return SweepShare(Config(rows=tuple(described), shared=shared, given=given), inputs)
+    inputs = {f"{name}/{row.name}": spec.reference for row in rows for name, spec in _parts(row)}
+    shared = _settings(rows[0])
+    for settings in map(_settings, rows[1:]):
+        for name in [name for name, value in shared.items() if settings.get(name) != value]:
+            del shared[name]
+    given = tuple(sorted({name for columns in {row.given for row in rows} for name in columns}))
+    # A large sweep has a hundred megabytes of rows, so their text is written one by one.
+    before, after = canonical_json(Config(rows=(), shared=shared, given=given)).split('"rows":[]', 1)
+    pieces = [piece for row in rows for piece in (",", canonical_json(_describe(row, shared)))]
+    return SweepShare("".join([before, '"rows":[', *pieces[1:], "]", after]), inputs)
+
+
+def _parts(row: PlannedRow) -> list[tuple[str, Spec]]:
+    """The artifacts that a report reads of a row, by the names of their stages there."""
+    return [("train", row.dictionary), ("eval", row.specs["eval"]), *(("page", spec) for spec in row.of("page"))]
+
+
+def _describe(row: PlannedRow, shared: Mapping[str, Any]) -> ReportRow:
+    return ReportRow(
+        name=row.name,
+        artifacts=row.lineage(*(spec for _, spec in _parts(row))),
+        settings={name: value for name, value in _settings(row).items() if name not in shared},
+    )
 
 
 def of_what_is_there(spec: Spec, finished: Container[str]) -> Spec | None:

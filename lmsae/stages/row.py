@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar, cast
 
-from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from lmsae.artifacts.artifact import Spec
@@ -56,29 +56,34 @@ class ResolvedRow:
 
     def section(self, kind: type[Section]) -> Section:
         """The row's section of a class: its columns, validated."""
-        return next(section for section in self.sections.values() if isinstance(section, kind))
+        if kind not in self._by_kind:
+            self._by_kind[kind] = next(section for section in self.sections.values() if isinstance(section, kind))
+        return cast(Section, self._by_kind[kind])
+
+    @cached_property
+    def _by_kind(self) -> dict[type[Frozen], Frozen]:
+        return {}
 
     def fields(self, kind: type[Frozen]) -> dict[str, Any]:
         """The values of those columns that a class has, from the row's section of that class."""
         return self.section(kind).model_dump(include=set(kind.model_fields))
 
-    def settings(self) -> dict[str, Any]:
-        """Every setting that has a value, by dotted name: the columns of its sections, defaults too, and those of its
-        dictionary's parts and losses. Of own activations those of model and text mean nothing."""
+    def described(self) -> list[tuple[str, Frozen]]:
+        """All that has settings of the row, each with the first part of their names: its sections, and the parts and
+        losses of its dictionary. Of own activations model and text mean nothing."""
         idle = (DatasetConfig, ModelSection) if self.text is None else ()
-        meant = {name: section for name, section in self.sections.items() if not isinstance(section, idle)}
         parts = (self.dictionary.geometry, self.dictionary.act_fn, *self.objective.losses)
-        sections = [(name, _every_field(section)) for name, section in meant.items()]
-        sections += [("sae", part.model_dump(mode="json", exclude={"kind"})) for part in parts]
-        named = {f"{section}.{name}": value for section, fields in sections for name, value in fields.items()}
-        return {name: value for name, value in named.items() if value not in (None, [])}
+        meant = [(name, section) for name, section in self.sections.items() if not isinstance(section, idle)]
+        return [*meant, *(("sae", part) for part in parts)]
 
 
-def _every_field(section: BaseModel) -> dict[str, Any]:
-    """The fields of a section as JSON, with those that its identity leaves out at their defaults."""
-    fields = section.model_dump(mode="json")
-    left_out = type(section).model_fields.keys() - fields.keys()
-    return fields | {name: to_jsonable_python(getattr(section, name)) for name in left_out}
+def named_settings(name: str, part: Frozen) -> dict[str, Any]:
+    """The settings of a section or part by dotted name, those without a value too, and those that its identity leaves
+    out at their defaults."""
+    fields = part.model_dump(mode="json")
+    left_out = type(part).model_fields.keys() - fields.keys()
+    fields |= {field: to_jsonable_python(getattr(part, field)) for field in left_out}
+    return {f"{name}.{field}": value for field, value in fields.items() if field != "kind"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +91,25 @@ class PlannedRow:
     """A row and its specs, by stage. A stage of which a row has several calls the second `activations.1`, and so on."""
 
     name: str
-    settings: Mapping[str, Any]
-    """All of them by dotted name, defaults too."""
+    parts: Sequence[Mapping[str, Any]]
+    """The settings of its sections and parts, which many rows share."""
     given: frozenset[str]
     """The columns that the user wrote, for this row or for all."""
     specs: Mapping[str, Spec]
     finished: Finished | None = None
     """The dictionary that it evaluates or starts from, if it names one."""
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting that has a value, by dotted name, defaults too."""
+        named: dict[str, Any] = {}
+        for part in self.parts:
+            named |= part
+        return {name: value for name, value in named.items() if value not in (None, [])}
+
     def of(self, stage: str) -> list[Spec]:
         """The row's specs of one stage."""
-        return [spec for name, spec in self.specs.items() if name.partition(".")[0] == stage]
+        return [spec for spec in self.specs.values() if spec.stage == stage]
 
     @property
     def dictionary(self) -> Spec:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 from pydantic import Field
@@ -49,12 +50,12 @@ class Places:
     reads: tuple[Place, ...]
     writes: tuple[Place, ...]
 
-    @property
+    @cached_property
     def all(self) -> list[Place]:
         """Each place once, those read first: the stores in the order of their numbers."""
         return list(dict.fromkeys((*self.reads, *self.writes)))
 
-    @property
+    @cached_property
     def sites(self) -> Sites:
         """The numbers of the stores read and written."""
         number = {place: n for n, place in enumerate(self.all)}

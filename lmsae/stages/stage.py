@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lmsae.artifacts.artifact import Artifact, Artifacts, Spec
-from lmsae.config import Frozen
+from lmsae.config import Frozen, canonical_json
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages.effort import EACH_ALIKE, Effort, Facts, Outlook
 from lmsae.stages.origin import Origin
@@ -52,9 +52,10 @@ def make_each(jobs: Sequence[Job], make: Callable[[Job], Facts]) -> Done:
 
 @dataclass(frozen=True, slots=True)
 class SweepShare:
-    """The share of a whole sweep that a stage of sweeps makes one artifact of: its config, and its inputs by name."""
+    """The share of a whole sweep that a stage of sweeps makes one artifact of: its config, or that as canonical JSON,
+    and its inputs by name."""
 
-    config: Frozen
+    config: Frozen | str
     inputs: Mapping[str, str]
 
 
@@ -138,17 +139,20 @@ class Stage:
     def __post_init__(self) -> None:
         assert (self.configs is None) != (self.of_sweep is None), f"{self.name} makes artifacts of rows or of sweeps"
 
-    def spec(self, config: Frozen, inputs: Mapping[str, str]) -> Spec:
-        """The spec of a config and the references of its inputs."""
-        dumped = config.model_dump(mode="json")
-        return Spec(stage=self.name, version=self.version, config=dumped, inputs=dict(inputs))
+    def spec(self, config: Frozen | str, inputs: Mapping[str, str]) -> Spec:
+        """The spec of a config, or of its canonical JSON, and the references of its inputs."""
+        text = config if isinstance(config, str) else canonical_json(config)
+        return Spec(stage=self.name, version=self.version, config=text, inputs=inputs)
 
-    def specs(self, row: ResolvedRow, parents: "Mapping[str, Sequence[Spec]]") -> list[Spec]:
-        """The specs of a row. `parents` maps each stage that it takes inputs from to the row's specs of that stage, or
-        of the one that stands for it."""
+    def texts(self, row: ResolvedRow) -> list[str]:
+        """The configs of a row, each as canonical JSON."""
         assert self.configs is not None, f"{self.name} has no share of a row"
-        configs = self.configs(row)
-        return [self.spec(config, self._references(number, parents)) for number, config in enumerate(configs)]
+        return [canonical_json(config) for config in self.configs(row)]
+
+    def specs(self, texts: Sequence[str], parents: "Mapping[str, Sequence[Spec]]") -> list[Spec]:
+        """The specs of a row with these configs. `parents` maps each stage that it takes inputs from to the row's specs
+        of that stage, or of the one that stands for it."""
+        return [self.spec(config, self._references(number, parents)) for number, config in enumerate(texts)]
 
     def _references(self, number: int, parents: "Mapping[str, Sequence[Spec]]") -> dict[str, str]:
         """The inputs of artifact `number` of a row: of its own hook point, or of all."""

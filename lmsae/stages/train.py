@@ -101,13 +101,13 @@ def _require_tokens(spec: Spec, outlook: Outlook) -> None:
     """Raise NotEnoughTokens if the text has been tokenized and holds less than training wants."""
     counts = outlook.token_counts(outlook.spec(spec.inputs["tokens"]))
     if counts is not None:
-        config = Config.model_validate(spec.config)
+        config = spec.config_as(Config)
         on_contexts = trains_on_contexts(config.dictionary.geometry, config.spliced is not None)
         config.require_tokens(tokens_per_epoch(counts, config, on_contexts=on_contexts))
 
 
 def _work(spec: Spec, outlook: Outlook) -> float | None:
-    config, tokens = Config.model_validate(spec.config), outlook.spec(spec.inputs["tokens"])
+    config, tokens = spec.config_as(Config), outlook.spec(spec.inputs["tokens"])
     learning = dictionary_flops(config.dictionary, tokens.config["packing"]["context_size"]).step
     evaluations = len(config.evaluated_steps) + RUNS_BEFORE if config.held_out else 0
     return learning * config.steps * config.batch_size + evaluations * evaluation_flops(config, tokens)
@@ -131,15 +131,15 @@ def _kind(spec: Spec, outlook: Outlook) -> Kind:
 def _size(specs: Sequence[Spec], outlook: Outlook) -> str:
     """The tokens to train on, and what the dictionaries on the way take on the disk."""
     del outlook
-    configs = [Config.model_validate(spec.config) for spec in specs]
-    kept = sum(FLOAT_BYTES * size_of(one.dictionary).parameters * len(one.kept_steps) for one in configs)
-    tokens = f"{format_count(sum(config.tokens for config in configs))} tokens"
+    keeping = [spec.config_as(Config) for spec in specs if spec.config["keep_steps"]]
+    kept = sum(FLOAT_BYTES * size_of(one.dictionary).parameters * len(one.kept_steps) for one in keeping)
+    tokens = f"{format_count(sum(spec.config['tokens'] for spec in specs))} tokens"
     return f"{tokens}, {format_bytes(kept)} of dictionaries on the way" if kept else tokens
 
 
 def _memory(specs: Sequence[Spec], outlook: Outlook) -> Footprint | None:
     """The memory of a pass; None while nobody knows how much text there is."""
-    config = Config.model_validate(specs[0].config)
+    config = specs[0].config_as(Config)
     captures = [outlook.spec(stored) for stored in inputs_from("activations", specs[0].inputs)]
     contexts = estimate_contexts(captures[0], outlook)
     if contexts is None:
@@ -149,7 +149,7 @@ def _memory(specs: Sequence[Spec], outlook: Outlook) -> Footprint | None:
     layouts = [Layout(contexts, context_size, one.config["width"], one.config["dtype"]) for one in captures]
     whole = [
         size_of(one.dictionary, soft_frozen=one.decoder_min_cosine is not None)
-        for one in map(Config.model_validate, (spec.config for spec in specs))
+        for one in (spec.config_as(Config) for spec in specs)
     ]
     sizes = [size.divided(config.shards) for size in whole]
     training = training_footprint(
@@ -164,7 +164,7 @@ def _memory(specs: Sequence[Spec], outlook: Outlook) -> Footprint | None:
     if config.shards > 1:
         return training.sharded(config.shards, whole[0], LIBRARIES["resident"])
     texts = [outlook.spec(spec.inputs["tokens"]) for spec in specs]
-    evaluations = map(evaluation_part, map(Config.model_validate, (spec.config for spec in specs)), texts)
+    evaluations = map(evaluation_part, (spec.config_as(Config) for spec in specs), texts)
     largest = max(evaluations, key=lambda part: part.nbytes)
     beside = [part for part in (largest, *live_parts(specs[0], outlook)) if part.nbytes]
     return Footprint([*training.parts, *beside]) if beside else training

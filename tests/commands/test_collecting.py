@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lmsae.artifacts.claim import hold_claim
+from lmsae.artifacts.planned import read_planned
 from tests.miniature import ROWS, Said, keys, manifests, write_sweep
 
 Lmsae = Callable[..., Said]
@@ -37,11 +38,20 @@ def test_gc_removes_what_no_row_wants_and_nothing_else(made: Path, lmsae: Lmsae)
     assert "report: 1 made" in lmsae("run").err
 
 
+def test_gc_forgets_the_specs_of_rows_that_have_gone_and_a_plan_alone_does_not(made: Path, lmsae: Lmsae) -> None:
+    lost, kept = (f"train/{keys(made, 'train')[place]}" for place in (-1, 0))
+    write_sweep(made, ROWS[:3])
+    assert lmsae("plan").code == 0
+    assert read_planned(made / "artifacts", lost)
+    assert lmsae("gc", "--delete").code == 0
+    assert (read_planned(made / "artifacts", lost), bool(read_planned(made / "artifacts", kept))) == (None, True)
+
+
 def test_gc_leaves_what_somebody_is_making(made: Path, lmsae: Lmsae) -> None:
     lost = made / "artifacts" / "train" / keys(made, "train")[-1]
     write_sweep(made, ROWS[:3])
     with hold_claim(lost):
-        assert lmsae("gc", "--delete").code == 2
+        assert lmsae("gc", "--delete").code == 75
     assert lost.exists()
 
 

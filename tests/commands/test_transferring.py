@@ -268,7 +268,8 @@ def test_an_artifact_that_somebody_makes_is_not_downloaded(
     lmsae("plan")
     lmsae("upload", url, "top", *TRAIN)
     lmsae("plan", "--folder", str(fresh_beside))
-    with hold_claim(fresh_beside / "artifacts/train" / keys(made, "train")[0]):
+    begun = Artifacts(fresh_beside / "artifacts").begin(f"train/{keys(made, 'train')[0]}")
+    with hold_claim(begun.path):
         said = lmsae("download", url, "top", *TRAIN, "--folder", str(fresh_beside))
     assert said.code == 2
     assert "is being made by" in said.err

@@ -42,9 +42,10 @@ def estimator() -> Estimator:
 
 @pytest.fixture
 def plan(fresh: Path) -> Plan:
-    """The miniature's plan; the specs of all its artifacts are written, and nothing is made."""
+    """The miniature's plan; all its artifacts have a folder with their spec, and nothing is made."""
     made = planned()
-    made.write_specs(Artifacts(fresh / "artifacts"))
+    for spec in (spec for stage in STAGES for spec in made.specs(stage)):
+        Artifacts(fresh / "artifacts").add(spec)
     return made
 
 
