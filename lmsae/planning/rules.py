@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MOST_ROWS = 10_000
-"""Rows that one rule may make, and a whole sheet by rules; to plan them takes about half a minute."""
+"""Rows that one rule may make, and a whole sheet by rules; to plan them takes some ten seconds."""
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(\d+))?")
 _NAMED = re.compile(r"([A-Za-z]\w*):(?:\s+|$|(?=-?\d+\.\.))(.*)", re.DOTALL)
 _REFERENCE = re.compile(r"[A-Za-z][\w.]*")
