@@ -271,7 +271,7 @@ def test_an_artifact_that_somebody_makes_is_not_downloaded(
     begun = Artifacts(fresh_beside / "artifacts").begin(f"train/{keys(made, 'train')[0]}")
     with hold_claim(begun.path):
         said = lmsae("download", url, "top", *TRAIN, "--folder", str(fresh_beside))
-    assert said.code == 2
+    assert said.code == 75
     assert "is being made by" in said.err
 
 
