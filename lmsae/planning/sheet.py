@@ -233,7 +233,8 @@ def _check_header(path: Path, header: list[str], faults: list[Fault]) -> None:
     for column in header:
         if column not in known:
             message = _of_runtime(column) or (
-                f"there is no such column{suggest(column, known) or '.'} `lmsae docs` writes a page of them all"
+                f"there is no such column{suggest(column, known) or '.'} config/README.md lists them all "
+                "(`lmsae docs` writes it)"
             )
             faults.append(Fault(str(path), None, column, message))
         elif header.count(column) > 1:

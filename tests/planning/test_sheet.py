@@ -174,7 +174,7 @@ def test_all_faulty_cells_of_a_section_are_told_at_once() -> None:
     ("sweep", "config", "fault"),
     [
         ("name\ttrain.lrr\na\t1\n", "", "sweep.tsv, column train.lrr: there is no such column; did you mean train.lr"),
-        ("name\tzzzzzz\na\t1\n", "", "column zzzzzz: there is no such column. `lmsae docs` writes a page of them all"),
+        ("name\tzzzzzz\na\t1\n", "", "column zzzzzz: there is no such column. config/README.md lists them all ("),
         (
             "name\truntime.threads\na\t1\n",
             "",
