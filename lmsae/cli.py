@@ -86,7 +86,9 @@ def parser() -> argparse.ArgumentParser:
         _command(commands, "upload", "artifacts -> a folder at a URL, such as on S3", _upload), sends=True
     )
     flags.add_transfer(
-        _command(commands, "download", "artifacts that the sweep wants, from such a folder", _download, True),
+        _command(
+            commands, "download", "artifacts that the sweep wants, from a URL that upload filled", _download, True
+        ),
         sends=False,
     )
     flags.add_explain(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmsae.application.home import Given, Home, home_of_origin, home_of_spec, require_fit
-from lmsae.artifacts.artifact import Artifact, Artifacts
+from lmsae.artifacts.artifact import SPEC, Artifact, Artifacts
 from lmsae.errors import MissingArtifact, ShapeError, SourceError
 from lmsae.interop.finished import FILES, Finished
 from lmsae.lm import read_config
@@ -249,7 +249,7 @@ class LoadedDictionary:
         """The home that its evaluation tells of or, without one, its training."""
         beside = Artifacts.of(self.runtime).around(self._folder)
         folders = [self.artifacts[stage] for stage in ("eval", *DICTIONARIES) if stage in self.artifacts]
-        homes = (home_of_spec(Artifact(one).spec(), beside) for one in folders)
+        homes = (home_of_spec(Artifact(one).spec(), beside) for one in folders if (one / SPEC).is_file())
         return next((home for home in homes if home is not None), Home())
 
     @cached_property

@@ -9,10 +9,11 @@ from lmsae.application.loaded import LoadedDictionary
 from lmsae.artifacts.artifact import MANIFEST, SPEC, Artifact, Artifacts
 from lmsae.artifacts.digests import DigestCache
 from lmsae.commands.finding import find_of_row, rows_of_sweeps
-from lmsae.errors import FolderError, suggest
+from lmsae.errors import ConfigError, Fault, FolderError, suggest
 from lmsae.interop.finished import Finished
 from lmsae.lm import Backend, Dtype
 from lmsae.planning.finder import Finder
+from lmsae.planning.sheet import faults_of_lenders
 from lmsae.planning.sweeps import known_sweeps
 from lmsae.runtime.runtime import Runtime
 from lmsae.stages import DICTIONARIES, STAGES
@@ -50,6 +51,8 @@ def load(
         model, _names(hook_point) or _names(hook_point_in), _names(hook_point) or _names(hook_point_out), backend, dtype
     )
     lenders = tuple(Path(folder) for folder in also_look_in)
+    if faults := [Fault("lmsae.load", None, "also_look_in", fault) for fault in faults_of_lenders(lenders)]:
+        raise ConfigError(faults)
     runtime = Runtime(artifacts=Path(artifacts), also_look_in=lenders, results=Path(results), device=device)
     everything = Artifacts.of(runtime)
     found = _find(name, everything, Path(results))

@@ -63,6 +63,11 @@ class Depot:
 
     folder: RemoteFolder
 
+    @property
+    def is_empty(self) -> bool:
+        """Nothing is there, or there is no such folder."""
+        return not self.folder.names("*")
+
     def account(self, reference: str) -> Account | None:
         """The account of an artifact that is whole in the depot; None if it is not there. Raises DamagedArtifact if it
         is that of another artifact, or none."""
@@ -73,8 +78,8 @@ class Depot:
             return None
         except ValidationError as error:
             problem = error.errors()[0]
-            where = ".".join(map(str, problem["loc"]))
-            raise DamagedArtifact(f"{place}, {where}: {problem['msg']}. {_AGAIN}") from None
+            where = ", ".join([place, *filter(None, [".".join(map(str, problem["loc"]))])])
+            raise DamagedArtifact(f"{where}: {problem['msg']}. {_AGAIN}") from None
         if account.spec.reference != reference:
             raise DamagedArtifact(f"{place}: it is that of {account.spec.reference}. {_AGAIN}")
         for file in account.files:

@@ -116,7 +116,8 @@ def collect(
             forget_planned(artifacts.root, sweep.path(artifacts).stem)
         if plan.sweep and before:
             plan.forget_earlier(artifacts)
-    things, command = ("artifacts and states", "gc --states") if states else ("artifacts", "gc")
+    thing, command = ("artifact or state", "gc --states") if states else ("artifact", "gc")
+    things = thing if count == 1 else thing.replace(" or ", "s and ") + "s"
     command += (f" --forget {forget}" if forget else "") + limits.flags
     advice = "" if delete or not count else f"; `lmsae {command} --delete` removes them"
     say(f"{count} {things}, {freed:,} bytes{advice}")
@@ -153,7 +154,8 @@ def _describe_kept(sweep: Sweep, ours: Set[str], artifacts: Artifacts) -> str:
     size = format_bytes(sum(map(size_of, there)))
     gone = "" if sweep.origin.is_living else ", whose files are gone"
     name = sweep.origin.key(artifacts.root)
-    return f"kept {len(there)} artifacts, {size}, for {sweep.origin}{gone} (`lmsae gc --forget {name}` lists them)"
+    things = "artifact" if len(there) == 1 else "artifacts"
+    return f"kept {len(there)} {things}, {size}, for {sweep.origin}{gone} (`lmsae gc --forget {name}` lists them)"
 
 
 def _choose(sweeps: Sequence[Sweep], name: str, artifacts: Artifacts) -> list[Sweep]:

@@ -118,5 +118,9 @@ def find_artifact(name: str, artifacts: Artifacts, results: Path, plan: Callable
     except MissingArtifact as error:
         rows = {one.name for one in planned.rows} if planned is not None else set()
         rows |= {path.name for path in (results / "rows").glob("*")}
-        listed = f" No row is called {row!r} either{suggest(row, sorted(rows)) or '.'}" if rows else ""
+        if row in rows:
+            near = "" if stage in ROW_STAGES else suggest(stage, ROW_STAGES) or f"; stages are {', '.join(ROW_STAGES)}"
+            listed = f" Row {row} has no artifact of {stage!r}{near}" if stage else ""
+        else:
+            listed = f" No row is called {row!r} either{suggest(row, sorted(rows)) or '.'}" if rows else ""
         raise MissingArtifact(f"{error}{listed}") from None

@@ -66,7 +66,8 @@ def download(
     """Fetch what rows of the plan want or keys mean, without names all that the plan wants, as far as it is in the
     depot and not here; with `stages`, only of these.
 
-    Raises MissingArtifact if a name means nothing, DamagedArtifact when all others are fetched, and DepotError.
+    Raises MissingArtifact if a name means nothing or the depot has nothing at all, DamagedArtifact when all others are
+    fetched, and DepotError.
     """
     depot = Depot(RemoteFolder(url))
     count = fetched = there = absent = 0
@@ -86,6 +87,8 @@ def download(
             continue
         say(f"fetched {reference}  {format_bytes(nbytes)}")
         count, fetched = count + 1, fetched + nbytes
+    if absent and depot.is_empty:
+        raise MissingArtifact(f"there is nothing at {depot.folder.shown}: mend the spelling, or `lmsae upload` to it.")
     lacks = f", {absent} that {depot.folder.shown} does not have" if absent else ""
     say(f"{count} fetched, {format_bytes(fetched)}, {there} here already{lacks}")
     if damage:

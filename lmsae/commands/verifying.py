@@ -20,7 +20,7 @@ def verify(artifacts: Artifacts, keys: Sequence[str], say: Say) -> int:
         chosen += [lent for reference in sorted(wanted) if (lent := artifacts[reference]).lender is not None]
     lacking = [reference for reference in wanted if not artifacts[reference].is_finished]
     missing = len(lacking)
-    finished = damaged = 0
+    finished = damaged = own = 0
     for artifact in chosen:
         try:
             damage = artifact.damaged_files()
@@ -30,13 +30,14 @@ def verify(artifacts: Artifacts, keys: Sequence[str], say: Say) -> int:
             damage = [str(error)]
         finished += 1
         damaged += bool(damage)
+        own += bool(damage) and artifact.lender is None
         if damage and artifact.lender is not None:
             artifacts.refuse(artifact)
             damage.append(f"{artifact.reference} is lent by {artifact.lender}: `lmsae run` makes it here")
         for line in damage:
             say(line)
     say(f"{finished - damaged} whole, {damaged} damaged, {missing} wanted but not made")
-    if damaged:
+    if own:
         say("Delete a damaged artifact's directory and run the workflow again: it and what lies below it come back.")
     if missing:
         stages = " ".join(f"{stage}_all" for stage in STAGES if any(one.startswith(f"{stage}/") for one in lacking))

@@ -135,14 +135,13 @@ def _by_row(rows: Mapping[str, Iterable[str]], nbytes: Mapping[str, int]) -> lis
 def _by_age(weighed: Iterable[Weighed], wanted: set[str]) -> list[str]:
     now, groups = time.time(), dict[str, list[Weighed]]({name: [] for _, name in AGES} | {OLDER: []})
     for one in weighed:
-        if one.is_begun:
-            age = now - one.changed
-            groups[next((name for limit, name in AGES if age < limit), OLDER)].append(one)
+        age = now - one.changed
+        groups[next((name for limit, name in AGES if age < limit), OLDER)].append(one)
     lines = [["last changed within", "artifacts", "bytes", "no sweep wants"]]
     for name, group in groups.items():
         if group:
             all_, _, unwanted = _sizes(group, wanted)
-            lines.append([name, str(len(group)), all_, unwanted])
+            lines.append([name, str(sum(one.is_begun for one in group)), all_, unwanted])
     return format_table(lines)
 
 

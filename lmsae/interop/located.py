@@ -118,10 +118,10 @@ def _look_up(release: str, entry: str) -> OnHub:
 
     releases = yaml.load(table.read_text("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     if release not in releases:
-        raise FolderError(f"SAELens' table has no release {release!r}{suggest(release, releases)}.")
+        raise FolderError(f"SAELens' table has no release {release!r}{suggest(release, releases) or '.'}")
     known = {one["id"]: one for one in releases[release].get("saes", ())}
     if entry not in known:
-        raise FolderError(f"SAELens' release {release} has no {entry!r}{suggest(entry, known)}.")
+        raise FolderError(f"SAELens' release {release} has no {entry!r}{suggest(entry, known) or '.'}")
     return OnHub(releases[release]["repo_id"], None, known[entry]["path"], Release(name=release, entry=entry))
 
 

@@ -110,7 +110,8 @@ def _format_memory(footprint: Footprint) -> str:
     said = f"{format_bytes(total(footprint))} of memory"
     if footprint.processes == 1:
         return said
-    return f"{said} in {footprint.processes} processes of {format_bytes(footprint.of_one_process.nbytes)}"
+    each = format_bytes(footprint.of_one_process.nbytes)
+    return f"{said} in {footprint.processes} processes of {each} and the one that starts them"
 
 
 def _lack(stage: str, footprint: Footprint | None, room: Room) -> list[str]:

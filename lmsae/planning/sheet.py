@@ -96,7 +96,7 @@ def read_runtime(config: Path | Mapping[str, Any], flags: Mapping[str, Any], fau
     nested = config if not isinstance(config, Path) else load(config) if config.exists() else {}
     runtime = _runtime(nested.get("runtime"), file, faults)
     runtime = _runtime({**runtime.model_dump(exclude_unset=True), **flags}, "command line", faults)
-    faults += (Fault(file, None, "runtime.also_look_in", fault) for fault in _faults_of_lenders(runtime))
+    faults += (Fault(file, None, "runtime.also_look_in", fault) for fault in faults_of_lenders(runtime.also_look_in))
     return runtime
 
 
@@ -116,10 +116,10 @@ def read_section(row: Row, name: str, values: Mapping[str, Any], refuse: Refuse)
         return None
 
 
-def _faults_of_lenders(runtime: Runtime) -> Iterator[str]:
+def faults_of_lenders(folders: Iterable[Path]) -> Iterator[str]:
     """The faults of the folders that lend artifacts. One that is gone is a fault, not an empty one: all that it lent
     would be computed again."""
-    for folder in runtime.also_look_in:
+    for folder in folders:
         if not folder.is_dir():
             yield (
                 f"there is no folder {folder} (looked for {folder.absolute()}); mount it, mend the spelling, or take "
@@ -232,12 +232,23 @@ def _check_header(path: Path, header: list[str], faults: list[Fault]) -> None:
     known = {"name", *columns()}
     for column in header:
         if column not in known:
-            message = f"there is no such column{suggest(column, known)}. config/README.md lists them all"
+            message = _of_runtime(column) or (
+                f"there is no such column{suggest(column, known) or '.'} config/README.md lists them all "
+                "(`lmsae docs` writes it)"
+            )
             faults.append(Fault(str(path), None, column, message))
         elif header.count(column) > 1:
             faults.append(Fault(str(path), None, column, "stands twice in the header"))
     if "name" not in header:
         faults.append(Fault(str(path), None, "name", "is missing from the header: every row needs a name"))
+
+
+def _of_runtime(column: str) -> str | None:
+    """The message for a column that is a field of `runtime`, which no row has; None if it is none."""
+    section, _, name = column.partition(".")
+    if section != "runtime" or name not in Runtime.model_fields:
+        return None
+    return f"says how to work, which no row does: write {name} under runtime in the config file"
 
 
 def _cell(text: str) -> Any:
@@ -252,7 +263,8 @@ def _overrides(texts: Iterable[str], faults: list[Fault]) -> dict[str, Cell]:
         if not equals:
             faults.append(Fault(FLAGS, None, text, "wanted section.field=value"))
         elif column not in known:
-            faults.append(Fault(FLAGS, None, column, f"there is no such field{suggest(column, known)}"))
+            message = _of_runtime(column) or f"there is no such field{suggest(column, known)}"
+            faults.append(Fault(FLAGS, None, column, message))
         else:
             cells[column] = Cell(_cell(value), FLAGS, None)
     return cells

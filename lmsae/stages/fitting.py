@@ -66,6 +66,8 @@ def _lack(footprint: Footprint, limit: Limit, libraries: int, at_least: float) -
     told = f"needs about {format_bytes(needs)} of memory"
     if libraries:
         told += f", {format_bytes(libraries)} of them for the libraries"
+        if footprint.processes > 1:
+            told += " of the process that starts the others"
     told += f", and {limit.name} is {format_bytes(limit.nbytes)}"
     if libraries >= limit.nbytes:
         return f"{told}. Raise the limit"

@@ -107,7 +107,7 @@ class Footprint:
         device holds the whole dictionary, to calibrate a threshold; that is more than in training if shards are many.
         """
         weights = FLOAT_BYTES * dictionary.parameters
-        loaded = Part(libraries, "the libraries of each process", "lower train.shards", on_device=False)
+        loaded = Part(libraries, f"the libraries of the {processes} processes", "lower train.shards", on_device=False)
         gathered = Part(COPIES * weights, "the whole state of training", "lower sae.d_sae", on_device=False)
         beyond = dictionary.calibrates * max(0.0, weights - self.on(device=True).nbytes)
         calibrated = Part(beyond, "the whole dictionary, to calibrate its threshold", "lower sae.d_sae")

@@ -92,6 +92,13 @@ def test_a_row_that_is_not_finished_says_how_it_is_made(made: Path) -> None:
         load("top")
 
 
+def test_a_row_whose_evaluation_was_deleted_is_of_use_all_the_same(made: Path) -> None:
+    shutil.rmtree((made / "results/rows/top/eval").resolve())
+    top = load("top", device="cpu")
+    assert top.reads == (HERE,)
+    assert top.encode(top.read(TEXT)).any()
+
+
 def test_a_row_without_evaluation_or_features_says_so(here: Path, tmp_path: Path) -> None:
     folder = tmp_path / "artifacts"
     shutil.copytree(here / "artifacts", folder, ignore=shutil.ignore_patterns("eval", "features", "sweeps"))

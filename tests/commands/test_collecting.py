@@ -47,6 +47,17 @@ def test_gc_forgets_the_specs_of_rows_that_have_gone_and_a_plan_alone_does_not(m
     assert (read_planned(made / "artifacts", lost), bool(read_planned(made / "artifacts", kept))) == (None, True)
 
 
+def test_gc_counts_one_as_one(made: Path, lmsae: Lmsae) -> None:
+    write_sweep(made, ROWS[:3])
+    assert "\n1 artifact, " in lmsae("gc", "--larger-than", largest_unwanted(lmsae("gc").out)).out
+
+
+def largest_unwanted(said: str) -> str:
+    """The size of the largest artifact that is listed, in the words of a flag."""
+    sizes = [line.split()[2].replace(",", "") for line in said.splitlines() if line.startswith("unwanted")]
+    return f"{max(map(int, sizes))}B"
+
+
 def test_gc_leaves_what_somebody_is_making(made: Path, lmsae: Lmsae) -> None:
     lost = made / "artifacts" / "train" / keys(made, "train")[-1]
     write_sweep(made, ROWS[:3])

@@ -63,6 +63,15 @@ def test_a_name_that_means_nothing_is_told_with_the_nearest_row(made: Path, lmsa
     assert name != "tpo" or "No row is called 'tpo' either; did you mean top?" in said.err
 
 
+@pytest.mark.parametrize(("stage", "told"), [("evla", "'evla'; did you mean eval?"), ("divide", "'divide'\n")])
+def test_a_stage_that_a_row_has_not_is_told_of_the_row_that_there_is(
+    made: Path, lmsae: Lmsae, stage: str, told: str
+) -> None:
+    said = lmsae("show", f"top/{stage}")
+    assert said.code == 2
+    assert f"Row top has no artifact of {told}" in said.err
+
+
 @pytest.mark.parametrize("faulty", [False, True])
 def test_a_row_is_converted_by_its_name(made: Path, tmp_path: Path, lmsae: Lmsae, faulty: bool) -> None:
     if faulty:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import lmsae as package
 from lmsae.artifacts.artifact import Artifacts
 from lmsae.artifacts.lending import REFUSED
+from lmsae.errors import ConfigError
 from tests.miniature import ROWS, Said, keys, manifests, write_config, write_sweep
 
 Lmsae = Callable[..., Said]
@@ -98,6 +100,24 @@ def test_what_is_half_made_or_of_another_size_is_made_here(borrowing: Path, lend
     assert here == {f"train/{path.name}" for path in (first, second, third)}
     assert everything_in(lender) == before
     assert not (first / "manifest.json").exists(), "a manifest is restored at home only"
+
+
+def test_verify_advises_nobody_to_delete_what_is_a_colleagues(borrowing: Path, lender: Path, lmsae: Lmsae) -> None:
+    lmsae("plan")
+    file = lender / "train" / keys(borrowing, "train")[0] / "dictionary.safetensors"
+    set_writable(lender, True)
+    file.write_bytes(file.read_bytes()[:-1] + bytes([file.read_bytes()[-1] ^ 1]))
+    said = lmsae("verify")
+    assert said.code == 1
+    assert "`lmsae run` makes it here" in said.out
+    assert "Delete" not in said.out
+
+
+@pytest.mark.parametrize("fault", ["there is no folder", "is a project; name its folder of artifacts"])
+def test_load_refuses_a_folder_that_lends_nothing(fault: str, tmp_path: Path) -> None:
+    (tmp_path / "project/artifacts").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=fault):
+        package.load("top", also_look_in=[tmp_path / ("gone" if "no folder" in fault else "project")])
 
 
 def test_bytes_that_are_not_what_was_written_are_found_by_the_job_and_made_here_by_the_next_run(

@@ -79,6 +79,19 @@ def fresh_beside(pristine: Path, tmp_path: Path) -> Path:
     return tmp_path / "beside"
 
 
+def test_a_folder_with_nothing_in_it_is_perhaps_another_than_was_meant(fresh: Path, lmsae: Lmsae) -> None:
+    said = lmsae("download", "memory://mistyped")
+    assert said.code == 2
+    assert "there is nothing at memory://mistyped: mend the spelling" in said.err
+
+
+def test_an_account_that_is_no_json_is_told_without_a_place_in_it(tmp_path: Path) -> None:
+    (tmp_path / "eval/0123").mkdir(parents=True)
+    (tmp_path / "eval/0123" / ACCOUNT).write_text("no")
+    with pytest.raises(DamagedArtifact, match=rf"/{ACCOUNT}: Invalid JSON"):
+        Depot(RemoteFolder(f"file://{tmp_path}")).account("eval/0123")
+
+
 def test_a_row_a_key_and_a_stage_can_be_named(made: Path, fresh_beside: Path, lmsae: Lmsae) -> None:
     lmsae("plan")
     url, first = "memory://named", keys(made, "train")[0]

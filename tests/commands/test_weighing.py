@@ -38,6 +38,18 @@ def test_du_counts_every_byte_of_the_folder_once(finished: Path, lmsae: Lmsae, m
     assert "half made " not in said.out.split("\n\n", 1)[1]
 
 
+def test_du_and_gc_agree_on_what_no_sweep_wants_where_a_plan_left_specs(made: Path, lmsae: Lmsae) -> None:
+    write_sweep(made, [*ROWS, {**ROWS[0], "name": "never", "train.lr": "0.002"}])
+    assert lmsae("plan").code == 0
+    write_sweep(made, ROWS)
+    assert lmsae("plan").code == 0
+    said = lmsae("du").out
+    left = cells(said, "all")[-1].strip()
+    assert left == cells(said, "today")[-1].strip() != "0 bytes"
+    found = lmsae("gc").out.splitlines()[-1].partition(" artifacts, ")[2].partition(" bytes")[0]
+    assert format_bytes(int(found.replace(",", ""))) == left
+
+
 def test_du_tells_what_a_row_wants_and_what_it_wants_alone(
     finished: Path, lmsae: Lmsae, monkeypatch: pytest.MonkeyPatch
 ) -> None:

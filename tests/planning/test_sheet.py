@@ -174,6 +174,12 @@ def test_all_faulty_cells_of_a_section_are_told_at_once() -> None:
     ("sweep", "config", "fault"),
     [
         ("name\ttrain.lrr\na\t1\n", "", "sweep.tsv, column train.lrr: there is no such column; did you mean train.lr"),
+        ("name\tzzzzzz\na\t1\n", "", "column zzzzzz: there is no such column. config/README.md lists them all ("),
+        (
+            "name\truntime.threads\na\t1\n",
+            "",
+            "column runtime.threads: says how to work, which no row does: write",
+        ),
         ("name\ttrain.lr\ttrain.lr\na\t1\t2\n", "", "column train.lr: stands twice in the header"),
         ("train.lr\n1\n", "", "column name: is missing from the header"),
         ("name\ttrain.lr\na\t1\na\t2\n", "", "sweep.tsv, row 2, column name: 'a' is the name of row 1 too"),
@@ -192,6 +198,12 @@ def test_all_faulty_cells_of_a_section_are_told_at_once() -> None:
 def test_a_fault_names_its_place_and_what_was_meant(tmp_path: Path, sweep: str, config: str, fault: str) -> None:
     (found, *_) = faults_of(tmp_path, sweep, config)
     assert fault in found
+
+
+def test_a_flag_over_all_rows_is_no_way_to_say_how_to_work(tmp_path: Path) -> None:
+    (found,) = faults_of(tmp_path, "name\na\n", "", "runtime.threads=2")
+    assert found.startswith("--set, column runtime.threads: says how to work, which no row does: ")
+    assert found.endswith("write threads under runtime in the config file")
 
 
 @pytest.mark.parametrize(

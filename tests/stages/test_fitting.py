@@ -32,6 +32,14 @@ def test_on_a_processor_all_parts_must_fit_beside_the_libraries() -> None:
     assert Room(None).lack(FOOTPRINT) is None
 
 
+def test_the_libraries_of_several_processes_are_told_apart_from_those_of_the_one_that_starts_them() -> None:
+    several = Footprint([Part(480 * MB, "the libraries of the 4 processes", "lower train.shards", processes=4)])
+    assert Room(Limit(BASE, "it")).lack(several) is not None
+    assert str(Room(Limit(BASE + MB, "it")).lack(several)).startswith(
+        "needs about 2.4 GB of memory, 480 MB of them for the libraries of the process that starts the others, and it"
+    )
+
+
 def test_what_may_fit_for_all_that_a_formula_can_tell_is_let_through() -> None:
     limit = Limit(round(0.8 * (BASE + 300 * MB)), "it")
     assert Room(limit).lack(FOOTPRINT)

@@ -73,7 +73,7 @@ def killed_when_there_is(pattern: str, folder: Path, number: int) -> Iterator[No
 def test_a_row_of_two_processes_is_trained_like_one_whichever_is_killed_on_the_way(lmsae: Command) -> None:
     converted = {"sae.convert_to_jumprelu": "true"}
     made = ready({"name": "one"} | converted, {"name": "two"} | converted | TWO)
-    assert re.search(r"of memory in 2 processes of \d+ MB", lmsae("plan").out)
+    assert re.search(r"of memory in 2 processes of \d+ MB and the one that starts them", lmsae("plan").out)
     assert lmsae("train").code == 0
     whole, folder = files(made["two"]), made["two"]
     assert files(made["one"]).keys() == whole.keys()
