@@ -31,11 +31,6 @@ class Limits:
     down_to: str | None = None
     """The oldest first, until the whole folder has at most so many bytes."""
 
-    @property
-    def flags(self) -> str:
-        given = (("--older-than", self.older_than), ("--larger-than", self.larger_than), ("--down-to", self.down_to))
-        return "".join(f" {flag} {text.replace(' ', '')}" for flag, text in given if text)
-
     def choose(self, finds: "Iterable[_Find]", total: int) -> "list[_Find]":
         """Those of some finds, in a folder with a total of bytes, that are to go."""
         least_age = parse_age(self.older_than) if self.older_than else None
@@ -116,10 +111,9 @@ def collect(
             forget_planned(artifacts.root, sweep.path(artifacts).stem)
         if plan.sweep and before:
             plan.forget_earlier(artifacts)
-    thing, command = ("artifact or state", "gc --states") if states else ("artifact", "gc")
+    thing = "artifact or state" if states else "artifact"
     things = thing if count == 1 else thing.replace(" or ", "s and ") + "s"
-    command += (f" --forget {forget}" if forget else "") + limits.flags
-    advice = "" if delete or not count else f"; `lmsae {command} --delete` removes them"
+    advice = "" if delete or not count else "; the same command with --delete removes what it lists"
     say(f"{count} {things}, {freed:,} bytes{advice}")
     if limits.down_to and total - freed > parse_bytes(limits.down_to):
         say(f"{format_bytes(total - freed)} stay, more than {limits.down_to}: sweeps want them, or a limit keeps them.")

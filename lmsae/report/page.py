@@ -10,7 +10,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from lmsae.health.ranges import ranges
-from lmsae.metrics.definitions import METRICS, SAME, definition
+from lmsae.metrics.definitions import METRICS, SAME, definition, plain_name
 from lmsae.report.controls import compared, find_controls
 from lmsae.report.explorer import as_json, bundle, explore
 from lmsae.report.main_metrics import MAIN_METRICS, MainMetric, in_order
@@ -61,6 +61,7 @@ def page(
     environment.filters.update(number=number, setting=_setting, share=format_share, error=_error, spread=_spread)
     template = environment.from_string((files("lmsae.report") / "report.html.jinja").read_text("utf-8"))
     settings = _sort_settings(results, given)
+    measured = {plain_name(name) for result in results for name in result.metrics}
     headed = [name for name in settings.varied if name in given or name in MAIN_SETTINGS]
     repeated = [group for group in groups if len(group.results) > 1]
     by_sparsity = [name for name in headed if name in SPARSITY_SETTINGS]
@@ -80,10 +81,11 @@ def page(
         settings=settings,
         headed=[name for name in headed if name not in SPARSITY_SETTINGS],
         sparsity=[_sparsity(result, by_sparsity) for result in results] if by_sparsity else [],
-        main=MAIN_METRICS,
-        definitions=METRICS,
+        main=[metric for metric in MAIN_METRICS if metric.name in measured],
+        definitions={name: text for name, text in METRICS.items() if name in measured},
         definition=definition,
         ranges=_ranges(results),
+        has_losses="ce_difference" in measured,
         controls=find_controls(results),
         compared=compared(results),
         diagnoses=Counter(one.name for result in results for one in result.verdict.diagnoses),
@@ -157,11 +159,13 @@ def _shorten(setting: str) -> str:
 
 
 def _ranges(results: Sequence[Result]) -> list[tuple[str, str, str, int]]:
-    """Each metric with a range: what is healthy in one row or another, what being outside means, and how many rows
-    are."""
+    """Each metric that a row has with a range: what is healthy in one row or another, what being outside means, and how
+    many rows are."""
     by_row = [ranges(result.thresholds) for result in results]
     table = []
     for same in zip(*by_row, strict=True):
+        if not any(same[0].metric in result.metrics for result in results):
+            continue  # of own activations, those of a model
         outside = sum(same[0].metric in result.verdict.outside for result in results)
         healthy = " or ".join(dict.fromkeys(one.text for one in same))
         table.append((same[0].metric, healthy, same[0].meaning, outside))

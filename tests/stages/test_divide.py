@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -195,7 +196,10 @@ def test_vectors_of_no_language_run_through_to_a_report(vision: Path, lmsae: Com
     assert all(float(row["explained_variance"]) > 0.3 for row in rows)
     assert not any(name.startswith("ce_") for name in rows[0])
     assert "model_loss" not in lmsae("doctor").out
-    assert (vision / "results/report.html").exists()
+    page = re.sub("<script.*?</script>", "", (vision / "results/report.html").read_text(), flags=re.DOTALL)
+    assert "<code>l0</code>" in page
+    assert "ce_loss_score" not in page, "there is no language model, and so no loss"
+    assert "CE difference" not in page
     assert Path("results/plots/along-1.svg").exists()
     assert json.loads((vision / "results/rows/top/eval/breakdown.json").read_text()) == {}
     loaded = package.load("top")
