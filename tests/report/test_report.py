@@ -252,7 +252,7 @@ def test_the_page_links_each_row_to_its_artifacts_and_explains_each_metric(repor
     _, _, definitions = html.partition('id="definitions"')
     measured = {name for metrics in json.loads((reported / "metrics.json").read_text()).values() for name in metrics}
     assert {"l0", "ce_difference"} < measured
-    assert {*re.findall(r"<code>(\w+)</code></td>", definitions)} == METRICS.keys() & measured
+    assert {*re.findall("<code>([^<]+)</code></td>", definitions)} == METRICS.keys() & measured
 
 
 def test_the_page_marks_what_is_not_healthy(reported: Path) -> None:
