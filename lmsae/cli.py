@@ -12,7 +12,7 @@ from pathlib import Path
 from lmsae.artifacts.artifact import Artifacts
 from lmsae.commands import flags
 from lmsae.commands.formats import FORMATS
-from lmsae.errors import BusyArtifact, ConfigError, Fault, LmsaeError
+from lmsae.errors import BusyArtifact, ConfigError, Fault, LmsaeError, Unmade
 from lmsae.health.config import PRESETS
 from lmsae.runtime.memory import explain_no_memory
 from lmsae.runtime.version import __version__
@@ -39,10 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.trace:
             traceback.print_exc()
         print(f"lmsae {parsed.name}: {said}", file=sys.stderr)
-        return BUSY if isinstance(said, BusyArtifact) else 2
+        return _code_of(said)
     except KeyboardInterrupt:
         print(f"lmsae {parsed.name}: interrupted; run it again to go on", file=sys.stderr)
         return 130
+
+
+def _code_of(error: LmsaeError | OSError) -> int:
+    """The exit code of an error, or of all that failed."""
+    failed = error.failures.values() if isinstance(error, Unmade) else (error,)
+    return BUSY if all(isinstance(one, BusyArtifact) for one in failed) else 2
 
 
 def parser() -> argparse.ArgumentParser:

@@ -105,7 +105,7 @@ class PlannedRow:
         named: dict[str, Any] = {}
         for part in self.parts:
             named |= part
-        return {name: value for name, value in named.items() if value not in (None, [])}
+        return {name: value for name, value in named.items() if value is not None}
 
     def of(self, stage: str) -> list[Spec]:
         """The row's specs of one stage."""

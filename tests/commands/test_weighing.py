@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lmsae.artifacts.artifact import Artifacts
 from lmsae.artifacts.claim import hold_claim
 from lmsae.runtime.numbers import format_age, format_bytes, parse_age, parse_bytes
 from tests.miniature import ROWS, Said, keys, write_sweep
@@ -38,15 +39,16 @@ def test_du_counts_every_byte_of_the_folder_once(finished: Path, lmsae: Lmsae, m
     assert "half made " not in said.out.split("\n\n", 1)[1]
 
 
-def test_du_and_gc_agree_on_what_no_sweep_wants_where_a_plan_left_specs(made: Path, lmsae: Lmsae) -> None:
+def test_du_and_gc_agree_on_what_no_sweep_wants_where_a_spec_was_left(made: Path, lmsae: Lmsae) -> None:
     write_sweep(made, [*ROWS, {**ROWS[0], "name": "never", "train.lr": "0.002"}])
     assert lmsae("plan").code == 0
+    Artifacts(made / "artifacts").begin(f"train/{keys(made, 'train')[-1]}")
     write_sweep(made, ROWS)
     assert lmsae("plan").code == 0
     said = lmsae("du").out
     left = cells(said, "all")[-1].strip()
     assert left == cells(said, "today")[-1].strip() != "0 bytes"
-    found = lmsae("gc").out.splitlines()[-1].partition(" artifacts, ")[2].partition(" bytes")[0]
+    found = lmsae("gc").out.splitlines()[-1].partition("1 artifact, ")[2].partition(" bytes")[0]
     assert format_bytes(int(found.replace(",", ""))) == left
 
 
@@ -123,7 +125,7 @@ def test_gc_takes_only_what_is_old_or_large_enough(made: Path, lmsae: Lmsae) -> 
     said = lmsae("gc", "--older-than", "30d").out
     assert [line.split()[1] for line in said.splitlines() if line.startswith("unwanted")] == [old]
     assert f"left {len(unwanted) - 1} that no sweep wants either" in said
-    assert "`lmsae gc --older-than 30d --delete` removes them" in said
+    assert "the same command with --delete removes what it lists" in said
     large = {one for one in unwanted if bytes_in(made / "artifacts" / one) >= 50_000}
     assert 0 < len(large) < len(unwanted)
     said = lmsae("gc", "--larger-than", "50kB").out

@@ -13,12 +13,12 @@ from typing import TypeVar
 import pytest
 import yaml
 
-from lmsae.artifacts.artifact import CHECKPOINT
+from lmsae.artifacts.artifact import CHECKPOINT, Artifacts
 from lmsae.artifacts.claim import NAME, hold_claim
 from lmsae.artifacts.owner import Owner
 from tests.engines.slurm import one_node_slurm
 from tests.engines.sweep import TWO_ROWS, Sweep, environment
-from tests.miniature import make_until, manifests, write_sweep
+from tests.miniature import keys, make_until, manifests, write_sweep
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.xdist_group("engines")]
 Found = TypeVar("Found")
@@ -107,7 +107,8 @@ def test_a_training_that_is_claimed_preempted_or_killed_goes_on_by_itself(
     before = len(submitted("train"))
     log = empty.folder / "engine.log"
     command = ["snakemake", "--profile", "slurm", "train_all", *QUICK]
-    (folder,) = empty.artifacts.glob("train/*")
+    (key,) = keys(empty.folder, "train")
+    folder = Artifacts(empty.artifacts).begin(f"train/{key}").path
     with log.open("w") as output, hold_claim(folder):
         engine = subprocess.Popen(command, cwd=empty.folder, env=environment(), stdout=output, stderr=output)
         first = waited_for(lambda: submitted("train")[before:], engine, log)[0]

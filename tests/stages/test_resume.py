@@ -179,7 +179,7 @@ def test_a_process_that_was_stopped_and_taken_over_from_writes_nothing_when_it_g
         finally:
             os.kill(stopped, signal.SIGKILL)
             ended = zygote.wait()
-        assert ended.status == 2, ended.said
+        assert ended.status == 75, ended.said
         assert f"taken over by process {os.getpid()}" in ended.said
         assert files(folder, stage) == whole
 
