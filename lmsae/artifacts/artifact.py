@@ -213,8 +213,8 @@ class Artifacts:
         known = next((one for one in lent if not one.is_finished and (one.path / SPEC).exists()), own)
         return own if known is own or self._has_spec(own) else known
 
-    def _has_spec(self, own: Artifact) -> bool:
-        return (own.path / SPEC).exists() or read_planned(self.root, own.reference) is not None
+    def _has_spec(self, artifact: Artifact) -> bool:
+        return (artifact.path / SPEC).exists() or read_planned(self.root, artifact.reference) is not None
 
     def finished(self, references: Iterable[str]) -> set[str]:
         """Those of some references whose artifacts are finished. A stage's folder is listed once: of a plan most are
@@ -277,8 +277,8 @@ class Artifacts:
 
     def find(self, key: str) -> Artifact:
         """The artifact whose key, or reference `<stage>/<key>`, begins with `key`."""
-        if is_reference(key) and ((self[key].path / SPEC).exists() or self._has_spec(self[key])):
-            return self[key]
+        if is_reference(key) and self._has_spec(named := self[key]):
+            return named
         made = {a.reference for a in self.everywhere() if a.reference.startswith(key) or a.path.name.startswith(key)}
         found = [self[reference] for reference in sorted(made | self._planned(key))]
         if len(found) == 1:
